@@ -1,0 +1,16 @@
+"""Brightness: how light an image is."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rewards.base import Cond, Reward
+
+
+class Brightness(Reward):
+    """r(x) = the mean of all pixels and channels: 0 for a black image, 1 for a white one.
+
+    A negative weight in a Sum asks for dark images.
+    """
+
+    def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
+        return x.mean((1, 2, 3))

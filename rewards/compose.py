@@ -1,0 +1,174 @@
+"""Rewards made of rewards: weighted sums, decoders in front, clipping behind, ensembles."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rewards.base import Cond, Reward, as_reward
+
+
+class Composite(Reward):
+    """A reward made of rewards: it has a gradient where all its parts have one, and else passes on their reasons."""
+
+    def inherit(self, parts: Iterable[Reward]) -> None:
+        """Take over from the parts whether there is a gradient and, if not, why not."""
+        without = [part for part in parts if not part.differentiable]
+        self.differentiable = not without
+        self.why_not_differentiable = " ".join(dict.fromkeys(part.why_not_differentiable for part in without))
+        self.instead = " ".join(dict.fromkeys(part.instead for part in without))
+
+
+class Sum(Composite):
+    """A weighted sum of named rewards, r(x) = sum_i w_i r_i(x).
+
+    Args:
+        rewards: r_i by name.
+        weights: w_i by the same names; a name left out weighs 1, and a negative weight turns "more" into "less".
+
+    Raises:
+        ValueError: if there is no reward, or a weight is not finite or belongs to none of them.
+    """
+
+    def __init__(
+        self,
+        rewards: Mapping[str, Reward | Callable[..., Tensor]],
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        if not rewards:
+            raise ValueError("Sum: expected at least one reward by name, got none: pass {name: reward}")
+        parts = [as_reward(reward) for reward in rewards.values()]
+        self.parts = nn.ModuleList(parts)
+        self.inherit(parts)
+        self.weights = dict.fromkeys(rewards, 1.0)
+        for name, weight in (weights or {}).items():
+            self.set_weight(name, weight)
+
+    def set_weight(self, name: str, weight: float) -> None:
+        if name not in self.weights:
+            near = difflib.get_close_matches(name, self.weights, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"Sum: expected weights for {', '.join(self.weights)}, got '{name}': did you mean '{near}'?"
+            )
+        if not math.isfinite(weight):
+            raise ValueError(f"Sum: expected a finite weight for '{name}', got {weight}: mend it")
+        self.weights[name] = float(weight)
+
+    def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
+        values = self.terms(x, cond)
+        return torch.stack([weight * values[name] for name, weight in self.weights.items()]).sum(0)
+
+    def terms(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> dict[str, Float[Tensor, " b"]]:
+        """Each reward by its name, on its own scale: before its weight."""
+        return {name: part(x, cond) for name, part in zip(self.weights, self.parts, strict=True)}
+
+    def extra_repr(self) -> str:
+        return " + ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
+
+
+class Decoded(Composite):
+    """A reward of what a sample stands for, r(decode(x)): the bridge from the map's space to images in [0, 1].
+
+    Args:
+        reward: r, which looks at images in [0, 1].
+        decode: x -> images, such as `from_signed` or the decoder of a latent space; a module is frozen.
+    """
+
+    def __init__(self, reward: Reward | Callable[..., Tensor], decode: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.reward = as_reward(reward)
+        self.decode = decode
+        self.inherit([self.reward])
+        self.freeze()
+
+    def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
+        return self.reward(self.decode(x), cond)
+
+    def terms(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> dict[str, Float[Tensor, " b"]]:
+        return self.reward.terms(self.decode(x), cond)
+
+
+def from_signed(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Images in [-1, 1] -> images in [0, 1], as (x + 1) / 2.
+
+    Values a little outside stay outside: a clamp would cut the gradient exactly where a sample has gone too far, and
+    would hide from the reward that it has.
+    """
+    return (x + 1) / 2
+
+
+class Clipped(Composite):
+    """A reward kept within bounds, min(max(r(x), low), high), so that no sample is worth endless effort.
+
+    The gradient vanishes outside the bounds: a sample that starts below `low` is never led out by its gradient.
+
+    Args:
+        reward: r.
+        low: the floor; none by default.
+        high: the ceiling; none by default.
+
+    Raises:
+        ValueError: if low is not below high.
+    """
+
+    def __init__(
+        self,
+        reward: Reward | Callable[..., Tensor],
+        low: float = -math.inf,
+        high: float = math.inf,
+    ) -> None:
+        super().__init__()
+        if not low < high:
+            raise ValueError(f"Clipped: expected low < high, got low={low}, high={high}: exchange them")
+        self.reward = as_reward(reward)
+        self.inherit([self.reward])
+        self.low, self.high = low, high
+
+    def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
+        return self.reward(x, cond).clamp(self.low, self.high)
+
+    def terms(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> dict[str, Float[Tensor, " b"]]:
+        return self.reward.terms(x, cond)
+
+    def extra_repr(self) -> str:
+        return f"low={self.low:g}, high={self.high:g}"
+
+
+class Ensemble(Composite):
+    """Several judges of the same thing, r(x) = mean_i r_i(x) - k std_i r_i(x).
+
+    With pessimism k > 0 the judges' disagreement counts against a sample, which takes the profit out of fooling one of
+    them. The standard deviation is that of these judges (divided by their number, not by one less).
+
+    Reference: Coste et al. 2023, Reward Model Ensembles Help Mitigate Overoptimization, arXiv:2310.02743 (they subtract
+    the variance; the standard deviation keeps the unit of the reward).
+
+    Args:
+        rewards: r_i, on a common scale.
+        pessimism: k >= 0.
+
+    Raises:
+        ValueError: if there is no reward or k is negative.
+    """
+
+    def __init__(self, rewards: Sequence[Reward | Callable[..., Tensor]], pessimism: float = 0.0) -> None:
+        super().__init__()
+        if not rewards:
+            raise ValueError("Ensemble: expected at least one reward, got none: pass a list of rewards")
+        if not 0 <= pessimism < math.inf:
+            raise ValueError(f"Ensemble: expected pessimism >= 0, got {pessimism}: give 0 for the plain mean")
+        parts = [as_reward(reward) for reward in rewards]
+        self.parts = nn.ModuleList(parts)
+        self.pessimism = float(pessimism)
+        self.inherit(parts)
+
+    def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
+        values = torch.stack([part(x, cond) for part in self.parts])
+        return values.mean(0) - self.pessimism * values.std(0, correction=0)
+
+    def extra_repr(self) -> str:
+        return f"pessimism={self.pessimism:g}"

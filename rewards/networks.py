@@ -1,0 +1,140 @@
+"""Two small classifiers of different make for 28 x 28 greyscale images: one to steer by, one to judge by.
+
+A reward that is climbed gets fooled sooner or later, so the judge must not share the climber's blind spots: one of
+these looks through local convolutions, the other cuts the image into patches and mixes them all at once. Both are
+smooth (SiLU, averages), since their gradient is what steers, normalise each sample by itself (no batch statistics), and
+can be differentiated in forward mode.
+"""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module, ABC):
+    """Images in [0, 1] -> class logits, by way of the features that a linear head reads.
+
+    `settings` are the arguments that build the network again; checkpoints keep them beside the weights.
+    """
+
+    settings: dict[str, int | float]
+    head: nn.Linear
+
+    @abstractmethod
+    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """What the head reads, one vector per image: the space of the feature Frechet distance and of diversity."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        return self.head(self.features(x))
+
+
+class ResidualClassifier(Classifier):
+    """A residual convolutional network at three resolutions, h + conv(act(norm(conv(act(norm(h)))))).
+
+    Reference: He et al. 2016, Identity Mappings in Deep Residual Networks, arXiv:1603.05027.
+
+    Args:
+        classes: number of logits.
+        channels: of the images.
+        width: channels at the finest resolution, a multiple of 8; twice and four times as many below.
+        mean, std: of the pixels of the data; Fashion-MNIST's by default.
+    """
+
+    def __init__(
+        self, classes: int = 10, channels: int = 1, width: int = 32, mean: float = 0.286, std: float = 0.353
+    ) -> None:
+        super().__init__()
+        self.settings = {"classes": classes, "channels": channels, "width": width, "mean": mean, "std": std}
+        self.mean, self.std = mean, std
+        self.stem = nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1)
+        self.blocks = nn.Sequential(
+            ResidualBlock(width, width, stride=1),
+            ResidualBlock(width, 2 * width, stride=2),
+            ResidualBlock(2 * width, 4 * width, stride=2),
+        )
+        self.last = nn.Sequential(nn.GroupNorm(8, 4 * width), nn.SiLU())
+        self.head = nn.Linear(4 * width, classes)
+
+    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        return self.last(self.blocks(self.stem((x - self.mean) / self.std))).mean((2, 3))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut; a stride above 1 makes the image smaller by as much."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(channels, out, 1, stride, bias=False)
+        self.branch = nn.Sequential(
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
+            nn.GroupNorm(8, out),
+            nn.SiLU(),
+            nn.Conv2d(out, out, 3, padding=1, bias=False),
+        )
+
+    def forward(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        return self.shortcut(h) + self.branch(h)
+
+
+class PatchClassifier(Classifier):
+    """An MLP-Mixer: the image as a set of patches, mixed in turn across patches and across features.
+
+    Reference: Tolstikhin et al. 2021, MLP-Mixer: An all-MLP Architecture for Vision, arXiv:2105.01601.
+
+    Args:
+        classes: number of logits.
+        channels: of the images.
+        size: side of the images in pixels, a multiple of `patch`.
+        patch: side of a patch in pixels.
+        width: features per patch.
+        depth: number of mixing blocks.
+        mean, std: of the pixels of the data; Fashion-MNIST's by default.
+    """
+
+    def __init__(
+        self,
+        classes: int = 10,
+        channels: int = 1,
+        size: int = 28,
+        patch: int = 4,
+        width: int = 64,
+        depth: int = 4,
+        mean: float = 0.286,
+        std: float = 0.353,
+    ) -> None:
+        super().__init__()
+        self.settings = {"classes": classes, "channels": channels, "size": size, "patch": patch}
+        self.settings |= {"width": width, "depth": depth, "mean": mean, "std": std}
+        self.mean, self.std = mean, std
+        self.stem = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+        self.blocks = nn.Sequential(*[MixingBlock((size // patch) ** 2, width) for _ in range(depth)])
+        self.last = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        patches = self.stem((x - self.mean) / self.std).flatten(2).mT
+        return self.last(self.blocks(patches)).mean(1)
+
+
+class MixingBlock(nn.Module):
+    """One perceptron across the patches of each feature, one across the features of each patch."""
+
+    def __init__(self, patches: int, width: int) -> None:
+        super().__init__()
+        self.across_patches = Perceptron(patches, width)
+        self.across_features = Perceptron(width, 2 * width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+
+    def forward(self, h: Float[Tensor, "b patches width"]) -> Float[Tensor, "b patches width"]:
+        h = h + self.across_patches(self.norms[0](h).mT).mT
+        return h + self.across_features(self.norms[1](h))
+
+
+class Perceptron(nn.Sequential):
+    """Two linear layers with a SiLU between them, from `width` numbers back to as many."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, width))

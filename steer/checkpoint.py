@@ -1,0 +1,108 @@
+"""Weights with the recipe for their module: one safetensors file whose header says, in JSON, what to build.
+
+Nothing is unpickled. The header's `build` is a nested `_target_` dictionary and may name classes of this project only.
+Saving writes a temporary file and renames it, so a crash leaves the old file or the new one, never half of one.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from steer.build import build
+from steer.flow_map import FlowMap
+
+TRUSTED = ("steer", "rewards")
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def save(module: nn.Module, path: str | Path, recipe: dict[str, Any], **header: Any) -> None:
+    """Writes the module's weights and how to build it again.
+
+    Args:
+        module: what to save.
+        path: a .safetensors file, written atomically.
+        recipe: nested `_target_` dictionary that builds a module of the same shape.
+        header: anything else worth remembering, as JSON: schedule, data, steps, licence.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    metadata = {"steer": json.dumps({"format": "steer", "version": 1, "build": recipe, **header})}
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, str(scratch), metadata)
+    os.replace(scratch, path)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a checkpoint. Raises ValueError if the file is missing, damaged or not one of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}; shipped maps: {', '.join(shipped()) or 'none'}")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); train or copy it again") from error
+    header = json.loads(metadata.get("steer", "null"))
+    if not isinstance(header, dict) or header.get("format") != "steer" or "build" not in header:
+        raise ValueError(f"{path} holds weights but not how to build their map; save it with steer.checkpoint.save")
+    return header
+
+
+def load_module(path: str | Path) -> nn.Module:
+    """The module a checkpoint describes, with its weights, in evaluation mode.
+
+    Raises:
+        ValueError: missing or damaged file, untrusted class, or weights of another shape than the header says.
+    """
+    header = read_header(path)
+    module = build(header["build"], TRUSTED)
+    with safe_open(str(path), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        want = tuple(expected[name].shape) if name in expected else "nothing"
+        got = tuple(tensors[name].shape) if name in tensors else "nothing"
+        if want != got:
+            raise ValueError(f"{path} does not fit its own map: {name} should be {want} and is {got}; save it again")
+    module.load_state_dict(tensors)
+    return module.eval().requires_grad_(False)
+
+
+def load(name: str | Path) -> FlowMap:
+    """A flow map, frozen and in evaluation mode.
+
+    Args:
+        name: a shipped map ("fashion"), a run folder or other folder holding map.safetensors, or a .safetensors file.
+
+    Raises:
+        ValueError: nothing of that name, or not a flow map.
+    """
+    module = load_module(find(name))
+    if not isinstance(module, FlowMap):
+        raise ValueError(f"{name} holds a {type(module).__name__}, not a flow map; load it with the package it belongs to")
+    return module
+
+
+def find(name: str | Path) -> Path:
+    """The file meant by a shipped name, a folder or a path."""
+    path = Path(name)
+    if path.suffix == ".safetensors":
+        return path
+    if path.is_dir():
+        return path / "map.safetensors"
+    candidate = WEIGHTS / f"{name}.safetensors"
+    if candidate.is_file():
+        return candidate
+    raise ValueError(f"no map is called {str(name)!r}: shipped are {', '.join(shipped()) or 'none'}, or give a path")
+
+
+def shipped() -> list[str]:
+    """Names of the maps in the package."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+

@@ -1,0 +1,77 @@
+"""Fashion-MNIST: 60 000 + 10 000 grey 28 x 28 pictures of clothes in ten classes.
+
+Reference: Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747.
+"""
+
+import os
+from pathlib import Path
+
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from steer.data.idx import read_idx
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+PREFIXES = {"train": "train", "test": "t10k"}
+
+
+def fashion_mnist(split: str, folder: str | Path | None = None) -> tuple[UInt8[Tensor, "n 1 28 28"], Int[Tensor, "n"]]:
+    """Images (n, 1, 28, 28) uint8 and labels (n,) int64 of the "train" or the "test" split.
+
+    Looks in `folder`; without one, where Debian's dataset-fashion-mnist puts them, then in the user's cache, where
+    torchvision downloads them if they are not there yet.
+
+    Raises:
+        ValueError: no such split, no data to be had, or files that cannot be read.
+    """
+    if split not in PREFIXES:
+        raise ValueError(f"fashion_mnist has the splits 'train' and 'test'; got {split!r}")
+    found = _find(folder)
+    images = read_idx(_file(found, f"{PREFIXES[split]}-images-idx3-ubyte"))
+    labels = read_idx(_file(found, f"{PREFIXES[split]}-labels-idx1-ubyte"))
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{found} does not hold Fashion-MNIST: expected (n, 28, 28) images and n labels,"
+            f" got {tuple(images.shape)} and {tuple(labels.shape)}"
+        )
+    return images.unsqueeze(1), labels.long()
+
+
+def to_signed(images: UInt8[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+    """Bytes 0..255 as float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def cache_folder() -> Path:
+    """Where downloaded data are kept: $XDG_CACHE_HOME/flowmap-steer, by default ~/.cache/flowmap-steer."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowmap-steer"
+
+
+def _find(folder: str | Path | None) -> Path:
+    if folder is not None:
+        return Path(folder)
+    if DEBIAN.is_dir():
+        return DEBIAN
+    return _download(cache_folder())
+
+
+def _download(cache: Path) -> Path:
+    from torchvision.datasets import FashionMNIST  # slow to import, and needed only here
+
+    try:
+        FashionMNIST(str(cache), download=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"no Fashion-MNIST: not in {DEBIAN} (apt install dataset-fashion-mnist), and downloading it to {cache}"
+            f" failed ({reason}); install it or name the folder of its .gz files"
+        ) from error
+    return cache / "FashionMNIST" / "raw"
+
+
+def _file(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.is_file():
+            return path
+    raise ValueError(f"no {name}.gz in {folder}: name the folder that holds the four Fashion-MNIST files")

@@ -1,0 +1,63 @@
+"""Guided(flow_map, *guidances): a FlowMap whose velocity is bent. Its jumps follow the bent velocity by an ODE solver."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.flow_map import Cond, FlowMap
+from steer.interpolant import Time, batch_time
+from steer.solvers import Euler, Solver
+
+
+class Guidance(ABC):
+    """guidance(flow_map, x, t, cond, generator) -> what to add to the velocity."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Float[Tensor, "b"],
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b *shape"]:
+        """The correction at x and t, of the shape of x."""
+
+
+class Guided(FlowMap):
+    """flow_map with corrections added to its velocity; score and denoiser follow from the sum.
+
+    Args:
+        flow_map: the model.
+        guidances: corrections, added up.
+        steps, solver: how a jump is made, since the map's own jumps know nothing of the guidance.
+        generator: chance of guidances that draw.
+    """
+
+    def __init__(
+        self,
+        flow_map: FlowMap,
+        *guidances: Guidance,
+        steps: int = 16,
+        solver: Solver | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.flow_map, self.guidances, self.schedule = flow_map, guidances, flow_map.schedule
+        self.steps, self.solver, self.generator = steps, solver or Euler(), generator
+
+    def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
+        t = batch_time(t, x)
+        v = self.flow_map.velocity(x, t, cond)
+        for guidance in self.guidances:
+            v = v + guidance(self.flow_map, x, t, cond, self.generator)
+        return v
+
+    def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
+        s, t = batch_time(s, x), batch_time(t, x)
+        h = (t - s) / self.steps
+        for k in range(self.steps):
+            x = self.solver.step(lambda x, t: self.velocity(x, t, cond), x, s + k * h, h)
+        return x

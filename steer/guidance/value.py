@@ -1,0 +1,47 @@
+"""Guidance by the value: b + c_t grad V_t, the velocity of the tilted path.
+
+With the exact V_t(x) = log E[exp(scale r(X_1)) | x_t = x], this is exactly the velocity of the interpolant whose data
+law is p_1 exp(scale r), and its ODE and SDE sample that law without weights. With any single guess in V's place (a map
+jump, a denoiser) it is biased; then use TrajectoryTilting, which weighs.
+
+References: Dhariwal & Nichol 2021, arXiv 2105.05233; Meta Flow Maps, 2026, arXiv 2601.14430.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.flow_map import Cond, FlowMap
+from steer.guidance.base import Guidance
+from steer.interpolant import expand
+from steer.tilt import Value, check_finite, name_of, no_gradient
+
+
+class ValueGuidance(Guidance):
+    """c_t grad V_t(x).
+
+    At t = 0, c_t is infinite and grad V_t zero; the product is taken at t = .001 instead (`Schedule.inside`).
+
+    Args:
+        value: the tilt and the look-ahead to ask.
+    """
+
+    def __init__(self, value: Value):
+        if not value.tilt.differentiable:
+            raise ValueError(no_gradient(value.tilt.reward, "BestOfN"))
+        self.value = value
+
+    @torch.enable_grad()
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Float[Tensor, "b"],
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b *shape"]:
+        t = flow_map.schedule.inside(t)
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.value(flow_map, x, t, cond, generator).sum(), x)
+        check_finite(gradient, f"the gradient of {name_of(self.value.tilt.reward)}", t)
+        return expand(flow_map.schedule.c_t(t), x) * gradient

@@ -1,0 +1,150 @@
+"""Where will x_t land? A look-ahead answers with K weighted guesses of the clean sample.
+
+One file for the deterministic ones, which cost from nothing to a short integration, and for draws from the posterior
+p(x1 | x_t) where a model offers them. What each leaves out decides what may be claimed with it: see `Guesses`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.flow_map import Cond, FlowMap, OdeMap
+from steer.interpolant import Time
+from steer.solvers import Heun, Solver
+
+
+class Guesses(NamedTuple):
+    """Clean guesses x1 (K, B, *shape), and log weights log_w (K, B) that sum to one over K when exponentiated."""
+
+    x1: Tensor
+    log_w: Tensor
+
+
+class Lookahead(ABC):
+    """lookahead(flow_map, x, t, cond, generator) -> Guesses, differentiable in x and t.
+
+    `follows_flow` says that a guess does not change along dx/dt = b_t(x), as holds for X_{t,1}: (d_t + b . grad) L = 0.
+    """
+
+    follows_flow: bool = False
+
+    @abstractmethod
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Guesses:
+        """The guesses for x at time t."""
+
+    def with_velocity(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Guesses, Float[Tensor, "b *shape"]]:
+        """The guesses, and the velocity b_t(x) that a sampler needs beside them, detached."""
+        guesses = self(flow_map, x, t, cond, generator)
+        with torch.no_grad():
+            return guesses, flow_map.velocity(x, t, cond)
+
+
+def one(x1: Float[Tensor, "b *shape"]) -> Guesses:
+    """A single guess of weight one."""
+    return Guesses(x1[None], x1.new_zeros(1, len(x1)))
+
+
+class MapJump(Lookahead):
+    """X_{t,1}(x): the end of the flow line through x, in one evaluation of a flow map.
+
+    Sharp at every noise level, but one endpoint, not the posterior: exact inside weighted particles, biased as a bare
+    drift (Sabour et al. 2025, arXiv 2511.22688).
+
+    Args:
+        trusted: take the map's word that its jumps follow its velocity. A learned map keeps it up to its Eulerian
+            residual; with False that residual is differentiated and weighted, at the cost of one more backward pass.
+    """
+
+    def __init__(self, trusted: bool = True):
+        self.follows_flow = trusted
+
+    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+        return one(flow_map.lookahead(x, t, cond))
+
+
+class Denoiser(Lookahead):
+    """E[x1 | x_t], the posterior mean: one velocity. Blurry early on. (DPS: Chung et al. 2023, arXiv 2209.14687.)"""
+
+    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+        return one(flow_map.denoise(x, t, cond))
+
+    def with_velocity(self, flow_map, x, t, cond=None, generator=None):
+        v = flow_map.velocity(x, t, cond)  # one evaluation serves both
+        return one(flow_map.schedule.from_velocity(v, x, t).clean), v.detach()
+
+
+class Identity(Lookahead):
+    """x itself: no look-ahead, no evaluation."""
+
+    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+        return one(x)
+
+
+class ShortOde(Lookahead):
+    """X_{t,1}(x) by a few steps of an ODE solver: what MapJump costs without a flow map.
+
+    Args:
+        steps: solver steps from t to 1.
+        solver: Heun() by default.
+    """
+
+    def __init__(self, steps: int = 4, solver: Solver | None = None):
+        if steps < 1:
+            raise ValueError(f"ShortOde needs at least one step; got steps={steps}")
+        self.steps, self.solver = steps, solver or Heun()
+
+    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+        return one(OdeMap(flow_map, flow_map.schedule, self.steps, self.solver).lookahead(x, t, cond))
+
+
+@runtime_checkable
+class PosteriorModel(Protocol):
+    """A flow map that can also draw from its own p(x1 | x_t)."""
+
+    def posterior_guesses(
+        self, x: Tensor, t: Time, draws: int, generator: torch.Generator | None, cond: Cond = None
+    ) -> Guesses:
+        """Weighted draws whose values and weights are differentiable in x."""
+
+
+class Posterior(Lookahead):
+    """Draws from p(x1 | x_t), for the value itself: V is then consistent as draws grow.
+
+    Args:
+        draws: how many, K.
+    """
+
+    def __init__(self, draws: int = 16):
+        if draws < 1:
+            raise ValueError(f"Posterior needs at least one draw; got draws={draws}")
+        self.draws = draws
+
+    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+        if not isinstance(flow_map, PosteriorModel):
+            raise ValueError(
+                f"{type(flow_map).__name__} cannot draw from p(x1 | x_t); use MapJump() or Denoiser(), which need no draws"
+            )
+        return flow_map.posterior_guesses(x, t, self.draws, generator, cond)
+
+
+def log_uniform(x1: Float[Tensor, "k b *shape"]) -> Float[Tensor, "k b"]:
+    """Equal log weights for K guesses."""
+    return x1.new_full(x1.shape[:2], -math.log(len(x1)))

@@ -1,0 +1,82 @@
+"""What the three loops share: chance keyed by the step, the optimizer, and a stop at the first non-finite number.
+
+Everything random in a step comes from (seed, step, rank), so a run killed at any moment and resumed from its last
+checkpoint repeats the uninterrupted run bit for bit on the CPU: there is no random state to save.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from steer.data.stream import key, keyed_generator
+from steer.loops.schedules import Constant, LrSchedule
+
+
+class Loop(LightningModule):
+    """Base of the training loops: AdamW on whatever requires a gradient.
+
+    Args:
+        lr: learning rate, the peak of its schedule.
+        schedule: step -> factor of the learning rate, as in `schedules`.
+        weight_decay: of AdamW; at 0 it is Adam.
+        betas: decay rates of Adam's two averages.
+        seed: of all chance in the loop.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        schedule: LrSchedule | None = None,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not lr > 0:
+            raise ValueError(f"lr must be positive; got {lr}")
+        self.lr, self.lr_schedule = lr, schedule or Constant()
+        self.weight_decay, self.betas, self.seed = weight_decay, (betas[0], betas[1]), seed
+
+    def step_generator(self, batch_idx: int) -> torch.Generator:
+        """The generator of this step, on this device; the global one, which dropout uses, is reseeded likewise.
+
+        Micro-batches accumulated into one step are told apart.
+        """
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        where = (self.seed, self.global_step, micro, self.global_rank)
+        torch.manual_seed(key("global", *where))
+        return keyed_generator("step", *where, device=self.device)
+
+    def report(self, total: Tensor, terms: Mapping[str, Tensor], batch_size: int) -> Tensor:
+        """Logs a loss and its terms, and returns the loss. Raises ValueError, naming the term, if it is not finite."""
+        if not total.isfinite():
+            culprit = next((name for name, value in terms.items() if not value.isfinite().all()), "loss")
+            raise ValueError(
+                f"the training loss is {total.item()} at step {self.global_step}, from its term {culprit!r}:"
+                " lower lr, or set trainer.gradient_clip_val"
+            )
+        self.log("train/loss", total, prog_bar=True, batch_size=batch_size)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=batch_size)
+        return total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Logs the norm of the gradient. Raises ValueError if it is not finite."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not norm.isfinite():
+            raise ValueError(
+                f"the gradient's norm is {norm.item()} at step {self.global_step}:"
+                " lower lr, or train in precision 32-true or bf16-mixed"
+            )
+        self.log("train/gradient_norm", norm)
+
+    def configure_optimizers(self) -> Any:
+        learned = [p for p in self.parameters() if p.requires_grad]
+        optimizer = AdamW(learned, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        scheduler = LambdaLR(optimizer, lambda step: self.lr_schedule(step))  # a lambda: the schedule is not saved
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

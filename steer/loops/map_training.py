@@ -1,0 +1,49 @@
+"""The loop that learns a flow map from data."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steer.flow_map import Cond, ResidualMap
+from steer.loops.base import Loop
+from steer.training import Objective
+
+
+class MapTraining(Loop):
+    """Minimises an objective over pairs (x0, x1), x0 ~ N(0, I) and x1 from the data, on batches (x1, cond).
+
+    The loss, any `torch.func.jvp` included, is computed inside `training_step`, which Lightning runs inside its DDP
+    wrapper: N processes of batch B take the gradient of one process of batch N B.
+
+    Args:
+        flow_map: the map to learn.
+        objective: one of `steer.training`, if a module, what it learns is learned too.
+        drop_cond: probability of training a sample without its condition, so that the map learns both laws.
+        optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
+    """
+
+    def __init__(self, flow_map: ResidualMap, objective: Objective, drop_cond: float = 0.0, **optimizer: Any):
+        super().__init__(**optimizer)
+        self.flow_map, self.objective, self.drop_cond = flow_map, objective, drop_cond
+
+    def training_step(self, batch: tuple[Tensor, Cond], batch_idx: int) -> Tensor:
+        x1, cond = batch
+        generator = self.step_generator(batch_idx)
+        x0 = torch.randn(x1.shape, generator=generator, device=self.device, dtype=x1.dtype)
+        cond = drop(cond, self.drop_cond, generator)
+        loss = self.objective(self.flow_map, x0, x1, cond, generator, self.global_step)
+        return self.report(loss.total, loss.terms, len(x1))
+
+
+def drop(cond: Cond, probability: float, generator: torch.Generator) -> Cond:
+    """Replaces each condition, with the given probability, by none: label -1, embedding 0, the empty text."""
+    if cond is None or probability == 0:
+        return cond
+    if isinstance(cond, Tensor):
+        dropped = torch.rand(len(cond), generator=generator, device=cond.device) < probability
+        if cond.is_floating_point():
+            return cond.masked_fill(dropped[:, None], 0.0)
+        return cond.masked_fill(dropped, -1)
+    dropped = torch.rand(len(cond), generator=generator, device=generator.device) < probability
+    return ["" if gone else text for text, gone in zip(cond, dropped.tolist(), strict=True)]

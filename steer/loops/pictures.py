@@ -1,0 +1,110 @@
+"""Pictures of what the map makes, drawn while it learns."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torchvision.utils import make_grid, save_image
+
+from steer.data.stream import keyed_generator
+from steer.flow_map import Cond
+from steer.loops.averaging import Ema
+
+
+class Pictures(Callback):
+    """Every `every` steps, samples from the same noise and conditions: `folder`/step_001000_<name>.png and TensorBoard.
+
+    Args:
+        samplers: name -> sampler, such as {"1_jump": Jump(1), "4_jumps": Jump(4)}.
+        x0: the noise (B, *shape), fixed for the whole run so that pictures can be compared.
+        picture: samples (B, *shape) -> image (3, H, W) in [0, 1]: `ImageGrid()` or `PlaneHistogram()`.
+        folder: where the files go.
+        every: steps between pictures.
+        cond: conditions of the B samples.
+        ema: whose averaged weights to draw with; the raw ones without it.
+    """
+
+    def __init__(
+        self,
+        samplers: Mapping[str, Callable[..., Any]],
+        x0: Float[Tensor, "b *shape"],
+        picture: Callable[[Tensor], Tensor],
+        folder: str | Path,
+        every: int = 500,
+        cond: Cond = None,
+        ema: Ema | None = None,
+    ):
+        self.samplers, self.x0, self.cond = samplers, x0, cond
+        self.picture, self.folder, self.every, self.ema = picture, Path(folder), every, ema
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        step, before = trainer.global_step, self.step
+        self.step = step
+        if trainer.is_global_zero and step != before and step % self.every == 0:
+            with self.ema.applied(pl_module) if self.ema else nullcontext(), evaluating(pl_module), torch.no_grad():
+                for name, sampler in self.samplers.items():
+                    self.show(trainer, name, self.sample(sampler, pl_module))
+
+    def sample(self, sampler: Callable[..., Any], pl_module: LightningModule) -> Tensor:
+        """x (B, *shape) from the fixed noise."""
+        device = pl_module.device
+        cond = self.cond.to(device) if isinstance(self.cond, Tensor) else self.cond
+        generator = keyed_generator("pictures", device=device)
+        x0 = self.x0.to(device).unsqueeze(1)
+        return sampler(pl_module.flow_map, x0, cond=cond, generator=generator).x.squeeze(1)
+
+    def show(self, trainer: Trainer, name: str, x: Tensor) -> None:
+        """Writes one picture to its file and to TensorBoard."""
+        image, step = self.picture(x.float().cpu()), trainer.global_step
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_image(image, self.folder / f"step_{step:06d}_{name}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(name, image.clamp(0, 1), step)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside the `with`, every part of the module is in eval mode; afterwards, each in its own again."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@dataclass(frozen=True)
+class ImageGrid:
+    """Images in [-1, 1], `columns` to a row; what lies outside the range is shown as its end."""
+
+    columns: int = 10
+
+    def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "3 height width"]:
+        return make_grid(((x + 1) / 2).clamp(0, 1), nrow=self.columns, padding=1)
+
+
+@dataclass(frozen=True)
+class PlaneHistogram:
+    """Points of [-extent, extent]^2 as a square of `bins` x `bins` counts, dark where there are many."""
+
+    extent: float = 3.0
+    bins: int = 128
+
+    def __call__(self, x: Float[Tensor, "b 2"]) -> Float[Tensor, "3 bins bins"]:
+        span = [-self.extent, self.extent] * 2
+        counts = torch.histogramdd(x, [self.bins, self.bins], range=span).hist
+        dark = (counts / max(counts.max().item(), 1.0)).sqrt()
+        return (1 - dark).T.flip(0).expand(3, -1, -1)

@@ -1,0 +1,86 @@
+"""Pairwise diversity: how different two particles of the same prompt are, in the eyes of a feature network.
+
+N / (N - 1) sum_ij w_i w_j d(f_i, f_j), averaged over prompts: the mean over pairs i != j for equal weights, and 0 when
+one particle has all the weight. It is, up to the factor, what multinomial resampling would leave on average.
+
+By default d is the cosine distance 1 - f_i . f_j / |f_i||f_j|: 0 for equal directions, 1 for orthogonal ones.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+
+from steer.metrics.batches import in_batches
+from steer.metrics.energy_distance import distance_between
+from steer.metrics.weights import normalized
+
+
+def cosine_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """N / (N - 1) (1 - |sum_i w_i f_i / |f_i||^2), which is the sum over pairs of 1 - cos, in O(N).
+
+    Raises:
+        ValueError: for a zero feature vector, which has no direction.
+    """
+    length = f.norm(dim=-1, keepdim=True)
+    if not (length > 0).all():
+        raise ValueError(
+            "a feature vector is zero and has no cosine; use distance=euclidean_diversity or other features"
+        )
+    n = len(f)
+    return n / (n - 1) * (1 - (w @ (f / length)).square().sum())
+
+
+def euclidean_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """N / (N - 1) sum_ij w_i w_j |f_i - f_j|: the choice for points of the plane."""
+    f, n = f - w @ f, len(f)
+    return n / (n - 1) * distance_between(f, f, w, w)
+
+
+class PairwiseDiversity(Metric):
+    """Mean feature distance between particles of one prompt, averaged over prompts.
+
+    update(x (P, N, *shape), log_w (P, N) = None); compute() -> scalar.
+
+    Args:
+        features: (B, *shape) -> (B, d). A module runs as it is: put it in eval mode first.
+        distance: features (N, d), normalised weights (N,) -> scalar.
+        max_batch: particles given to `features` at once.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    total: Tensor
+    prompts: Tensor
+
+    def __init__(
+        self,
+        features: Callable[[Tensor], Tensor],
+        distance: Callable[[Tensor, Tensor], Tensor] = cosine_diversity,
+        max_batch: int = 512,
+    ) -> None:
+        super().__init__()
+        self.features, self.distance, self.max_batch = features, distance, max_batch
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("prompts", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, x: Float[Tensor, "p n *shape"], log_w: Float[Tensor, "p n"] | None = None) -> None:
+        """Adds prompts, each with all its particles. Raises ValueError with fewer than two particles a prompt."""
+        if x.shape[1] < 2:
+            raise ValueError(
+                "diversity needs at least 2 particles a prompt, got 1; put prompts alike on the particle axis"
+            )
+        w = normalized(x.new_zeros(x.shape[:2]) if log_w is None else log_w)
+        f = in_batches(self.features, x.flatten(0, 1), self.max_batch).reshape(*x.shape[:2], -1)
+        self.total = self.total + torch.stack([self.distance(a, b) for a, b in zip(f, w, strict=True)]).sum()
+        self.prompts = self.prompts + len(x)
+
+    def compute(self) -> Tensor:
+        """The mean over prompts. Raises ValueError before any prompt."""
+        if self.prompts == 0:
+            raise ValueError("expected particles, got none; call update(x) first")
+        return self.total / self.prompts

@@ -1,0 +1,79 @@
+"""Energy distance: zero exactly when two laws agree, with no bandwidth, bins or features to choose.
+
+D(p, q) = 2 E|X - Y| - E|X - X'| - E|Y - Y'|,   X, X' ~ p and Y, Y' ~ q independent, |.| Euclidean.
+
+Estimated by U-statistics (no sample is paired with itself): unbiased for equal weights, hence of either sign when the
+laws agree. `sampling_floor` gives its size then. Self-normalised weights cost a bias of order 1/ess.
+
+Reference: Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.metrics.two_samples import TwoSamples
+from steer.metrics.weights import MIN_PAIR_MASS, normalized, pair_mass
+
+MAX_PAIRS = 2**22  # distances held at once: 32 MiB in float64
+
+
+def energy_distance(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    log_w_x: Float[Tensor, " n"] | None = None,
+    log_w_y: Float[Tensor, " m"] | None = None,
+) -> Float[Tensor, ""]:
+    """D between two weighted sets, in float64, in memory that grows as n + m (without gradients).
+
+    Distances come from inner products of the centred samples: coincident points are 1e-8 of their scale apart.
+
+    Args:
+        x: (n, d) samples of p.
+        y: (m, d) samples of q.
+        log_w_x: (n,) log-weights of x, equal ones if None.
+        log_w_y: (m,) log-weights of y, equal ones if None.
+
+    Raises:
+        ValueError: when fewer than two samples of a side carry weight.
+    """
+    w = normalized(x.new_zeros(len(x)) if log_w_x is None else log_w_x)
+    v = normalized(y.new_zeros(len(y)) if log_w_y is None else log_w_y)
+    x, y = x.double(), y.double()
+    center = v @ y
+    x, y = x - center, y - center
+    return 2 * distance_between(x, y, w, v) - distance_within(x, w) - distance_within(y, v)
+
+
+def distance_between(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], w: Float[Tensor, " n"], v: Float[Tensor, " m"]
+) -> Float[Tensor, ""]:
+    """sum_ij w_i v_j |x_i - y_j|, a block of rows at a time."""
+    rows = max(1, MAX_PAIRS // len(y))
+    blocks = [a @ torch.cdist(b, y) @ v for b, a in zip(x.split(rows), w.split(rows), strict=True)]
+    return torch.stack(blocks).sum()
+
+
+def distance_within(x: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """sum_{i != j} w_i w_j |x_i - x_j| / sum_{i != j} w_i w_j."""
+    mass = pair_mass(w)
+    if not mass > MIN_PAIR_MASS:
+        raise ValueError("expected at least two samples with weight, got one; resample or temper the weights first")
+    return distance_between(x, x, w, w) / mass
+
+
+class EnergyDistance(TwoSamples):
+    """Energy distance between the model's samples, weighted if need be, and the reference's.
+
+    update(samples (n, *shape), real, log_w=None); compute() -> scalar.
+    """
+
+    def distance(
+        self,
+        x: Float[Tensor, "n d"],
+        y: Float[Tensor, "m d"],
+        log_w: Float[Tensor, " n"],
+        log_w_real: Float[Tensor, " m"],
+    ) -> Float[Tensor, ""]:
+        """2 E|X-Y| - E|X-X'| - E|Y-Y'|."""
+        return energy_distance(x, y, log_w, log_w_real)

@@ -1,0 +1,82 @@
+"""A mean over prompts of self-normalised means over particles, with two standard errors taken from the run itself."""
+
+from abc import ABC
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from steer.metrics.weights import normalized, pair_mass
+
+
+class Estimate(NamedTuple):
+    """A mean and its standard errors, scalars in float64.
+
+    std_error takes the prompts as given and the particles as independent. Particles that share an ancestor are not, so
+    after resampling it is too small, as it is when few particles carry the weight (a low ess). NaN where a prompt has
+    one particle, or one with all the weight: such a run says nothing of its own error.
+    std_error_over_prompts takes the prompts as independent draws, sd(mean_p) / sqrt(P): it holds under resampling too,
+    and counts the differences between prompts as noise. NaN for a single prompt.
+    """
+
+    mean: Float[Tensor, ""]
+    std_error: Float[Tensor, ""]
+    std_error_over_prompts: Float[Tensor, ""]
+
+
+def particle_mean(
+    values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None = None
+) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+    """mean_p = sum_n w_pn r_pn for each prompt, and the delta-method variance of that ratio of sums,
+
+    var_p = sum_n w_pn^2 (r_pn - mean_p)^2 / (1 - sum_n w_pn^2),
+
+    which for equal weights is the usual s^2 / N.
+    """
+    values = values.double()
+    w = normalized(torch.zeros_like(values) if log_w is None else log_w)
+    mean = (w * values).sum(-1)
+    return mean, (w * (values - mean[:, None])).square().sum(-1) / pair_mass(w)
+
+
+def over_prompts(mean: Float[Tensor, " p"], variance: Float[Tensor, " p"]) -> Estimate:
+    """The mean over prompts: std_error = sqrt(sum_p var_p) / P."""
+    between = mean.std(correction=1) if len(mean) > 1 else mean.new_tensor(torch.nan)
+    return Estimate(mean.mean(), variance.sum().sqrt() / len(mean), between / len(mean) ** 0.5)
+
+
+def prompt_mean(values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None = None) -> Estimate:
+    """Mean and standard errors of numbers already at hand, such as the steering reward of (prompts, particles)."""
+    return over_prompts(*particle_mean(values, log_w))
+
+
+class PromptMean(Metric, ABC):
+    """A metric that is a number per particle, averaged: subclasses' `update` hands those numbers to `add`."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    means: list[Tensor]
+    variances: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_dtype(torch.float64)  # the dtype in which an empty rank takes part in a gather
+        self.add_state("means", [], dist_reduce_fx="cat")
+        self.add_state("variances", [], dist_reduce_fx="cat")
+
+    def add(self, values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None) -> None:
+        """Adds prompts, each with all its particles."""
+        mean, variance = particle_mean(values, log_w)
+        self.means.append(mean)
+        self.variances.append(variance)
+
+    def compute(self) -> Estimate:
+        """Mean and standard errors over all prompts. Raises ValueError before any prompt."""
+        if len(self.means) == 0:
+            raise ValueError("expected samples, got none; call update(x) first")
+        return over_prompts(dim_zero_cat(self.means), dim_zero_cat(self.variances))

@@ -1,0 +1,57 @@
+"""A reward that took no part in the steering, asked what it thinks of the result."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.metrics.batches import in_batches
+from steer.metrics.estimate import PromptMean
+
+
+class HeldoutReward(PromptMean):
+    """Mean of a held-out reward under the samples' self-normalised weights, with standard errors (see `Estimate`).
+
+    update(x (P, N, *shape), cond=None, log_w (P, N) = None); compute() -> Estimate. Prompts may be spread over updates
+    and ranks, the particles of one prompt may not. Samples without prompts are one prompt: x[None].
+
+    Args:
+        reward: (x) -> (B,), or (x, cond) -> (B,) where update is given a condition. A module runs as it is: put it in
+            eval mode first.
+        max_batch: samples given to the reward at once.
+    """
+
+    def __init__(self, reward: Callable[..., Tensor], max_batch: int = 512) -> None:
+        super().__init__()
+        self.reward, self.max_batch = reward, max_batch
+
+    def update(
+        self, x: Float[Tensor, "p n *shape"], cond: Any = None, log_w: Float[Tensor, "p n"] | None = None
+    ) -> None:
+        """Adds prompts, each with all its particles.
+
+        Args:
+            x: (P, N, *shape) samples.
+            cond: None, or one entry per prompt: a tensor (P, ...) or a list of P.
+            log_w: (P, N) log-weights, equal ones if None.
+
+        Raises:
+            ValueError: if the reward is not of shape (B,) or not finite.
+        """
+        prompts, particles = x.shape[:2]
+        values = in_batches(self.reward, x.flatten(0, 1), self.max_batch, _per_particle(cond, particles))
+        if values.ndim != 1:
+            raise ValueError(
+                f"expected a reward of shape (B,), got {tuple(values.shape)}; return one number per sample"
+            )
+        self.add(values.reshape(prompts, particles), log_w)
+
+
+def _per_particle(cond: Any, particles: int) -> Any:
+    if cond is None:
+        return None
+    if isinstance(cond, torch.Tensor):
+        return cond.repeat_interleave(particles, 0)
+    return [entry for entry in cond for _ in range(particles)]

@@ -1,0 +1,123 @@
+"""A small U-Net for images: residual blocks with the times and the condition let in by scale and shift.
+
+Every operation has a forward-mode rule on every backend; attention is written as two matrix products because fused
+attention has none on CPU. Blocks are those of Dhariwal & Nichol 2021 (arXiv 2105.05233), at a hundredth of the size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(scale * norm(conv(silu(norm(x)))) + shift)), (scale, shift) linear in the embedding."""
+
+    def __init__(self, inputs: int, outputs: int, dim: int):
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(8, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.modulate = nn.Linear(dim, 2 * outputs)
+        self.norm2, self.conv2 = nn.GroupNorm(8, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b dim"]) -> Float[Tensor, "b c2 h w"]:
+        scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        return self.skip(x) + self.conv2(F.silu(h * (1 + scale) + shift))
+
+
+class Attention(nn.Module):
+    """Every pixel looks at every other: x + project(softmax(q k / sqrt(d)) v), in `heads` heads."""
+
+    def __init__(self, channels: int, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.norm, self.qkv = nn.GroupNorm(8, channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.project = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.project.weight)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
+        weights = torch.softmax(q.transpose(-1, -2) @ k / q.shape[-2] ** 0.5, dim=-1)
+        return x + self.project((v @ weights.transpose(-1, -2)).reshape(x.shape))
+
+
+class UNet(nn.Module):
+    """u_{s,t}(x) for images of `image_channels` whose sides divide by patch * 2**(levels - 1).
+
+    Args:
+        image_channels: channels of x.
+        channels: width at each level; the side halves from one to the next.
+        blocks: residual blocks at each level, on the way down and again on the way up.
+        patch: side of the pixel blocks that become channels before the first level, and pixels again after the last.
+        condition: how cond enters, a Condition of size 4 * channels[0]; none by default.
+    """
+
+    def __init__(
+        self,
+        image_channels: int = 1,
+        channels: Sequence[int] = (64, 128),
+        blocks: int = 2,
+        patch: int = 2,
+        condition: Condition | None = None,
+    ):
+        super().__init__()
+        dim = 4 * channels[0]
+        self.patch, self.condition = patch, condition or NoCondition()
+        self.times = TimeEmbedding(dim)
+        self.enter = nn.Conv2d(image_channels * patch**2, channels[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        width, skips = channels[0], []
+        for level, c in enumerate(channels):
+            stage = nn.ModuleList([nn.Conv2d(width, c, 3, stride=2, padding=1)] if level else [])
+            width = c
+            stage.extend(ResidualBlock(c, c, dim) for _ in range(blocks))
+            skips.extend([c] * blocks)
+            self.down.append(stage)
+        self.middle = nn.ModuleList([ResidualBlock(width, width, dim), Attention(width), ResidualBlock(width, width, dim)])
+        for level, c in reversed(list(enumerate(channels))):
+            stage = nn.ModuleList()
+            for _ in range(blocks):
+                stage.append(ResidualBlock(width + skips.pop(), c, dim))
+                width = c
+            if level:
+                stage.append(nn.Conv2d(c, channels[level - 1], 3, padding=1))
+                width = channels[level - 1]
+            self.up.append(stage)
+        self.leave = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, image_channels * patch**2, 3, padding=1)
+        )
+        self.to(memory_format=torch.channels_last)  # a third faster on CPU, and what tensor cores want
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        s: Float[Tensor, "b"],
+        t: Float[Tensor, "b"],
+        cond: Tensor | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        embedding = self.times(s, t)
+        embedding = F.silu(embedding + self.condition(cond, like=embedding))
+        h = self.enter(F.pixel_unshuffle(x, self.patch))
+        skips = []
+        for stage in self.down:
+            for layer in stage:
+                if isinstance(layer, ResidualBlock):
+                    h = layer(h, embedding)
+                    skips.append(h)
+                else:
+                    h = layer(h)
+        for layer in self.middle:
+            h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+        for stage in self.up:
+            for layer in stage:
+                if isinstance(layer, ResidualBlock):
+                    h = layer(torch.cat((h, skips.pop()), dim=1), embedding)
+                else:
+                    h = layer(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        return F.pixel_shuffle(self.leave(h), self.patch)

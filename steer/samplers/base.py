@@ -1,0 +1,210 @@
+"""What every sampler shares: prompts x particles in one batch, one loop over time, and what comes back.
+
+x0 (prompts, particles, *shape) is flattened to (B, *shape) with the particles of a prompt side by side; a sampler is a
+`start`, a `step` from s to t and a `finish` on that batch. Chance is drawn per prompt, so what happens to a prompt does
+not depend on which others share the batch, and the network is called on at most `max_batch` samples at a time.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Generic, Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer import counting
+from steer.counting import Evaluations
+from steer.flow_map import Cond, FlowMap
+from steer.tilt import Tilt
+
+Claim = Literal["exact", "biased", "maximiser"]
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a sampler returns.
+
+    Attributes:
+        x: samples (prompts, particles, *shape).
+        log_w: their log weights (prompts, particles), not normalised: averages under the promised law weigh by them.
+        log_z: estimate of log E[exp(scale r)] (prompts,), or None from a method that has none.
+        tilt: scale * r(x) (prompts, particles), or None without a reward.
+        trace: one row per step: "t" (T,), and whatever the method tells of "ess", "resampled", "reward", "film".
+        evaluations: forward and backward passes per returned sample.
+    """
+
+    x: Tensor
+    log_w: Tensor
+    log_z: Tensor | None
+    tilt: Tensor | None = None
+    trace: dict[str, Tensor] = field(default_factory=dict)
+    evaluations: Evaluations = field(default_factory=Evaluations)
+
+
+class Run:
+    """One call of a sampler: its inputs on the flattened batch, its chance, and the record of its steps."""
+
+    def __init__(self, flow_map: FlowMap, x0: Tensor, tilt: Tilt | None, cond: Cond, generator: torch.Generator | None):
+        if x0.ndim < 3:
+            raise ValueError(f"x0 has shape (prompts, particles, *shape); got {tuple(x0.shape)}. Use x0[None] for one prompt")
+        if not x0.isfinite().all():
+            raise ValueError("x0 has entries that are NaN or infinite; draw it with torch.randn")
+        self.prompts, self.particles = x0.shape[:2]
+        if cond is not None and len(cond) != self.prompts:
+            raise ValueError(f"cond has one entry per prompt, {self.prompts} of them; got {len(cond)}")
+        self.flow_map, self.tilt = flow_map, tilt
+        self.cond = _repeat(cond, self.particles)
+        self.device, self.generator = x0.device, generator
+        seeds = torch.randint(2**62, (self.prompts,), generator=generator, device=generator.device if generator else "cpu")
+        self.generators = [torch.Generator(x0.device).manual_seed(int(seed)) for seed in seeds]
+        self.records: list[dict[str, Tensor]] = []
+
+    def by_prompt(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "p n *shape"]:
+        """The batch as (prompts, particles, ...)."""
+        return x.unflatten(0, (self.prompts, self.particles))
+
+    def normal(self, like: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """Standard normal noise, every prompt's from its own generator."""
+        shape = (self.particles, *like.shape[1:])
+        return torch.cat([torch.randn(shape, generator=g, dtype=like.dtype, device=like.device) for g in self.generators])
+
+    def ancestors(self, scheme: Callable, log_w: Float[Tensor, "p n"]) -> Tensor:
+        """A resampling scheme applied to each prompt with its own generator, as (P, N)."""
+        return torch.cat([scheme(row[None], g) for row, g in zip(log_w, self.generators, strict=True)])
+
+    def record(self, **row: Tensor | float) -> None:
+        """Adds a row to the trace."""
+        self.records.append({name: torch.as_tensor(value).detach().cpu() for name, value in row.items()})
+
+    def trace(self) -> dict[str, Tensor]:
+        """The rows stacked; a quantity is stacked over the steps that recorded it."""
+        names = dict.fromkeys(name for row in self.records for name in row)
+        return {name: torch.stack([row[name] for row in self.records if name in row]) for name in names}
+
+
+class Sampler(ABC):
+    """sampler(flow_map, x0, tilt, cond, generator) -> Result.
+
+    `claim` says what its samples are: "exact" for the promised law in the limit of steps and particles, "biased" for
+    something near it, "maximiser" for high reward and no law.
+    """
+
+    claim: Claim
+
+    @abstractmethod
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x0: Float[Tensor, "p n *shape"],
+        tilt: Tilt | None = None,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Result:
+        """Samples from noise.
+
+        Args:
+            flow_map: the model.
+            x0: noise, (prompts, particles, *shape).
+            tilt: the reward and its scale. A method that does not steer only weighs its samples by it.
+            cond: one entry per prompt, or None.
+            generator: source of all further chance; the default generator if None.
+
+        Raises:
+            NonFiniteReward: naming the sample and the time.
+            ValueError: shapes that do not fit.
+        """
+
+
+class Stepwise(Sampler, Generic[State]):
+    """A sampler that walks a grid of times: a `start`, a `step` from s to t, a `finish`.
+
+    Args:
+        steps: steps from t = 0 to t = 1.
+        max_batch: the most samples the network and reward see at once; None for all. Changes memory, not results.
+    """
+
+    def __init__(self, steps: int, max_batch: int | None = None):
+        if steps < 1:
+            raise ValueError(f"{type(self).__name__} needs at least one step; got steps={steps}")
+        if max_batch is not None and max_batch < 1:
+            raise ValueError(f"max_batch is a number of samples, at least 1, or None; got {max_batch}")
+        self.steps, self.max_batch = steps, max_batch
+
+    def times(self) -> list[float]:
+        """The grid of the loop, from 0 to 1."""
+        return torch.linspace(0, 1, self.steps + 1, dtype=torch.float64).tolist()
+
+    @abstractmethod
+    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> State:
+        """The state at t = 0."""
+
+    @abstractmethod
+    def step(self, run: Run, state: State, s: float, t: float) -> State:
+        """The state at t from the state at s."""
+
+    @abstractmethod
+    def finish(self, run: Run, state: State) -> Result:
+        """The result at t = 1, without trace and evaluations."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x0: Float[Tensor, "p n *shape"],
+        tilt: Tilt | None = None,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Result:
+        run = Run(flow_map, x0, tilt, cond, generator)
+        with counting.count() as tally:
+            state = self.start(run, x0.flatten(0, 1))
+            for s, t in pairwise(self.times()):
+                state = self.step(run, state, s, t)
+            result = self.finish(run, state)
+        returned = result.x.shape[0] * result.x.shape[1]
+        return replace(result, trace=run.trace(), evaluations=tally.per(returned))
+
+    def in_batches(self, function: Callable, run: Run, *tensors: Tensor):
+        """function(*parts, cond part) on at most max_batch samples at a time; the results, tensors or tuples, joined."""
+        size = self.max_batch or len(tensors[0])
+        starts = range(0, len(tensors[0]), size)
+        parts = [
+            function(*(x[i : i + size] for x in tensors), None if run.cond is None else run.cond[i : i + size])
+            for i in starts
+        ]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        return type(parts[0])(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def weigh(self, run: Run, x: Float[Tensor, "b *shape"]) -> Result:
+        """x as samples of the model itself, importance-weighted by the tilt: exact, if wasteful, for p_1 exp(scale r)."""
+        if run.tilt is None:
+            zeros = x.new_zeros(run.prompts, run.particles)
+            return Result(run.by_prompt(x), zeros, zeros[:, 0])
+        tilt = self.tilt_of(run, x)
+        return Result(run.by_prompt(x), tilt, log_mean_exp(tilt), tilt)
+
+    def tilt_of(self, run: Run, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "p n"]:
+        """scale * r at clean samples."""
+        tilt = run.tilt
+        assert tilt is not None
+        return run.by_prompt(
+            self.in_batches(lambda x, scale, cond: tilt.with_scale(scale)(x, cond, 1.0), run, x, tilt.scale_for(len(x)))
+        )
+
+
+def log_mean_exp(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
+    """log of the mean weight of each row."""
+    return torch.logsumexp(log_w, dim=1) - torch.log(torch.tensor(float(log_w.shape[1])))
+
+
+def _repeat(cond: Cond, times: int) -> Cond:
+    if cond is None:
+        return None
+    if isinstance(cond, Tensor):
+        return cond.repeat_interleave(times, dim=0)
+    return [entry for entry in cond for _ in range(times)]

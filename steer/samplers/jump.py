@@ -1,0 +1,38 @@
+"""A few jumps of the flow map, from any time to any other."""
+
+from torch import Tensor
+
+from steer.samplers.base import Result, Run, Stepwise
+
+
+class Jump(Stepwise[Tensor]):
+    """k jumps X_{0,t1}, X_{t1,t2}, ..., X_{.,1}, deterministic; or k jumps to data with fresh noise in between.
+
+    With `renoise`, each step jumps to t = 1 and returns to the next time by x_t = alpha x1 + sigma e (consistency
+    sampling: Song et al. 2023, arXiv 2303.01469). Both have the map's law of the data at t = 1 if the map is exact.
+
+    Args:
+        steps: number of jumps.
+        renoise: whether to jump to the data and renoise, instead of straight on.
+        max_batch: as in Stepwise.
+    """
+
+    claim = "exact"
+
+    def __init__(self, steps: int = 1, renoise: bool = False, max_batch: int | None = None):
+        super().__init__(steps, max_batch)
+        self.renoise = renoise
+
+    def start(self, run: Run, x: Tensor) -> Tensor:
+        return x
+
+    def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
+        run.record(t=t)
+        landing = 1.0 if self.renoise else t
+        x1 = self.in_batches(lambda x, cond: run.flow_map(x, s, landing, cond), run, x)
+        if landing == t:
+            return x1
+        return run.flow_map.schedule.interpolate(run.normal(x1), x1, t)
+
+    def finish(self, run: Run, x: Tensor) -> Result:
+        return self.weigh(run, x)

@@ -1,0 +1,55 @@
+"""The same marginals with noise: dx = [b + eps s] dt + sqrt(2 eps) dW, for any eps_t >= 0.
+
+Reference: Albergo, Boffi & Vanden-Eijnden 2023, arXiv 2303.08797.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from steer.samplers.base import Result, Run, Stepwise
+
+NoiseLevel = Callable[[float], float]
+
+
+class Sde(Stepwise[Tensor]):
+    """Euler-Maruyama on the stochastic dynamics whose marginals are those of the flow.
+
+    Args:
+        steps: Euler-Maruyama steps.
+        eps: t -> eps_t, evaluated at the start of each step; the schedule's sigma_t by default, which fades at the data.
+        max_batch: as in Stepwise.
+    """
+
+    claim = "exact"
+
+    def __init__(self, steps: int = 100, eps: NoiseLevel | None = None, max_batch: int | None = None):
+        super().__init__(steps, max_batch)
+        self.eps = eps
+
+    def start(self, run: Run, x: Tensor) -> Tensor:
+        return x
+
+    def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
+        eps, h = noise_level(self.eps, run, s), t - s
+
+        def drift(x: Tensor, cond) -> Tensor:
+            v = run.flow_map.velocity(x, s, cond)
+            if eps == 0:
+                return v
+            schedule = run.flow_map.schedule
+            return v + eps * schedule.score(schedule.from_velocity(v, x, s), x, s)
+
+        run.record(t=t)
+        return x + h * self.in_batches(drift, run, x) + (2 * eps * h) ** 0.5 * run.normal(x)
+
+    def finish(self, run: Run, x: Tensor) -> Result:
+        return self.weigh(run, x)
+
+
+def noise_level(eps: NoiseLevel | None, run: Run, t: float) -> float:
+    """eps_t as a number. Raises ValueError if it is negative."""
+    level = float(run.flow_map.schedule(t).sigma if eps is None else eps(t))
+    if not level >= 0:
+        raise ValueError(f"the noise level eps must be at least 0; at t = {t:.4g} it is {level}")
+    return level

@@ -1,0 +1,233 @@
+"""Flow Map Trajectory Tilting (FMTT): bend the path toward where it will land, and weigh what bending costs.
+
+The target moves from noise to the tilt, p_t exp(r_t) with r_t = t V_t and V_t = scale * r at the look-ahead of x_t:
+
+    dx = [b + eps (s + grad r_t) + chi grad r_t] dt + sqrt(2 eps) dW,      dA = (d_t r_t + b . grad r_t) dt + (chi terms).
+
+For the flow map's own look-ahead X_{t,1} the weight rate is scale * r(X_{t,1}(x_t)) itself: no derivative is left. Every
+other look-ahead has its rate from the gradient in (x, t) already taken for the drift, so all are exact under their
+weights, for any eps and chi; they differ in the variance of the weights, and in cost.
+
+Reference: Sabour et al. 2025, arXiv 2511.22688.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.flow_map import Cond, FlowMap
+from steer.interpolant import batch_time
+from steer.lookahead import Identity, Lookahead, MapJump
+from steer.resampling import Scheme, effective_sample_size, systematic
+from steer.samplers.base import Claim, Result, Run, Stepwise, log_mean_exp
+from steer.samplers.sde import NoiseLevel, noise_level
+from steer.samplers.weighting import Glance, Move, PathWeights, TransitionWeights, Weighting
+from steer.tilt import Value, check_finite, name_of, no_gradient
+
+
+@dataclass(frozen=True)
+class Search:
+    """Instead of weighing: every few steps keep the particles whose look-ahead is best, and clone them.
+
+    Args:
+        every: steps between selections.
+        keep: fraction of the particles that survive, at least one.
+    """
+
+    every: int = 10
+    keep: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or not 0 < self.keep <= 1:
+            raise ValueError(f"Search needs every >= 1 and keep in (0, 1]; got every={self.every}, keep={self.keep}")
+
+    def __call__(self, value: Float[Tensor, "p n"]) -> Tensor:
+        """Ancestors (P, N): the survivors, best first, over and over."""
+        n = value.shape[1]
+        survivors = value.argsort(dim=1, descending=True)[:, : max(round(n * self.keep), 1)]
+        return survivors.repeat(1, -(-n // survivors.shape[1]))[:, :n]
+
+
+class Population(NamedTuple):
+    """Particles x (B, *shape), what is known of them, their log weights (P, N) since the last resampling, log Z before."""
+
+    x: Tensor
+    glance: Glance
+    log_w: Tensor
+    log_z: Tensor
+    steps: int
+
+
+class TrajectoryTilting(Stepwise[Population]):
+    """FMTT with resampling inside each prompt. Exact as steps and particles grow, whatever the look-ahead.
+
+    The final weights are part of the result: averages under the tilted law weigh by `log_w`. With `resample_below=0` the
+    particles never meet, and x alone is guidance without correction.
+
+    Args:
+        steps: Euler-Maruyama steps.
+        lookahead: where x_t will land; MapJump() by default.
+        resample_below: resample a prompt when its effective sample size falls below this fraction of its particles.
+        eps: t -> noise level; the schedule's sigma_t by default.
+        chi: t -> extra drift along grad r_t, weighted accordingly; none by default.
+        weighting: PathWeights() by default, or TransitionWeights().
+        guide: whether grad r_t bends the drift. Without, nothing needs a gradient: the plain dynamics, reweighed by
+            TransitionWeights (eps and chi of the guidance are then zero), which suits black-box rewards.
+        resampling: one of steer.resampling.
+        search: keep the best instead of weighing; then the claim is "maximiser" and there is no log Z.
+        max_batch: the most samples per evaluation.
+        film: for how many particles of each prompt the look-ahead is kept in the trace, at every `film_every` steps.
+    """
+
+    def __init__(
+        self,
+        steps: int = 100,
+        lookahead: Lookahead | None = None,
+        resample_below: float = 0.5,
+        *,
+        eps: NoiseLevel | None = None,
+        chi: Callable[[float], float] | None = None,
+        weighting: Weighting | None = None,
+        guide: bool = True,
+        resampling: Scheme = systematic,
+        search: Search | None = None,
+        max_batch: int | None = None,
+        film: int = 0,
+        film_every: int | None = None,
+    ):
+        super().__init__(steps, max_batch)
+        if not 0 <= resample_below <= 1:
+            raise ValueError(f"resample_below is a fraction of the particles, in [0, 1]; got {resample_below}")
+        if not guide and (chi is not None or weighting is not None):
+            raise ValueError("guide=False leaves no drift to weigh: drop chi and weighting, or guide")
+        self.lookahead, self.resample_below = lookahead or MapJump(), resample_below
+        self.eps, self.chi, self.guide = eps, chi, guide
+        self.weighting = weighting or (PathWeights() if guide else TransitionWeights())
+        self.resampling, self.search = resampling, search
+        self.film, self.film_every = film, film_every or max(steps // 8, 1)
+
+    @property
+    def claim(self) -> Claim:  # type: ignore[override]
+        return "exact" if self.search is None else "maximiser"
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Population:
+        if run.tilt is None:
+            raise ValueError("TrajectoryTilting follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde")
+        if self.guide and not run.tilt.differentiable:
+            raise ValueError(no_gradient(run.tilt.reward, "TrajectoryTilting(guide=False) or BestOfN"))
+        zeros = x.new_zeros(run.prompts, run.particles)
+        return Population(x, self.look(run, x, 0.0), zeros, zeros[:, 0], 0)
+
+    def step(self, run: Run, now: Population, s: float, t: float) -> Population:
+        move = self.draw(run, now.x, s, t)
+        x = self.advance(run, now, move)
+        glance = self.look(run, x, t)
+        increment = run.by_prompt(self.weighting(now.glance, glance, move)) if self.search is None else 0.0
+        return self.select(run, Population(x, glance, now.log_w + increment, now.log_z, now.steps + 1), t)
+
+    def finish(self, run: Run, last: Population) -> Result:
+        log_z = last.log_z + log_mean_exp(last.log_w) if self.search is None else None
+        return Result(run.by_prompt(last.x), last.log_w, log_z, run.by_prompt(last.glance.value))
+
+    # --- its parts ----------------------------------------------------------------------------------------------------
+    def draw(self, run: Run, x: Tensor, s: float, t: float) -> Move:
+        """The noise of a step, and its two coefficients."""
+        eps = noise_level(self.eps, run, s)
+        chi = float(self.chi(s)) if self.chi is not None else 0.0
+        return Move(s, t, eps, chi, (2 * eps * (t - s)) ** 0.5 * run.normal(x))
+
+    def advance(self, run: Run, now: Population, move: Move) -> Tensor:
+        """x + [b + eps s + (eps + chi) grad r] h + noise."""
+        schedule, v, h = run.flow_map.schedule, now.glance.velocity, move.t - move.s
+        drift = v + (move.eps + move.chi) * now.glance.gradient
+        if move.eps > 0:
+            drift = drift + move.eps * schedule.score(schedule.from_velocity(v, now.x, move.s), now.x, move.s)
+        return now.x + h * drift + move.noise
+
+    def look(self, run: Run, x: Float[Tensor, "b *shape"], t: float) -> Glance:
+        """One look ahead from every particle, at most max_batch at a time."""
+        tilt = run.tilt
+        assert tilt is not None
+        lookahead = Landed() if t == 1.0 and (self.lookahead.follows_flow or not self.guide) else self.lookahead
+
+        def part(x: Tensor, scale: Tensor, cond: Cond) -> Glance:
+            value = Value(tilt.with_scale(scale), lookahead)
+            glance = glimpse if self.guide else peek
+            return glance(value, run.flow_map, x, t, cond, run.generator)
+
+        return self.in_batches(part, run, x, tilt.scale_for(len(x)))
+
+    def select(self, run: Run, now: Population, t: float) -> Population:
+        """Resampling where the weights of a prompt have grown uneven, or the search's selection; nothing at t = 1."""
+        if t == 1.0:
+            return self.record(run, now, t, torch.zeros(run.prompts, dtype=torch.bool))
+        if self.search is not None:
+            due = now.steps % self.search.every == 0
+            chosen = torch.full((run.prompts,), due, device=run.device)
+            ancestors = self.search(run.by_prompt(now.glance.value)) if due else None
+        else:
+            chosen = effective_sample_size(now.log_w) < self.resample_below * run.particles
+            ancestors = run.ancestors(self.resampling, now.log_w) if chosen.any() else None
+        now = self.record(run, now, t, chosen)
+        return now if ancestors is None else descend(run, now, ancestors, chosen)
+
+    def record(self, run: Run, now: Population, t: float, chosen: Tensor) -> Population:
+        """Keeps the figures of this step, and the film."""
+        assert run.tilt is not None
+        scale = run.by_prompt(run.tilt.scale_for(len(now.x))).to(now.log_w)
+        weights = torch.softmax(now.log_w, dim=1)
+        reward = (weights * run.by_prompt(now.glance.value) / scale).sum(1)
+        run.record(t=t, ess=effective_sample_size(now.log_w), resampled=chosen, reward=reward)
+        if self.film and (now.steps % self.film_every == 0 or t == 1.0):
+            run.record(film=run.by_prompt(now.glance.guess)[:, : self.film], film_t=t)
+        return now
+
+
+def descend(run: Run, now: Population, ancestors: Tensor, chosen: Tensor) -> Population:
+    """The population after resampling the chosen prompts: every per-particle tensor re-indexed, weights moved to log Z."""
+    stay = torch.arange(run.particles, device=run.device).expand_as(ancestors)
+    offset = torch.arange(run.prompts, device=run.device)[:, None] * run.particles
+    index = (torch.where(chosen[:, None], ancestors, stay) + offset).flatten()
+    log_w = torch.where(chosen[:, None], torch.zeros_like(now.log_w), now.log_w)
+    log_z = torch.where(chosen, now.log_z + log_mean_exp(now.log_w), now.log_z)
+    return Population(now.x[index], Glance(*(part[index] for part in now.glance)), log_w, log_z, now.steps)
+
+
+class Landed(Identity):
+    """The look-ahead at t = 1, where every map is the identity: it does not move along the flow any more."""
+
+    follows_flow = True
+
+
+@torch.enable_grad()
+def glimpse(
+    value: Value, flow_map: FlowMap, x: Tensor, t: float, cond: Cond, generator: torch.Generator | None
+) -> Glance:
+    """V_t(x), its gradient and its rate along the flow, by one backward pass in (x, t)."""
+    follows = value.lookahead.follows_flow
+    x = x.detach().requires_grad_()
+    times = batch_time(t, x).clone().requires_grad_(not follows)
+    guesses, velocity = value.lookahead.with_velocity(flow_map, x, times, cond, generator)
+    v = value.of(guesses.x1, guesses.log_w, times, cond)
+    inputs = [x] if follows else [x, times]
+    if not v.requires_grad:
+        raise ValueError(no_gradient(value.tilt.reward, "TrajectoryTilting(guide=False) or BestOfN"))
+    gradients = torch.autograd.grad(v.sum(), inputs, allow_unused=True, materialize_grads=True)
+    check_finite(gradients[0], f"the gradient of {name_of(value.tilt.reward)}", t)
+    gradient, v, times = t * gradients[0], v.detach(), times.detach()
+    rate = v if follows else v + t * gradients[1] + (gradient * velocity).flatten(1).sum(1)
+    return Glance(v, velocity, gradient, rate.to(v.dtype), guesses.x1[0].detach())
+
+
+def peek(
+    value: Value, flow_map: FlowMap, x: Tensor, t: float, cond: Cond, generator: torch.Generator | None
+) -> Glance:
+    """V_t(x) alone, for dynamics that are not guided: gradient and rate are zero and not used."""
+    guesses, velocity = value.lookahead.with_velocity(flow_map, x, t, cond, generator)
+    v = value.of(guesses.x1, guesses.log_w, t, cond)
+    return Glance(v, velocity, torch.zeros_like(x), torch.zeros_like(v), guesses.x1[0])

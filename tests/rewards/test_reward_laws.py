@@ -1,0 +1,109 @@
+"""The laws of every reward, for every concrete class that a walk through the package finds."""
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import torch
+from torch import nn
+
+import rewards
+from rewards.networks import ResidualClassifier
+
+B = 5
+PLANE, GREY, RGB = (2,), (1, 28, 28), (3, 12, 16)
+WIGGLE = rewards.FunctionReward(lambda x: torch.sin(3 * x).flatten(1).sum(1))
+EXAMPLES = {
+    # class: (how to build it, the shape of a sample, one condition per sample); a class that is missing here is built
+    # without arguments and looks at RGB images
+    "FunctionReward": (lambda: rewards.FunctionReward(lambda x, cond: x.prod(1) * cond), PLANE, torch.arange(B)),
+    "Quadratic": (lambda: rewards.Quadratic([0.5, -1.0], precision=3.0), PLANE, None),
+    "Linear": (lambda: rewards.Linear([0.5, -1.0], offset=2.0), PLANE, None),
+    "Sum": (lambda: rewards.Sum({"a": WIGGLE, "b": rewards.Linear([1.0, 2.0])}, {"b": -0.5}), PLANE, None),
+    "Decoded": (lambda: rewards.Decoded(rewards.Brightness(), rewards.from_signed), RGB, None),
+    "Clipped": (lambda: rewards.Clipped(WIGGLE, low=-0.5), PLANE, None),
+    "Ensemble": (lambda: rewards.Ensemble([WIGGLE, rewards.Linear([1.0, 2.0])], pessimism=0.5), PLANE, None),
+    "Colour": (lambda: rewards.Colour([0.9, 0.1, 0.2]), RGB, None),
+    "ClassLogProbability": (lambda: rewards.ClassLogProbability(ResidualClassifier(width=8)), GREY, torch.arange(B)),
+    "ClipScore": (None, RGB, ["a shirt", "a bag", "a shirt", "", "a boot"]),
+}
+
+
+def concrete_rewards():
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(rewards.__path__, "rewards.")]
+    classes = {c for module in modules for c in vars(module).values() if inspect.isclass(c)}
+    return sorted(
+        (c for c in classes if issubclass(c, rewards.Reward) and not inspect.isabstract(c)), key=lambda c: c.__name__
+    )
+
+
+@pytest.fixture(params=concrete_rewards(), ids=lambda c: c.__name__)
+def example(request):
+    torch.manual_seed(0)
+    build, shape, cond = EXAMPLES.get(request.param.__name__, (request.param, RGB, None))
+    if build is None:
+        model, weights = request.getfixturevalue("tiny_clip")
+        build = lambda: rewards.ClipScore(model, weights)  # noqa: E731
+    reward = build()
+    assert type(reward) is request.param
+    x = torch.rand(B, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return reward.double(), x, cond
+
+
+def test_walk_finds_the_package():
+    names = {c.__name__ for c in concrete_rewards()}
+    assert names == {name for name in rewards.__all__ if name[0].isupper()} - {"Reward"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_number_per_sample(example, dtype):
+    reward, x, cond = example
+    value = reward.to(dtype)(x.to(dtype), cond)
+    assert value.shape == (B,)
+    assert value.dtype == dtype
+    assert value.isfinite().all()
+    assert value.unique().numel() > 1
+
+
+def test_batch_mates_do_not_matter(example):
+    reward, x, cond = example
+    alone = [reward(x[i : i + 1], None if cond is None else cond[i : i + 1]) for i in range(B)]
+    torch.testing.assert_close(reward(x, cond), torch.cat(alone), rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_is_the_finite_difference(example):
+    reward, x, cond = example
+    if not reward.differentiable:
+        assert not reward(x.requires_grad_(), cond).requires_grad
+        assert reward.why_not_differentiable.endswith(".")
+        assert reward.instead.endswith(".")
+        return
+    (gradient,) = torch.autograd.grad(reward(x.requires_grad_(), cond).sum(), x)
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
+    h = 1e-5
+    with torch.no_grad():
+        difference = (reward(x + h * direction, cond) - reward(x - h * direction, cond)) / (2 * h)
+    torch.testing.assert_close((gradient * direction).flatten(1).sum(1), difference, rtol=1e-6, atol=1e-8)
+
+
+def test_no_grad_changes_nothing(example):
+    reward, x, cond = example
+    with torch.no_grad():
+        value = reward(x, cond)
+    assert not value.requires_grad
+    torch.testing.assert_close(value, reward(x.requires_grad_(), cond).detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_stays_in_evaluation_mode(example):
+    reward, _, _ = example
+    nn.ModuleList([reward]).train()
+    assert not any(module.training for module in reward.modules())
+    assert not any(parameter.requires_grad for parameter in reward.parameters())
+
+
+def test_terms_are_rewards_too(example):
+    reward, x, cond = example
+    assert all(value.shape == (B,) for value in reward.terms(x, cond).values())

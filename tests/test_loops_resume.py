@@ -1,0 +1,182 @@
+"""A run killed at any moment and resumed ends with the weights of the uninterrupted run, bit for bit.
+
+Run as a script, this file is such a run: `test_loops_resume.py KIND FOLDER STEPS [KILL_AT]`.
+"""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+
+from steer.data import Checkerboard
+from steer.flow_map import ResidualMap
+from steer.interpolant import Linear
+from steer.loops import Cosine, Ema, LastCheckpoint, MapTraining, RewardTuning, Warmup, quiet
+from steer.tilt import Tilt
+from steer.training import FlowMatching, Joint, Lagrangian, Loss
+
+ROOT = Path(__file__).parents[1]
+
+
+class Plane(nn.Module):
+    """u(x, s, t), with dropout: the global generator matters too."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.w1 = nn.Parameter(torch.randn(4, 16, generator=generator) / 2)
+        self.w2 = nn.Parameter(torch.randn(16, 2, generator=generator) / 4)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x, s, t, cond=None):
+        return self.dropout(torch.tanh(torch.cat((x, s[:, None], t[:, None]), 1) @ self.w1)) @ self.w2
+
+
+class Climb:
+    """-E tilt(X_{0,1}(x0)) + E |X - X_base|^2."""
+
+    def __call__(self, flow_map, base, tilt, x0, cond, generator):
+        x = flow_map(x0 + 0.1 * torch.randn(x0.shape, generator=generator), 0.0, 1.0)
+        return Loss((x - base(x0, 0.0, 1.0)).square().sum(1).mean() - tilt(x).mean(), {})
+
+
+def training():
+    objective = Joint(FlowMatching(), Lagrangian(), diag_only_steps=5)
+    loop = MapTraining(ResidualMap(Plane(), Linear()), objective, lr=0.01, schedule=Warmup(5, Cosine(60)))
+    return loop, Checkerboard(16, seed=1)
+
+
+def tuning():
+    flow_map = ResidualMap(Plane(), Linear())
+    base = copy.deepcopy(flow_map).eval().requires_grad_(False)
+    tilt = Tilt(lambda x: -x.square().sum(1))
+    return RewardTuning(flow_map, base, tilt, Climb(), (2,), 16, lr=0.01, schedule=Cosine(60)), None
+
+
+KINDS = {"training": training, "tuning": tuning}
+
+
+def run(kind, folder, steps, callbacks=(), every=7, **trainer):
+    """One command: starts, or resumes from what is in the folder. Returns the loop and its average."""
+    quiet()
+    (loop, data), ema, last = KINDS[kind](), Ema(0.9), LastCheckpoint(folder, every)
+    trainer = Trainer(
+        max_steps=steps,
+        callbacks=[ema, last, *callbacks],
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+        **trainer,
+    )
+    trainer.fit(loop, data, ckpt_path=last.path if last.path.exists() else None, weights_only=True)
+    return loop, ema
+
+
+def assert_equal(one, other):
+    (loop, ema), (loop_, ema_) = one, other
+    assert loop.global_step == loop_.global_step
+    for ours, theirs in ((loop.state_dict(), loop_.state_dict()), (ema.average, ema_.average)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def kill_in(folder, kind, where, at, steps=40):
+    """Runs the command in a process of its own that dies by SIGKILL in the middle of step `at`."""
+    command = [sys.executable, __file__, kind, str(folder), str(steps), where, str(at)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_equals_uninterrupted(kind, tmp_path):
+    whole = run(kind, tmp_path / "whole", 30)
+    run(kind, tmp_path / "parts", 17)
+    assert_equal(run(kind, tmp_path / "parts", 30), whole)
+    again = run(kind, tmp_path / "parts", 30)  # a finished run, once more: nothing happens
+    assert_equal(again, whole)
+
+
+def test_accumulated_micro_batches_resume_too(tmp_path):
+    whole = run("training", tmp_path / "whole", 12, every=3, accumulate_grad_batches=3)
+    run("training", tmp_path / "parts", 6, every=3, accumulate_grad_batches=3)
+    assert_equal(run("training", tmp_path / "parts", 12, every=3, accumulate_grad_batches=3), whole)
+    assert not torch.equal(whole[0].flow_map.network.w1, run("training", tmp_path, 12)[0].flow_map.network.w1)
+
+
+def test_tuning_goes_on_counting(tmp_path):
+    run("tuning", tmp_path, 10)
+    loop, _ = run("tuning", tmp_path, 20)
+    assert loop.spent.network_forward == 2 * 20 * 16
+
+
+def test_killed_while_writing_a_checkpoint(tmp_path):
+    kill_in(tmp_path / "killed", "training", "save", at=21)
+    assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["global_step"] == 14
+    assert_equal(run("training", tmp_path / "killed", 40), run("training", tmp_path / "whole", 40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_in_the_middle_of_a_step(kind, tmp_path):
+    kill_in(tmp_path / "killed", kind, "step", at=25)
+    assert_equal(run(kind, tmp_path / "killed", 40), run(kind, tmp_path / "whole", 40))
+
+
+@pytest.mark.slow
+def test_killed_from_outside_again_and_again(tmp_path):
+    command = [sys.executable, __file__, "training", str(tmp_path / "killed"), "300"]
+    last = tmp_path / "killed" / "last.ckpt"
+    for _ in range(3):
+        before = last.stat().st_mtime_ns if last.exists() else None
+        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert torch.load(last, weights_only=True)["global_step"] < 300
+    assert_equal(run("training", tmp_path / "killed", 300), run("training", tmp_path / "whole", 300))
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillInStep(Callback):
+    """Dies between the loss of step `at` and its backward."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        if trainer.global_step == self.at:
+            die()
+
+
+if __name__ == "__main__":
+    kind, folder, steps, *kill = sys.argv[1:]
+    torch.set_num_threads(1)
+    callbacks = []
+    if kill[:1] == ["step"]:
+        callbacks = [KillInStep(int(kill[1]))]
+    if kill[:1] == ["save"]:
+        rename = os.replace
+
+        def replace(source, target):
+            if torch.load(source, weights_only=True)["global_step"] == int(kill[1]):
+                Path(source).write_bytes(Path(source).read_bytes()[:1000])
+                die()
+            rename(source, target)
+
+        os.replace = replace
+    run(kind, Path(folder), int(steps), callbacks)
