@@ -18,8 +18,11 @@ class Classifier(nn.Module, ABC):
     `settings` are the arguments that build the network again; checkpoints keep them beside the weights.
     """
 
-    settings: dict[str, int | float]
     head: nn.Linear
+
+    def __init__(self, **settings: int | float) -> None:
+        super().__init__()
+        self.settings = settings
 
     @abstractmethod
     def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
@@ -27,6 +30,12 @@ class Classifier(nn.Module, ABC):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         return self.head(self.features(x))
+
+    def normalised(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Pixels of mean 0 and variance 1 over the data."""
+        if x.shape[1] != self.settings["channels"]:
+            raise ValueError(f"expected images of {self.settings['channels']} channels, got {x.shape[1]}: convert them")
+        return (x - self.settings["mean"]) / self.settings["std"]
 
 
 class ResidualClassifier(Classifier):
@@ -44,10 +53,10 @@ class ResidualClassifier(Classifier):
     def __init__(
         self, classes: int = 10, channels: int = 1, width: int = 32, mean: float = 0.286, std: float = 0.353
     ) -> None:
-        super().__init__()
-        self.settings = {"classes": classes, "channels": channels, "width": width, "mean": mean, "std": std}
-        self.mean, self.std = mean, std
-        self.stem = nn.Conv2d(channels, width, kernel_size=4, stride=2, padding=1)
+        super().__init__(classes=classes, channels=channels, width=width, mean=mean, std=std)
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width // 2, 3, padding=1), nn.SiLU(), nn.Conv2d(width // 2, width, 3, 2, padding=1)
+        )
         self.blocks = nn.Sequential(
             ResidualBlock(width, width, stride=1),
             ResidualBlock(width, 2 * width, stride=2),
@@ -57,7 +66,7 @@ class ResidualClassifier(Classifier):
         self.head = nn.Linear(4 * width, classes)
 
     def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        return self.last(self.blocks(self.stem((x - self.mean) / self.std))).mean((2, 3))
+        return self.last(self.blocks(self.stem(self.normalised(x)))).mean((2, 3))
 
 
 class ResidualBlock(nn.Module):
@@ -80,15 +89,17 @@ class ResidualBlock(nn.Module):
 
 
 class PatchClassifier(Classifier):
-    """An MLP-Mixer: the image as a set of patches, mixed in turn across patches and across features.
+    """An MLP-Mixer: the image as a set of patches, mixed in turn across all patches and across features.
 
-    Reference: Tolstikhin et al. 2021, MLP-Mixer: An all-MLP Architecture for Vision, arXiv:2105.01601.
+    A patch is one of 4 x 4 pixels with its surroundings, read by two strided convolutions, which learn sooner than one.
+
+    References: Tolstikhin et al. 2021, MLP-Mixer: An all-MLP Architecture for Vision, arXiv:2105.01601; Xiao et al.
+    2021, Early Convolutions Help Transformers See Better, arXiv:2106.14881.
 
     Args:
         classes: number of logits.
         channels: of the images.
-        size: side of the images in pixels, a multiple of `patch`.
-        patch: side of a patch in pixels.
+        size: side of the images in pixels, a multiple of 4.
         width: features per patch.
         depth: number of mixing blocks.
         mean, std: of the pixels of the data; Fashion-MNIST's by default.
@@ -99,23 +110,24 @@ class PatchClassifier(Classifier):
         classes: int = 10,
         channels: int = 1,
         size: int = 28,
-        patch: int = 4,
-        width: int = 64,
+        width: int = 80,
         depth: int = 4,
         mean: float = 0.286,
         std: float = 0.353,
     ) -> None:
-        super().__init__()
-        self.settings = {"classes": classes, "channels": channels, "size": size, "patch": patch}
-        self.settings |= {"width": width, "depth": depth, "mean": mean, "std": std}
-        self.mean, self.std = mean, std
-        self.stem = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
-        self.blocks = nn.Sequential(*[MixingBlock((size // patch) ** 2, width) for _ in range(depth)])
+        super().__init__(classes=classes, channels=channels, size=size, width=width, depth=depth, mean=mean, std=std)
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width // 2, 4, 2, padding=1), nn.SiLU(), nn.Conv2d(width // 2, width, 4, 2, padding=1)
+        )
+        self.blocks = nn.Sequential(*[MixingBlock((size // 4) ** 2, width) for _ in range(depth)])
         self.last = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
     def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        patches = self.stem((x - self.mean) / self.std).flatten(2).mT
+        size = self.settings["size"]
+        if x.shape[2:] != (size, size):
+            raise ValueError(f"expected images of {size} x {size} pixels, got {tuple(x.shape[2:])}: resize them")
+        patches = self.stem(self.normalised(x)).flatten(2).mT
         return self.last(self.blocks(patches)).mean(1)
 
 

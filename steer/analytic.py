@@ -188,7 +188,7 @@ class GaussianMixture(FlowMap):
         j = torch.multinomial(posterior.log_w.exp(), k, replacement=True, generator=generator)
         index = j[:, :, None].expand(-1, -1, x.shape[1])
         mean = posterior.mean.gather(1, index)
-        std = posterior.var.expand_as(posterior.mean).gather(1, index).sqrt()
+        std = self._posterior_std(x, t).expand_as(posterior.mean).gather(1, index)
         return self._back_one((mean + std * self._normal(j.shape, generator)).flatten(0, 1), j.flatten()).view_as(mean)
 
     def posterior_guesses(
@@ -201,9 +201,15 @@ class GaussianMixture(FlowMap):
         posterior, _, _ = self._posterior(x, t, cond)
         rounds = math.ceil(draws / len(self.means))
         noise = self._normal((rounds, len(x), len(self.means)), generator)
-        x1 = torch.stack([self._back(posterior.mean + posterior.var.sqrt() * e) for e in noise])
+        std = self._posterior_std(x, t)
+        x1 = torch.stack([self._back(posterior.mean + std * e) for e in noise])
         log_w = (posterior.log_w - math.log(rounds)).expand(rounds, -1, -1)
         return Guesses(x1.permute(0, 2, 1, 3).flatten(0, 1), log_w.permute(0, 2, 1).flatten(0, 1))
+
+    def _posterior_std(self, x: Tensor, t: Time) -> Float[Tensor, "b k d"]:
+        """sigma std / sqrt(alpha^2 std^2 + sigma^2): differentiable at t = 1 too, as the root of the variance is not."""
+        alpha, sigma, _, _ = (c[:, None, None] for c in self.schedule.coefficients(batch_time(t, x)))
+        return sigma * self.std / torch.sqrt(alpha**2 * self.std**2 + sigma**2)
 
     def _normal(self, shape: Any, generator: torch.Generator | None) -> Tensor:
         d = self.means.shape[1]

@@ -1,16 +1,18 @@
 """From a nested dictionary to an object: {"_target_": "steer.networks.UNet", "channels": [64, 128]} -> UNet(...).
 
-A target is a dotted path or `file.py:Name`. This is how configs name classes and how checkpoints remember what to build.
-Naming Python code is running it: only `build` what you would run. Checkpoints pass `trusted`, which admits this
-project's own packages alone, so that a weights file from a stranger cannot name other code.
+A target is a dotted path or `file.py:Name`: how configs name classes and how checkpoints remember what to build.
+Naming Python code is running it: only `build` what you would run. Checkpoints pass `trusted`, which admits classes
+defined in this project's own packages alone, so that a weights file from a stranger cannot name other code, not even by
+way of a module that ours import ("steer.checkpoint.os.system").
 """
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,18 @@ def resolve(name: str) -> Any:
         path, _, attribute = name.rpartition(":")
         return _attribute(_module_from_file(Path(path)), attribute, path)
     parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise ValueError(f"{name!r} is no dotted path; write package.module.Name or path/to/file.py:Name")
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
         try:
             found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name is None or not module_name.startswith(error.name):
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise ValueError(f"importing {module_name} for {name!r} failed: {error}") from error
             continue
+        except Exception as error:
+            raise ValueError(f"importing {module_name} for {name!r} failed: {_one_line(error)}") from error
         for attribute in parts[cut:]:
             found = _attribute(found, attribute, module_name)
         return found
@@ -40,40 +46,59 @@ def build(node: Any, trusted: Sequence[str] | None = None) -> Any:
 
     Args:
         node: nested dictionaries, lists and plain values.
-        trusted: if given, the only top-level packages a target may come from.
+        trusted: if given, the only top-level packages whose classes a target may name.
 
     Raises:
-        ValueError: a target that does not exist, is not trusted, or does not take the arguments; names the nearest valid.
+        ValueError: a target that does not exist, is not trusted, or does not take the arguments, or an unknown key that
+            starts with an underscore; names the nearest valid.
     """
     if isinstance(node, (list, tuple)):
         return [build(item, trusted) for item in node]
     if not isinstance(node, dict):
         return node
-    arguments = {key: build(value, trusted) for key, value in node.items() if not key.startswith("_")}
+    for key in node:
+        if str(key).startswith("_") and key != "_target_":
+            raise ValueError(f"a node has no key {key!r}; did you mean '_target_'?")
+    arguments = {key: build(value, trusted) for key, value in node.items() if key != "_target_"}
     if "_target_" not in node:
         return arguments
     name = node["_target_"]
+    if not isinstance(name, str):
+        raise ValueError(f"a _target_ is a dotted path or file.py:Name; got {name!r}")
     if trusted is not None and (".py:" in name or name.split(".")[0] not in trusted):
-        raise ValueError(f"a checkpoint may only build classes of {', '.join(trusted)}; this one names {name!r}")
-    return _call(resolve(name), name, arguments)
+        raise ValueError(_untrusted(name, trusted))
+    target = resolve(name)
+    if trusted is not None and not (inspect.isclass(target) and target.__module__.split(".")[0] in trusted):
+        raise ValueError(_untrusted(name, trusted))
+    return _call(target, name, arguments)
+
+
+def _untrusted(name: str, trusted: Sequence[str]) -> str:
+    return f"a checkpoint may only build classes of {', '.join(trusted)}; this one names {name!r}"
 
 
 def _call(target: Any, name: str, arguments: dict[str, Any]) -> Any:
     if not callable(target):
         raise ValueError(f"{name} is not a class or function, so nothing can be built from it")
+    _check_arguments(target, name, arguments)
     try:
-        parameters = inspect.signature(target).parameters
+        return target(**arguments)
+    except TypeError as error:  # most often an argument of the wrong type
+        raise ValueError(f"{name} could not be built: {_one_line(error)}") from error
+
+
+def _check_arguments(target: Any, name: str, arguments: dict[str, Any]) -> None:
+    try:
+        parameters = inspect.signature(target).parameters.values()
     except ValueError:  # a built-in without a signature: let it judge its own arguments
-        parameters = {}
-    open_ended = not parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     for key in arguments:
-        if not open_ended and key not in parameters:
-            raise ValueError(f"{name} takes no argument {key!r}{_nearest(key, parameters)}")
-    missing = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    missing = [p for p in missing if p not in arguments]
+        if key not in named and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            raise ValueError(f"{name} takes no argument {key!r}{_nearest(key, named)}")
+    missing = [key for key, p in named.items() if p.default is p.empty and key not in arguments]
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}, which the config does not give")
-    return target(**arguments)
 
 
 def _attribute(owner: Any, attribute: str, where: str) -> Any:
@@ -84,15 +109,23 @@ def _attribute(owner: Any, attribute: str, where: str) -> Any:
         raise ValueError(f"{where} has no {attribute!r}{_nearest(attribute, names)}") from None
 
 
-def _nearest(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(names)) or 'none'}"
+def _nearest(name: str, names: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    shown = sorted(names)[:12]
+    return f"; there are: {', '.join(shown) or 'none'}{', ...' if len(shown) < len(names) else ''}"
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _module_from_file(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give the path from where you run the command")
-    spec = importlib.util.spec_from_file_location(f"steer_user_{path.stem}_{abs(hash(path.resolve()))}", path)
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]  # the same name in every process
+    spec = importlib.util.spec_from_file_location(f"steer_user_{path.stem}_{digest}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -100,5 +133,6 @@ def _module_from_file(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"{path} could not be run: {type(error).__name__}: {error}") from error
+        sys.modules.pop(spec.name, None)
+        raise ValueError(f"{path} could not be run: {_one_line(error)}") from error
     return module

@@ -34,8 +34,11 @@ def save(module: nn.Module, path: str | Path, recipe: dict[str, Any], **header: 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     metadata = {"steer": json.dumps({"format": "steer", "version": 1, "build": recipe, **header})}
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, str(scratch), metadata)
-    os.replace(scratch, path)
+    try:
+        save_file(tensors, str(scratch), metadata)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -48,9 +51,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); train or copy it again") from error
-    header = json.loads(metadata.get("steer", "null"))
+    try:
+        header = json.loads(metadata.get("steer", "null"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} has a header that is no JSON ({error}); train or copy it again") from error
     if not isinstance(header, dict) or header.get("format") != "steer" or "build" not in header:
         raise ValueError(f"{path} holds weights but not how to build their map; save it with steer.checkpoint.save")
+    if header.get("version") != 1:
+        raise ValueError(f"{path} has version {header.get('version')} of the format, this steer reads 1; update steer")
     return header
 
 
@@ -62,6 +70,8 @@ def load_module(path: str | Path) -> nn.Module:
     """
     header = read_header(path)
     module = build(header["build"], TRUSTED)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{path} describes a {type(module).__name__}, which holds no weights; save a module")
     with safe_open(str(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     expected = module.state_dict()
@@ -85,7 +95,9 @@ def load(name: str | Path) -> FlowMap:
     """
     module = load_module(find(name))
     if not isinstance(module, FlowMap):
-        raise ValueError(f"{name} holds a {type(module).__name__}, not a flow map; load it with the package it belongs to")
+        raise ValueError(
+            f"{name} holds a {type(module).__name__}, not a flow map; load it with the package it belongs to"
+        )
     return module
 
 
@@ -94,15 +106,14 @@ def find(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix == ".safetensors":
         return path
+    for candidate in (path / "map.safetensors", WEIGHTS / f"{name}.safetensors"):
+        if candidate.is_file():
+            return candidate
     if path.is_dir():
-        return path / "map.safetensors"
-    candidate = WEIGHTS / f"{name}.safetensors"
-    if candidate.is_file():
-        return candidate
+        raise ValueError(f"the folder {name} holds no map.safetensors; give the folder of a finished training run")
     raise ValueError(f"no map is called {str(name)!r}: shipped are {', '.join(shipped()) or 'none'}, or give a path")
 
 
 def shipped() -> list[str]:
     """Names of the maps in the package."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-

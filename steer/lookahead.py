@@ -28,9 +28,11 @@ class Lookahead(ABC):
     """lookahead(flow_map, x, t, cond, generator) -> Guesses, differentiable in x and t.
 
     `follows_flow` says that a guess does not change along dx/dt = b_t(x), as holds for X_{t,1}: (d_t + b . grad) L = 0.
+    `random` says that it draws, so that two calls differ.
     """
 
     follows_flow: bool = False
+    random: bool = False
 
     @abstractmethod
     def __call__(
@@ -131,6 +133,8 @@ class Posterior(Lookahead):
     Args:
         draws: how many, K.
     """
+
+    random = True
 
     def __init__(self, draws: int = 16):
         if draws < 1:

@@ -1,7 +1,7 @@
 """Resampling schemes: (log_w (P, N), generator) -> ancestors (P, N), each row on its own.
 
-All are unbiased: particle i has N w_i children on average, w the normalised weights. They differ in variance, systematic
-and stratified having the least. Reference: Douc, Cappe & Moulines 2005, arXiv cs/0507025.
+All are unbiased: particle i has N w_i children on average, w the normalised weights. They differ in variance,
+systematic and stratified having the least. Reference: Douc, Cappe & Moulines 2005, arXiv cs/0507025.
 """
 
 from collections.abc import Callable
@@ -16,43 +16,49 @@ Scheme = Callable[[Float[Tensor, "p n"], torch.Generator | None], Int[Tensor, "p
 def systematic(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None) -> Int[Tensor, "p n"]:
     """One uniform shift per row of a regular comb: N w_i rounded down or up."""
     p, n = log_w.shape
-    return _invert(log_w, (_uniform((p, 1), log_w, generator) + _teeth(n, log_w)) / n)
+    return _invert(_normalised(log_w), (_uniform((p, 1), log_w, generator) + _teeth(n, log_w)) / n)
 
 
 def stratified(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None) -> Int[Tensor, "p n"]:
     """One uniform in each of N equal strata."""
     p, n = log_w.shape
-    return _invert(log_w, (_uniform((p, n), log_w, generator) + _teeth(n, log_w)) / n)
+    return _invert(_normalised(log_w), (_uniform((p, n), log_w, generator) + _teeth(n, log_w)) / n)
 
 
 def multinomial(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None) -> Int[Tensor, "p n"]:
     """N independent draws."""
-    return _invert(log_w, _uniform(log_w.shape, log_w, generator).sort(dim=1).values)
+    return _invert(_normalised(log_w), _uniform(log_w.shape, log_w, generator).sort(dim=1).values)
 
 
 def residual(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None) -> Int[Tensor, "p n"]:
     """floor(N w_i) children for certain, the remaining places by independent draws from what is left over."""
-    n = log_w.shape[1]
-    expected = n * torch.softmax(log_w.double(), dim=1)
+    p, n = log_w.shape
+    expected = n * _normalised(log_w)
     certain = (expected + 1e-9).floor()  # a weight of exactly k/n must not lose a child to rounding
-    rows = []
-    for sure, rest in zip(certain.long(), (expected - certain).clamp_min(0), strict=True):
-        kept = torch.repeat_interleave(torch.arange(n, device=log_w.device), sure)
-        left = n - len(kept)
-        drawn = torch.multinomial(rest, left, replacement=True, generator=generator) if left else kept[:0]
-        rows.append(torch.cat((kept, drawn)))
-    return torch.stack(rows)
+    places = torch.arange(n, device=log_w.device).expand(p, n).contiguous()
+    kept = torch.searchsorted(certain.long().cumsum(dim=1), places, right=True)  # n where no certain child is left
+    drawn = _invert((expected - certain).clamp_min(0), _uniform((p, n), log_w, generator))
+    return torch.where(kept < n, kept, drawn)
 
 
 def effective_sample_size(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
     """(sum w)^2 / sum w^2 of each row, between 1 and N."""
-    return torch.exp(2 * torch.logsumexp(log_w, dim=1) - torch.logsumexp(2 * log_w, dim=1))
+    return (1 / _normalised(log_w).square().sum(dim=1)).to(log_w.dtype)
 
 
-def _invert(log_w: Tensor, u: Float[Tensor, "p n"]) -> Int[Tensor, "p n"]:
-    """Where sorted uniforms u fall in the cumulative weights."""
-    cumulative = torch.softmax(log_w.double(), dim=1).cumsum(dim=1)
-    return torch.searchsorted(cumulative / cumulative[:, -1:], u, right=True).clamp_max(log_w.shape[1] - 1)
+def _normalised(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p n"]:
+    """Weights that sum to one in each row, in float64. Raises ValueError where a row has none."""
+    w = torch.softmax(log_w.double(), dim=1)
+    if not w.isfinite().all():
+        row = int((~w.isfinite()).nonzero()[0, 0])
+        raise ValueError(f"row {row} of the log weights has NaN, +inf or nothing above -inf: mend the weights before")
+    return w
+
+
+def _invert(w: Float[Tensor, "p n"], u: Float[Tensor, "p n"]) -> Int[Tensor, "p n"]:
+    """Where uniforms u fall in the cumulative weights; the last place also takes a u rounded up to 1."""
+    cumulative = w.cumsum(dim=1)
+    return torch.searchsorted(cumulative / cumulative[:, -1:], u, right=True).clamp_max(w.shape[1] - 1)
 
 
 def _uniform(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Guided(flow_map, *guidances): a FlowMap whose velocity is bent. Its jumps follow the bent velocity by an ODE solver."""
+"""Guided(flow_map, *guidances): a FlowMap with a bent velocity. Its jumps follow the bent velocity by an ODE solver."""
 
 from abc import ABC, abstractmethod
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond, FlowMap
+from steer.flow_map import Cond, FlowMap, OdeMap
 from steer.interpolant import Time, batch_time
 from steer.solvers import Euler, Solver
 
@@ -45,6 +45,8 @@ class Guided(FlowMap):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
+        if steps < 1:
+            raise ValueError(f"Guided needs at least one step for its jumps; got steps={steps}")
         self.flow_map, self.guidances, self.schedule = flow_map, guidances, flow_map.schedule
         self.steps, self.solver, self.generator = steps, solver or Euler(), generator
 
@@ -56,8 +58,4 @@ class Guided(FlowMap):
         return v
 
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
-        s, t = batch_time(s, x), batch_time(t, x)
-        h = (t - s) / self.steps
-        for k in range(self.steps):
-            x = self.solver.step(lambda x, t: self.velocity(x, t, cond), x, s + k * h, h)
-        return x
+        return OdeMap(self, self.schedule, self.steps, self.solver)(x, s, t, cond)

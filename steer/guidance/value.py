@@ -31,7 +31,6 @@ class ValueGuidance(Guidance):
             raise ValueError(no_gradient(value.tilt.reward, "BestOfN"))
         self.value = value
 
-    @torch.enable_grad()
     def __call__(
         self,
         flow_map: FlowMap,
@@ -41,7 +40,12 @@ class ValueGuidance(Guidance):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b *shape"]:
         t = flow_map.schedule.inside(t)
-        x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self.value(flow_map, x, t, cond, generator).sum(), x)
+        watched = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)  # then stay differentiable
+        with torch.enable_grad():
+            x = x if watched and x.requires_grad else x.detach().requires_grad_()
+            v = self.value(flow_map, x, t, cond, generator)
+            if not v.requires_grad:
+                raise ValueError(no_gradient(self.value.tilt.reward, "BestOfN"))
+            (gradient,) = torch.autograd.grad(v.sum(), x, create_graph=watched)
         check_finite(gradient, f"the gradient of {name_of(self.value.tilt.reward)}", t)
         return expand(flow_map.schedule.c_t(t), x) * gradient

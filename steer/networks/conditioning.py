@@ -20,16 +20,17 @@ class TimeEmbedding(nn.Module):
     (Boffi et al. 2025, arXiv 2505.18825). Sines are taken in the precision of the times, never below float32.
     """
 
-    frequencies: Tensor
-
     def __init__(self, dim: int, features: int = 32, highest: float = 100.0):
         super().__init__()
-        frequencies = torch.exp(torch.linspace(0, math.log(highest), features // 2))
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        if features % 2:
+            raise ValueError(f"TimeEmbedding has as many sines as cosines, so features is even; got {features}")
+        self.features, self.highest = features, highest
         self.perceptron = nn.Sequential(nn.Linear(2 * features, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, s: Float[Tensor, "b"], t: Float[Tensor, "b"]) -> Float[Tensor, "b dim"]:
-        angles = torch.stack((s, t - s), dim=1)[:, :, None] * self.frequencies.to(s.dtype)
+        # Not a buffer: casting the module to half precision would round the frequencies.
+        powers = torch.linspace(0, math.log(self.highest), self.features // 2, dtype=s.dtype, device=s.device)
+        angles = torch.stack((s, t - s), dim=1)[:, :, None] * powers.exp()
         waves = torch.cat((angles.sin(), angles.cos()), dim=2).flatten(1)
         return self.perceptron(waves.to(self.perceptron[0].weight.dtype))
 
@@ -67,8 +68,9 @@ class ClassCondition(Condition):
     def forward(self, cond: Int[Tensor, "b"] | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is None:
             cond = torch.full((len(like),), -1, device=like.device)
-        if cond.ndim != 1 or cond.is_floating_point():
-            raise ValueError(f"class labels are integers of shape (B,); got {cond.dtype} of shape {tuple(cond.shape)}")
+        if cond.shape != like.shape[:1] or cond.is_floating_point():
+            got = f"{cond.dtype} of shape {tuple(cond.shape)}"
+            raise ValueError(f"class labels are integers of shape ({len(like)},), one per sample; got {got}")
         if ((cond < -1) | (cond >= self.classes)).any():
             raise ValueError(f"class labels are 0..{self.classes - 1}, or -1 for none; got {cond.unique().tolist()}")
         return self.table(cond % (self.classes + 1))  # -1 is the last row
@@ -86,11 +88,10 @@ class EmbeddingCondition(Condition):
         super().__init__()
         self.linear = nn.Linear(features, dim)
 
-    def forward(
-        self, cond: Float[Tensor, "b features"] | None, like: Float[Tensor, "b dim"]
-    ) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Float[Tensor, "b features"] | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is None:
             cond = like.new_zeros(len(like), self.linear.in_features)
-        if cond.ndim != 2 or cond.shape[1] != self.linear.in_features:
-            raise ValueError(f"an embedding has shape (B, {self.linear.in_features}); got {tuple(cond.shape)}")
+        expected = (len(like), self.linear.in_features)
+        if cond.shape != expected:
+            raise ValueError(f"embeddings have shape {expected}, one row per sample; got {tuple(cond.shape)}")
         return self.linear(cond.to(self.linear.weight.dtype))

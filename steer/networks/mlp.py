@@ -36,7 +36,8 @@ class Mlp(nn.Module):
         self, x: Float[Tensor, "b dim"], s: Float[Tensor, "b"], t: Float[Tensor, "b"], cond: Tensor | None = None
     ) -> Float[Tensor, "b dim"]:
         times = torch.stack((s, t), dim=1).to(x.dtype)
-        h = self.first(torch.cat((x / self.data_std, times), dim=1))
+        with torch.autocast(x.device.type, enabled=False):  # half precision would round the times
+            h = self.first(torch.cat((x / self.data_std, times), dim=1))
         h = nn.functional.silu(h + self.condition(cond, like=h))
         for layer in self.hidden:
             h = nn.functional.silu(layer(h))

@@ -79,7 +79,9 @@ class UNet(nn.Module):
             stage.extend(ResidualBlock(c, c, dim) for _ in range(blocks))
             skips.extend([c] * blocks)
             self.down.append(stage)
-        self.middle = nn.ModuleList([ResidualBlock(width, width, dim), Attention(width), ResidualBlock(width, width, dim)])
+        self.middle = nn.ModuleList(
+            [ResidualBlock(width, width, dim), Attention(width), ResidualBlock(width, width, dim)]
+        )
         for level, c in reversed(list(enumerate(channels))):
             stage = nn.ModuleList()
             for _ in range(blocks):
@@ -101,6 +103,11 @@ class UNet(nn.Module):
         t: Float[Tensor, "b"],
         cond: Tensor | None = None,
     ) -> Float[Tensor, "b c h w"]:
+        unit = self.patch * 2 ** (len(self.down) - 1)
+        if x.shape[-1] % unit or x.shape[-2] % unit:
+            raise ValueError(
+                f"this UNet takes images whose sides divide by {unit}; got {tuple(x.shape[-2:])}: pad them"
+            )
         embedding = self.times(s, t)
         embedding = F.silu(embedding + self.condition(cond, like=embedding))
         h = self.enter(F.pixel_unshuffle(x, self.patch))

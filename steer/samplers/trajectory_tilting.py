@@ -74,7 +74,8 @@ class TrajectoryTilting(Stepwise[Population]):
         resample_below: resample a prompt when its effective sample size falls below this fraction of its particles.
         eps: t -> noise level; the schedule's sigma_t by default.
         chi: t -> extra drift along grad r_t, weighted accordingly; none by default.
-        weighting: PathWeights() by default, or TransitionWeights().
+        weighting: PathWeights() by default, or TransitionWeights(), the default for look-aheads that draw: the noise of
+            their values cancels between one transition and the next, and along a path it would not.
         guide: whether grad r_t bends the drift. Without, nothing needs a gradient: the plain dynamics, reweighed by
             TransitionWeights (eps and chi of the guidance are then zero), which suits black-box rewards.
         resampling: one of steer.resampling.
@@ -106,7 +107,10 @@ class TrajectoryTilting(Stepwise[Population]):
             raise ValueError("guide=False leaves no drift to weigh: drop chi and weighting, or guide")
         self.lookahead, self.resample_below = lookahead or MapJump(), resample_below
         self.eps, self.chi, self.guide = eps, chi, guide
-        self.weighting = weighting or (PathWeights() if guide else TransitionWeights())
+        by_path = guide and not self.lookahead.random
+        if isinstance(weighting, PathWeights) and not by_path:
+            raise ValueError("PathWeights follow one function of (x, t), and this look-ahead draws: use TransitionWeights()")
+        self.weighting = weighting or (PathWeights() if by_path else TransitionWeights())
         self.resampling, self.search = resampling, search
         self.film, self.film_every = film, film_every or max(steps // 8, 1)
 

@@ -99,9 +99,9 @@ class Joint(Objective):
     Each part is the mean over its own samples, so that `diag_fraction` moves computation, not the balance of the sum.
 
     Args:
-        diagonal: what teaches the tangent; FlowMatching() by default.
+        diagonal: what teaches the tangent.
         off_diagonal: what teaches the jumps; None to train the velocity alone.
-        diag_fraction: part of each batch that goes to the diagonal.
+        diag_fraction: part of each batch that goes to the diagonal; below 1 it leaves a sample for the rest, if it can.
         diag_only_steps: first steps in which the whole batch does, before the diagonal is worth distilling.
         pairs: law of (s, t) off the diagonal.
     """
@@ -133,7 +133,8 @@ class Joint(Objective):
         return Loss(loss.total + residual, {**loss.terms, "off_diagonal": residual.detach()})
 
     def _diagonal_size(self, batch: int) -> int:
-        return min(max(round(batch * self.diag_fraction), 1), batch)
+        most = batch if self.diag_fraction == 1 else max(batch - 1, 1)
+        return min(max(round(batch * self.diag_fraction), 1), most)
 
 
 def _part(cond: Cond, rows: slice) -> Cond:

@@ -1,7 +1,7 @@
 """The Eulerian notion in its MeanFlow form: where a point lands does not change as it moves along the flow.
 
-d_s X_{s,t} + grad X_{s,t} b_s = 0 reads, in the average velocity, u_{s,t} = b_s + (t - s)(d_s u + grad u . b_s). MeanFlow
-puts the sample's own I_s' where b_s stands, in target and tangent alike, and holds the right side fixed:
+d_s X_{s,t} + grad X_{s,t} b_s = 0 reads, in the average velocity, u_{s,t} = b_s + (t - s)(d_s u + grad u . b_s).
+MeanFlow puts the sample's own I_s' where b_s stands, in target and tangent alike, and holds the right side fixed:
 
     L_off = E |u_{s,t}(I_s) - sg[I_s' + (t - s) (d_s u + grad u . I_s')]|^2.
 
@@ -35,7 +35,5 @@ class MeanFlow(PairObjective):
     ) -> Float[Tensor, "b"]:
         x_s = flow_map.schedule.interpolate(x0, x1, s)
         v = flow_map.schedule.path_velocity(x0, x1, s)
-        u, du = torch.func.jvp(
-            lambda x, s: flow_map.average_velocity(x, s, t, cond), (x_s, s), (v, torch.ones_like(s))
-        )
+        u, du = torch.func.jvp(lambda x, s: flow_map.average_velocity(x, s, t, cond), (x_s, s), (v, torch.ones_like(s)))
         return mean_square(u - (v + expand(t - s, x_s) * du).detach())

@@ -49,6 +49,13 @@ def test_networks_are_of_different_make():
     assert "LayerNorm" in kinds[1]
 
 
+def test_images_of_another_shape_are_refused(network):
+    with pytest.raises(ValueError, match="expected images of 1 channels, got 3"):
+        network(torch.rand(2, 3, 28, 28))
+    with pytest.raises(ValueError, match="28 x 28 pixels, got"):
+        PatchClassifier()(torch.rand(2, 1, 32, 32))
+
+
 def test_save_and_load(network, tmp_path):
     path = tmp_path / "new" / "judge.safetensors"
     save_classifier(path, network, notes={"accuracy": 0.92, "seed": 3})
@@ -67,7 +74,7 @@ def test_save_and_load(network, tmp_path):
 def test_settings_build_the_same_network(tmp_path):
     save_classifier(tmp_path / "a.safetensors", ResidualClassifier(classes=3, channels=3, width=8))
     assert load_classifier(tmp_path / "a.safetensors")(torch.rand(1, 3, 16, 16)).shape == (1, 3)
-    save_classifier(tmp_path / "b.safetensors", PatchClassifier(size=16, patch=8, width=8, depth=1))
+    save_classifier(tmp_path / "b.safetensors", PatchClassifier(size=16, width=8, depth=1))
     assert load_classifier(tmp_path / "b.safetensors")(torch.rand(1, 1, 16, 16)).shape == (1, 10)
 
 
@@ -118,3 +125,9 @@ def test_bad_files_are_told_on_one_line(tmp_path):
     refused(r"expected blocks.*of shape \(16,\), got \(8,\)")
     write(file, {"stem.weight": torch.zeros(8, 1, 4, 4)}, build=build)
     refused(r"expected .* got None")
+
+
+@pytest.mark.parametrize("name", checkpoint.shipped())
+def test_every_shipped_classifier_loads(name):
+    assert load_classifier(name)(images(2)).isfinite().all()
+    assert (checkpoint.SHIPPED / f"{name}.safetensors").stat().st_size < 16e6

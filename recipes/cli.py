@@ -1,0 +1,96 @@
+"""The command `steer`. What is slow to import is imported by the command that needs it."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+EPILOG = """\
+CONFIG is a shipped name, such as ring/steer, or the path of a YAML file; any key of it can be set, as in
+  steer sample fashion/steer tilt.scale=5 reward=my_file.py:my_function
+`steer list` shows what is shipped, `steer copy fashion/steer mine.yaml` gives a config of one's own to edit."""
+
+RUNS = {
+    "sample": "draw samples that a reward steers, beside unsteered ones",
+    "train": "learn a flow map, or a classifier, from data",
+    "tune": "tune a flow map to a reward",
+    "evaluate": "hold the samples of a flow map against data",
+}
+
+
+class OneLine(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"steer: error: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    steer = OneLine("steer", description="Train flow maps, steer them with a reward, and tune them to it.", epilog=EPILOG)
+    steer.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = steer.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, what in RUNS.items():
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument("config", metavar="CONFIG", help="a shipped name or the path of a YAML file")
+        command.add_argument("overrides", metavar="key=value", nargs="*", help="changes to the config")
+        command.add_argument("--quiet", action="store_true", help="no progress; print the run folder and nothing else")
+    commands.add_parser("list", help="show the shipped configs, maps and classifiers")
+    copy = commands.add_parser("copy", help="copy a shipped config, to edit it")
+    copy.add_argument("name", metavar="NAME")
+    copy.add_argument("dest", metavar="DEST", type=Path, help="a new file, or a folder")
+    for command in commands.choices.values():
+        command.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    return steer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0, 2 for bad input, 130 when interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments, rest = parser().parse_known_args(words)  # key=value may come before and after options
+    if strange := [word for word in rest if word.startswith("-") or arguments.command not in RUNS]:
+        parser().error(f"unrecognized arguments: {' '.join(strange)}")
+    try:
+        run(arguments, rest, "steer " + shlex.join(words))
+    except KeyboardInterrupt:
+        print(f"steer: interrupted{how_to_resume(words)}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if arguments.traceback:
+            raise
+        print(f"steer: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
+    """The command itself."""
+    if arguments.command == "list":
+        from recipes.listing import listing
+
+        print(listing())
+    elif arguments.command == "copy":
+        from recipes.copying import copy
+
+        print(copy(arguments.name, arguments.dest))
+    else:
+        from recipes.config import load
+
+        config = load(arguments.command, arguments.config, [*arguments.overrides, *rest])
+        recipe = getattr(import_module(f"recipes.{arguments.command}"), arguments.command)
+        print(recipe(config, command, arguments.quiet))
+
+
+def how_to_resume(words: Sequence[str]) -> str:
+    """What to type after Ctrl-C."""
+    if words[0] not in ("train", "tune"):
+        return "; nothing of it was kept"
+    again = [word for word in words if not word.startswith("run.resume=")]
+    return f"; to go on from its last checkpoint: {shlex.join(['steer', *again, 'run.resume=true'])}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Configs: a command's defaults, under a YAML file, under `key=value` from the command line.
+
+configs/<command>.yaml holds every key a command knows, its default and its meaning, `???` where there is none. The
+shipped configs are configs/<group>/<name>.yaml. A node with a `_target_` describes an object, and what may stand in it
+is for that object to say; a node with a new `_target_` takes the old one's place, keys and all. Everywhere else a key
+that the defaults do not have is refused.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+CONFIGS = Path(__file__).parent / "configs"
+MISSING = "???"
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", list: "a list in brackets"}
+
+
+def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
+    """The config of one run, complete and resolved.
+
+    Args:
+        command: whose keys and defaults: sample, train, tune or evaluate.
+        name: a shipped config ("fashion/steer") or the path of a YAML file.
+        overrides: "key=value", keys with dots, values in YAML; later ones win.
+
+    Raises:
+        ValueError: no such config, bad YAML, an unknown key, a value of the wrong type, or a key without a value.
+    """
+    defaults = read(CONFIGS / f"{command}.yaml")
+    file, line = read(find(name)), parse(overrides)
+    for given, where in ((file, name), (line, "the command line")):
+        refuse_unknown(given, defaults, command, where)
+    merged = merge(merge(defaults, file), line)
+    if gap := next(gaps(merged), None):
+        raise ValueError(f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add {gap}=...")
+    merged["run"]["dir"] = merged["run"]["dir"] or f"runs/{short_name(name)}"
+    return resolved(merged, name)
+
+
+def shipped() -> list[str]:
+    """The names of the shipped configs."""
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml"))
+
+
+def find(name: str) -> Path:
+    """The file behind a shipped name or a path."""
+    if name in shipped():
+        return CONFIGS / f"{name}.yaml"
+    path = Path(name)
+    if path.is_file():
+        return path
+    near = nearest(name, shipped(), cutoff=0.4)
+    raise ValueError(f"no config is called {name!r}{near}" + ("" if near else "; `steer list` shows what there is"))
+
+
+def short_name(name: str) -> str:
+    """What a run of this config is called: fashion/steer -> fashion-steer, path/to/mine.yaml -> mine."""
+    return name.replace("/", "-") if name in shipped() else Path(name).stem
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A YAML file as plain dictionaries, its ${interpolations} still in it."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold keys and values; got a {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def parse(overrides: Iterable[str]) -> dict[str, Any]:
+    """{"a": {"b": 1}} from ["a.b=1"]."""
+    for item in (overrides := list(overrides)):
+        if "=" not in item.lstrip("="):
+            raise ValueError(f"expected key=value, got {item!r}; write for instance seed=1")
+    try:
+        content = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+    except (YAMLError, OmegaConfBaseException, ValueError, AttributeError) as error:
+        raise ValueError(f"cannot read {' '.join(overrides)!r}: {error}; values are YAML") from error
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def refuse_unknown(given: dict, known: dict, command: str, where: str, path: str = "") -> None:
+    """Raises ValueError at the first key of `given` that `known` does not have."""
+    for key, value in given.items():
+        if key not in known:
+            near = nearest(key, known) or f"; it knows {', '.join(known)}"
+            raise ValueError(f"{where}: steer {command} knows no key {path + str(key)!r}{near}")
+        if is_section(known[key]):
+            if not isinstance(value, dict):
+                keys = ", ".join(known[key])
+                raise ValueError(f"{where}: {path + key} is a section with the keys {keys}; got {value!r}")
+            refuse_unknown(value, known[key], command, where, f"{path}{key}.")
+
+
+def is_section(value: Any) -> bool:
+    """Whether a default fixes which keys may stand below it: a dictionary that neither is empty nor names a target."""
+    return isinstance(value, dict) and bool(value) and "_target_" not in value
+
+
+def merge(old: dict[str, Any], new: dict[str, Any], path: str = "", in_target: bool = False) -> dict[str, Any]:
+    """`new` over `old`, each value checked against the type of the one it replaces."""
+    merged = dict(old)
+    for key, value in new.items():
+        merged[key] = over(old.get(key), value, f"{path}{key}", in_target or "_target_" in old)
+    return merged
+
+
+def over(old: Any, new: Any, path: str, in_target: bool) -> Any:
+    """What stands at `path` after `new` came over `old`."""
+    if isinstance(old, dict) and isinstance(new, dict) and new.get("_target_") in (None, old.get("_target_")):
+        return merge(old, new, f"{path}.", in_target)
+    if not fits(old, new) and not (in_target and new is None):
+        raise ValueError(f"{path} is {KINDS[type(old)]}, such as {old}; got {new!r}")
+    return new
+
+
+def fits(old: Any, new: Any) -> bool:
+    """Whether `new` can stand where `old` stood. Interpolations, texts and nothing-yet leave the judgment to the user."""
+    if type(old) not in KINDS or (isinstance(new, str) and new.startswith("${")):
+        return True
+    if isinstance(old, bool | int):
+        return type(new) is type(old)
+    if isinstance(old, float):  # a number for all prompts, or a list of one each
+        return isinstance(new, int | float | list) and not isinstance(new, bool)
+    return isinstance(new, list | str) or new is None
+
+
+def gaps(config: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The keys that still have no value."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from gaps(value, f"{path}{key}.")
+        elif value == MISSING:
+            yield f"{path}{key}"
+
+
+def resolved(merged: dict[str, Any], name: str) -> DictConfig:
+    """The interpolations filled in."""
+    try:
+        config = OmegaConf.create(merged)
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
+    OmegaConf.set_readonly(config, True)
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """ "; did you mean ...?", or nothing."""
+    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,89 @@
+"""From results to the pictures of a run folder: images where samples decode to images, points where they are points."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recipes import pictures
+from steer.data.stream import keyed_generator
+from steer.resampling import systematic
+from steer.samplers import Result
+
+Picture = tuple[str, Path]  # caption, file
+POINTS = 4096
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Draws into a run folder.
+
+    Args:
+        folder: the run folder.
+        shape: of one sample.
+        decode: samples -> images in [0, 1].
+        titles: what to call each prompt.
+    """
+
+    folder: Path
+    shape: tuple[int, ...]
+    decode: Callable[[Tensor], Tensor]
+    titles: Sequence[str]
+
+    def samples(self, panels: Mapping[str, Result], truth: Tensor | None = None) -> list[Picture]:
+        """grid.png: a panel for each result. Images are drawn in proportion to their weights, points as large as them."""
+        path = self.folder / "grid.png"
+        if self.shape == (2,):
+            clouds = [(title, *cloud(result)) for title, result in panels.items()]
+            pictures.plane(path, clouds, None if truth is None else truth.cpu())
+            law = "" if truth is None else " Outlined: where the law aimed at has half and nine tenths of its mass."
+            return [(f"{' | '.join(panels)}: the samples.{law}", path)]
+        if len(self.shape) == 3:
+            images = [(title, self.images(representatives(result))) for title, result in panels.items()]
+            pictures.grid(path, images, self.row_labels)
+            return [(f"{' | '.join(panels)}, from the same noise. A row for each prompt.", path)]
+        return []
+
+    def film(self, trace: Mapping[str, Tensor]) -> list[Picture]:
+        """filmstrip.png: what the look-ahead saw, if the sampler kept it."""
+        if "film" not in trace or not (self.shape == (2,) or len(self.shape) == 3):
+            return []
+        path, film = self.folder / "filmstrip.png", trace["film"]
+        shown = self.images(film) if len(self.shape) == 3 else film
+        pictures.filmstrip(path, shown, trace["film_t"], self.row_labels)
+        return [("What the look-ahead saw: where each particle was about to land, at each time.", path)]
+
+    def curves(self, trace: Mapping[str, Tensor], particles: int, base_reward: float | None) -> list[Picture]:
+        """curves.png: reward and effective sample size on the way."""
+        if not trace.keys() & {"reward", "ess"}:
+            return []
+        path = self.folder / "curves.png"
+        pictures.curves(path, trace, particles, base_reward)
+        return [("The reward where the particles were about to land, and how evenly they share the weight.", path)]
+
+    @property
+    def row_labels(self) -> list[str]:
+        """The titles, if there is anything to call the prompts."""
+        return list(self.titles) if any(self.titles) else []
+
+    def images(self, x: Tensor) -> Tensor:
+        """(..., *shape) -> images (..., C, H, W) in [0, 1], cut at its ends as any screen would."""
+        batch = x.shape[: -len(self.shape)]
+        with torch.no_grad():
+            return self.decode(x.flatten(0, len(batch) - 1)).unflatten(0, batch).clamp(0, 1).cpu()
+
+
+def representatives(result: Result, columns: int = 8, rows: int = 4) -> Tensor:
+    """Particles of each prompt, (P, n, *shape), drawn by their weights: about as many as a picture holds."""
+    n = columns if len(result.x) > 1 else columns * rows
+    ancestors = systematic(result.log_w.cpu(), keyed_generator("representatives"))
+    chosen = ancestors[:, :: max(ancestors.shape[1] // n, 1)][:, :n].to(result.x.device)
+    return torch.stack([x[index] for x, index in zip(result.x, chosen, strict=True)])
+
+
+def cloud(result: Result) -> tuple[Tensor, Tensor]:
+    """The points of all prompts (M, 2), and their weights (M,)."""
+    x, w = result.x[:, :POINTS].flatten(0, 1), result.log_w.softmax(1)[:, :POINTS].flatten()
+    return x.cpu(), w.cpu()

@@ -1,0 +1,104 @@
+"""How good is guidance alone? Eight Gaussians in the plane, a reward that dislikes the left half, no weights.
+
+    python -m recipes.figures.plane_guidance      # some minutes on one core
+
+r(x) = -x_0^2 where x_0 < 0, else 0. Shown is the fraction of samples right of zero and the worst mode's share, for
+trajectory tilting without resampling (plain, and corrected once by its final weights) and for the value-guided SDE.
+"""
+
+import math
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.integrate import quad
+
+from recipes.figures.cells import FOLDER, Cells
+from steer.analytic import ring
+from steer.guidance import Guided, ValueGuidance
+from steer.lookahead import Denoiser, Identity, Lookahead, MapJump, Posterior
+from steer.samplers import Result, Sde, TrajectoryTilting
+from steer.tilt import Tilt, Value
+
+SEEDS, PARTICLES, STEPS = 10, 1024, 100
+LOOKAHEADS: dict[str, Lookahead] = {"map": MapJump(), "denoiser": Denoiser(), "identity": Identity()}
+
+
+def reward(x: torch.Tensor) -> torch.Tensor:
+    """-x_0^2 on the left, nothing on the right."""
+    return -x[:, 0].clamp_max(0).square()
+
+
+def true_fraction() -> float:
+    """Share of the tilted law right of zero, by quadrature of the first coordinate."""
+    world = ring()
+
+    def density(x: float, tilted: bool) -> float:
+        parts = torch.exp(-0.5 * ((x - world.means[:, 0]) / 0.6) ** 2).sum()
+        return float(parts) * (math.exp(-(x**2)) if tilted else 1.0)
+
+    right = quad(density, 0, 12, args=(False,), points=[3.36, 4.75])[0]
+    return right / (right + quad(density, -12, 0, args=(True,), points=[-4.75, -3.36, -0.4])[0])
+
+
+def measure(result: Result) -> dict:
+    """Fractions right of zero over the seeds, plain and weighted, and one seed's samples for the picture."""
+    right = (result.x[..., 0] > 0).double()
+    weighted = (result.log_w.softmax(1) * right).sum(1)
+    plain = right.mean(1)
+    return {
+        "plain": float(plain.mean()),
+        "plain_std_error": float(plain.std() / SEEDS**0.5),
+        "weighted": float(weighted.mean()),
+        "weighted_std_error": float(weighted.std() / SEEDS**0.5),
+        "samples": result.x[0, :600].round(decimals=3).tolist(),
+    }
+
+
+def tilting(lookahead: Lookahead) -> dict:
+    """Trajectory tilting whose particles never meet."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(SEEDS, PARTICLES, 2, generator=generator, dtype=torch.float64)
+    sampler = TrajectoryTilting(STEPS, lookahead, resample_below=0.0)
+    return measure(sampler(ring(), x0, Tilt(reward), generator=generator))
+
+
+def value_guided(lookahead: Lookahead) -> dict:
+    """The SDE of the velocity b + c_t grad V."""
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(SEEDS, PARTICLES, 2, generator=generator, dtype=torch.float64)
+    guided = Guided(ring(), ValueGuidance(Value(Tilt(reward), lookahead)), generator=generator)
+    return measure(Sde(STEPS)(guided, x0, generator=generator))
+
+
+def draw(cells: dict[str, dict]) -> None:
+    """Samples of each method side by side, the fraction right of zero above."""
+    figure = Figure(figsize=(3 * len(cells) / 2, 6.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(cells) // 2, sharex=True, sharey=True).flatten()
+    for ax, (name, cell) in zip(axes, cells.items(), strict=True):
+        x, y = zip(*cell["samples"], strict=True)
+        ax.scatter(x, y, s=3, alpha=0.5, color="#2a6f97", linewidths=0)
+        ax.axvline(0, color="#999999", linewidth=0.8)
+        ax.set_title(f"{name}\n{cell['plain']:.1%} right of 0", fontsize=10)
+        ax.set_aspect("equal")
+        ax.set_xlim(-7, 7)
+        ax.set_ylim(-7, 7)
+    figure.suptitle(f"Guidance without weights; the tilted law has {true_fraction():.1%} right of 0", fontsize=12)
+    figure.savefig(FOLDER / "plane_guidance.png", dpi=130)
+
+
+def main() -> None:
+    table = Cells("plane_guidance")
+    cells = {f"FMTT drift, {n}": table.get(f"tilting {n}", lambda a=a: tilting(a)) for n, a in LOOKAHEADS.items()}
+    sources = {"posterior, 64 draws": Posterior(64), "map": MapJump(), "denoiser": Denoiser()}
+    cells |= {f"value, {n}": table.get(f"value {n}", lambda a=a: value_guided(a)) for n, a in sources.items()}
+    print(f"true fraction right of zero: {true_fraction():.4f}")
+    for name, cell in cells.items():
+        print(f"{name:28s} plain {cell['plain']:.4f} +- {cell['plain_std_error']:.4f}", end="")
+        print(f"   weighted once {cell['weighted']:.4f} +- {cell['weighted_std_error']:.4f}")
+    draw(cells)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""A Lightning run inside a run folder: logs, averages, checkpoints, pictures, and a way back after a kill."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+
+from recipes import run_folder
+from recipes.parts import make
+from steer.loops import CsvLog, Ema, LastCheckpoint, StepProgress, quiet as quiet_lightning
+
+LOG, CHECKPOINT = "log.csv", "last.ckpt"
+
+
+class Clock(Callback):
+    """Seconds of training, over all the times a run was resumed."""
+
+    def __init__(self) -> None:
+        self.before, self.start = 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self.before + time.perf_counter() - self.start if self.start else self.before
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before, self.start = self.seconds, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
+
+
+def fit(
+    loop: LightningModule,
+    data: LightningDataModule | None,
+    config: DictConfig,
+    folder: Path,
+    ema: Ema,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+) -> float:
+    """Trains from where the folder's checkpoint stands, or from the beginning; the loop ends with its averaged weights.
+
+    Other processes of a distributed run end here; only the first returns.
+
+    Returns:
+        Seconds of training, over all resumptions.
+
+    Raises:
+        ValueError: arguments that the Trainer does not take, a damaged checkpoint, a loss that is not finite.
+        KeyboardInterrupt: on Ctrl-C, with Lightning shut down.
+    """
+    clock, last = Clock(), LastCheckpoint(folder, config.checkpoint_every)
+    bar = [] if quiet else [StepProgress()]
+    trainer = trainer_of(config, folder, [ema, clock, *callbacks, last, *bar])
+    try:
+        with run_folder.shared(folder):
+            trainer.fit(loop, data, ckpt_path=readable(last.path), weights_only=True)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns one into the other
+            raise KeyboardInterrupt from None
+        raise
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
+    if not trainer.is_global_zero:
+        sys.exit(0)
+    ema.put_on(loop)
+    return clock.seconds
+
+
+def trainer_of(config: DictConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
+    """config.trainer, Lightning's own arguments, with our callbacks and logs."""
+    quiet_lightning()
+    ours = {
+        "callbacks": callbacks,
+        "logger": [CsvLog(folder / LOG), TensorBoardLogger(folder, name="", version="tensorboard")],
+        "default_root_dir": str(folder),
+        "enable_progress_bar": any(isinstance(callback, StepProgress) for callback in callbacks),
+        "enable_model_summary": False,
+    }
+    if taken := sorted(ours.keys() & config.trainer.keys()):
+        raise ValueError(f"trainer.{taken[0]} is set by the recipe; leave it out")
+    try:
+        return make(config.trainer, **ours)
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
+
+
+def readable(path: Path) -> Path | None:
+    """The checkpoint to resume from, if there is one. Raises ValueError if it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}); remove it and start anew") from error
+    return path

@@ -1,0 +1,108 @@
+"""From samples to figures."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rewards import Reward
+from steer.counting import Evaluations
+from steer.flow_map import Cond
+from steer.metrics import (
+    ClassAgreement,
+    Estimate,
+    HeldoutReward,
+    PairwiseDiversity,
+    cosine_diversity,
+    euclidean_diversity,
+)
+from steer.resampling import effective_sample_size
+from steer.samplers import Result
+
+Figures = dict[str, Any]
+NOTHING = Estimate(*torch.full((3,), torch.nan, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """measure(result) -> reward, held-out reward, judge's accuracy and diversity, under the weights of the samples.
+
+    Args:
+        reward: what was steered by, unscaled.
+        heldout: what was not.
+        judge: a classifier with `features`; without one, diversity is the Euclidean distance of the samples themselves.
+        decode: samples -> what the judge looks at.
+        cond: one condition per prompt.
+    """
+
+    reward: Reward | None
+    heldout: Reward | None
+    judge: nn.Module | None
+    decode: Callable[[Tensor], Tensor]
+    cond: Cond
+
+    def __call__(self, result: Result) -> Figures:
+        x, log_w = result.x, result.log_w
+        reward, heldout = self.mean(self.reward, x, log_w), self.mean(self.heldout, x, log_w)
+        accuracy = self.accuracy(x, log_w)
+        return {
+            "reward_mean": float(reward.mean),
+            "reward_std_error": float(reward.std_error),
+            "heldout_reward_mean": float(heldout.mean),
+            "heldout_reward_std_error": float(heldout.std_error),
+            "judge_accuracy": float(accuracy.mean),
+            "judge_accuracy_std_error": float(accuracy.std_error),
+            "diversity": self.diversity(x, log_w),
+        }
+
+    def mean(self, reward: Reward | None, x: Tensor, log_w: Tensor) -> Estimate:
+        """The mean of a reward, NaN without one."""
+        if reward is None:
+            return NOTHING
+        metric = HeldoutReward(reward)
+        metric.update(x, self.cond, log_w)
+        return metric.compute()
+
+    def accuracy(self, x: Tensor, log_w: Tensor) -> Estimate:
+        """How often the judge sees the label asked for, NaN without a judge or labels."""
+        if self.judge is None or not isinstance(self.cond, Tensor) or self.cond.is_floating_point():
+            return NOTHING
+        judge = self.judge
+        metric = ClassAgreement(lambda x: judge(self.decode(x)))
+        metric.update(x, self.cond, log_w)
+        return metric.compute()
+
+    def diversity(self, x: Tensor, log_w: Tensor) -> float:
+        """Mean distance between particles of a prompt, NaN with a single one."""
+        if x.shape[1] < 2:
+            return torch.nan
+        judge: Any = self.judge
+        metric = (
+            PairwiseDiversity(lambda x: x.flatten(1), euclidean_diversity)
+            if judge is None
+            else PairwiseDiversity(lambda x: judge.features(self.decode(x)), cosine_diversity)
+        )
+        metric.update(x, log_w)
+        return float(metric.compute())
+
+
+def of_population(result: Result) -> Figures:
+    """What the sampler says of itself: log Z (the mean over prompts), smallest ESS, number of resamplings, cost."""
+    ess = [effective_sample_size(result.log_w).min().item()]
+    if "ess" in result.trace:
+        ess.append(result.trace["ess"].min().item())
+    resampled = result.trace.get("resampled", torch.zeros(0))
+    return {
+        "log_z": None if result.log_z is None else float(result.log_z.double().mean()),
+        "log_z_of_prompts": None if result.log_z is None else result.log_z.double().tolist(),
+        "ess_min": min(ess),
+        "resamples": int(resampled.sum()),
+        "evaluations": asdict(result.evaluations),
+    }
+
+
+def total(evaluations: Evaluations) -> Figures:
+    """Evaluations as whole numbers."""
+    return {name: int(value) for name, value in asdict(evaluations).items()}

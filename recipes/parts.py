@@ -1,0 +1,204 @@
+"""From config to parts: what each command builds before it starts. Every mistake in a config ends here, in one line."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import Tensor, nn
+
+from recipes.config import nearest
+from rewards import Decoded, Reward, as_reward
+from steer import checkpoint
+from steer.analytic import GaussianMixture
+from steer.build import build, resolve
+from steer.data.stream import keyed_generator
+from steer.flow_map import Cond, FlowMap
+from steer.guidance import Unconditional
+from steer.samplers import Sampler
+from steer.tilt import Tilt
+
+
+def make(node: Any, **live: Any) -> Any:
+    """The object a config node describes, with objects that no config can hold as further arguments."""
+    plain = OmegaConf.to_container(node) if isinstance(node, DictConfig | ListConfig) else node
+    if not isinstance(plain, dict) or "_target_" not in plain:
+        raise ValueError(f"expected a node with a _target_ (a class to build); got {plain!r}")
+    try:
+        return build({**plain, **live})
+    except TypeError as error:
+        raise ValueError(f"{plain['_target_']} cannot be built from its config: {error}") from error
+
+
+def device_of(config: DictConfig) -> torch.device:
+    """config.device; "auto" takes a CUDA device if there is one."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try device=cpu") from error
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Model:
+    """A flow map with the shape of one sample, and what its checkpoint says of it ({} without one)."""
+
+    flow_map: FlowMap
+    shape: tuple[int, ...]
+    header: dict[str, Any]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision its samples are made in."""
+        tensors = [*self.flow_map.parameters(), *self.flow_map.buffers()]
+        return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+
+def model_of(config: DictConfig) -> Model:
+    """A shipped map, a folder, a .safetensors file, or a node that builds a flow map."""
+    header: dict[str, Any] = {}
+    if isinstance(config.model, str):
+        header = checkpoint.read_header(checkpoint.find(config.model))
+        flow_map: Any = checkpoint.load(config.model)
+    else:
+        flow_map = make(config.model)
+    if not isinstance(flow_map, FlowMap):
+        raise ValueError(f"model is a flow map, or the name or path of one; got a {type(flow_map).__name__}")
+    shape = config.shape or header.get("shape") or known_shape(flow_map)
+    return Model(flow_map.to(device_of(config)).eval(), tuple(shape), header)
+
+
+def known_shape(flow_map: FlowMap) -> tuple[int, ...]:
+    """The shape of one sample, where the map itself can say."""
+    if isinstance(flow_map, GaussianMixture):
+        return tuple(flow_map.means.shape[1:])
+    raise ValueError("the model does not say what shape its samples have; give it, as in shape=[1,28,28]")
+
+
+# --- what is asked of it ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Prompts:
+    """What the samples are asked to be: one condition per prompt, or none, and what to call each in a picture."""
+
+    cond: Cond
+    titles: list[str]
+
+    def __len__(self) -> int:
+        return len(self.titles)
+
+
+def prompts_of(config: DictConfig) -> Prompts:
+    """condition.labels, as numbers, as names among condition.names, or as free text; else `prompts` times nothing."""
+    labels, names = config.condition.labels, names_of(config.condition.names)
+    if labels is None:
+        if config.prompts < 1:
+            raise ValueError(f"prompts is at least 1; got {config.prompts}")
+        return Prompts(None, [""] * config.prompts)
+    if not labels:
+        raise ValueError("condition.labels is empty; give one label per prompt, or null")
+    if all(isinstance(label, str) for label in labels) and not names:
+        return Prompts(list(labels), list(labels))
+    numbers = [number_of(label, names) for label in labels]
+    titles = [names[k] if 0 <= k < len(names) else str(k) for k in numbers]
+    return Prompts(torch.tensor(numbers, device=device_of(config)), titles)
+
+
+def names_of(names: Any) -> list[str]:
+    """The class names: a list, or where in Python to find one."""
+    return [str(name) for name in (resolve(names) if isinstance(names, str) else names or [])]
+
+
+def number_of(label: Any, names: list[str]) -> int:
+    """A class label, given as a number or by name."""
+    if label in names:
+        return names.index(label)
+    if isinstance(label, int):
+        return label
+    raise ValueError(f"condition.labels holds numbers, or names among {', '.join(names)}; got {label!r}{nearest(label, names)}")
+
+
+def told(flow_map: FlowMap, config: DictConfig) -> FlowMap:
+    """The map as it is, or one that is not told the condition."""
+    return flow_map if config.condition.model else Unconditional(flow_map)
+
+
+def noise(config: DictConfig, shape: Sequence[int], prompts: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """x0 (prompts, particles, *shape), the same for the same seed on every device."""
+    if config.particles < 1:
+        raise ValueError(f"particles is at least 1; got {config.particles}")
+    x0 = torch.randn(prompts, config.particles, *shape, generator=keyed_generator("x0", config.seed), dtype=dtype)
+    return x0.to(device_of(config))
+
+
+# --- who judges -------------------------------------------------------------------------------------------------------
+def decode_of(config: DictConfig) -> Callable[[Tensor], Tensor]:
+    """What brings a sample to where rewards and eyes look at it: images in [0, 1], or points as they are."""
+    if config.reward_decode is None:
+        return nn.Identity()
+    return resolve(config.reward_decode) if isinstance(config.reward_decode, str) else make(config.reward_decode)
+
+
+def reward_of(node: Any, config: DictConfig) -> Reward | None:
+    """A reward from a node, or from the bare name of a reward, a class of rewards or a function; decoded if asked."""
+    if node is None:
+        return None
+    found = resolve(node) if isinstance(node, str) else make(node)
+    if isinstance(found, type):
+        found = make({"_target_": node})
+    reward = as_reward(found)
+    if config.reward_decode is not None:
+        reward = Decoded(reward, decode_of(config))
+    return reward.to(device_of(config))
+
+
+def tilt_of(config: DictConfig) -> Tilt | None:
+    """The reward and its scale, or None without a reward."""
+    reward, scale = reward_of(config.reward, config), config.tilt.scale
+    if reward is None:
+        return None
+    if isinstance(scale, ListConfig):
+        scale = torch.tensor(list(scale), dtype=torch.float64)
+    return Tilt(reward, scale).to(device_of(config))
+
+
+def judge_of(config: DictConfig) -> nn.Module | None:
+    """The classifier that judges, or None."""
+    return None if config.judge is None else make(config.judge).to(device_of(config))
+
+
+def sampler_of(node: Any) -> Sampler:
+    """A sampler from its node."""
+    sampler = make(node)
+    if not isinstance(sampler, Sampler):
+        raise ValueError(f"expected a sampler, one of steer.samplers; got a {type(sampler).__name__}")
+    return sampler
+
+
+# --- a rehearsal ------------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def rehearse(flow_map: FlowMap, x0: Tensor, cond: Cond, *rewards: Reward | None) -> None:
+    """One sample through the map and past every reward, so that parts that do not fit say so before the work begins."""
+    x, cond = x0[:1, 0], None if cond is None else cond[:1]
+    try:
+        x1 = flow_map.lookahead(x, 0.0, cond)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(f"the model cannot take samples of shape {tuple(x.shape[1:])}: {one_line(error)}") from error
+    for reward in rewards:
+        if reward is not None:
+            try_reward(reward, x1, cond)
+
+
+def try_reward(reward: Reward, x1: Tensor, cond: Cond) -> None:
+    """The reward of one sample, errors named."""
+    try:
+        Tilt(reward)(x1, cond, 0.0)
+    except (RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
+        name = type(reward.reward if isinstance(reward, Decoded) else reward).__name__
+        raise ValueError(f"{name} cannot judge samples of shape {tuple(x1.shape[1:])}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error."""
+    return f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"

@@ -1,0 +1,33 @@
+"""What every tuning objective is."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.flow_map import Cond, FlowMap
+from steer.samplers.base import Claim
+from steer.tilt import Tilt
+from steer.training.base import Loss
+
+
+class TuningObjective(ABC):
+    """objective(flow_map, base, tilt, x0, cond, generator) -> Loss, for noise x0 (B, *shape) and a frozen base.
+
+    `claim` says what the tuned model becomes: "maximiser" of the reward, "exact" or "biased" for the tilted law.
+    """
+
+    claim: Claim
+
+    @abstractmethod
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        base: FlowMap,
+        tilt: Tilt,
+        x0: Float[Tensor, "b *shape"],
+        cond: Cond,
+        generator: torch.Generator,
+    ) -> Loss:
+        """The loss on one batch; all randomness from the generator."""
