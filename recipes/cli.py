@@ -30,7 +30,9 @@ class OneLine(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    steer = OneLine("steer", description="Train flow maps, steer them with a reward, and tune them to it.", epilog=EPILOG)
+    steer = OneLine(
+        "steer", description="Train flow maps, steer them with a reward, and tune them to it.", epilog=EPILOG
+    )
     steer.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = steer.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, what in RUNS.items():
@@ -78,10 +80,11 @@ def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
         print(copy(arguments.name, arguments.dest))
     else:
         from recipes.config import load
+        from recipes.job import Job
 
         config = load(arguments.command, arguments.config, [*arguments.overrides, *rest])
         recipe = getattr(import_module(f"recipes.{arguments.command}"), arguments.command)
-        print(recipe(config, command, arguments.quiet))
+        print(recipe(Job(config, command, arguments.quiet)))
 
 
 def how_to_resume(words: Sequence[str]) -> str:

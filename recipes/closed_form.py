@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 from typing import NamedTuple
 
+from torch import Tensor
+
 from rewards import Linear, Quadratic
 from steer.analytic import GaussianMixture
+from steer.data.stream import keyed_generator
 from steer.flow_map import FlowMap
 from steer.tilt import Tilt
 
@@ -14,6 +17,10 @@ class ClosedForm(NamedTuple):
 
     law: GaussianMixture
     log_z: float
+
+    def draws(self, n: int = 20_000) -> Tensor:
+        """Exact samples of the tilted law, (n, d)."""
+        return self.law.sample(n, keyed_generator("truth", device=self.law.means.device))
 
 
 def closed_form(flow_map: FlowMap, tilt: Tilt | None) -> ClosedForm | None:

@@ -123,7 +123,7 @@ def over(old: Any, new: Any, path: str, in_target: bool) -> Any:
 
 
 def fits(old: Any, new: Any) -> bool:
-    """Whether `new` can stand where `old` stood. Interpolations, texts and nothing-yet leave the judgment to the user."""
+    """Whether `new` can stand where `old` stood. Where a text or nothing stood, anything can."""
     if type(old) not in KINDS or (isinstance(new, str) and new.startswith("${")):
         return True
     if isinstance(old, bool | int):

@@ -33,7 +33,7 @@ class Gallery:
     titles: Sequence[str]
 
     def samples(self, panels: Mapping[str, Result], truth: Tensor | None = None) -> list[Picture]:
-        """grid.png: a panel for each result. Images are drawn in proportion to their weights, points as large as them."""
+        """grid.png: a panel for each result. Images appear in proportion to their weights, points in size."""
         path = self.folder / "grid.png"
         if self.shape == (2,):
             clouds = [(title, *cloud(result)) for title, result in panels.items()]
@@ -60,7 +60,8 @@ class Gallery:
         if not trace.keys() & {"reward", "ess"}:
             return []
         path = self.folder / "curves.png"
-        pictures.curves(path, trace, particles, base_reward)
+        level = None if base_reward is None or base_reward != base_reward else base_reward
+        pictures.curves(path, trace, particles, level)
         return [("The reward where the particles were about to land, and how evenly they share the weight.", path)]
 
     @property

@@ -14,8 +14,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from recipes import run_folder
+from recipes.job import Job
 from recipes.parts import make
-from steer.loops import CsvLog, Ema, LastCheckpoint, StepProgress, quiet as quiet_lightning
+from steer.loops import CsvLog, Ema, LastCheckpoint, StepProgress
+from steer.loops import quiet as quiet_lightning
 
 LOG, CHECKPOINT = "log.csv", "last.ckpt"
 
@@ -47,11 +49,10 @@ class Clock(Callback):
 def fit(
     loop: LightningModule,
     data: LightningDataModule | None,
-    config: DictConfig,
     folder: Path,
+    job: Job,
     ema: Ema,
     callbacks: Sequence[Callback] = (),
-    quiet: bool = False,
 ) -> float:
     """Trains from where the folder's checkpoint stands, or from the beginning; the loop ends with its averaged weights.
 
@@ -64,9 +65,9 @@ def fit(
         ValueError: arguments that the Trainer does not take, a damaged checkpoint, a loss that is not finite.
         KeyboardInterrupt: on Ctrl-C, with Lightning shut down.
     """
-    clock, last = Clock(), LastCheckpoint(folder, config.checkpoint_every)
-    bar = [] if quiet else [StepProgress()]
-    trainer = trainer_of(config, folder, [ema, clock, *callbacks, last, *bar])
+    clock, last = Clock(), LastCheckpoint(folder, job.config.checkpoint_every)
+    bar = [] if job.quiet else [StepProgress()]
+    trainer = trainer_of(job.config, folder, [ema, clock, *callbacks, last, *bar])
     try:
         with run_folder.shared(folder):
             trainer.fit(loop, data, ckpt_path=readable(last.path), weights_only=True)

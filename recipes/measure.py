@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rewards import Reward
+from rewards.networks import Classifier
 from steer.counting import Evaluations
 from steer.flow_map import Cond
 from steer.metrics import (
@@ -32,14 +33,14 @@ class Measure:
     Args:
         reward: what was steered by, unscaled.
         heldout: what was not.
-        judge: a classifier with `features`; without one, diversity is the Euclidean distance of the samples themselves.
+        judge: a classifier; without one, diversity is the Euclidean distance of the samples themselves.
         decode: samples -> what the judge looks at.
         cond: one condition per prompt.
     """
 
     reward: Reward | None
     heldout: Reward | None
-    judge: nn.Module | None
+    judge: Classifier | None
     decode: Callable[[Tensor], Tensor]
     cond: Cond
 
@@ -78,7 +79,7 @@ class Measure:
         """Mean distance between particles of a prompt, NaN with a single one."""
         if x.shape[1] < 2:
             return torch.nan
-        judge: Any = self.judge
+        judge = self.judge
         metric = (
             PairwiseDiversity(lambda x: x.flatten(1), euclidean_diversity)
             if judge is None
@@ -103,6 +104,6 @@ def of_population(result: Result) -> Figures:
     }
 
 
-def total(evaluations: Evaluations) -> Figures:
+def whole(evaluations: Evaluations) -> Figures:
     """Evaluations as whole numbers."""
     return {name: int(value) for name, value in asdict(evaluations).items()}

@@ -1,5 +1,6 @@
-"""From config to parts: what each command builds before it starts. Every mistake in a config ends here, in one line."""
+"""From config to parts: what each command builds before it starts."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from recipes.config import nearest
 from rewards import Decoded, Reward, as_reward
+from rewards.networks import Classifier
 from steer import checkpoint
 from steer.analytic import GaussianMixture
 from steer.build import build, resolve
@@ -32,8 +34,9 @@ def make(node: Any, **live: Any) -> Any:
 
 
 def device_of(config: DictConfig) -> torch.device:
-    """config.device; "auto" takes a CUDA device if there is one."""
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    """config.device; "auto" takes a CUDA device if there is one, "gpu" is Lightning's word for it."""
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    name = {"auto": auto, "gpu": "cuda"}.get(config.device, config.device)
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -116,7 +119,9 @@ def number_of(label: Any, names: list[str]) -> int:
         return names.index(label)
     if isinstance(label, int):
         return label
-    raise ValueError(f"condition.labels holds numbers, or names among {', '.join(names)}; got {label!r}{nearest(label, names)}")
+    raise ValueError(
+        f"condition.labels holds numbers, or names among {', '.join(names)}; got {label!r}{nearest(label, names)}"
+    )
 
 
 def told(flow_map: FlowMap, config: DictConfig) -> FlowMap:
@@ -147,25 +152,33 @@ def reward_of(node: Any, config: DictConfig) -> Reward | None:
     found = resolve(node) if isinstance(node, str) else make(node)
     if isinstance(found, type):
         found = make({"_target_": node})
-    reward = as_reward(found)
+    reward, name = as_reward(found), node if isinstance(node, str) else node["_target_"]
     if config.reward_decode is not None:
         reward = Decoded(reward, decode_of(config))
+    reward.__name__ = re.split("[.:]", name)[-1]  # type: ignore[assignment]  # what error messages call it
     return reward.to(device_of(config))
 
 
-def tilt_of(config: DictConfig) -> Tilt | None:
-    """The reward and its scale, or None without a reward."""
-    reward, scale = reward_of(config.reward, config), config.tilt.scale
+def tilt_of(reward: Reward | None, config: DictConfig) -> Tilt | None:
+    """The reward at its scale, or None without a reward."""
+    scale = config.tilt.scale
     if reward is None:
         return None
     if isinstance(scale, ListConfig):
+        if len(scale) != len(prompts_of(config)):
+            raise ValueError(
+                f"tilt.scale has {len(scale)} numbers for {len(prompts_of(config))} prompts; give one each"
+            )
         scale = torch.tensor(list(scale), dtype=torch.float64)
     return Tilt(reward, scale).to(device_of(config))
 
 
-def judge_of(config: DictConfig) -> nn.Module | None:
+def judge_of(config: DictConfig) -> Classifier | None:
     """The classifier that judges, or None."""
-    return None if config.judge is None else make(config.judge).to(device_of(config))
+    judge = None if config.judge is None else make(config.judge)
+    if not isinstance(judge, Classifier | None):
+        raise ValueError(f"judge is a rewards.networks.Classifier, which has features; got a {type(judge).__name__}")
+    return judge if judge is None else judge.to(device_of(config))
 
 
 def sampler_of(node: Any) -> Sampler:
@@ -174,31 +187,3 @@ def sampler_of(node: Any) -> Sampler:
     if not isinstance(sampler, Sampler):
         raise ValueError(f"expected a sampler, one of steer.samplers; got a {type(sampler).__name__}")
     return sampler
-
-
-# --- a rehearsal ------------------------------------------------------------------------------------------------------
-@torch.no_grad()
-def rehearse(flow_map: FlowMap, x0: Tensor, cond: Cond, *rewards: Reward | None) -> None:
-    """One sample through the map and past every reward, so that parts that do not fit say so before the work begins."""
-    x, cond = x0[:1, 0], None if cond is None else cond[:1]
-    try:
-        x1 = flow_map.lookahead(x, 0.0, cond)
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise ValueError(f"the model cannot take samples of shape {tuple(x.shape[1:])}: {one_line(error)}") from error
-    for reward in rewards:
-        if reward is not None:
-            try_reward(reward, x1, cond)
-
-
-def try_reward(reward: Reward, x1: Tensor, cond: Cond) -> None:
-    """The reward of one sample, errors named."""
-    try:
-        Tilt(reward)(x1, cond, 0.0)
-    except (RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
-        name = type(reward.reward if isinstance(reward, Decoded) else reward).__name__
-        raise ValueError(f"{name} cannot judge samples of shape {tuple(x1.shape[1:])}: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error."""
-    return f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"

@@ -1,6 +1,7 @@
 """Progress bars for the loops of the library, on standard error."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,21 +11,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from steer.progress import shown_by
 
 
+COLUMNS = (
+    TextColumn("{task.description}"),
+    MofNCompleteColumn(),
+    BarColumn(),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(),
+)
+
+
 @contextmanager
 def bar(title: str, quiet: bool = False) -> Iterator[None]:
     """Inside the `with`, tracked loops draw a bar of that title; it goes when they are done."""
-    columns = (
-        TextColumn("{task.description}"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
 
-        def shown(steps: Sequence[Any]) -> Iterable[Any]:
-            return progress.track(steps, description=title)
+    def shown(steps: Sequence[Any]) -> Iterator[Any]:
+        with Progress(*COLUMNS, console=Console(stderr=True), transient=True) as progress:
+            yield from progress.track(steps, description=title)
 
+    if quiet or not sys.stderr.isatty():
+        yield
+    else:
         with shown_by(shown):
             yield

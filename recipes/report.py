@@ -16,7 +16,7 @@ CLAIMS = {
     "biased": "Biased: the samples lean toward the reward, but follow the tilted law only roughly, whatever the steps.",
     "maximiser": "Maximiser: the samples are chosen for a high reward, and follow no stated law.",
 }
-NUMBER = re.compile(r"[−+-]?[\d.,\u202f]+(e[−+-]?\d+)?( ± [\d.]+)?( ?[%s])?|[–]?")
+NUMBER = re.compile(r"[−+-]?([\d.,\u202f]+|inf)(e[−+-]?\d+)?( ± [\d.]+)?( ?[%s])?|[–]?")
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #20252b; --faint: #5d6672; --rule: #d9dde3; --page: #f7f8f9; --card: #fff; }
@@ -56,8 +56,11 @@ footer { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--rule
 footer p { margin: .15rem 0; color: var(--faint); font-size: .82rem; overflow-wrap: anywhere; }
 @media print {
   :root { --ink: #000; --faint: #444; --rule: #ccc; --page: #fff; --card: #fff; }
-  body { padding: 0; font-size: 11pt; }
-  figure, table { break-inside: avoid; }
+  body { padding: 0; font-size: 10pt; }
+  h1 { font-size: 16pt; }
+  .headline { gap: .5rem 2rem; }
+  .tables { gap: 0 2.5rem; }
+  figure, .table { break-inside: avoid; }
   .paper { border: 0; padding: 0; }
 }
 """
@@ -107,7 +110,8 @@ def write(
     """
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="claim">{escape(claim_line)}</p>', summary(headline)]
     parts += [figure(caption, Path(png)) for caption, png in pictures]
-    parts.append('<div class="tables">' + "".join(table(caption, rows) for caption, rows in tables) + "</div>")
+    if tables:
+        parts.append('<div class="tables">' + "".join(table(caption, rows) for caption, rows in tables) + "</div>")
     if config_text:
         parts.append(f"<details><summary>Configuration</summary><pre>{escape(config_text)}</pre></details>")
     if notes:
@@ -183,7 +187,7 @@ def plus_minus(value: float | None, std_error: float | None) -> str:
     """value ± s.e., the error to two significant digits and the value to the same decimal."""
     if value is None or not math.isfinite(value) or not std_error or not math.isfinite(std_error):
         return number(value)
-    decimals = max(1 - math.floor(math.log10(std_error)), 0)
+    decimals = max(1 - int(f"{std_error:.1e}".split("e")[1]), 0)
     return f"{value:.{decimals}f} ± {std_error:.{decimals}f}".replace("-", "−")
 
 

@@ -44,3 +44,20 @@ def cost(metrics: Figures) -> Table:
         ["seconds in all", number(metrics["base_seconds"]), number(metrics["seconds"])],
     ]
     return "The cost: evaluations per returned sample.", [["", "unsteered", "steered"], *rows]
+
+
+def spent_table(metrics: Figures) -> Table:
+    """What a tuning run cost in all."""
+    rows = [
+        *([name.replace("_", " ") + "s", n] for name, n in metrics["evaluations"].items()),
+        ["steps", metrics["steps"]],
+        ["seconds", metrics["seconds"]],
+        ["distance to the base's sample from the same noise", metrics["distance_to_base"]],
+    ]
+    return "The cost, in evaluations of single samples, and how far it went.", [["", "in all"], *rows]
+
+
+def logged_table(metrics: Figures) -> Table:
+    """The end of what was logged."""
+    rows = [[name, value] for name, value in metrics["logged"].items()]
+    return "What was logged, averaged over the last tenth of the run.", [["", "value"], *rows]

@@ -85,7 +85,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ValueError(f"{path}: expected a safetensors file, got {error}: fetch or train it again") from error
     header = parse(metadata.get("steer", "null"), path)
     found = {key: header.get(key) for key in FORMAT}
-    if found != FORMAT or "build" not in header:
+    if found != FORMAT or not isinstance(header.get("build"), dict):
         raise ValueError(f"{path}: expected the header of a classifier, {FORMAT}, got {found}: give another file")
     return header, tensors
 

@@ -1,1 +1,51 @@
-"""steer: train flow maps, steer them with a reward while they sample, and tune them to it."""
+"""steer: train flow maps, steer them with a reward while they sample, and tune them to it.
+
+`import steer` needs torch alone; training loops, data sets, metrics and tuning load what they need when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from steer import analytic, counting, guidance, lookahead, resampling, samplers
+from steer.checkpoint import load
+from steer.flow_map import FlowMap, OdeMap, ResidualMap
+from steer.interpolant import Linear, Schedule, Trigonometric, VariancePreserving
+from steer.tilt import NonFiniteReward, Tilt, Value
+
+if TYPE_CHECKING:
+    from steer import data, loops, metrics, networks, training, tuning
+
+LATER = ("data", "loops", "metrics", "networks", "training", "tuning")
+
+
+def __getattr__(name: str) -> Any:
+    if name in LATER:
+        return importlib.import_module(f"steer.{name}")
+    raise AttributeError(f"module 'steer' has no attribute {name!r}")
+
+
+__all__ = [
+    "FlowMap",
+    "Linear",
+    "NonFiniteReward",
+    "OdeMap",
+    "ResidualMap",
+    "Schedule",
+    "Tilt",
+    "Trigonometric",
+    "Value",
+    "VariancePreserving",
+    "analytic",
+    "counting",
+    "data",
+    "guidance",
+    "load",
+    "lookahead",
+    "loops",
+    "metrics",
+    "networks",
+    "resampling",
+    "samplers",
+    "training",
+    "tuning",
+]

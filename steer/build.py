@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import pkgutil
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -105,14 +106,16 @@ def _attribute(owner: Any, attribute: str, where: str) -> Any:
     try:
         return getattr(owner, attribute)
     except AttributeError:
-        names = [n for n in dir(owner) if not n.startswith("_")]
-        raise ValueError(f"{where} has no {attribute!r}{_nearest(attribute, names)}") from None
+        names = {*dir(owner), *(module.name for module in pkgutil.iter_modules(getattr(owner, "__path__", [])))}
+        public = {n for n in names if not n.startswith("_")}
+        raise ValueError(f"{where} has no {attribute!r}{_nearest(attribute, public)}") from None
 
 
 def _nearest(name: str, names: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    folded = {n.casefold(): n for n in sorted(names, reverse=True)}  # of Mlp and mlp, the class
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {folded[close[0]]!r}?"
     shown = sorted(names)[:12]
     return f"; there are: {', '.join(shown) or 'none'}{', ...' if len(shown) < len(names) else ''}"
 

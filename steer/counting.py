@@ -25,7 +25,7 @@ class Evaluations:
     reward_forward: float = 0
     reward_backward: float = 0
 
-    def per(self, samples: int) -> "Evaluations":
+    def per(self, samples: float) -> "Evaluations":
         """The counts divided by a number of samples."""
         return Evaluations(**{name: n / samples for name, n in asdict(self).items()})
 

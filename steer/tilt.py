@@ -16,13 +16,22 @@ from torch import Tensor, nn
 from steer import counting
 from steer.flow_map import Cond, FlowMap
 from steer.interpolant import Time
-from steer.lookahead import Lookahead
+from steer.lookahead import Guesses, Lookahead
 
 RewardFunction = Callable[..., Tensor]
 
 
 class NonFiniteReward(ValueError):
-    """A reward, or its gradient, was NaN or infinite. The message names the sample and the time."""
+    """A reward, or its gradient, was NaN or infinite, at one sample of the batch, and at one time if that is known."""
+
+    def __init__(self, problem: str, sample: int, t: float | None = None):
+        when = "" if t is None else f" at t = {t:.4g}"
+        super().__init__(f"{problem} for sample {sample}{when}; mend the reward there, or clip it (rewards.Clipped)")
+        self.problem, self.sample, self.t = problem, sample, t
+
+    def further(self, samples: int) -> "NonFiniteReward":
+        """The same, of a batch that has this many more samples in front."""
+        return NonFiniteReward(self.problem, self.sample + samples, self.t)
 
 
 class Tilt(nn.Module):
@@ -38,10 +47,10 @@ class Tilt(nn.Module):
     def __init__(self, reward: RewardFunction, scale: float | Tensor = 1.0):
         super().__init__()
         self.reward = reward
-        self.takes_cond = _accepts_two(reward)
+        self.cond_argument = _cond_argument(reward)
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64))
-        if not self.scale.isfinite().all():
-            raise ValueError(f"a tilt's scale is a finite number; got {scale}")
+        if self.scale.ndim > 1 or not self.scale.isfinite().all():
+            raise ValueError(f"a tilt's scale is a finite number, or one per prompt; got {scale}")
 
     @property
     def differentiable(self) -> bool:
@@ -49,24 +58,28 @@ class Tilt(nn.Module):
         return bool(getattr(self.reward, "differentiable", True))
 
     def rewards(self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None) -> Float[Tensor, "b"]:
-        """r(x), unscaled. Raises NonFiniteReward naming the sample (and the time, if given), ValueError on the shape."""
-        r = self.reward(x, cond) if self.takes_cond else self.reward(x)
-        if not isinstance(r, Tensor) or r.shape != x.shape[:1]:
-            got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
-            raise ValueError(f"a reward gives one number per sample, shape ({len(x)},); {name_of(self.reward)} gave {got}")
+        """r(x), unscaled. Raises NonFiniteReward naming the sample (and the time, if given), ValueError on a shape."""
+        r = self.reward(x, **({self.cond_argument: cond} if self.cond_argument else {}))
+        if not isinstance(r, Tensor) or r.shape != x.shape[:1] or not r.is_floating_point():
+            got = f"{tuple(r.shape)} of {r.dtype}" if isinstance(r, Tensor) else type(r).__name__
+            expected = f"one floating-point number per sample, shape ({len(x)},)"
+            raise ValueError(f"a reward gives {expected}; {name_of(self.reward)} gave {got}: mend what it returns")
         check_finite(r, name_of(self.reward), t)
         return counting.reward(r)
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None) -> Float[Tensor, "b"]:
-        r = self.rewards(x, cond, t)
-        return self.scale_for(len(r)).to(r.dtype) * r
+        return self.scaled(self.rewards(x, cond, t))
+
+    def scaled(self, rewards: Float[Tensor, "... b"]) -> Float[Tensor, "... b"]:
+        """scale * r, for rewards already known."""
+        return self.scale_for(rewards.shape[-1]).to(rewards) * rewards
 
     def scale_for(self, samples: int) -> Float[Tensor, "b"]:
         """The scale of each of `samples` particles, grouped by prompt, prompts in order."""
         if self.scale.ndim == 0:
             return self.scale.expand(samples)
         if samples % len(self.scale):
-            raise ValueError(f"the tilt has {len(self.scale)} scales, one per prompt; {samples} samples do not divide by it")
+            raise ValueError(f"a tilt with {len(self.scale)} scales, one per prompt, cannot share out {samples} samples")
         return self.scale.repeat_interleave(samples // len(self.scale))
 
     def with_scale(self, scale: float | Tensor) -> "Tilt":
@@ -95,15 +108,15 @@ class Value(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b"]:
         guesses = self.lookahead(flow_map, x, t, cond, generator)
-        return self.of(guesses.x1, guesses.log_w, t, cond)
+        return self.of(self.rewards(guesses, t, cond), guesses.log_w)
 
-    def of(
-        self, x1: Float[Tensor, "k b *shape"], log_w: Float[Tensor, "k b"], t: Time, cond: Cond = None
-    ) -> Float[Tensor, "b"]:
-        """The value of guesses already made."""
-        if len(x1) == 1:
-            return self.tilt(x1[0], cond, t) + log_w[0]
-        return torch.logsumexp(torch.stack([self.tilt(z, cond, t) for z in x1]) + log_w, dim=0)
+    def rewards(self, guesses: Guesses, t: Time, cond: Cond = None) -> Float[Tensor, "k b"]:
+        """r at every guess."""
+        return torch.stack([self.tilt.rewards(z, cond, t) for z in guesses.x1])
+
+    def of(self, rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"]) -> Float[Tensor, "b"]:
+        """The value of guesses whose rewards are known."""
+        return torch.logsumexp(self.tilt.scaled(rewards) + log_w, dim=0)
 
 
 def check_finite(values: Tensor, what: str, t: Time | None = None) -> None:
@@ -112,10 +125,10 @@ def check_finite(values: Tensor, what: str, t: Time | None = None) -> None:
     if finite.all():
         return
     i = int((~finite).nonzero()[0, 0])
-    when = "" if t is None else f" at t = {float(torch.as_tensor(t).expand(len(values))[i]):.4g}"
     value = values.detach()[i]
     shown = f"{float(value):g}" if value.ndim == 0 else "not finite"
-    raise NonFiniteReward(f"{what} is {shown} for sample {i}{when}; mend the reward there, or clip it (rewards.Clipped)")
+    when = None if t is None else float(torch.as_tensor(t).detach().expand(len(values))[i])
+    raise NonFiniteReward(f"{what} is {shown}", i, when)
 
 
 def name_of(reward: RewardFunction) -> str:
@@ -125,16 +138,20 @@ def name_of(reward: RewardFunction) -> str:
 
 def no_gradient(reward: RewardFunction, instead: str) -> str:
     """The message of a gradient method that was given a reward without one."""
-    why = getattr(reward, "why_not_differentiable", "it says differentiable = False")
+    if getattr(reward, "differentiable", True):
+        why = "torch cannot follow how its result comes from x"
+    else:
+        why = getattr(reward, "why_not_differentiable", "").rstrip(".") or "it says differentiable = False"
     return f"{name_of(reward)} has no gradient ({why}); use {instead}, which needs none"
 
 
-def _accepts_two(reward: RewardFunction) -> bool:
-    function = reward.forward if isinstance(reward, nn.Module) else reward
+def _cond_argument(reward: RewardFunction) -> str | None:
+    """The argument that receives cond: the one of that name, else a second one without a default."""
     try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
-        return False
+        parameters = inspect.signature(reward.forward if isinstance(reward, nn.Module) else reward).parameters
     except ValueError:  # a built-in without a signature
-        return False
-    return True
+        return None
+    if "cond" in parameters:
+        return "cond"
+    named = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+    return named[1].name if len(named) > 1 else None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recipes.pictures.mosaic import GAP, check_images, mosaic, tile_width
-from recipes.pictures.paper import FAINT, SMALL, Paper, width_of
+from recipes.pictures.paper import FAINT, SMALL, Paper, width_of, wrapped
 from recipes.pictures.point_clouds import check_points, scatter, window_of
 
 WIDTH, MARGIN, HEAD, APART = 1720, 20, 52, 16
@@ -38,7 +38,7 @@ def filmstrip(path: str | Path, film: Tensor, times: Tensor, row_labels: Sequenc
     kept = torch.linspace(0, len(film) - 1, min(len(film), FRAMES)).round().long()
     shown = film[kept, :ROWS].transpose(0, 1)
     strip = images if film.ndim == 6 else points
-    strip(path, shown, [f"{t:.2f}" for t in times[kept].tolist()], list(row_labels)[:ROWS])
+    strip(path, shown, [f"{t:.2f}" for t in times[kept].tolist()], wrapped(row_labels[:ROWS]))
 
 
 def images(path: str | Path, film: Tensor, times: list[str], labels: list[str]) -> None:

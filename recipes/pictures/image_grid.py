@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from recipes.pictures.mosaic import GAP, blank, check_images, mosaic, tile_width
-from recipes.pictures.paper import FAINT, LETTERS, SMALL, Paper, width_of
+from recipes.pictures.paper import FAINT, LETTERS, SMALL, Paper, width_of, wrapped
 
 WIDTH, MARGIN, APART, HEAD = 1720, 20, 56, 52
 
@@ -38,7 +38,7 @@ def grid(
     parts = [in_rows(title, images, columns)[:rows] for title, images in panels]
     if row_labels and len(row_labels) != (n := max(len(x) if x.ndim == 5 else 1 for _, x in panels)):
         raise ValueError(f"grid needs one row label per prompt, {n}; got {len(row_labels)}")
-    draw(path, [title for title, _ in panels], parts, list(row_labels)[:rows])
+    draw(path, [title for title, _ in panels], parts, wrapped(row_labels[:rows]))
 
 
 def in_rows(title: str, images: Tensor, columns: int) -> Tensor:
@@ -51,22 +51,19 @@ def in_rows(title: str, images: Tensor, columns: int) -> Tensor:
 
 
 def draw(path: str | Path, titles: list[str], parts: list[Tensor], labels: list[str]) -> None:
+    """Lays out the panels, (rows, columns, C, H, W) each."""
     across, down = sum(part.shape[1] for part in parts), max(len(part) for part in parts)
     left = MARGIN + (width_of(labels, SMALL) + 20 if labels else 0)
-    room = WIDTH - left - MARGIN - APART * (len(parts) - 1) + GAP * (len(parts) - 1)
+    room = WIDTH - left - MARGIN - (APART - GAP) * (len(parts) - 1)
     sheets = [mosaic(part, tile_width(part.shape, down, across, room)) for part in parts]
+    widths = [max(sheet.shape[1], width_of([title])) for sheet, title in zip(sheets, titles, strict=True)]
+    height = HEAD + max(sheet.shape[0] for sheet in sheets) + MARGIN
+    paper = Paper(left + sum(widths) + APART * (len(parts) - 1) + MARGIN, height)
     pitch = (sheets[0].shape[0] + GAP) // len(parts[0])
-    paper = Paper(
-        left
-        + sum(max(s.shape[1], width_of([t])) for s, t in zip(sheets, titles, strict=True))
-        + APART * (len(parts) - 1)
-        + MARGIN,
-        HEAD + max(s.shape[0] for s in sheets) + MARGIN,
-    )
     for i, label in enumerate(labels):
         paper.write(label, left - 20, HEAD + i * pitch + (pitch - GAP) / 2, SMALL, FAINT, ha="right")
-    for title, sheet in zip(titles, sheets, strict=True):
+    for title, sheet, width in zip(titles, sheets, widths, strict=True):
         paper.write(title, left, HEAD - 24, LETTERS)
         paper.lay(sheet, left, HEAD)
-        left += max(sheet.shape[1], width_of([title])) + APART
+        left += width + APART
     paper.save(path)

@@ -1,5 +1,6 @@
 """What every picture is drawn on: white paper measured in pixels, one sober palette, one size of letters."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def width_of(words: list[str], size: float = LETTERS) -> int:
     return max((int(np.ceil(box.width)) for box in drawn), default=0)
 
 
+def wrapped(labels: Sequence[str]) -> list[str]:
+    """Labels in at most three short lines each, what is longer ending in an ellipsis."""
+    return [textwrap.fill(label, 24, max_lines=3, placeholder=" …") for label in labels]
+
+
 def dress(axes: Axes, title: str) -> Axes:
     """Axes for curves: a title at the left, a light grid across, no box."""
     axes.set_title(title, fontsize=LETTERS, color=INK, loc="left", pad=9, parse_math=False)
@@ -70,13 +76,20 @@ def dress(axes: Axes, title: str) -> Axes:
 
 
 def write_numbers(axes: Axes) -> None:
-    """Few ticks, written out; the y axis ends on the ticks above and below what was drawn."""
-    down, up = axes.dataLim.intervaly
-    high = MaxNLocator(4, steps=STEPS).tick_values(down, up)
-    wide = MaxNLocator(5, steps=STEPS).tick_values(*axes.dataLim.intervalx)
-    axes.set_yticks(high, labels=written(high))
+    """Few ticks, written out; the y axis ends on the ticks above and below what was drawn, the x axis where it ends."""
+    across, up = apart(*axes.dataLim.intervalx), apart(*axes.dataLim.intervaly)
+    wide = MaxNLocator(5, steps=STEPS).tick_values(*across)
+    high = MaxNLocator(4, steps=STEPS).tick_values(*up)
     axes.set_xticks(wide, labels=written(wide))
-    axes.set(xlim=axes.dataLim.intervalx, ylim=(high[0], high[-1]))
+    axes.set_yticks(high, labels=written(high))
+    axes.set(xlim=across, ylim=(high[0], high[-1]))
+
+
+def apart(low: float, high: float) -> tuple[float, float]:
+    """Ends of an axis: one value gets room on either side, none gets (0, 1)."""
+    if low > high:
+        return 0.0, 1.0
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
 def written(ticks: Sequence[float]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
@@ -49,10 +50,11 @@ def plane(path: str | Path, panels: Sequence[tuple], truth: Tensor | None = None
         raise ValueError("plane needs at least one (title, points) panel; got none")
     for cloud in clouds:
         check_points(f"panel {cloud.title!r}", cloud.points, cloud.weights)
+    if truth is not None:
+        check_points("truth", truth, None)
     window = window_of([cloud.points for cloud in clouds] + ([] if truth is None else [truth]))
-    paper = Paper(
-        MARGIN + RIGHT + len(clouds) * (PANEL + APART) - APART, HEAD + PANEL + FOOT + (0 if truth is None else KEY)
-    )
+    foot = FOOT if truth is None else FOOT + KEY
+    paper = Paper(MARGIN + RIGHT + len(clouds) * (PANEL + APART) - APART, HEAD + PANEL + foot)
     for i, (title, points, weights) in enumerate(clouds):
         axes = paper.axes(MARGIN + i * (PANEL + APART), HEAD, PANEL, PANEL)
         axes.set_title(title, fontsize=LETTERS, color=INK, loc="left", pad=9, parse_math=False)
@@ -61,7 +63,7 @@ def plane(path: str | Path, panels: Sequence[tuple], truth: Tensor | None = None
             outline(axes, truth, window)
         axes.tick_params(labelsize=SMALL, labelcolor=FAINT, color=RULE, length=3, labelleft=i == 0, left=i == 0)
     if truth is not None:
-        words = "outlined: the law aimed at, half and nine tenths of its mass"
+        words = "outlined: 50% and 90% of the law aimed at"
         paper.write(words, paper.width - RIGHT, HEAD + PANEL + FOOT - 2, SMALL, OCHRE, ha="right")
     paper.save(path)
 
@@ -74,11 +76,15 @@ def check_points(what: str, points: Tensor, weights: Tensor | None) -> None:
         raise ValueError(f"{what} needs one weight per point, ({len(points)},); got {tuple(weights.shape)}")
     if not points.isfinite().all():
         raise ValueError(f"{what} has points that are NaN or infinite; look at the sampler's steps and reward")
+    if weights is not None and not (weights.min() >= 0 and 0 < weights.sum() < torch.inf):
+        raise ValueError(
+            f"{what} needs weights that are not negative, with a finite sum above 0; got {weights.sum():g}"
+        )
 
 
 def window_of(clouds: Sequence[Tensor]) -> Window:
     """The smallest square, and a little more, with the middle 99.8% of every cloud along each axis."""
-    ends = np.array([np.quantile(cloud.detach().cpu().numpy(), (0.001, 0.999), axis=0) for cloud in clouds])
+    ends = np.array([np.quantile(cloud.detach().double().cpu().numpy(), (0.001, 0.999), axis=0) for cloud in clouds])
     low, high = ends[:, 0].min(0), ends[:, 1].max(0)
     half = max(0.56 * float((high - low).max()), 1e-6)
     (x, y) = (low + high) / 2
@@ -87,30 +93,23 @@ def window_of(clouds: Sequence[Tensor]) -> Window:
 
 def scatter(axes: Axes, points: Tensor, weights: Tensor | None, window: Window, size: float = 5.0) -> None:
     """Dots, the fainter the more they are, in a square frame."""
-    xy = points.detach().cpu().numpy()
+    xy = points.detach().double().cpu().numpy()
     many = min(1500 / len(xy), 1.0)
-    area = 1.0 if weights is None else (weights / weights.mean()).detach().cpu().numpy()
-    axes.scatter(
-        *xy.T, s=size * area * max(many**0.25, 0.4), color=BLUE, alpha=max(0.75 * many**0.7, 0.03), linewidths=0
-    )
+    area = np.ones(len(xy)) if weights is None else (weights / weights.mean()).detach().double().cpu().numpy()
+    area, alpha = size * area * max(many**0.25, 0.4), max(0.75 * many**0.7, 0.03)
+    axes.scatter(xy[:, 0], xy[:, 1], s=area, color=BLUE, alpha=alpha, linewidths=0)
     axes.set(xlim=window.x, ylim=window.y, aspect="equal")
     for spine in axes.spines.values():
         spine.set_color(RULE)
     outside = int(((xy < [window.x[0], window.y[0]]) | (xy > [window.x[1], window.y[1]])).any(1).sum())
     if outside:
-        at: dict[str, Any] = {
-            "transform": axes.transAxes,
-            "ha": "right",
-            "va": "top",
-            "fontsize": SMALL,
-            "color": FAINT,
-        }
-        axes.text(0.985, 0.985, f"{outside} outside", **at)
+        at: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+        axes.text(0.985, 0.985, f"{outside} outside", fontsize=SMALL, color=FAINT, **at)
 
 
 def outline(axes: Axes, truth: Tensor, window: Window, bins: int = 120) -> None:
     """The regions of highest density that hold `MASSES` of the draws, from a histogram smoothed by 1.5 bins."""
-    draws = truth.detach().cpu().numpy()
+    draws = truth.detach().double().cpu().numpy()
     counts, x, y = np.histogram2d(draws[:, 0], draws[:, 1], bins=bins, range=[list(window.x), list(window.y)])
     density = gaussian_filter(counts.T, 1.5)
     ordered = np.sort(density.ravel())

@@ -32,7 +32,7 @@ class TimeEmbedding(nn.Module):
         powers = torch.linspace(0, math.log(self.highest), self.features // 2, dtype=s.dtype, device=s.device)
         angles = torch.stack((s, t - s), dim=1)[:, :, None] * powers.exp()
         waves = torch.cat((angles.sin(), angles.cos()), dim=2).flatten(1)
-        return self.perceptron(waves.to(self.perceptron[0].weight.dtype))
+        return self.perceptron(waves.to(next(self.perceptron.parameters()).dtype))
 
 
 class Condition(nn.Module, ABC):

@@ -113,7 +113,7 @@ class UNet(nn.Module):
         h = self.enter(F.pixel_unshuffle(x, self.patch))
         skips = []
         for stage in self.down:
-            for layer in stage:
+            for layer in stage.children():
                 if isinstance(layer, ResidualBlock):
                     h = layer(h, embedding)
                     skips.append(h)
@@ -122,7 +122,7 @@ class UNet(nn.Module):
         for layer in self.middle:
             h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
         for stage in self.up:
-            for layer in stage:
+            for layer in stage.children():
                 if isinstance(layer, ResidualBlock):
                     h = layer(torch.cat((h, skips.pop()), dim=1), embedding)
                 else:

@@ -12,13 +12,13 @@ from itertools import pairwise
 from typing import Generic, Literal, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steer import counting
 from steer.counting import Evaluations
 from steer.flow_map import Cond, FlowMap
-from steer.tilt import Tilt
+from steer.tilt import NonFiniteReward, Tilt
 
 Claim = Literal["exact", "biased", "maximiser"]
 State = TypeVar("State")
@@ -51,14 +51,18 @@ class Run:
     def __init__(self, flow_map: FlowMap, x0: Tensor, tilt: Tilt | None, cond: Cond, generator: torch.Generator | None):
         if x0.ndim < 3:
             raise ValueError(f"x0 has shape (prompts, particles, *shape); got {tuple(x0.shape)}. Use x0[None] for one prompt")
+        if x0.numel() == 0:
+            raise ValueError(f"x0 needs at least one prompt and one particle; got shape {tuple(x0.shape)}")
         if not x0.isfinite().all():
             raise ValueError("x0 has entries that are NaN or infinite; draw it with torch.randn")
         self.prompts, self.particles = x0.shape[:2]
         if cond is not None and len(cond) != self.prompts:
             raise ValueError(f"cond has one entry per prompt, {self.prompts} of them; got {len(cond)}")
-        self.flow_map, self.tilt = flow_map, tilt
+        if tilt is not None and tilt.scale.ndim and len(tilt.scale) != self.prompts:
+            raise ValueError(f"a tilt has one scale, or one per prompt, {self.prompts} of them; got {len(tilt.scale)}")
+        self.flow_map, self.tilt, self.device = flow_map, tilt, x0.device
         self.cond = _repeat(cond, self.particles)
-        self.device, self.generator = x0.device, generator
+        self.prompt = torch.arange(self.prompts).repeat_interleave(self.particles)  # of each sample of the batch
         seeds = torch.randint(2**62, (self.prompts,), generator=generator, device=generator.device if generator else "cpu")
         self.generators = [torch.Generator(x0.device).manual_seed(int(seed)) for seed in seeds]
         self.records: list[dict[str, Tensor]] = []
@@ -72,9 +76,18 @@ class Run:
         shape = (self.particles, *like.shape[1:])
         return torch.cat([torch.randn(shape, generator=g, dtype=like.dtype, device=like.device) for g in self.generators])
 
-    def ancestors(self, scheme: Callable, log_w: Float[Tensor, "p n"]) -> Tensor:
-        """A resampling scheme applied to each prompt with its own generator, as (P, N)."""
-        return torch.cat([scheme(row[None], g) for row, g in zip(log_w, self.generators, strict=True)])
+    def ancestors(self, scheme: Callable, log_w: Float[Tensor, "p n"], chosen: Bool[Tensor, "p"]) -> Int[Tensor, "p n"]:
+        """A resampling scheme applied to each chosen prompt with its own generator; the others stay as they are."""
+        stay = torch.arange(self.particles, device=self.device)[None]
+        rows = zip(log_w, self.generators, chosen.tolist(), strict=True)
+        return torch.cat([scheme(row[None], g) if due else stay for row, g, due in rows])
+
+    def batches(self, most: int | None, apart: bool = False) -> list[slice]:
+        """The batch in pieces of at most `most` samples, and with `apart` no two prompts in one piece."""
+        whole = self.particles if apart else self.prompts * self.particles
+        size = min(most or whole, whole)
+        ends = range(whole, self.prompts * self.particles + 1, whole)
+        return [slice(i, min(i + size, end)) for end in ends for i in range(end - whole, end, size)]
 
     def record(self, **row: Tensor | float) -> None:
         """Adds a row to the trace."""
@@ -168,14 +181,17 @@ class Stepwise(Sampler, Generic[State]):
         returned = result.x.shape[0] * result.x.shape[1]
         return replace(result, trace=run.trace(), evaluations=tally.per(returned))
 
-    def in_batches(self, function: Callable, run: Run, *tensors: Tensor):
-        """function(*parts, cond part) on at most max_batch samples at a time; the results, tensors or tuples, joined."""
-        size = self.max_batch or len(tensors[0])
-        starts = range(0, len(tensors[0]), size)
-        parts = [
-            function(*(x[i : i + size] for x in tensors), None if run.cond is None else run.cond[i : i + size])
-            for i in starts
-        ]
+    def in_batches(self, function: Callable, run: Run, *tensors: Tensor, apart: bool = False):
+        """function(*parts, cond part) on at most max_batch samples at a time; the results, tensors or tuples, joined.
+
+        With `apart`, samples of different prompts do not meet in a part, so that the part may draw for its prompt.
+        """
+        parts = []
+        for rows in run.batches(self.max_batch, apart):
+            try:
+                parts.append(function(*(x[rows] for x in tensors), None if run.cond is None else run.cond[rows]))
+            except NonFiniteReward as error:
+                raise error.further(rows.start) from None
         if isinstance(parts[0], Tensor):
             return torch.cat(parts)
         return type(parts[0])(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -198,8 +214,8 @@ class Stepwise(Sampler, Generic[State]):
 
 
 def log_mean_exp(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
-    """log of the mean weight of each row."""
-    return torch.logsumexp(log_w, dim=1) - torch.log(torch.tensor(float(log_w.shape[1])))
+    """log of the mean weight of each row; exactly 0 for weights of one."""
+    return torch.logsumexp(log_w, dim=1) - torch.logsumexp(torch.zeros_like(log_w), dim=1)
 
 
 def _repeat(cond: Cond, times: int) -> Cond:

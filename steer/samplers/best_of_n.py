@@ -48,5 +48,5 @@ class BestOfN(Sampler):
             log_w=drawn.log_w.new_zeros(len(best), 1),
             log_z=None,
             tilt=drawn.tilt[rows, best][:, None],
-            evaluations=drawn.evaluations.per(1 / x0.shape[1]),
+            evaluations=drawn.evaluations.per(1 / drawn.x.shape[1]),
         )

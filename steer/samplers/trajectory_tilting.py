@@ -122,6 +122,8 @@ class TrajectoryTilting(Stepwise[Population]):
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Population:
         if run.tilt is None:
             raise ValueError("TrajectoryTilting follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde")
+        if self.guide and torch.is_inference_mode_enabled():
+            raise ValueError("guidance needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
         if self.guide and not run.tilt.differentiable:
             raise ValueError(no_gradient(run.tilt.reward, "TrajectoryTilting(guide=False) or BestOfN"))
         zeros = x.new_zeros(run.prompts, run.particles)
@@ -159,12 +161,12 @@ class TrajectoryTilting(Stepwise[Population]):
         assert tilt is not None
         lookahead = Landed() if t == 1.0 and (self.lookahead.follows_flow or not self.guide) else self.lookahead
 
-        def part(x: Tensor, scale: Tensor, cond: Cond) -> Glance:
+        def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Glance:
             value = Value(tilt.with_scale(scale), lookahead)
             glance = glimpse if self.guide else peek
-            return glance(value, run.flow_map, x, t, cond, run.generator)
+            return glance(value, run.flow_map, x, t, cond, run.generators[int(prompt[0])])
 
-        return self.in_batches(part, run, x, tilt.scale_for(len(x)))
+        return self.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=lookahead.random)
 
     def select(self, run: Run, now: Population, t: float) -> Population:
         """Resampling where the weights of a prompt have grown uneven, or the search's selection; nothing at t = 1."""
@@ -176,16 +178,13 @@ class TrajectoryTilting(Stepwise[Population]):
             ancestors = self.search(run.by_prompt(now.glance.value)) if due else None
         else:
             chosen = effective_sample_size(now.log_w) < self.resample_below * run.particles
-            ancestors = run.ancestors(self.resampling, now.log_w) if chosen.any() else None
+            ancestors = run.ancestors(self.resampling, now.log_w, chosen) if chosen.any() else None
         now = self.record(run, now, t, chosen)
         return now if ancestors is None else descend(run, now, ancestors, chosen)
 
     def record(self, run: Run, now: Population, t: float, chosen: Tensor) -> Population:
         """Keeps the figures of this step, and the film."""
-        assert run.tilt is not None
-        scale = run.by_prompt(run.tilt.scale_for(len(now.x))).to(now.log_w)
-        weights = torch.softmax(now.log_w, dim=1)
-        reward = (weights * run.by_prompt(now.glance.value) / scale).sum(1)
+        reward = (torch.softmax(now.log_w, dim=1) * run.by_prompt(now.glance.reward)).sum(1)
         run.record(t=t, ess=effective_sample_size(now.log_w), resampled=chosen, reward=reward)
         if self.film and (now.steps % self.film_every == 0 or t == 1.0):
             run.record(film=run.by_prompt(now.glance.guess)[:, : self.film], film_t=t)
@@ -194,9 +193,7 @@ class TrajectoryTilting(Stepwise[Population]):
 
 def descend(run: Run, now: Population, ancestors: Tensor, chosen: Tensor) -> Population:
     """The population after resampling the chosen prompts: every per-particle tensor re-indexed, weights moved to log Z."""
-    stay = torch.arange(run.particles, device=run.device).expand_as(ancestors)
-    offset = torch.arange(run.prompts, device=run.device)[:, None] * run.particles
-    index = (torch.where(chosen[:, None], ancestors, stay) + offset).flatten()
+    index = (ancestors + torch.arange(run.prompts, device=run.device)[:, None] * run.particles).flatten()
     log_w = torch.where(chosen[:, None], torch.zeros_like(now.log_w), now.log_w)
     log_z = torch.where(chosen, now.log_z + log_mean_exp(now.log_w), now.log_z)
     return Population(now.x[index], Glance(*(part[index] for part in now.glance)), log_w, log_z, now.steps)
@@ -217,15 +214,16 @@ def glimpse(
     x = x.detach().requires_grad_()
     times = batch_time(t, x).clone().requires_grad_(not follows)
     guesses, velocity = value.lookahead.with_velocity(flow_map, x, times, cond, generator)
-    v = value.of(guesses.x1, guesses.log_w, times, cond)
-    inputs = [x] if follows else [x, times]
-    if not v.requires_grad:
+    rewards = value.rewards(guesses, times, cond)
+    if not rewards.requires_grad:
         raise ValueError(no_gradient(value.tilt.reward, "TrajectoryTilting(guide=False) or BestOfN"))
+    v = value.of(rewards, guesses.log_w)
+    inputs = [x] if follows else [x, times]
     gradients = torch.autograd.grad(v.sum(), inputs, allow_unused=True, materialize_grads=True)
     check_finite(gradients[0], f"the gradient of {name_of(value.tilt.reward)}", t)
     gradient, v, times = t * gradients[0], v.detach(), times.detach()
     rate = v if follows else v + t * gradients[1] + (gradient * velocity).flatten(1).sum(1)
-    return Glance(v, velocity, gradient, rate.to(v.dtype), guesses.x1[0].detach())
+    return Glance(v, velocity, gradient, rate.to(v.dtype), mean(rewards, guesses.log_w), guesses.x1[0].detach())
 
 
 def peek(
@@ -233,5 +231,11 @@ def peek(
 ) -> Glance:
     """V_t(x) alone, for dynamics that are not guided: gradient and rate are zero and not used."""
     guesses, velocity = value.lookahead.with_velocity(flow_map, x, t, cond, generator)
-    v = value.of(guesses.x1, guesses.log_w, t, cond)
-    return Glance(v, velocity, torch.zeros_like(x), torch.zeros_like(v), guesses.x1[0])
+    rewards = value.rewards(guesses, t, cond)
+    v = value.of(rewards, guesses.log_w)
+    return Glance(v, velocity, torch.zeros_like(x), torch.zeros_like(v), mean(rewards, guesses.log_w), guesses.x1[0])
+
+
+def mean(rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"]) -> Float[Tensor, "b"]:
+    """The mean reward of weighted guesses."""
+    return (log_w.exp() * rewards).sum(0).detach()

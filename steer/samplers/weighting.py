@@ -18,6 +18,7 @@ class Glance(NamedTuple):
         velocity: b_t(x).
         gradient: grad r_t(x), r_t = t V_t.
         rate: (d_t + b . grad) r_t, (B,).
+        reward: mean of r over the guesses, unscaled, (B,).
         guess: the first guess of where x will land.
     """
 
@@ -25,6 +26,7 @@ class Glance(NamedTuple):
     velocity: Tensor
     gradient: Tensor
     rate: Tensor
+    reward: Tensor
     guess: Tensor
 
 

@@ -68,7 +68,7 @@ class Direct(TuningObjective):
         if not tilt.differentiable:
             raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)"))
         z = self.rollout(flow_map, x0, cond, generator)
-        gain = tilt(z, cond)
+        gain = tilt(z, cond, 1.0)
         if not gain.requires_grad:
             raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)"))
         z.register_hook(lambda g: check_finite(g, f"the gradient of {name_of(tilt.reward)}", 1.0))

@@ -10,7 +10,7 @@ from torch import nn
 from steer.flow_map import ResidualMap
 
 
-def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -> ResidualMap:
+def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: int | None = None) -> ResidualMap:
     """Freezes the map's network and puts a trainable rank-r update beside every linear and convolution layer, in place.
 
     Args:
@@ -20,6 +20,8 @@ def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -
     """
     from peft import LoraConfig, get_peft_model
 
+    if rank < 1:
+        raise ValueError(f"LoRA needs a rank of at least 1; got {rank}. For full weights, leave it out")
     layers = [name for name, layer in flow_map.network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=layers)
     network: Any = flow_map.network

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond, FlowMap
+from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.samplers.base import Claim
 from steer.tilt import Tilt
 from steer.training.base import Loss
@@ -23,7 +23,7 @@ class TuningObjective(ABC):
     @abstractmethod
     def __call__(
         self,
-        flow_map: FlowMap,
+        flow_map: ResidualMap,
         base: FlowMap,
         tilt: Tilt,
         x0: Float[Tensor, "b *shape"],

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
-from steer.interpolant import expand
 
 
 class Rollout(ABC):
@@ -69,8 +68,8 @@ class EulerSteps(Rollout):
     def __call__(
         self, flow_map: FlowMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
     ) -> Float[Tensor, "b *shape"]:
-        x, h = x0, torch.full((len(x0),), 1 / self.steps, device=x0.device)
+        x = x0
         for k in range(self.steps):
             with torch.set_grad_enabled(torch.is_grad_enabled() and k >= self.steps - self.last):
-                x = x + expand(h, x) * flow_map.velocity(x, k / self.steps, cond)
+                x = x + flow_map.velocity(x, k / self.steps, cond) / self.steps
         return x

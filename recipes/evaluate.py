@@ -1,0 +1,73 @@
+"""steer evaluate: how near a map's samples are to the data, by each way of sampling, beside data against data."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes import parts, report, run_folder
+from recipes.drawing import Gallery
+from recipes.job import Job
+from recipes.measure import Figures, Measure
+from recipes.progress import bar
+from recipes.publish import publish
+from recipes.rehearsal import rehearse
+from recipes.tables import Table
+from recipes.yardsticks import Yardstick
+from steer.data.stream import keyed_generator
+from steer.samplers import Result, Sampler
+
+FLOOR = "data against data"
+
+
+def evaluate(job: Job) -> Path:
+    """Runs the config and returns the run folder."""
+    config = job.config
+    model, prompts, yardstick = parts.model_of(config), parts.prompts_of(config), parts.make(config.yardstick)
+    samplers = {name: parts.sampler_of(node) for name, node in config.samplers.items()}
+    flow_map, decode = parts.told(model.flow_map, config), parts.decode_of(config)
+    if not isinstance(yardstick, Yardstick):
+        raise ValueError(f"yardstick is one of recipes.yardsticks; got a {type(yardstick).__name__}")
+    if not samplers:
+        raise ValueError("samplers is empty; name at least one, as in samplers.1_jump._target_=steer.samplers.Jump")
+    x0 = parts.noise(config, model.shape, len(prompts), model.dtype)
+    rehearse(flow_map, x0, Measure(None, None, None, decode, prompts.cond))
+    folder = run_folder.create(config)
+
+    def run(name: str, sampler: Sampler) -> tuple[Result, Figures]:
+        generator, start = keyed_generator("evaluate", config.seed, device=x0.device), time.perf_counter()
+        with bar(name, job.quiet):
+            result = sampler(flow_map, x0, None, prompts.cond, generator)
+        seconds = time.perf_counter() - start
+        images = decode(result.x.flatten(0, 1)).unflatten(0, result.x.shape[:2]).cpu()
+        labels = prompts.cond.cpu() if config.condition.model and prompts.cond is not None else None
+        evaluations = {"network_forward": result.evaluations.network_forward, "seconds": seconds}
+        return result, {**yardstick(images, labels), **evaluations}
+
+    with torch.no_grad():
+        results = {name: run(name, sampler) for name, sampler in samplers.items()}
+        floor = yardstick.floor(x0.shape[0] * x0.shape[1])
+    metrics: Figures = {
+        "method": "evaluate",
+        "samples": x0.shape[0] * x0.shape[1],
+        "samplers": {name: figures for name, (_, figures) in results.items()},
+        "floor": floor,
+    }
+    gallery = Gallery(folder, model.shape, decode, prompts.titles)
+    drawn = gallery.samples({name.replace("_", " "): result for name, (result, _) in results.items()})
+    whose = config.model if isinstance(config.model, str) else "the map"
+    claim_line = f"The samples of {whose}, held against data."
+    return publish(folder, job, metrics, f"Evaluation: {folder.name}", claim_line, drawn, [table(metrics)])
+
+
+def table(metrics: Figures) -> Table:
+    """A row for each sampler, and one for data against data."""
+    rows: dict[str, Figures] = {**metrics["samplers"], FLOOR: metrics["floor"]}
+    names = [name for name in next(iter(rows.values())) if not name.endswith("std_error")]
+    body: list[list[Any]] = [
+        [row.replace("_", " "), *(report.plus_minus(f.get(name), f.get(f"{name}_std_error")) for name in names)]
+        for row, f in rows.items()
+    ]
+    caption = f"{metrics['samples']:,} samples each. A distance is as good as it gets at the last row's."
+    return caption, [["", *(name.replace("_", " ") for name in names)], *body]

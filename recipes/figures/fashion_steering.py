@@ -1,0 +1,126 @@
+"""Steering the unconditional map to a class, at equal evaluations: trajectory tilting against best of N.
+
+    python -m recipes.figures.fashion_steering    # about half an hour on two cores
+
+Every method may spend 40, 80 or 150 forward-equivalents of the network per returned sample (a backward is priced at two
+forwards). The reward is the log-probability of the wanted class under one classifier; another, of different make and
+seed, judges. Ten classes, 16 samples each, three seeds.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import steer
+from recipes.figures.cells import FOLDER, Cells
+from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
+from steer.guidance import Unconditional
+from steer.lookahead import Denoiser, MapJump
+from steer.metrics import ClassAgreement, PairwiseDiversity
+from steer.samplers import BestOfN, Jump, Sampler, TrajectoryTilting
+from steer.tilt import Tilt
+
+SEEDS, PARTICLES, CLASSES, SCALE, JUMPS = 3, 16, 10, 3.0, 4
+BUDGETS = (40, 80, 150)
+STEER_BY, JUDGE_BY = "fashion-patch", "fashion-residual"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler for a budget of forward-equivalents, and how many candidates it wants per returned sample."""
+
+    sampler: Callable[[int], Sampler]
+    candidates: Callable[[int], int] = lambda budget: 1
+
+
+METHODS = {
+    "FMTT, map look-ahead": Method(lambda b: TrajectoryTilting(b // 4, MapJump(), max_batch=160)),
+    "FMTT, denoiser look-ahead": Method(lambda b: TrajectoryTilting(b // 3 - 1, Denoiser(), max_batch=160)),
+    "best of N, 4 jumps": Method(lambda b: BestOfN(Jump(JUMPS, max_batch=320)), lambda b: b // JUMPS),
+    "best of N, 1 jump": Method(lambda b: BestOfN(Jump(1, max_batch=320)), lambda b: b),
+}
+
+
+def measure(method: Method, budget: int, seed: int) -> dict:
+    """One cell: reward, judge's accuracy, diversity and what was spent."""
+    flow_map = Unconditional(steer.load("fashion"))
+    judge = load_classifier(JUDGE_BY)
+    reward = Decoded(ClassLogProbability(load_classifier(STEER_BY)), from_signed)
+    generator, n = torch.Generator().manual_seed(seed), method.candidates(budget)
+    prompts, particles = (CLASSES, PARTICLES) if n == 1 else (CLASSES * PARTICLES, n)
+    labels = torch.arange(CLASSES).repeat_interleave(prompts // CLASSES)
+    x0 = torch.randn(prompts, particles, 1, 28, 28, generator=generator)
+    result = method.sampler(budget)(flow_map, x0, Tilt(reward, SCALE), labels, generator)
+    x, log_w = result.x.reshape(CLASSES, PARTICLES, 1, 28, 28), result.log_w.reshape(CLASSES, PARTICLES)
+    return {**judged(x, log_w, reward, judge), "evaluations": vars(result.evaluations)}
+
+
+def judged(x: Tensor, log_w: Tensor, reward: torch.nn.Module, judge: torch.nn.Module) -> dict:
+    """What the reward and the judge say of samples (classes, particles, ...), plain and weighted."""
+    classes = torch.arange(len(x))
+    images = from_signed(x)
+    plain, weighted = ClassAgreement(judge), ClassAgreement(judge)
+    plain.update(images, classes)
+    weighted.update(images, classes, log_w=log_w)
+    diversity = PairwiseDiversity(judge.features)
+    diversity.update(images)
+    with torch.no_grad():
+        rewards = reward(x.flatten(0, 1), classes.repeat_interleave(x.shape[1]))
+    return {
+        "reward": float(rewards.mean()),
+        "accuracy": float(plain.compute().mean),
+        "accuracy_weighted": float(weighted.compute().mean),
+        "diversity": float(diversity.compute()),
+    }
+
+
+def over_seeds(cells: list[dict], name: str) -> tuple[float, float]:
+    """Mean and standard error of a figure over the seeds."""
+    values = torch.tensor([cell[name] for cell in cells], dtype=torch.float64)
+    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+
+
+def spent(cell: dict) -> float:
+    """Network forward-equivalents per returned sample."""
+    return cell["evaluations"]["network_forward"] + 2 * cell["evaluations"]["network_backward"]
+
+
+def draw(rows: dict[str, list[list[dict]]]) -> None:
+    """Reward, judge's accuracy and diversity against evaluations, with standard errors over the seeds."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    titles = {"reward": "reward steered by (log p)", "accuracy": "judge's accuracy", "diversity": "diversity (1 - cosine)"}
+    for ax, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        for method, cells in rows.items():
+            x = [sum(map(spent, seeds)) / len(seeds) for seeds in cells]
+            y, error = zip(*(over_seeds(seeds, name) for seeds in cells), strict=True)
+            ax.errorbar(x, y, error, marker="o", markersize=4, capsize=3, label=method)
+        ax.set_title(title, fontsize=11)
+        ax.set_xlabel("forward-equivalents per sample")
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.axes[1].legend(fontsize=8, frameon=False)
+    figure.savefig(FOLDER / "fashion_steering.png", dpi=150)
+
+
+def main() -> None:
+    table, rows = Cells("fashion_steering"), {}
+    for name, method in METHODS.items():
+        rows[name] = [
+            [table.get(f"{name} {b} seed={s}", lambda m=method, b=b, s=s: measure(m, b, s)) for s in range(SEEDS)]
+            for b in BUDGETS
+        ]
+    for name, cells in rows.items():
+        for seeds in cells:
+            figures = [over_seeds(seeds, f) for f in ("reward", "accuracy", "accuracy_weighted", "diversity")]
+            print(f"{name:28s} {spent(seeds[0]):6.1f}", "  ".join(f"{m:8.4f} +- {e:.4f}" for m, e in figures))
+    draw(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""What one call of the command asks for."""
+
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """A config, the command line it came from, and whether to keep quiet."""
+
+    config: DictConfig
+    command: str
+    quiet: bool = False

@@ -1,0 +1,40 @@
+"""One sample through everything, so that parts that do not fit say so before the work begins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recipes.measure import Measure
+from steer.flow_map import FlowMap
+from steer.tilt import Tilt, name_of
+
+MISFITS = (RuntimeError, TypeError, IndexError, KeyError, AttributeError)  # what torch raises when shapes do not meet
+
+
+@torch.no_grad()
+def rehearse(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
+    """Takes the first sample of x0 (P, N, *shape) to data, and past the rewards and the judge.
+
+    Raises:
+        ValueError: naming the part that cannot take it.
+    """
+    x, cond = x0[:1, 0], None if measure.cond is None else measure.cond[:1]
+    shape = tuple(x.shape[1:])
+    x1 = attempt("the model", shape, lambda: flow_map.lookahead(x, 0.0, cond))
+    for reward in (measure.reward, measure.heldout):
+        if reward is not None:
+            attempt(f"the reward {name_of(reward)}", shape, lambda: Tilt(reward)(x1, cond, 0.0))  # noqa: B023
+    if measure.judge is not None:
+        judge = measure.judge
+        attempt("the judge", shape, lambda: judge(measure.decode(x1)))
+
+
+def attempt(what: str, shape: tuple[int, ...], call: Callable[[], Any]) -> Any:
+    """The call's result, or one line that says what could not take samples of that shape."""
+    try:
+        return call()
+    except MISFITS as error:
+        reason = (str(error) or "no message").splitlines()[0]
+        raise ValueError(f"{what} cannot take samples of shape {shape}: {type(error).__name__}: {reason}") from error

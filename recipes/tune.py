@@ -1,0 +1,85 @@
+"""steer tune: a flow map and a reward -> a flow map that the reward likes better, held beside what it was."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes import learner, parts, report, run_folder
+from recipes.drawing import Gallery
+from recipes.fit import fit
+from recipes.job import Job
+from recipes.measure import Figures, Measure, whole
+from recipes.products import origin
+from recipes.progress import bar
+from recipes.publish import publish
+from recipes.rehearsal import rehearse
+from recipes.tables import comparison, spent_table
+from recipes.train import curves
+from recipes.watch import Watch
+from steer.data.stream import keyed_generator
+from steer.flow_map import FlowMap
+from steer.loops import RewardTuning
+from steer.samplers import Result
+from steer.tuning import TuningObjective
+
+
+def tune(job: Job) -> Path:
+    """Runs the config, or resumes it, and returns the run folder."""
+    config = job.config
+    torch.manual_seed(config.seed)  # initial weights of adapters
+    model, prompts = parts.model_of(config), parts.prompts_of(config)
+    reward, heldout = parts.reward_of(config.reward, config), parts.reward_of(config.heldout, config)
+    tilt, judge, decode = parts.tilt_of(reward, config), parts.judge_of(config), parts.decode_of(config)
+    sampler, ema = parts.sampler_of(config.sampler), parts.make(config.ema)
+    if tilt is None:
+        raise ValueError("steer tune needs a reward; give for instance reward=rewards.Brightness")
+    base, tuned = parts.told(model.flow_map, config), learner.learner_of(model.flow_map, config)
+    live = {"flow_map": tuned, "base": base, "tilt": tilt, "shape": model.shape}
+    loop = parts.make(config.loop, **live, prompts=learner.Labels(prompts.cond))
+    objective = objective_of(loop)
+    x0 = parts.noise(config, model.shape, len(prompts), model.dtype)
+    measure = Measure(reward, heldout, judge, decode, prompts.cond)
+    rehearse(base, x0, measure)
+    folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
+
+    def drawn_from(flow_map: FlowMap) -> Result:
+        return sampler(flow_map, x0, None, prompts.cond, keyed_generator("tune", config.seed, device=x0.device))
+
+    with bar("before", job.quiet):
+        before = drawn_from(base)
+    watch = Watch(lambda flow_map: measure(drawn_from(flow_map)), config.watch_every, ema)
+    seconds = fit(loop, None, folder, job, ema, [watch])
+    with bar("after", job.quiet):
+        after = drawn_from(tuned.to(x0.device).eval())
+    learner.save(tuned, folder / "map.safetensors", config, model, **origin(job))
+
+    metrics: Figures = {
+        "method": type(objective).__name__,
+        "claim": objective.claim,
+        **measure(after),
+        "log_z": None,
+        "ess_min": None,
+        "resamples": 0,
+        "evaluations": whole(loop.spent),
+        "distance_to_base": float((after.x - before.x).flatten(2).norm(dim=2).mean()),
+        "steps": int(config.trainer.max_steps),
+        "seconds": seconds,
+        **{f"base_{name}": value for name, value in measure(before).items()},
+    }
+    drawn = [*Gallery(folder, model.shape, decode, prompts.titles).samples({"base": before, "tuned": after})]
+    headline = [
+        ("reward, tuned", metrics["reward_mean"]),
+        ("reward, base", metrics["base_reward_mean"]),
+        ("judge's accuracy, tuned", metrics["judge_accuracy"]),
+    ]
+    tables = [comparison(metrics, "base", "tuned"), spent_table(metrics)]
+    title, claim_line = f"{metrics['method']}: {folder.name}", report.CLAIMS[metrics["claim"]]
+    return publish(folder, job, metrics, title, claim_line, [*drawn, *curves(folder)], tables, headline)
+
+
+def objective_of(loop: Any) -> TuningObjective:
+    """What is descended, which says what it claims."""
+    if isinstance(loop, RewardTuning) and isinstance(loop.objective, TuningObjective):
+        return loop.objective
+    raise ValueError("loop is steer.loops.RewardTuning with an objective of steer.tuning; got something else")

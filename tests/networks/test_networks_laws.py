@@ -1,0 +1,227 @@
+"""Laws of every network: derivatives, gradients, batch mates, precision, and the absent condition."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from steer.flow_map import ResidualMap
+from steer.interpolant import Linear
+from steer.networks import ClassCondition, EmbeddingCondition, Mlp, UNet
+
+B = 4
+LABELS = torch.tensor([0, 2, 1, 2])
+TEXTS = torch.randn(B, 5, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+CASES = {
+    "mlp": (lambda: Mlp(2, 16, 3, data_std=2.0), (2,), None),
+    "mlp-classes": (lambda: Mlp(3, 16, 2, ClassCondition(3, 16)), (3,), LABELS),
+    "mlp-embedding": (lambda: Mlp(2, 16, 2, EmbeddingCondition(5, 16)), (2,), TEXTS),
+    "unet": (lambda: UNet(1, (8, 16), blocks=1), (1, 8, 8), None),
+    "unet-classes": (lambda: UNet(3, (8, 8, 16), blocks=2, patch=1, condition=ClassCondition(3, 32)), (3, 4, 8), LABELS),
+    "unet-embedding": (lambda: UNet(1, (8,), blocks=1, condition=EmbeddingCondition(5, 32)), (1, 4, 4), TEXTS),
+}
+
+
+def shaken(network):
+    """Every parameter moved off its initial value, since some begin at zero and hide what lies before them."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.2 + (p.ndim == 1 and bool((p == 1).all())))
+    return network.double()
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    build, shape, cond = CASES[request.param]
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(B, *shape, generator=generator, dtype=torch.float64)
+    s, t = torch.rand(2, B, generator=generator, dtype=torch.float64).sort(dim=0).values
+    return shaken(build()), x, s, t, cond
+
+
+def test_output_is_like_x(case):
+    network, x, s, t, cond = case
+    u = network(x, s, t, cond)
+    assert u.shape == x.shape
+    assert u.dtype == x.dtype
+    assert network.float()(x.float(), s.float(), t.float(), cond).dtype == torch.float32
+
+
+def test_forward_mode_is_the_finite_difference_in_x_s_and_t(case):
+    network, x, s, t, cond = case
+    generator = torch.Generator().manual_seed(2)
+    dx, ds, dt = (torch.randn(v.shape, generator=generator, dtype=v.dtype) for v in (x, s, t))
+    _, tangent = torch.func.jvp(lambda x, s, t: network(x, s, t, cond), (x, s, t), (dx, ds, dt))
+    h = 1e-6
+    with torch.no_grad():
+        ahead = network(x + h * dx, s + h * ds, t + h * dt, cond)
+        behind = network(x - h * dx, s - h * ds, t - h * dt, cond)
+    assert ((ahead - behind) / (2 * h) - tangent).norm() < 1e-6 * tangent.norm()
+
+
+def test_reverse_mode_agrees_with_forward_mode_and_goes_through_it(case):
+    network, x, s, t, cond = case
+    loss, slope = torch.func.jvp(lambda t: network(x, s, t, cond).square().sum(), (t,), (torch.ones_like(t),))
+    clock = t.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(x, s, clock, cond).square().sum(), clock)
+    torch.testing.assert_close(gradient.sum(), slope.detach(), rtol=1e-9, atol=1e-9)
+    (mixed,) = torch.autograd.grad(slope, next(network.parameters()))
+    assert mixed.abs().sum() > 0
+    assert loss.requires_grad
+
+
+def test_every_parameter_receives_a_gradient(case):
+    network, x, s, t, cond = case
+    network(x, s, t, cond).square().sum().backward()
+    idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not idle
+
+
+def test_both_times_and_x_matter(case):
+    network, x, s, t, cond = case
+    inputs = [v.clone().requires_grad_() for v in (x, s, t)]
+    gradients = torch.autograd.grad(network(*inputs, cond).square().sum(), inputs)
+    assert all(g.abs().min() > 0 for g in gradients[1:])
+    assert gradients[0].flatten(1).abs().sum(1).min() > 0
+
+
+def test_batch_mates_do_not_matter(case):
+    network, x, s, t, cond = case
+    together = network(x, s, t, cond)
+    one = [slice(i, i + 1) for i in range(B)]
+    alone = [network(x[i], s[i], t[i], None if cond is None else cond[i]) for i in one]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-10)
+
+
+def test_single_precision_agrees_with_double(case):
+    network, x, s, t, cond = case
+    double = network(x, s, t, cond)
+    single = network.float()(x.float(), s.float(), t.float(), cond)
+    torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-3 * double.abs().max().item())
+
+
+def test_the_absent_condition_has_two_spellings(case):
+    network, x, s, t, cond = case
+    if cond is None:
+        with pytest.raises(ValueError, match="takes no condition; got one. Pass cond=None"):
+            network(x, s, t, LABELS)
+        return
+    absent = torch.zeros_like(cond) if cond.is_floating_point() else torch.full_like(cond, -1)
+    torch.testing.assert_close(network(x, s, t, absent), network(x, s, t), rtol=0, atol=0)
+    assert not torch.allclose(network(x, s, t, cond), network(x, s, t))
+    mixed = torch.cat((cond[:2], absent[2:]))
+    expected = torch.cat((network(x, s, t, cond)[:2], network(x, s, t)[2:]))
+    torch.testing.assert_close(network(x, s, t, mixed), expected, rtol=1e-12, atol=1e-12)
+
+
+# Half precision
+
+
+def test_autocast_errs_no_more_than_rounded_weights_and_inputs_explain(case):
+    network, x, s, t, cond = case
+    network, x, s, t = network.float(), x.float(), s.float(), t.float()
+    exact = network(x, s, t, cond)
+    rounded = copy.deepcopy(network).bfloat16().float()(x.bfloat16().float(), s, t, cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = network(x, s, t, cond)
+    assert rough.dtype == torch.bfloat16
+    assert rough.isfinite().all()
+    assert (rough.float() - exact).norm() < 5 * (rounded - exact).norm()
+
+
+def test_autocast_does_not_round_the_times(case, monkeypatch):
+    """The layer that first sees times is given them in float32, though 1 - 2^-12 is 1 in bfloat16."""
+    network, x, _, _, cond = case
+    late = torch.full((B,), 1 - 2.0**-12)
+    network, x, seen = network.float(), x.float(), []
+    layer = network.first if isinstance(network, Mlp) else network.times
+    layer.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(x, late, late, cond)
+    columns = [seen[0][:, -1]] if isinstance(network, Mlp) else seen
+    assert all(column.dtype == torch.float32 and (column == late).all() for column in columns)
+
+
+def test_a_map_in_autocast_still_tells_late_times_apart(case):
+    """X_{s,t}(x) - x, with a gap of 2^-12 at s near 1: its size is right, where rounded times would make it zero."""
+    network, x, _, _, cond = case
+    flow_map, x = ResidualMap(network.float(), Linear()), x.float()
+    s = 1 - 2.0**-12
+    with torch.autocast("cpu", torch.bfloat16):
+        u, moved = flow_map.average_velocity(x, s, 1.0, cond), flow_map(x, s, 1.0, cond)
+    assert moved.dtype == torch.float32
+    torch.testing.assert_close((moved - x) * 2.0**12, u.float(), rtol=0.02, atol=0.01)
+
+
+def test_a_half_precision_network_keeps_its_frequencies():
+    """What the first linear layer sees is the sines of float32 angles, rounded once."""
+    times, seen = UNet(1, (8,), blocks=1).times, []
+    times.perceptron[0].register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    s, t = torch.tensor([0.113, 0.871]), torch.tensor([0.937, 0.999])
+    times(s, t)
+    times.bfloat16()(s, t)
+    assert torch.equal(seen[0].bfloat16(), seen[1])
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize(
+    ("cond", "match"),
+    [
+        (torch.tensor([0, 1, 2, 3]), r"class labels are 0..2, or -1 for none; got \[0, 1, 2, 3\]"),
+        (torch.tensor([0, 1, -2, 2]), r"or -1 for none"),
+        (torch.tensor([0.0, 1.0, 2.0, 2.0]), r"integers of shape \(4,\), one per sample; got torch.float32"),
+        (torch.tensor([1]), r"got torch.int64 of shape \(1,\)"),
+        (torch.tensor([[0], [1], [2], [2]]), r"got torch.int64 of shape \(4, 1\)"),
+    ],
+)
+def test_wrong_labels_are_refused_in_one_line(cond, match):
+    with pytest.raises(ValueError, match=match) as error:
+        ClassCondition(3, 8)(cond, torch.zeros(B, 8))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cond", [torch.zeros(B, 4), torch.zeros(1, 5), torch.zeros(5), torch.tensor([0, 1, 2, 2])])
+def test_wrong_embeddings_are_refused_in_one_line(cond):
+    with pytest.raises(ValueError, match=r"embeddings have shape \(4, 5\), one row per sample; got"):
+        EmbeddingCondition(5, 8)(cond, torch.zeros(B, 8))
+
+
+def test_images_that_cannot_be_halved_are_refused():
+    network, t = UNet(1, (8, 8), blocks=1), torch.ones(1)
+    with pytest.raises(ValueError, match=r"sides divide by 4; got \(8, 10\)"):
+        network(torch.zeros(1, 1, 8, 10), t, t)
+
+
+def test_odd_features_are_refused():
+    with pytest.raises(ValueError, match="features is even; got 31"):
+        type(UNet(1, (8,)).times)(8, features=31)
+
+
+# Compilation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp-classes", "unet-classes"])
+def test_compiled_is_the_same(name):
+    build, shape, cond = CASES[name]
+    network, x, t = shaken(build()).float(), torch.ones(B, *shape), torch.linspace(0, 1, B)
+    compiled = torch.compile(network, dynamic=False, backend="aot_eager")  # traced forwards and backwards, not lowered
+    torch.testing.assert_close(compiled(x, t, t, cond), network(x, t, t, cond), rtol=1e-4, atol=1e-4)
+    gradients = []
+    for model in (compiled, network):
+        gradients.append(torch.autograd.grad(model(x, t, t, cond).square().sum(), list(network.parameters())))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-3)
+
+
+def test_networks_are_modules_with_a_fixed_start():
+    for build, *_ in CASES.values():
+        torch.manual_seed(3)
+        first = build()
+        torch.manual_seed(3)
+        second = build()
+        assert isinstance(first, nn.Module)
+        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -1,0 +1,248 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from recipes import pictures
+from recipes.pictures.mosaic import GAP, mosaic, resize, tile_width, to_bytes
+from recipes.pictures.paper import Paper, written
+from recipes.pictures.point_clouds import window_of
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def contains(sheet: np.ndarray, tile: np.ndarray) -> bool:
+    """Whether `tile` lies somewhere on the sheet, pixel for pixel."""
+    corners = np.argwhere((sheet[: 1 - len(tile) or None] == tile[0, 0]).all(-1))
+    h, w = tile.shape[:2]
+    return any(np.array_equal(sheet[i : i + h, j : j + w], tile) for i, j in corners)
+
+
+def enlarged(image: torch.Tensor, factor: int) -> np.ndarray:
+    """(C, H, W) in [0, 1] as bytes, each pixel a square of `factor`."""
+    grey = (image.clamp(0, 1) * 255).round().byte().expand(3, -1, -1).permute(1, 2, 0).numpy()
+    return np.kron(grey, np.ones((factor, factor, 1), dtype=np.uint8))
+
+
+# --- mosaics ----------------------------------------------------------------------------------------------------------
+def test_a_tile_is_a_whole_multiple_of_its_image_and_fits():
+    for columns in (1, 3, 8, 20):
+        width = tile_width((1, 28, 28), 4, columns, 1600)
+        assert width % 28 == 0
+        assert columns * (width + GAP) - GAP <= 1600
+
+
+def test_large_images_shrink_to_the_room_there_is():
+    assert tile_width((3, 512, 512), 2, 8, 1600) == (1600 - 7 * GAP) // 8
+
+
+def test_shrinking_keeps_the_mean():
+    x = images(2, 3, 64, 64).double()
+    torch.testing.assert_close(resize(x, 16).mean((2, 3)), x.mean((2, 3)))
+
+
+def test_a_mosaic_holds_every_image_in_its_place():
+    x = images(2, 3, 1, 5, 4)
+    sheet = mosaic(x, 8)
+    assert sheet.shape == (2 * 10 + GAP, 3 * 8 + 2 * GAP, 3)
+    for i in range(2):
+        for j in range(3):
+            top, left = i * (10 + GAP), j * (8 + GAP)
+            np.testing.assert_array_equal(sheet[top : top + 10, left : left + 8], enlarged(x[i, j], 2))
+
+
+def test_bytes_cover_the_range_and_no_more():
+    x = torch.tensor([-0.5, 0.0, 0.5, 1.0, 1.5]).view(1, 1, 1, 5)
+    assert to_bytes(x)[0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+# --- grid and film ----------------------------------------------------------------------------------------------------
+def test_the_grid_holds_the_images_pixel_for_pixel(tmp_path):
+    base, steered = images(2, 3, 1, 28, 28), 1 - images(2, 3, 1, 28, 28)
+    pictures.grid(tmp_path / "grid.png", [("base", base), ("steered", steered)], ["a", "b"])
+    sheet = pixels(tmp_path / "grid.png")
+    assert all(contains(sheet, enlarged(image, 4)) for image in torch.cat((base, steered)).flatten(0, 1))
+
+
+def test_colour_images_keep_their_colour(tmp_path):
+    x = images(1, 3, 32, 32)
+    pictures.grid(tmp_path / "grid.png", [("one", x)])
+    assert contains(pixels(tmp_path / "grid.png"), enlarged(x[0], 4))
+
+
+def test_a_single_prompt_wraps_and_many_rows_are_cut(tmp_path):
+    x = images(40, 1, 8, 8)
+    pictures.grid(tmp_path / "flat.png", [("x", x)], columns=4, rows=3)
+    pictures.grid(tmp_path / "prompt.png", [("x", x[None])], columns=4, rows=3)
+    sheet = pixels(tmp_path / "flat.png")
+    np.testing.assert_array_equal(sheet, pixels(tmp_path / "prompt.png"))
+    assert contains(sheet, enlarged(x[11], 16))
+    assert not contains(sheet, enlarged(x[12], 16))
+
+
+def test_labels_are_words_not_formulas(tmp_path):
+    pictures.grid(tmp_path / "grid.png", [("$\\broken{", images(2, 2, 1, 8, 8))], ["$x", "_^"])
+
+
+def test_long_labels_leave_room_for_images(tmp_path):
+    x = images(2, 4, 1, 28, 28)
+    pictures.grid(tmp_path / "grid.png", [("x", x)], ["a photograph of a very long prompt " * 20, "b" * 300])
+    assert contains(pixels(tmp_path / "grid.png"), enlarged(x[0, 0], 4))
+
+
+def test_the_film_holds_every_frame(tmp_path):
+    film = images(3, 2, 2, 1, 28, 28)
+    pictures.filmstrip(tmp_path / "film.png", film, torch.tensor([0.1, 0.5, 1.0]), ["a", "b"])
+    sheet = pixels(tmp_path / "film.png")
+    assert all(contains(sheet, enlarged(frame, 4)) for frame in film.flatten(0, 2))
+
+
+def test_a_long_film_shows_its_first_and_last_frame(tmp_path):
+    film = images(40, 1, 1, 1, 8, 8)
+    pictures.filmstrip(tmp_path / "film.png", film, torch.linspace(0, 1, 40))
+    sheet = pixels(tmp_path / "film.png")
+    shown = [contains(sheet, enlarged(frame, 16)) for frame in film.flatten(0, 2)]
+    assert (shown[0], shown[-1], sum(shown)) == (True, True, 12)
+
+
+# --- the plane --------------------------------------------------------------------------------------------------------
+def test_the_window_is_a_square_around_nearly_all_points():
+    x = torch.randn(5000, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([3.0, 1.0]) + 2
+    (a, b), (c, d) = window_of([x])
+    assert b - a == pytest.approx(d - c)
+    assert ((x > torch.tensor([a, c])) & (x < torch.tensor([b, d]))).all(1).double().mean() > 0.99
+
+
+def test_points_of_no_weight_leave_no_mark(tmp_path):
+    x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]).repeat(20, 1)
+    weights = torch.tensor([1.0, 1.0, 0.0]).repeat(20)
+    pictures.plane(tmp_path / "weighted.png", [("x", x, weights)])
+    pictures.plane(tmp_path / "alone.png", [("x", x)])
+    ink = [(pixels(tmp_path / f"{name}.png") < 128).any(-1).sum() for name in ("weighted", "alone")]
+    assert ink[0] < ink[1]
+
+
+def test_planes_are_as_wide_as_their_panels(tmp_path):
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    pictures.plane(tmp_path / "one.png", [("x", x)], truth=x)
+    pictures.plane(tmp_path / "two.png", [("x", x.bfloat16()), pictures.Cloud("y", x + 1)], truth=x)
+    one, two = (pixels(tmp_path / f"{name}.png").shape for name in ("one", "two"))
+    assert one[0] == two[0]
+    assert one[1] < two[1] < 2000
+
+
+def test_one_stray_point_moves_nothing_but_is_counted(tmp_path):
+    x = torch.randn(5000, 2, generator=torch.Generator().manual_seed(4))
+    stray = torch.cat((x, torch.tensor([[1e6, 0.0]])))
+    pictures.plane(tmp_path / "without.png", [("x", x)])
+    pictures.plane(tmp_path / "with.png", [("x", stray)])
+    without, with_stray = pixels(tmp_path / "without.png"), pixels(tmp_path / "with.png")
+    assert window_of([stray]).x[1] < 5
+    assert not np.array_equal(without[60:100, 500:690], with_stray[60:100, 500:690])
+
+
+def test_points_make_a_film_too(tmp_path):
+    film = torch.randn(4, 2, 50, 2, generator=torch.Generator().manual_seed(3))
+    pictures.filmstrip(tmp_path / "film.png", film, torch.linspace(0, 1, 4))
+    assert pixels(tmp_path / "film.png").min() < 128
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+def trace(steps: int, prompts: int) -> dict[str, torch.Tensor]:
+    t = torch.linspace(1 / steps, 1, steps, dtype=torch.float64)
+    ess = 8 * (1 - 0.5 * t)[:, None].expand(-1, prompts)
+    return {"t": t, "ess": ess, "resampled": ess < 6, "reward": t[:, None] * torch.ones(prompts)}
+
+
+@pytest.mark.parametrize("prompts", [1, 5])
+def test_curves_are_drawn_of_what_the_trace_has(tmp_path, prompts):
+    full = trace(20, prompts)
+    pictures.curves(tmp_path / "full.png", full, particles=8, base_reward=-1.0)
+    pictures.curves(tmp_path / "part.png", {"t": full["t"], "reward": full["reward"]}, particles=8)
+    both, one = (pixels(tmp_path / f"{name}.png").shape for name in ("full", "part"))
+    assert both[1] == one[1] < 2000
+    assert one[0] < both[0] < 2000
+    assert (tmp_path / "full.png").stat().st_size > 10_000
+
+
+def test_training_curves_of_long_short_flat_and_broken_logs(tmp_path):
+    logs = {
+        "train/loss": {s: 100.0 * 0.99**s for s in range(1000)},
+        "train/once": {7: 0.5},
+        "train/flat": {0: 0.0, 1: 0.0},
+        "train/lost": {0: float("nan"), 1: float("nan")},
+        "val/never": {},
+        "spent/network_forward": {0: 1e6, 1: 2e6},
+        "spent/reward_forward": {0: 1e6, 1: 2e6},
+    }
+    pictures.training_curves(tmp_path / "training.png", logs)
+    assert max(pixels(tmp_path / "training.png").shape) < 2000
+    assert (tmp_path / "training.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("ticks", "words"),
+    [
+        ([0.0, 0.5, 1.0], ["0", "0.5", "1.0"]),
+        ([0.0, 2500.0, 10000.0], ["0", "2.5k", "10.0k"]),
+        ([-2e6, 0.0, 2e6], ["−2M", "0", "2M"]),
+        ([0.1, 0.125, 0.15], ["0.100", "0.125", "0.150"]),
+    ],
+)
+def test_ticks_are_written_alike(ticks, words):
+    assert written(ticks) == words
+
+
+def test_paper_keeps_the_pixels_laid_on_it(tmp_path):
+    patch = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
+    paper = Paper(101, 67)
+    paper.lay(patch, 31, 7)
+    paper.save(tmp_path / "paper.png")
+    sheet = pixels(tmp_path / "paper.png")
+    assert sheet.shape == (67, 101, 3)
+    np.testing.assert_array_equal(sheet[7:20, 31:48], patch)
+    sheet = sheet.copy()
+    sheet[7:20, 31:48] = 255
+    assert (sheet == 255).all()
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+NAN = torch.full((2, 2, 1, 8, 8), float("nan"))
+T = torch.tensor([0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (lambda p: pictures.grid(p, []), "at least one"),
+        (lambda p: pictures.grid(p, [("x", images(8, 8))]), r"got \(8, 8\)"),
+        (lambda p: pictures.grid(p, [("x", images(2, 2, 4, 8, 8))]), "C = 1 or 3"),
+        (lambda p: pictures.grid(p, [("x", NAN)]), "NaN"),
+        (lambda p: pictures.grid(p, [("x", images(2, 2, 1, 8, 8))], ["a", "b", "c"]), "one row label per prompt, 2"),
+        (lambda p: pictures.filmstrip(p, images(2, 1, 1, 1, 8, 8), T[:1]), "times"),
+        (lambda p: pictures.filmstrip(p, images(2, 1, 5, 3), T), r"points \(M, 2\)"),
+        (lambda p: pictures.filmstrip(p, images(2, 1, 5, 2), T, ["a", "b"]), "one row label per prompt, 1"),
+        (lambda p: pictures.plane(p, []), "at least one"),
+        (lambda p: pictures.plane(p, [("x", images(5, 3))]), r"points \(M, 2\)"),
+        (lambda p: pictures.plane(p, [("x", images(5, 2), images(4))]), "one weight per point"),
+        (lambda p: pictures.plane(p, [("x", images(5, 2) / 0)]), "NaN or infinite"),
+        (lambda p: pictures.plane(p, [("x", images(5, 2), -images(5))]), "not negative"),
+        (lambda p: pictures.plane(p, [("x", images(5, 2), 0 * images(5))]), "above 0"),
+        (lambda p: pictures.plane(p, [("x", images(5, 2))], images(5, 3)), "truth needs"),
+        (lambda p: pictures.curves(p, {"t": T}, 8), "'reward' or 'ess'"),
+        (lambda p: pictures.curves(p, {"t": T, "reward": images(3, 1)}, 8), "T = 2"),
+        (lambda p: pictures.training_curves(p, {"train/loss": {}}), "at least one logged"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(tmp_path, draw, words):
+    with pytest.raises(ValueError, match=words) as error:
+        draw(tmp_path / "picture.png")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "picture.png").exists()

@@ -1,0 +1,96 @@
+"""What a config may say, and what is said of one that may not."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from recipes import config
+
+COMMANDS = ("sample", "train", "tune", "evaluate")
+
+
+def command_of(name):
+    """The command a shipped config is for: the one that takes its keys."""
+    takers = []
+    for command in COMMANDS:
+        try:
+            config.load(command, name)
+        except ValueError:
+            continue
+        takers.append(command)
+    return takers
+
+
+@pytest.mark.parametrize("name", config.shipped())
+def test_every_shipped_config_is_one_commands(name):
+    assert len(command_of(name)) == 1
+    assert config.find(name).read_text().startswith("# ")
+
+
+def test_later_words_win_and_defaults_fill_in():
+    loaded = config.load("sample", "ring/steer", ["seed=3", "sampler.steps=7", "seed=4"])
+    assert (loaded.seed, loaded.sampler.steps, loaded.sampler.resample_below) == (4, 7, 0.5)
+    assert loaded.heldout is None
+    assert loaded.run.dir == "runs/ring-steer"
+
+
+def test_a_new_target_takes_no_keys_of_the_old():
+    loaded = config.load("sample", "ring/steer", ["sampler._target_=steer.samplers.Ode", "sampler.steps=5"])
+    assert OmegaConf.to_container(loaded.sampler) == {"_target_": "steer.samplers.Ode", "steps": 5}
+    same = config.load("sample", "ring/steer", ["sampler._target_=steer.samplers.TrajectoryTilting"])
+    assert same.sampler.steps == 100
+
+
+def test_a_name_can_take_the_place_of_a_node_and_back():
+    assert config.load("sample", "ring/steer", ["reward=rewards.Brightness"]).reward == "rewards.Brightness"
+    assert config.load("sample", "ring/steer", ["base=null"]).base is None
+
+
+def test_a_seed_reaches_everything_that_asks_for_it():
+    loaded = config.load("train", "checkerboard/train", ["seed=5"])
+    assert (loaded.data.seed, loaded.loop.seed) == (5, 5)
+
+
+def test_a_file_of_ones_own_is_named_after_itself(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: fashion\nsampler: {_target_: steer.samplers.Ode}\n")
+    assert config.load("sample", str(path)).run.dir == "runs/mine"
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("sed=1", "knows no key 'sed'; did you mean 'seed'"),
+        ("tilt.scal=1", "knows no key 'tilt.scal'; did you mean 'scale'"),
+        ("tilt=1", "tilt is a section with the keys scale; got 1"),
+        ("seed=one", "seed is a whole number, such as 0; got 'one'"),
+        ("particles=2.5", "particles is a whole number"),
+        ("particles=null", "particles is a whole number"),
+        ("sampler.steps=many", "sampler.steps is a whole number, such as 100; got 'many'"),
+        ("sampler.resample_below=often", "resample_below is a number"),
+        ("condition.model=1", "condition.model is true or false"),
+        ("seed", "expected key=value, got 'seed'"),
+        ("=1", "expected key=value"),
+        ("reward.center=[1", "cannot read 'reward.center=[1'"),
+        ("seed=${nothing}", "Interpolation key 'nothing' not found"),
+    ],
+)
+def test_mistakes_are_named(word, says):
+    with pytest.raises(ValueError, match=".") as error:
+        config.load("sample", "ring/steer", [word])
+    assert says in str(error.value)
+
+
+def test_other_mistakes_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no config is called 'ring/ster'; did you mean 'ring/steer'"):
+        config.load("sample", "ring/ster")
+    with pytest.raises(ValueError, match="steer sample knows no key 'data'"):
+        config.load("sample", "fashion/train")
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        config.load("sample", str(tmp_path / "bad.yaml"))
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="should hold keys and values"):
+        config.load("sample", str(tmp_path / "list.yaml"))
+    (tmp_path / "short.yaml").write_text("seed: 1\n")
+    with pytest.raises(ValueError, match="gives no 'model', which steer sample needs"):
+        config.load("sample", str(tmp_path / "short.yaml"))

@@ -1,0 +1,131 @@
+"""Bad input ends in one line that names it, with exit code 2, before any run folder is made."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.cli import main
+from steer import checkpoint
+
+ROOT = Path(__file__).parents[2]
+RING = ["sample", "ring/steer", "particles=8", "sampler.steps=3", "base.steps=2", "model.steps=4"]
+REWARDS = """
+import torch
+def crooked(x):
+    return x
+def loose(x):
+    raise KeyError("lost")
+def wrong_type(x):
+    return 1.0
+def later_nan(x):
+    return torch.where(torch.arange(len(x)) == 5, torch.nan, x[:, 0])
+def two(x, y, z):
+    return x[:, 0]
+number = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sample", "ring/ster"], "no config is called 'ring/ster'; did you mean 'ring/steer'"),
+        (["sample", "fashion/train"], "steer sample knows no key 'data'"),
+        (["sampel", "ring/steer"], "invalid choice: 'sampel'"),
+        (["sample"], "CONFIG"),
+        ([*RING, "--quick"], "unrecognized arguments: --quick"),
+        ([*RING, "particels=3"], "knows no key 'particels'; did you mean 'particles'"),
+        ([*RING, "particles=some"], "particles is a whole number"),
+        ([*RING, "particles=0"], "particles is at least 1"),
+        ([*RING, "prompts=0"], "prompts is at least 1"),
+        ([*RING, "sampler.steps=0"], "needs at least one step"),
+        ([*RING, "sampler.stepz=3"], "takes no argument 'stepz'; did you mean 'steps'"),
+        ([*RING, "sampler._target_=steer.samplers.Odee"], "did you mean 'Ode'"),
+        ([*RING, "sampler._target_=steer.samplers.Search"], "expected a sampler"),
+        ([*RING, "sampler.max_batch=lots"], "TrajectoryTilting cannot be built"),
+        ([*RING, "tilt.scale=[1,2]"], "tilt.scale has 2 numbers for 1 prompts"),
+        ([*RING, "device=warp"], "device 'warp' cannot be used"),
+        ([*RING, "model=nowhere"], "no map is called 'nowhere'"),
+        ([*RING, "model=nowhere.safetensors"], "there is no checkpoint nowhere.safetensors"),
+        ([*RING, "model=rewards.py"], "no map is called 'rewards.py'"),
+        ([*RING, "model=bad.safetensors"], "not a readable safetensors file"),
+        ([*RING, "model._target_=rewards.Brightness"], "model is a flow map"),
+        ([*RING, "reward=nowhere.py:f"], "there is no file nowhere.py"),
+        ([*RING, "reward=rewards.py:loos"], "has no 'loos'; did you mean 'loose'"),
+        ([*RING, "reward=rewards.py:loose"], "reward 'loose' raised KeyError: 'lost'"),
+        ([*RING, "reward=rewards.py:crooked"], "expected a tensor of shape (1,), one number per sample"),
+        ([*RING, "reward=rewards.py:wrong_type"], "expected a tensor of shape (1,), one number per sample, got float"),
+        ([*RING, "reward=rewards.py:two"], "expected arguments (x) or (x, cond)"),
+        ([*RING, "reward=rewards.py:number"], "expected a reward"),
+        ([*RING, "reward=rewards.Britness"], "did you mean 'Brightness'"),
+        ([*RING, "reward=rewards.Quadratic"], "Quadratic needs center, precision"),
+        ([*RING, "reward=rewards.Brightness"], "the reward Brightness cannot take samples of shape (2,)"),
+        ([*RING, "heldout=rewards.Brightness"], "the reward Brightness cannot take samples of shape (2,)"),
+        ([*RING, "run.dir=bad.safetensors/run"], "cannot write the run folder bad.safetensors/run"),
+        (["copy", "ring/ster", "x.yaml"], "did you mean 'ring/steer'"),
+        (["copy", "ring/steer", "bad.safetensors"], "bad.safetensors exists already"),
+        (["train", "checkerboard/train", "run.resume=true"], "there is no run runs/checkerboard-train to resume"),
+        (["train", "checkerboard/train", "trainer.max_step=2"], "did you mean 'max_steps'"),
+        (["train", "checkerboard/train", "trainer.accelerator=abacus"], "cannot be used"),
+        (["train", "checkerboard/train", "trainer.logger=true"], "trainer.logger is set by the recipe"),
+        (["train", "checkerboard/train", "loop.lr=-1.0"], "lr must be positive"),
+        (["train", "fashion/classifier", "data.folder=nowhere"], "no t10k-images-idx3-ubyte.gz in nowhere"),
+        (["tune", "fashion/tune", "model=nowhere"], "no map is called 'nowhere'"),
+    ],
+)
+def test_one_line(steer, words, says):
+    Path("rewards.py").write_text(REWARDS)
+    Path("bad.safetensors").write_text("not weights")
+    assert says in steer.fails(*words)
+
+
+def test_a_reward_that_is_nan_names_the_sample_and_the_time(steer):
+    Path("rewards.py").write_text(REWARDS)
+    says = steer.fails(*RING, "reward=rewards.py:later_nan")
+    assert says.startswith("later_nan is nan for sample 5 at t = 0")
+
+
+def test_a_checkpoint_of_another_shape(steer, plane, fashion):
+    assert "cannot take samples of shape (2,)" in steer.fails(
+        "sample", "fashion/steer", *fashion, f"model={plane}", "particles=2", "sampler.steps=2"
+    )
+    module = checkpoint.load_module(plane)
+    module.network.first.weight.data = torch.zeros(9, 4)
+    recipe = checkpoint.read_header(plane)["build"]
+    checkpoint.save(module, "wrong.safetensors", recipe, shape=[2])
+    assert "does not fit its own map" in steer.fails(*RING, "model=wrong.safetensors")
+    checkpoint.save(checkpoint.load_module(plane), "shapeless.safetensors", recipe)
+    assert "give it, as in shape=" in steer.fails(*RING, "model=shapeless.safetensors")
+    assert main([*RING, "model=shapeless.safetensors", "shape=[2]", "--quiet"]) == 0
+
+
+def test_only_trained_maps_are_tuned(steer):
+    ring = ["model._target_=steer.analytic.ring", "condition.labels=null", "judge=null", "heldout=null"]
+    assert "only a trained map" in steer.fails(
+        "tune", "fashion/tune", *ring, "reward._target_=rewards.Linear", "reward.direction=[1,0]", "reward_decode=null"
+    )
+
+
+def test_traceback_on_request(steer):
+    with pytest.raises(ValueError, match="no map is called"):
+        main([*RING, "model=nowhere", "--traceback"])
+
+
+def test_interrupted(steer, plane, monkeypatch, capsys):
+    monkeypatch.setattr("steer.samplers.Jump.__call__", interrupt)
+    assert main([*RING, f"model={plane}", "base._target_=steer.samplers.Jump"]) == 130
+    assert "nothing of it was kept" in capsys.readouterr().err
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "recipes.cli", "sample", "ring/steer", "model=nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "steer: error: no map is called 'nowhere': shipped are none, or give a path\n"

@@ -1,0 +1,126 @@
+"""steer sample: what a run folder holds, and that it holds the same again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+RING = ["sample", "ring/steer", "particles=64", "sampler.steps=12", "sampler.film=16", "base.steps=8", "model.steps=8"]
+FILES = {"config.yaml", "metrics.json", "samples.safetensors", "grid.png", "filmstrip.png", "curves.png", "report.html"}
+PROMISED = {
+    "method", "claim", "reward_mean", "reward_std_error", "base_reward_mean", "heldout_reward_mean", "diversity", "log_z",
+    "ess_min", "resamples", "evaluations", "seconds", "seed", "versions",
+}  # fmt: skip
+
+
+def test_a_run_folder_holds_what_is_promised(steer):
+    folder = Path(steer(*RING))
+    assert {path.name for path in folder.iterdir()} == FILES
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics.keys() >= PROMISED
+    assert metrics["claim"] == "exact"
+    assert metrics["heldout_reward_mean"] is None
+    assert metrics["reward_mean"] > metrics["base_reward_mean"]
+    assert metrics["evaluations"]["network_forward"] == 2 * 12 + 1  # a velocity and a jump each step
+    samples = load_file(folder / "samples.safetensors")
+    assert samples["x"].shape == (1, 64, 2)
+    assert samples["log_w"].shape == (1, 64)
+    page = (folder / "report.html").read_text()
+    assert "log Z, closed form" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_log_z_comes_near_the_closed_form(steer):
+    metrics = steer.metrics(*RING, "particles=512", "sampler.steps=40")
+    assert metrics["log_z"] == pytest.approx(metrics["log_z_exact"], abs=0.3)
+    linear = ["reward._target_=rewards.Linear", "reward.direction=[0.5,0]", "reward.offset=1", "tilt.scale=0.5"]
+    metrics = steer.metrics(*RING, *linear, "particles=512", "sampler.steps=40")
+    assert metrics["log_z"] == pytest.approx(metrics["log_z_exact"], abs=0.1)
+
+
+def test_the_same_command_gives_the_same_figures(steer):
+    def figures(*words):
+        metrics = steer.metrics(*RING, *words)
+        return {name: value for name, value in metrics.items() if "seconds" not in name}
+
+    first = figures()
+    assert figures() == first
+    assert figures("seed=1") != first
+    assert {path.name for path in Path("runs").iterdir()} == {"ring-steer", "ring-steer-2", "ring-steer-3"}
+
+
+@pytest.mark.parametrize("target", ["BestOfN", "Jump", "Sde"])
+def test_other_samplers_by_their_name(steer, target):
+    sampler = [f"sampler._target_=steer.samplers.{target}"]
+    if target == "BestOfN":
+        sampler += ["sampler.base_sampler._target_=steer.samplers.Jump"]
+    metrics = steer.metrics(*RING[:3], *sampler)
+    assert metrics["method"] == target
+    assert metrics["reward_mean"] > metrics["base_reward_mean"]
+    assert (metrics["diversity"] is None) == (target == "BestOfN")
+
+
+def test_without_a_reward(steer):
+    metrics = steer.metrics("sample", "ring/base", "particles=32", "sampler.steps=4")
+    assert metrics["reward_mean"] is None
+    assert metrics["diversity"] > 0
+
+
+def test_a_reward_of_ones_own(steer):
+    Path("mine.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def up(x):\n    return x[:, 1]\n"
+        "def alike(x, cond):\n    return x[:, 1]\n"
+        "class Up(nn.Module):\n    def forward(self, x):\n        return x[:, 1]\n"
+        "ready = Up()\n"
+    )
+    means = {steer.metrics(*RING, f"reward=mine.py:{name}")["reward_mean"] for name in ("up", "alike", "ready")}
+    assert len(means) == 1
+    metrics = steer.metrics("sample", "ring/base", "particles=32", "sampler.steps=4", "heldout=mine.py:up")
+    assert metrics["heldout_reward_mean"] is not None
+
+
+def test_a_scale_for_each_prompt(steer):
+    steer(*RING, "prompts=2", "tilt.scale=[0,2]")
+    x = load_file("runs/ring-steer/samples.safetensors")
+    w = torch.softmax(x["log_w"], 1)[..., None]
+    reach = ((w * x["x"]).sum(1) - torch.tensor([3.0, 2.0])).norm(dim=1)
+    assert reach[0] > 2 * reach[1]
+
+
+def test_images(steer, fashion):
+    folder = Path(steer("sample", "fashion/steer", *fashion, "particles=2", "sampler.steps=2", "base.steps=1"))
+    assert {path.name for path in folder.iterdir()} == FILES
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert 0 <= metrics["judge_accuracy"] <= 1
+    assert metrics["heldout_reward_mean"] < 0
+    assert len(metrics["log_z_of_prompts"]) == 10
+    assert load_file(folder / "samples.safetensors")["x"].shape == (10, 2, 1, 28, 28)
+
+
+def test_labels_by_name_and_a_model_that_is_told(steer, fashion):
+    words = [*fashion, "particles=2", "sampler.steps=2", "base.steps=1", "condition.model=true"]
+    steer("sample", "fashion/steer", *words, "condition.labels=[bag, 3]")
+    assert load_file("runs/fashion-steer/samples.safetensors")["x"].shape == (2, 2, 1, 28, 28)
+    says = steer.fails("sample", "fashion/steer", *words, "condition.labels=[bags]")
+    assert "did you mean 'bag'" in says
+
+
+def test_a_reward_without_a_gradient(steer, fashion):
+    words = ["sample", "fashion/steer", *fashion[:1], *fashion[2:], "particles=2", "reward=rewards.JpegSize"]
+    says = steer.fails(*words, "sampler.steps=2")
+    assert "JpegSize has no gradient" in says
+    assert "BestOfN" in says
+    best = ["sampler._target_=steer.samplers.BestOfN", "sampler.base_sampler._target_=steer.samplers.Jump"]
+    assert steer.metrics(*words, *best)["claim"] == "maximiser"
+
+
+def test_import_is_light():
+    code = "import sys, recipes.cli; recipes.cli.parser().format_help(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.strip() == "False"

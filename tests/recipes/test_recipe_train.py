@@ -1,0 +1,199 @@
+"""steer train, tune and evaluate: what they leave, and that a killed run ends like one that was left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from recipes.cli import main
+from rewards import load_classifier
+from steer import checkpoint
+
+ROOT = Path(__file__).parents[2]
+BOARD = [
+    "train", "checkerboard/train", "model.network.width=8", "model.network.depth=1", "data.batch_size=16",
+    "particles=64", "trainer.accelerator=cpu", "trainer.max_steps=40", "loop.objective.diag_only_steps=10",
+    "checkpoint_every=15", "pictures.every=20", "trainer.log_every_n_steps=5",
+]  # fmt: skip
+TUNE = """
+model: plane.safetensors
+particles: 32
+reward: {_target_: rewards.Linear, direction: [1.0, 1.0]}
+heldout: {_target_: rewards.Linear, direction: [1.0, 0.0]}
+loop:
+  _target_: steer.loops.RewardTuning
+  objective: {_target_: steer.tuning.Direct}
+  batch_size: 8
+  lr: 0.01
+trainer: {max_steps: 30, accelerator: cpu, log_every_n_steps: 5}
+checkpoint_every: 10
+watch_every: 10
+sampler: {_target_: steer.samplers.Jump, steps: 2}
+"""
+
+
+def weights(folder):
+    return load_file(f"{folder}/map.safetensors")
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_leaves_a_map_that_loads(steer):
+    folder = Path(steer(*BOARD))
+    left = {path.name for path in folder.iterdir()}
+    assert left >= {
+        "config.yaml",
+        "metrics.json",
+        "map.safetensors",
+        "last.ckpt",
+        "grid.png",
+        "curves.png",
+        "report.html",
+    }
+    assert {path.name for path in (folder / "pictures").iterdir()} >= {
+        "step_000020_1_jump.png",
+        "step_000040_4_jumps.png",
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["parameters"] == 8 * 4 + 8 + 2 * 8 + 2
+    assert metrics["logged"]["train/loss"] > 0
+    header = checkpoint.read_header(folder / "map.safetensors")
+    assert header["shape"] == [2]
+    assert header["seed"] == 0
+    assert "checkerboard/train" in header["command"]
+    assert steer.metrics("sample", "checkerboard/sample", "particles=16", "sampler.steps=3")["claim"] == "exact"
+    evaluated = steer.metrics("evaluate", "checkerboard/evaluate", "particles=200", "yardstick.draws=500")
+    assert evaluated["samplers"].keys() == {"1_jump", "4_jumps", "64-step_ode"}
+    assert evaluated["samplers"]["4_jumps"]["network_forward"] == 4
+    assert evaluated["floor"]["energy_distance"] < evaluated["samplers"]["1_jump"]["energy_distance"]
+
+
+def test_a_run_stopped_and_resumed_equals_one_that_was_not(steer):
+    steer(*BOARD, "run.dir=whole")
+    steer(*BOARD, "run.dir=parts", "trainer.max_steps=20")
+    assert steer(*BOARD, "run.dir=parts", "run.resume=true") == "parts"
+    assert equal(weights("whole"), weights("parts"))
+    assert "other settings, of loop" in steer.fails(*BOARD, "run.dir=parts", "run.resume=true", "loop.lr=0.1")
+    Path("parts/last.ckpt").write_bytes(b"half")
+    assert "last.ckpt is damaged" in steer.fails(*BOARD, "run.dir=parts", "run.resume=true")
+    assert not equal(weights("whole"), weights(steer(*BOARD, "run.dir=other", "seed=1")))
+
+
+def kill_and_resume(words, folder):
+    """Runs the command in a process of its own, kills it once it has a checkpoint, and resumes it in this one."""
+    last = Path(folder) / "last.ckpt"
+    command = [sys.executable, "-m", "recipes.cli", *words, "--quiet"]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    while process.poll() is None and not last.exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = torch.load(last, weights_only=True)["global_step"]
+    assert main([*words, "run.resume=true", "--quiet"]) == 0
+    return before
+
+
+def test_killed_while_training(steer):
+    words = [*BOARD, "trainer.max_steps=300", "pictures=null"]
+    step = kill_and_resume([*words, "run.dir=killed"], "killed")
+    assert 0 < step < 300
+    steer(*words, "run.dir=whole")
+    assert equal(weights("killed"), weights("whole"))
+
+
+@pytest.mark.slow
+def test_killed_while_tuning(steer, plane):
+    Path("tune.yaml").write_text(TUNE)
+    words = ["tune", "tune.yaml", "trainer.max_steps=300"]
+    step = kill_and_resume([*words, "run.dir=killed"], "killed")
+    assert 0 < step < 300
+    metrics = steer.metrics(*words, "run.dir=whole")
+    assert equal(weights("killed"), weights("whole"))
+    assert metrics["evaluations"] == json.loads(Path("killed/metrics.json").read_text())["evaluations"]
+
+
+@pytest.mark.slow
+def test_interrupted_while_training(steer):
+    words = [*BOARD, "trainer.max_steps=100000", "pictures=null"]
+    command = [sys.executable, "-m", "recipes.cli", *words]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not Path("runs/checkerboard-train/last.ckpt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate()[1]
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "run.resume=true" in err
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run(steer):
+    words = [*BOARD, "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=10", "--quiet"]
+    command = [sys.executable, "-m", "recipes.cli", *words]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "runs/checkerboard-train"
+    assert os.listdir("runs") == ["checkerboard-train"]
+    assert weights("runs/checkerboard-train")
+
+
+def test_a_classifier(steer, clothes):
+    words = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.folder=clothes", "data.batch_size=8"]
+    words += ["model.width=8", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"]
+    metrics = steer.metrics("train", "fashion/classifier", *words)
+    assert 0 <= metrics["logged"]["val/accuracy"] <= 1
+    classifier = load_classifier("runs/fashion-classifier/classifier.safetensors")
+    assert classifier.settings["width"] == 8
+
+
+def test_an_image_map(steer, clothes):
+    words = ["trainer.max_steps=2", "data.folder=clothes", "data.batch_size=4", "model.network.channels=[8]"]
+    words += ["model.network.condition.dim=32", "loop.objective.diag_only_steps=0", "trainer.precision=32-true"]
+    steer("train", "fashion/train", *words, "particles=2", "pictures.every=2", "trainer.log_every_n_steps=1")
+    assert checkpoint.load("runs/fashion-train").network.condition.classes == 10
+
+
+def test_evaluating_images(steer, fashion, clothes):
+    data = ["yardstick.test.folder=clothes", "yardstick.train.folder=clothes"]
+    judge = "yardstick.judge.name_or_path=judge.safetensors"
+    metrics = steer.metrics("evaluate", "fashion/evaluate", fashion[0], judge, *data, "particles=2")
+    assert metrics["samples"] == 20
+    assert metrics["samplers"].keys() == {"1_jump", "2_jumps", "4_jumps", "8_jumps", "64-step_ode"}
+    for figures in (*metrics["samplers"].values(), metrics["floor"]):
+        assert figures["frechet_distance"] >= 0
+        assert 0 <= figures["judge_accuracy"] <= 1
+    untold = steer.metrics(
+        "evaluate", "fashion/evaluate", fashion[0], judge, *data, "particles=2", "condition.model=false"
+    )
+    assert "judge_accuracy" not in untold["samplers"]["1_jump"]
+
+
+@pytest.mark.parametrize("how", ["weights", "lora"])
+def test_tuning_raises_the_reward(steer, plane, how):
+    Path("tune.yaml").write_text(TUNE)
+    lora = ["lora._target_=steer.tuning.add_lora", "lora.rank=2"] if how == "lora" else []
+    folder = Path(steer("tune", "tune.yaml", *lora))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["reward_mean"] > metrics["base_reward_mean"]
+    assert metrics["heldout_reward_mean"] > metrics["base_heldout_reward_mean"]
+    assert metrics["evaluations"]["reward_backward"] == 30 * 8
+    assert "watch/heldout_reward_mean" in (folder / "log.csv").read_text()
+    assert weights(folder).keys() == load_file(plane).keys()
+    assert not equal(weights(folder), load_file(plane))
+    assert checkpoint.read_header(folder / "map.safetensors")["base"] == plane
+
+
+def test_tuning_images_untold(steer, fashion):
+    small = ["particles=2", "loop.batch_size=2", "trainer.max_steps=2", "watch_every=2", "trainer.accelerator=cpu"]
+    metrics = steer.metrics("tune", "fashion/tune", *fashion, *small)
+    assert 0 <= metrics["judge_accuracy"] <= 1
+    assert weights("runs/fashion-tune").keys() == load_file("images.safetensors").keys()

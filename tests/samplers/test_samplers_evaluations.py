@@ -1,0 +1,99 @@
+"""What a sample costs, counted by hand: forwards and backwards of network and reward per returned sample."""
+
+import pytest
+import torch
+from ball import Ball
+from zoo import noise, seeded
+
+from rewards import Quadratic
+from steer.lookahead import Denoiser, Identity, MapJump, Posterior, ShortOde
+from steer.samplers import BestOfN, Jump, Ode, Sde, Search, TrajectoryTilting
+from steer.solvers import Heun
+from steer.tilt import Tilt
+
+N = 5  # steps; trajectory tilting looks ahead at N + 1 times
+PARTICLES = 4
+GUIDED = [
+    # The map: a jump at each time but the last, where it has landed, and a velocity at each.
+    (TrajectoryTilting(N, MapJump()), (2 * N + 1, N, N + 1, N + 1)),
+    (TrajectoryTilting(N, MapJump(trusted=False)), (2 * N + 2, N + 1, N + 1, N + 1)),
+    # The denoiser shares its velocity with the drift.
+    (TrajectoryTilting(N, Denoiser()), (N + 1, N + 1, N + 1, N + 1)),
+    # Nothing is evaluated to look nowhere: the velocities are the drift's.
+    (TrajectoryTilting(N, Identity()), (N + 1, 0, N + 1, N + 1)),
+    # Two steps of Heun's four velocities, and the drift's.
+    (TrajectoryTilting(N, ShortOde(2)), (5 * (N + 1), 4 * (N + 1), N + 1, N + 1)),
+    # Three draws cost this world no network, but a reward each.
+    (TrajectoryTilting(N, Posterior(3)), (N + 1, 0, 3 * (N + 1), 3 * (N + 1))),
+]
+UNGUIDED = [
+    (Ode(N), (N, 0, 1, 0)),
+    (Ode(N, Heun()), (2 * N, 0, 1, 0)),
+    (Sde(N), (N, 0, 1, 0)),
+    (Jump(N), (N, 0, 1, 0)),
+    (Jump(N, renoise=True), (N, 0, 1, 0)),
+    (BestOfN(Jump(N)), (PARTICLES * N, 0, PARTICLES, 0)),
+    (BestOfN(BestOfN(Ode(N))), (PARTICLES * N, 0, PARTICLES, 0)),
+    (TrajectoryTilting(N, MapJump(), guide=False), (2 * N + 1, 0, N + 1, 0)),
+    (TrajectoryTilting(N, Denoiser(), guide=False), (N + 1, 0, N + 1, 0)),
+]
+
+
+def counted(evaluations):
+    e = evaluations
+    return e.network_forward, e.network_backward, e.reward_forward, e.reward_backward
+
+
+def cost(sampler, tilt):
+    return counted(sampler(Ball(), noise(2, PARTICLES, 2), tilt, None, seeded()).evaluations)
+
+
+@pytest.mark.parametrize(("sampler", "expected"), GUIDED + UNGUIDED)
+def test_cost_per_returned_sample(sampler, expected):
+    assert cost(sampler, Tilt(Quadratic([1.0, 0.0], 3.0))) == pytest.approx(expected)
+
+
+def test_search_and_resampling_cost_nothing_more():
+    tilt = Tilt(Quadratic([1.0, 0.0], 3.0))
+    costs = {
+        cost(TrajectoryTilting(N, **more), tilt)
+        for more in ({"resample_below": 0.0}, {"resample_below": 1.0}, {"search": Search(2)}, {"film": 2})
+    }
+    assert len(costs) == 1
+
+
+def test_without_a_reward_none_is_evaluated():
+    assert cost(Sde(N), None) == (N, 0, 0, 0)
+
+
+def test_what_the_sampler_counts_is_what_the_model_sees():
+    """An independent count, by a model that adds up the samples it is called with."""
+
+    class Counting(Ball):
+        seen = 0
+
+        def velocity(self, x, t, cond=None):
+            self.seen += len(x)
+            return super().velocity(x, t, cond)
+
+        def forward(self, x, s, t, cond=None):
+            self.seen += len(x)
+            return super().forward(x, s, t, cond)
+
+    for sampler in (TrajectoryTilting(N, MapJump(), max_batch=3), TrajectoryTilting(N, ShortOde(2)), Ode(N, Heun())):
+        model = Counting()
+        result = sampler(model, noise(2, 4, 2), Tilt(Quadratic([1.0, 0.0], 3.0)), None, seeded())
+        assert result.evaluations.network_forward * 8 == model.seen
+
+
+def test_samplers_leave_weights_and_noise_alone():
+    """No gradient is left behind in the model, and x0 is not written on."""
+    x0, model = noise(1, 4, 2), torch.nn.Linear(2, 2).double()
+    before = x0.clone()
+
+    def learned(x):
+        return model(x).sum(1)
+
+    TrajectoryTilting(N)(Ball(), x0, Tilt(learned), None, seeded())
+    assert model.weight.grad is None
+    assert torch.equal(x0, before)

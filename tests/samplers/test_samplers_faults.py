@@ -1,0 +1,131 @@
+"""Bad input ends in one line that says what was expected, what came, and what to do."""
+
+import pytest
+import torch
+from ball import Ball
+from zoo import BUILD, noise, seeded
+
+from rewards import Quadratic
+from steer.lookahead import Denoiser, Posterior
+from steer.samplers import BestOfN, Ode, PathWeights, Sde, Search, TrajectoryTilting
+from steer.tilt import NonFiniteReward, Tilt
+
+every = pytest.mark.parametrize("name", BUILD)
+guided = pytest.mark.parametrize("name", [n for n, b in BUILD.items() if getattr(b(), "guide", False)])
+AVERAGING = {"denoiser, extra drift", "denoiser, transitions", "posterior", "unguided"}  # of noise, all expect the same
+REWARD = Quadratic([0.0, 0.0], 1.0)
+
+
+def raised(error, sampler, x0, tilt, cond=None):
+    with pytest.raises(error) as caught:
+        sampler(Ball(), x0, tilt, cond, seeded())
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@every
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_stops_with_sample_and_time(name, bad):
+    """Particle 1 of prompt 2, the tenth of the batch, whatever the pieces it comes in."""
+    tilt = Tilt(lambda x: torch.where(x[:, 1].abs() > 1e6, bad, 0.0 * x[:, 0]))
+    x0 = noise(3, 4, 2)
+    x0[2, 1, 1] = 1e12
+    for most in (None, 3):
+        error = raised(NonFiniteReward, BUILD[name](max_batch=most), x0, tilt)
+        first = 1 if not isinstance(BUILD[name](), TrajectoryTilting) else 0.25 if name in AVERAGING else 0
+        assert f"is {bad:g} for sample 9 at t = {first};" in str(error)
+
+
+@pytest.mark.parametrize("name", ["TrajectoryTilting", "untrusted map", "identity", "short ode", "search"])
+def test_a_gradient_that_is_not_finite_stops_with_sample_and_time(name):
+    """r = min(|x|, 1) is finite at 0, and its gradient there is 0/0."""
+    x0 = noise(2, 4, 2)
+    x0[1, 2] = 0.0
+    error = raised(NonFiniteReward, BUILD[name](max_batch=3), x0, Tilt(lambda x: x.square().sum(1).sqrt()))
+    assert "the gradient of <lambda> is not finite for sample 6 at t = 0;" in str(error)
+
+
+@every
+@pytest.mark.parametrize(
+    ("reward", "got"),
+    [
+        (lambda x: x, r"\(6, 2\)"),
+        (lambda x: x.sum(), r"\(\)"),
+        (lambda x: x[:, :1], r"\(6, 1\)"),
+        (lambda x: 1.0, "float"),
+        (lambda x: (x > 0).sum(1), "torch.int64"),
+    ],
+    ids=["vectors", "scalar", "column", "number", "integers"],
+)
+def test_a_reward_of_another_shape_is_refused(name, reward, got):
+    with pytest.raises(ValueError, match=rf"shape \(6,\); <lambda> gave.*{got}"):
+        BUILD[name]()(Ball(), noise(1, 6, 2), Tilt(reward), None, seeded())
+
+
+@guided
+def test_a_reward_without_gradient_is_refused_by_what_needs_one(name):
+    class Size(torch.nn.Module):
+        differentiable, why_not_differentiable = False, "Sizes are counted."
+
+        def forward(self, x):
+            raise AssertionError("refused before it is asked")
+
+    message = str(raised(ValueError, BUILD[name](), noise(1, 4, 2), Tilt(Size())))
+    assert message.startswith("Size has no gradient (Sizes are counted)")
+    assert "guide=False" in message
+    assert "BestOfN" in message
+
+
+@guided
+def test_a_reward_that_leaves_torch_unannounced_is_found_out(name):
+    message = str(raised(ValueError, BUILD[name](), noise(1, 4, 2), Tilt(lambda x: x.detach().sum(1))))
+    assert "has no gradient (torch cannot follow" in message
+    assert "guide=False" in message
+
+
+@every
+def test_noise_and_conditions_of_another_shape_are_refused(name):
+    sampler, tilt = BUILD[name](), Tilt(REWARD)
+    assert "(4, 2)" in str(raised(ValueError, sampler, noise(4, 2), tilt))
+    assert "at least one" in str(raised(ValueError, sampler, noise(2, 0, 2), tilt))
+    assert "NaN" in str(raised(ValueError, sampler, noise(1, 4, 2) / 0, tilt))
+    assert "2 of them; got 3" in str(raised(ValueError, sampler, noise(2, 4, 2), tilt, torch.tensor([0, 1, 2])))
+    assert "2 of them; got 4" in str(raised(ValueError, sampler, noise(2, 4, 2), Tilt(REWARD, torch.ones(4))))
+
+
+def test_inference_mode_is_not_blamed_on_the_reward():
+    with torch.inference_mode():
+        message = str(raised(ValueError, TrajectoryTilting(2), noise(1, 2, 2), Tilt(REWARD)))
+        assert "no_grad()" in message
+        assert TrajectoryTilting(2, guide=False)(Ball(), noise(1, 2, 2), Tilt(REWARD)).x.isfinite().all()
+
+
+def test_samplers_that_need_a_reward_say_so():
+    assert "tilt=" in str(raised(ValueError, BestOfN(Ode(2)), noise(1, 2, 2), None))
+    assert "tilt=" in str(raised(ValueError, TrajectoryTilting(2), noise(1, 2, 2), None))
+
+
+def test_noise_levels_are_not_negative():
+    assert "at t = 0.5 it is -1" in str(raised(ValueError, Sde(2, lambda t: 1 - 4 * t), noise(1, 2, 2), None))
+
+
+def test_extra_drift_without_noise_cannot_be_weighed():
+    sampler = TrajectoryTilting(2, Denoiser(), eps=lambda t: 0.0, chi=lambda t: 1.0)
+    assert "eps is 0 at t = 0" in str(raised(ValueError, sampler, noise(1, 2, 2), Tilt(REWARD)))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Ode(0), "at least one step"),
+        (lambda: Ode(2, max_batch=0), "max_batch"),
+        (lambda: TrajectoryTilting(2, resample_below=1.5), "fraction"),
+        (lambda: TrajectoryTilting(2, guide=False, chi=lambda t: 1.0), "guide=False"),
+        (lambda: TrajectoryTilting(2, Posterior(2), weighting=PathWeights()), "TransitionWeights"),
+        (lambda: Search(every=0), "every"),
+        (lambda: Search(keep=0.0), "keep"),
+    ],
+)
+def test_settings_out_of_range_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

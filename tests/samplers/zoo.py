@@ -1,0 +1,56 @@
+"""Every sampler there is: each concrete class of the package as it comes, and the settings that change its ways."""
+
+import importlib
+import inspect
+import pkgutil
+from functools import partial
+
+import torch
+
+import steer.samplers
+from steer.lookahead import Denoiser, Identity, MapJump, Posterior, ShortOde
+from steer.samplers import Jump, Ode, Sampler, Sde, Search, TrajectoryTilting, TransitionWeights
+from steer.solvers import Heun
+
+STEPS = 4
+
+
+def concrete():
+    """The concrete Sampler classes of steer.samplers, whoever adds one."""
+    names = [module.name for module in pkgutil.iter_modules(steer.samplers.__path__, "steer.samplers.")]
+    found = {c for name in names for c in vars(importlib.import_module(name)).values() if inspect.isclass(c)}
+    return sorted((c for c in found if issubclass(c, Sampler) and not inspect.isabstract(c)), key=lambda c: c.__name__)
+
+
+def plain(cls, **more):
+    """An instance with few steps; a sampler around a sampler gets a stochastic one."""
+    if "base_sampler" in inspect.signature(cls).parameters:
+        return cls(Sde(STEPS, **more))
+    return cls(steps=STEPS, **more)
+
+
+ALWAYS = {"resample_below": 1.0}
+BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
+    "heun": partial(Ode, STEPS, Heun()),
+    "renoise": partial(Jump, STEPS, renoise=True),
+    "noiseless": partial(Sde, STEPS, lambda t: 0.0),
+    "map, always": partial(TrajectoryTilting, STEPS, MapJump(), **ALWAYS),
+    "untrusted map": partial(TrajectoryTilting, STEPS, MapJump(trusted=False)),
+    "denoiser, extra drift": partial(TrajectoryTilting, STEPS, Denoiser(), chi=lambda t: 0.5 * (1 - t)),
+    "denoiser, transitions": partial(TrajectoryTilting, STEPS, Denoiser(), weighting=TransitionWeights(), **ALWAYS),
+    "identity": partial(TrajectoryTilting, STEPS, Identity()),
+    "short ode": partial(TrajectoryTilting, STEPS, ShortOde(2)),
+    "posterior": partial(TrajectoryTilting, STEPS, Posterior(3), **ALWAYS),
+    "unguided": partial(TrajectoryTilting, STEPS, Denoiser(), guide=False),
+    "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
+}
+DETERMINISTIC = {"Ode", "Jump", "heun", "noiseless"}
+DRAWING = {"posterior"}  # which draws fall to whom depends on the pieces of max_batch
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def seeded(seed=1):
+    return torch.Generator().manual_seed(seed)

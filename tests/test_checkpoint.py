@@ -1,0 +1,191 @@
+"""Checkpoints: what is saved comes back, and whatever cannot come back says why in one line."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from steer import checkpoint
+from steer.analytic import GaussianMixture, ring
+from steer.checkpoint import load, load_module, read_header, save
+from steer.flow_map import ResidualMap
+from steer.interpolant import VariancePreserving
+from steer.networks import ClassCondition, Mlp, UNet
+
+RECIPE = {
+    "_target_": "steer.flow_map.ResidualMap",
+    "network": {
+        "_target_": "steer.networks.Mlp",
+        "width": 8,
+        "condition": {"_target_": "steer.networks.ClassCondition", "classes": 3, "dim": 8},
+    },
+    "schedule": {"_target_": "steer.interpolant.VariancePreserving", "beta_max": 9.0},
+}
+
+
+def plane_map():
+    torch.manual_seed(0)
+    return ResidualMap(Mlp(width=8, condition=ClassCondition(3, 8)), VariancePreserving(beta_max=9.0))
+
+
+@pytest.fixture
+def path(tmp_path):
+    save(plane_map(), tmp_path / "run" / "map.safetensors", RECIPE, steps=7, data="checkerboard")
+    return tmp_path / "run" / "map.safetensors"
+
+
+def rewrite(path, tensors=None, header=None, text=None):
+    """The file with other tensors, other header entries, or another text where the header was."""
+    entries = {**read_header(path), **(header or {})}
+    save_file(tensors or load_file(path), path, {"steer": text or json.dumps(entries)})
+
+
+def refused(match, path, ask=load):
+    with pytest.raises(ValueError, match=match) as error:
+        ask(path)
+    assert "\n" not in str(error.value)
+
+
+# What comes back
+
+
+def test_the_same_map_comes_back_frozen(path):
+    saved, loaded = plane_map(), load(path)
+    assert isinstance(loaded, ResidualMap)
+    assert loaded.schedule == saved.schedule
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    x, cond = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, -1])
+    torch.testing.assert_close(loaded(x, 0.1, 0.8, cond), saved(x, 0.1, 0.8, cond), rtol=0, atol=0)
+
+
+def test_the_header_remembers(path):
+    header = read_header(path)
+    assert header["build"] == RECIPE
+    assert (header["format"], header["version"], header["steps"], header["data"]) == ("steer", 1, 7, "checkerboard")
+
+
+def test_by_folder_file_string_or_path(path):
+    for name in (path, str(path), path.parent, str(path.parent)):
+        assert isinstance(load(name), ResidualMap)
+
+
+def test_a_shipped_name_is_not_hidden_by_a_folder_without_a_map(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "WEIGHTS", path.parent)
+    monkeypatch.chdir(path.parent)
+    os.mkdir("map")
+    assert checkpoint.shipped() == ["map"]
+    assert isinstance(load("map"), ResidualMap)
+
+
+def test_images_in_any_memory_format(tmp_path):
+    torch.manual_seed(0)
+    settings = {"channels": [8, 16], "blocks": 1}
+    network = UNet(**settings)
+    recipe = {"_target_": "steer.networks.UNet", **settings}
+    save(network, tmp_path / "net.safetensors", recipe)
+    x, t = torch.ones(2, 1, 8, 8), torch.ones(2)
+    torch.testing.assert_close(load_module(tmp_path / "net.safetensors")(x, t, t), network(x, t, t), rtol=0, atol=0)
+
+
+def test_an_analytic_map_keeps_double_precision(tmp_path):
+    law, recipe = ring(3), {"_target_": "steer.analytic.GaussianMixture", "means": [[0.0, 0.0]] * 3, "std": 1.0}
+    save(law, tmp_path / "ring.safetensors", recipe)
+    loaded = load(tmp_path / "ring.safetensors")
+    assert isinstance(loaded, GaussianMixture)
+    assert torch.equal(loaded.means, law.means)
+    assert torch.equal(loaded.std, law.std)
+
+
+# Written whole or not at all
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(path, monkeypatch):
+    before = path.read_bytes()
+
+    def half(tensors, scratch, metadata):
+        with open(scratch, "wb") as file:
+            file.write(before[:100])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        save(plane_map(), path, RECIPE)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_saving_twice_replaces_and_leaves_one_file(path):
+    other = plane_map()
+    nn.init.ones_(other.network.last.bias)
+    save(other, path, RECIPE)
+    assert (load(path).network.last.bias == 1).all()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_was_saved_no_longer_follows_the_module(path):
+    flow_map = plane_map()
+    save(flow_map, path, RECIPE)
+    before = load(path).network.last.bias.clone()
+    nn.init.ones_(flow_map.network.last.bias)
+    assert torch.equal(load(path).network.last.bias, before)
+
+
+# What is refused, in one line
+
+
+def test_missing(path):
+    refused("there is no checkpoint .*other.safetensors; shipped maps:", path.with_name("other.safetensors"))
+    refused("no map is called 'fashoin': shipped are", "fashoin")
+    refused("holds no map.safetensors; give the folder", path.parents[1])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"PK\x03\x04" + b, lambda b: b[9:]])
+def test_corrupt(path, damage):
+    path.write_bytes(damage(path.read_bytes()))
+    refused("is not a readable safetensors file", path)
+
+
+def test_not_one_of_ours(path):
+    save_file(load_file(path), path)
+    refused("holds weights but not how to build their map", path)
+    save_file(load_file(path), path, {"steer": "[1, 2]"})
+    refused("holds weights but not how to build their map", path)
+    save_file(load_file(path), path, {"steer": "{half"})
+    refused("has a header that is no JSON", path)
+
+
+def test_of_a_later_version(path):
+    rewrite(path, header={"version": 2})
+    refused("has version 2 of the format, this steer reads 1; update steer", path)
+
+
+def test_of_another_shape(path):
+    tensors = load_file(path)
+    rewrite(path, {**tensors, "network.last.bias": torch.zeros(3)})
+    refused(r"network.last.bias should be \(2,\) and is \(3,\)", path)
+    rewrite(path, {name: t for name, t in tensors.items() if name != "network.last.bias"})
+    refused(r"network.last.bias should be \(2,\) and is nothing", path)
+    rewrite(path, {**tensors, "extra": torch.zeros(1)})
+    refused(r"extra should be nothing and is \(1,\)", path)
+
+
+def test_of_another_kind(path):
+    rewrite(path, header={"build": RECIPE["network"]})
+    refused("should be", path)
+    rewrite(path, header={"build": RECIPE["schedule"]})
+    refused("describes a VariancePreserving, which holds no weights", path)
+    save(nn.Linear(2, 2), path, {"_target_": "torch.nn.Linear"})
+    refused("may only build classes of steer, rewards; this one names 'torch.nn.Linear'", path)
+    save(plane_map().network, path, RECIPE["network"])
+    refused("holds a Mlp, not a flow map", path)
+
+
+def test_that_names_other_code(path, tmp_path):
+    for target in ("os.system", "steer.checkpoint.os.system"):
+        rewrite(path, header={"build": {"_target_": target, "command": f"touch {tmp_path / 'owned'}"}})
+        refused("a checkpoint may only build classes of steer, rewards", path)
+    assert not (tmp_path / "owned").exists()
