@@ -23,13 +23,13 @@ class Gallery:
     Args:
         folder: the run folder.
         shape: of one sample.
-        decode: samples -> images in [0, 1].
+        decode: samples -> images in [0, 1]; None if that is what they are.
         titles: what to call each prompt.
     """
 
     folder: Path
     shape: tuple[int, ...]
-    decode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor] | None
     titles: Sequence[str]
 
     def samples(self, panels: Mapping[str, Result], truth: Tensor | None = None) -> list[Picture]:
@@ -46,11 +46,11 @@ class Gallery:
             return [(f"{' | '.join(panels)}, from the same noise. A row for each prompt.", path)]
         return []
 
-    def film(self, trace: Mapping[str, Tensor]) -> list[Picture]:
-        """filmstrip.png: what the look-ahead saw, if the sampler kept it."""
+    def film(self, trace: Mapping[str, Tensor], device: torch.device) -> list[Picture]:
+        """filmstrip.png: what the look-ahead saw, if the sampler kept it, decoded on that device."""
         if "film" not in trace or not (self.shape == (2,) or len(self.shape) == 3):
             return []
-        path, film = self.folder / "filmstrip.png", trace["film"]
+        path, film = self.folder / "filmstrip.png", trace["film"].to(device)
         shown = self.images(film) if len(self.shape) == 3 else film
         pictures.filmstrip(path, shown, trace["film_t"], self.row_labels)
         return [("What the look-ahead saw: where each particle was about to land, at each time.", path)]
@@ -71,9 +71,10 @@ class Gallery:
 
     def images(self, x: Tensor) -> Tensor:
         """(..., *shape) -> images (..., C, H, W) in [0, 1], cut at its ends as any screen would."""
-        batch = x.shape[: -len(self.shape)]
+        batch, x = x.shape[: -len(self.shape)], x.flatten(0, -len(self.shape) - 1)
         with torch.no_grad():
-            return self.decode(x.flatten(0, len(batch) - 1)).unflatten(0, batch).clamp(0, 1).cpu()
+            decoded = x if self.decode is None else self.decode(x)
+        return decoded.unflatten(0, batch).clamp(0, 1).cpu()
 
 
 def representatives(result: Result, columns: int = 8, rows: int = 4) -> Tensor:

@@ -40,10 +40,10 @@ def evaluate(job: Job) -> Path:
         with bar(name, job.quiet):
             result = sampler(flow_map, x0, None, prompts.cond, generator)
         seconds = time.perf_counter() - start
-        images = decode(result.x.flatten(0, 1)).unflatten(0, result.x.shape[:2]).cpu()
+        x = result.x if decode is None else decode(result.x.flatten(0, 1)).unflatten(0, result.x.shape[:2])
         labels = prompts.cond.cpu() if config.condition.model and prompts.cond is not None else None
         evaluations = {"network_forward": result.evaluations.network_forward, "seconds": seconds}
-        return result, {**yardstick(images, labels), **evaluations}
+        return result, {**yardstick(x.cpu(), labels), **evaluations}
 
     with torch.no_grad():
         results = {name: run(name, sampler) for name, sampler in samplers.items()}

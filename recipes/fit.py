@@ -19,7 +19,8 @@ from recipes.parts import make
 from steer.loops import CsvLog, Ema, LastCheckpoint, StepProgress
 from steer.loops import quiet as quiet_lightning
 
-LOG, CHECKPOINT = "log.csv", "last.ckpt"
+LOG = "log.csv"
+FLUSH = 1  # seconds that TensorBoard may wait before it closes after Ctrl-C; by default two minutes
 
 
 class Clock(Callback):
@@ -83,20 +84,30 @@ def fit(
     return clock.seconds
 
 
+def check_trainer(config: DictConfig) -> None:
+    """Raises ValueError for arguments that the Trainer does not take, before there is a run folder."""
+    make_trainer(config, callbacks=[], logger=False, default_root_dir=".", enable_progress_bar=False)
+
+
 def trainer_of(config: DictConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
     """config.trainer, Lightning's own arguments, with our callbacks and logs."""
+    tensorboard = TensorBoardLogger(folder, name="", version="tensorboard", flush_secs=FLUSH)
+    return make_trainer(
+        config,
+        callbacks=callbacks,
+        logger=[CsvLog(folder / LOG), tensorboard],
+        default_root_dir=str(folder),
+        enable_progress_bar=any(isinstance(callback, StepProgress) for callback in callbacks),
+    )
+
+
+def make_trainer(config: DictConfig, **ours: Any) -> Trainer:
+    """The Trainer, its complaints as ValueErrors."""
     quiet_lightning()
-    ours = {
-        "callbacks": callbacks,
-        "logger": [CsvLog(folder / LOG), TensorBoardLogger(folder, name="", version="tensorboard")],
-        "default_root_dir": str(folder),
-        "enable_progress_bar": any(isinstance(callback, StepProgress) for callback in callbacks),
-        "enable_model_summary": False,
-    }
     if taken := sorted(ours.keys() & config.trainer.keys()):
         raise ValueError(f"trainer.{taken[0]} is set by the recipe; leave it out")
     try:
-        return make(config.trainer, **ours)
+        return make(config.trainer, **ours, enable_model_summary=False)
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
 

@@ -34,14 +34,14 @@ class Measure:
         reward: what was steered by, unscaled.
         heldout: what was not.
         judge: a classifier; without one, diversity is the Euclidean distance of the samples themselves.
-        decode: samples -> what the judge looks at.
+        decode: samples -> what the judge looks at; the samples as they are if None.
         cond: one condition per prompt.
     """
 
     reward: Reward | None
     heldout: Reward | None
     judge: Classifier | None
-    decode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor] | None
     cond: Cond
 
     def __call__(self, result: Result) -> Figures:
@@ -58,6 +58,10 @@ class Measure:
             "diversity": self.diversity(x, log_w),
         }
 
+    def decoded(self, x: Tensor) -> Tensor:
+        """What the judge looks at."""
+        return x if self.decode is None else self.decode(x)
+
     def mean(self, reward: Reward | None, x: Tensor, log_w: Tensor) -> Estimate:
         """The mean of a reward, NaN without one."""
         if reward is None:
@@ -71,7 +75,7 @@ class Measure:
         if self.judge is None or not isinstance(self.cond, Tensor) or self.cond.is_floating_point():
             return NOTHING
         judge = self.judge
-        metric = ClassAgreement(lambda x: judge(self.decode(x)))
+        metric = ClassAgreement(lambda x: judge(self.decoded(x)))
         metric.update(x, self.cond, log_w)
         return metric.compute()
 
@@ -83,7 +87,7 @@ class Measure:
         metric = (
             PairwiseDiversity(lambda x: x.flatten(1), euclidean_diversity)
             if judge is None
-            else PairwiseDiversity(lambda x: judge.features(self.decode(x)), cosine_diversity)
+            else PairwiseDiversity(lambda x: judge.features(self.decoded(x)), cosine_diversity)
         )
         metric.update(x, log_w)
         return float(metric.compute())

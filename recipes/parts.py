@@ -21,16 +21,15 @@ from steer.guidance import Unconditional
 from steer.samplers import Sampler
 from steer.tilt import Tilt
 
+Decode = Callable[[Tensor], Tensor]
+
 
 def make(node: Any, **live: Any) -> Any:
     """The object a config node describes, with objects that no config can hold as further arguments."""
     plain = OmegaConf.to_container(node) if isinstance(node, DictConfig | ListConfig) else node
     if not isinstance(plain, dict) or "_target_" not in plain:
         raise ValueError(f"expected a node with a _target_ (a class to build); got {plain!r}")
-    try:
-        return build({**plain, **live})
-    except TypeError as error:
-        raise ValueError(f"{plain['_target_']} cannot be built from its config: {error}") from error
+    return build({**plain, **live})
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -138,14 +137,15 @@ def noise(config: DictConfig, shape: Sequence[int], prompts: int, dtype: torch.d
 
 
 # --- who judges -------------------------------------------------------------------------------------------------------
-def decode_of(config: DictConfig) -> Callable[[Tensor], Tensor]:
-    """What brings a sample to where rewards and eyes look at it: images in [0, 1], or points as they are."""
+def decode_of(config: DictConfig) -> Decode | None:
+    """What makes images in [0, 1] of samples before rewards and eyes look at them, or None where they look as it is."""
     if config.reward_decode is None:
-        return nn.Identity()
-    return resolve(config.reward_decode) if isinstance(config.reward_decode, str) else make(config.reward_decode)
+        return None
+    found = resolve(config.reward_decode) if isinstance(config.reward_decode, str) else make(config.reward_decode)
+    return found.to(device_of(config)).eval() if isinstance(found, nn.Module) else found
 
 
-def reward_of(node: Any, config: DictConfig) -> Reward | None:
+def reward_of(node: Any, decode: Decode | None, config: DictConfig) -> Reward | None:
     """A reward from a node, or from the bare name of a reward, a class of rewards or a function; decoded if asked."""
     if node is None:
         return None
@@ -153,8 +153,8 @@ def reward_of(node: Any, config: DictConfig) -> Reward | None:
     if isinstance(found, type):
         found = make({"_target_": node})
     reward, name = as_reward(found), node if isinstance(node, str) else node["_target_"]
-    if config.reward_decode is not None:
-        reward = Decoded(reward, decode_of(config))
+    if decode is not None:
+        reward = Decoded(reward, decode)
     reward.__name__ = re.split("[.:]", name)[-1]  # type: ignore[assignment]  # what error messages call it
     return reward.to(device_of(config))
 

@@ -10,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from steer.progress import shown_by
 
-
 COLUMNS = (
     TextColumn("{task.description}"),
     MofNCompleteColumn(),

@@ -28,7 +28,7 @@ def rehearse(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
             attempt(f"the reward {name_of(reward)}", shape, lambda: Tilt(reward)(x1, cond, 0.0))  # noqa: B023
     if measure.judge is not None:
         judge = measure.judge
-        attempt("the judge", shape, lambda: judge(measure.decode(x1)))
+        attempt("the judge", shape, lambda: judge(measure.decoded(x1)))
 
 
 def attempt(what: str, shape: tuple[int, ...], call: Callable[[], Any]) -> Any:

@@ -23,9 +23,9 @@ from steer.tilt import Tilt
 def sample(job: Job) -> Path:
     """Runs the config and returns the run folder."""
     config = job.config
-    model, prompts = parts.model_of(config), parts.prompts_of(config)
-    reward, heldout = parts.reward_of(config.reward, config), parts.reward_of(config.heldout, config)
-    tilt, judge, decode = parts.tilt_of(reward, config), parts.judge_of(config), parts.decode_of(config)
+    model, prompts, decode = parts.model_of(config), parts.prompts_of(config), parts.decode_of(config)
+    reward, heldout = (parts.reward_of(node, decode, config) for node in (config.reward, config.heldout))
+    tilt, judge = parts.tilt_of(reward, config), parts.judge_of(config)
     sampler, base_sampler = parts.sampler_of(config.sampler), parts.sampler_of(config.base)
     flow_map, x0 = parts.told(model.flow_map, config), parts.noise(config, model.shape, len(prompts), model.dtype)
     measure = Measure(reward, heldout, judge, decode, prompts.cond)
@@ -57,7 +57,7 @@ def sample(job: Job) -> Path:
     gallery = Gallery(folder, model.shape, decode, prompts.titles)
     drawn = [
         *gallery.samples({"unsteered": base, "steered": steered}, None if exact is None else exact.draws()),
-        *gallery.film(steered.trace),
+        *gallery.film(steered.trace, x0.device),
         *gallery.curves(steered.trace, config.particles, metrics["base_reward_mean"]),
     ]
     tables = [comparison(metrics, "unsteered", "steered"), cost(metrics)]

@@ -9,7 +9,7 @@ from torch import nn
 
 from recipes import parts, pictures, run_folder
 from recipes.drawing import Gallery, Picture
-from recipes.fit import LOG, fit
+from recipes.fit import LOG, check_trainer, fit
 from recipes.job import Job
 from recipes.measure import Figures
 from recipes.products import learned, save
@@ -27,6 +27,8 @@ def train(job: Job) -> Path:
     torch.manual_seed(config.seed)  # initial weights
     loop, data, ema = parts.make(config.loop), parts.make(config.data), parts.make(config.ema)
     module = learned(loop)
+    check_trainer(config)
+    data.prepare_data()
     folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
     seconds = fit(loop, data, folder, job, ema, show)

@@ -7,7 +7,7 @@ import torch
 
 from recipes import learner, parts, report, run_folder
 from recipes.drawing import Gallery
-from recipes.fit import fit
+from recipes.fit import check_trainer, fit
 from recipes.job import Job
 from recipes.measure import Figures, Measure, whole
 from recipes.products import origin
@@ -28,9 +28,9 @@ def tune(job: Job) -> Path:
     """Runs the config, or resumes it, and returns the run folder."""
     config = job.config
     torch.manual_seed(config.seed)  # initial weights of adapters
-    model, prompts = parts.model_of(config), parts.prompts_of(config)
-    reward, heldout = parts.reward_of(config.reward, config), parts.reward_of(config.heldout, config)
-    tilt, judge, decode = parts.tilt_of(reward, config), parts.judge_of(config), parts.decode_of(config)
+    model, prompts, decode = parts.model_of(config), parts.prompts_of(config), parts.decode_of(config)
+    reward, heldout = (parts.reward_of(node, decode, config) for node in (config.reward, config.heldout))
+    tilt, judge = parts.tilt_of(reward, config), parts.judge_of(config)
     sampler, ema = parts.sampler_of(config.sampler), parts.make(config.ema)
     if tilt is None:
         raise ValueError("steer tune needs a reward; give for instance reward=rewards.Brightness")
@@ -41,6 +41,7 @@ def tune(job: Job) -> Path:
     x0 = parts.noise(config, model.shape, len(prompts), model.dtype)
     measure = Measure(reward, heldout, judge, decode, prompts.cond)
     rehearse(base, x0, measure)
+    check_trainer(config)
     folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
 
     def drawn_from(flow_map: FlowMap) -> Result:

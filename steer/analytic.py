@@ -6,7 +6,7 @@ and exact draws are closed forms; only the flow map needs an ODE solver, and its
 """
 
 import math
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,32 +14,10 @@ from torch import Tensor
 
 from steer import counting
 from steer.flow_map import FlowMap
+from steer.gaussians import Gaussians, LinearReward, QuadraticReward, tilt
 from steer.interpolant import Endpoints, Linear, Schedule, Time, batch_time
 from steer.lookahead import Guesses
 from steer.solvers import Rk4
-
-
-@runtime_checkable
-class QuadraticReward(Protocol):
-    """r(x) = -precision/2 |x - center|^2."""
-
-    center: Any
-    precision: Any
-
-
-@runtime_checkable
-class LinearReward(Protocol):
-    """r(x) = direction . x"""
-
-    direction: Any
-
-
-class Gaussians(NamedTuple):
-    """Gaussians in coordinates along their own axes: log_w (..., K), mean (..., K, d), var (..., K, d)."""
-
-    log_w: Tensor
-    mean: Tensor
-    var: Tensor
 
 
 class GaussianMixture(FlowMap):
@@ -105,10 +83,20 @@ class GaussianMixture(FlowMap):
         x = x if each else x[:, None].expand(-1, len(self.means), -1)
         return x if self.axes is None else torch.einsum("kij,bki->bkj", self.axes, x)
 
+    def _point(self, values: Any) -> Float[Tensor, "k d"]:
+        """One point, given as numbers, in the coordinates of every component."""
+        return self._along(torch.as_tensor(values, dtype=self.means.dtype, device=self.means.device)[None])[0]
+
+    def responsibilities(self, x: Float[Tensor, "b d"], t: Time = 1.0) -> Float[Tensor, "b k"]:
+        """p(component | x_t = x): whose mean under any law of x is that law's share of each component."""
+        return self._posterior(x, t)[0].log_w.exp()
+
     def _back(self, y: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
         return y if self.axes is None else torch.einsum("kij,bkj->bki", self.axes, y)
 
-    def _posterior(self, x: Float[Tensor, "b d"], t: Time, cond: Tensor | None = None) -> tuple[Gaussians, Tensor, Tensor]:
+    def _posterior(
+        self, x: Float[Tensor, "b d"], t: Time, cond: Tensor | None = None
+    ) -> tuple[Gaussians, Tensor, Tensor]:
         """p(x1 | x_t = x) along the axes, E[x0 | x_t, k] (B, K, d), and log p_t(x) (B,)."""
         alpha, sigma, _, _ = (c[:, None, None] for c in self.schedule.coefficients(batch_time(t, x)))
         log_w, mean, var = self.components
@@ -116,6 +104,10 @@ class GaussianMixture(FlowMap):
         total = alpha**2 * var + sigma**2
         log_joint = log_w - 0.5 * (y**2 / total + total.log() + math.log(2 * math.pi)).sum(-1)
         if cond is not None:
+            if ((cond < -1) | (cond >= len(log_w))).any():
+                raise ValueError(
+                    f"a condition is a component, 0..{len(log_w) - 1}, or -1 for none; got {cond.unique().tolist()}"
+                )
             other = torch.arange(len(log_w), device=x.device) != cond[:, None]
             log_joint = (log_joint - log_w).masked_fill(other & (cond >= 0)[:, None], -torch.inf) + torch.where(
                 (cond >= 0)[:, None], 0.0, log_w
@@ -225,34 +217,17 @@ class GaussianMixture(FlowMap):
         Raises:
             ValueError: a reward neither quadratic nor linear, or one that grows faster than the law decays.
         """
-        log_w, mean, var = self._tilt(reward, self.components)
+        log_w, mean, var = tilt(self.components, reward, self._point)
         means = self._back(mean[None])[0]
         law = GaussianMixture(means, var.sqrt(), log_w.softmax(0), self.schedule, self.axes, self.steps)
         return law, torch.logsumexp(log_w, dim=0)
 
     def value(self, reward: QuadraticReward | LinearReward, x: Float[Tensor, "b d"], t: Time) -> Float[Tensor, "b"]:
         """V_t(x) = log E[exp(r(X_1)) | x_t = x], in closed form."""
-        return torch.logsumexp(self._tilt(reward, self._posterior(x, t)[0]).log_w, dim=-1)
-
-    def _tilt(self, reward: QuadraticReward | LinearReward, g: Gaussians) -> Gaussians:
-        """Each Gaussian times exp(r), the mass it gains or loses added to its log weight."""
-        if isinstance(reward, QuadraticReward):
-            center = self._along(torch.as_tensor(reward.center, dtype=g.mean.dtype)[None])[0]
-            precision = torch.as_tensor(reward.precision, dtype=g.mean.dtype)
-            shrink = 1 + precision * g.var
-            if not (shrink > 0).all():
-                raise ValueError(f"exp(r) has no mean: precision {float(precision)} is below -1 over the largest variance")
-            gain = -0.5 * (shrink.log() + precision * (g.mean - center) ** 2 / shrink).sum(-1)
-            return Gaussians(g.log_w + gain, (g.mean + precision * g.var * center) / shrink, g.var / shrink)
-        if isinstance(reward, LinearReward):
-            a = self._along(torch.as_tensor(reward.direction, dtype=g.mean.dtype)[None])[0]
-            gain = (a * g.mean + 0.5 * a**2 * g.var).sum(-1)
-            return Gaussians(g.log_w + gain, g.mean + g.var * a, g.var)
-        raise ValueError(f"only quadratic and linear rewards tilt in closed form; got {type(reward).__name__}")
+        return torch.logsumexp(tilt(self._posterior(x, t)[0], reward, self._point).log_w, dim=-1)
 
 
 def ring(components: int = 8, radius: float = 4.75, std: float = 0.6, **more: Any) -> GaussianMixture:
     """Equal Gaussians evenly spaced on a circle, the first at angle 0."""
     angle = torch.arange(components, dtype=torch.float64) * (2 * math.pi / components)
     return GaussianMixture(radius * torch.stack((angle.cos(), angle.sin()), dim=1), std, **more)
-

@@ -56,9 +56,10 @@ def _normalised(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p n"]:
 
 
 def _invert(w: Float[Tensor, "p n"], u: Float[Tensor, "p n"]) -> Int[Tensor, "p n"]:
-    """Where uniforms u fall in the cumulative weights; the last place also takes a u rounded up to 1."""
+    """Where uniforms u fall in the cumulative weights: never on a weight of zero."""
     cumulative = w.cumsum(dim=1)
-    return torch.searchsorted(cumulative / cumulative[:, -1:], u, right=True).clamp_max(w.shape[1] - 1)
+    below_one = u.clamp_max(1 - 2.0**-53)  # (N - 1 + u) / N may have rounded up to 1
+    return torch.searchsorted(cumulative / cumulative[:, -1:], below_one, right=True)
 
 
 def _uniform(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -79,7 +79,9 @@ class Tilt(nn.Module):
         if self.scale.ndim == 0:
             return self.scale.expand(samples)
         if samples % len(self.scale):
-            raise ValueError(f"a tilt with {len(self.scale)} scales, one per prompt, cannot share out {samples} samples")
+            raise ValueError(
+                f"a tilt with {len(self.scale)} scales, one per prompt, cannot share out {samples} samples"
+            )
         return self.scale.repeat_interleave(samples // len(self.scale))
 
     def with_scale(self, scale: float | Tensor) -> "Tilt":

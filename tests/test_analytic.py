@@ -53,7 +53,7 @@ def test_velocity_carries_the_density(schedule):
     """The continuity equation d_t p + div(p b) = 0, by automatic differentiation at random points."""
     mixture, t = correlated(schedule), torch.tensor(0.6, dtype=torch.float64)
     for x in points(4, 3):
-        d_t = torch.func.grad(lambda t: mixture.log_prob(x[None], t).exp()[0])(t)
+        d_t = torch.func.grad(lambda t, x: mixture.log_prob(x[None], t).exp()[0])(t, x)
         flux = torch.func.jacrev(lambda x: mixture.log_prob(x[None], t).exp()[0] * mixture.velocity(x[None], t)[0])(x)
         assert torch.allclose(d_t, -flux.trace(), rtol=1e-8, atol=1e-14)
 
@@ -76,7 +76,8 @@ def test_a_condition_names_a_component():
     mixture, x = correlated(), points(6, 3)
     labels = torch.tensor([0, 1, 2, -1, 0, -1])
     for i, k in enumerate(labels.tolist()):
-        alone = mixture if k < 0 else GaussianMixture(mixture.means[k : k + 1], mixture.std[k : k + 1], axes=mixture.axes[k : k + 1])
+        one = slice(k, k + 1)
+        alone = mixture if k < 0 else GaussianMixture(mixture.means[one], mixture.std[one], axes=mixture.axes[one])
         assert torch.allclose(mixture.velocity(x, 0.5, labels)[i], alone.velocity(x[i : i + 1], 0.5)[0])
         assert torch.allclose(mixture.log_prob(x, 0.5, labels)[i], alone.log_prob(x[i : i + 1], 0.5)[0])
 
@@ -171,3 +172,5 @@ def test_bad_mixtures_are_refused():
         ring(std=1.0).tilted(SimpleNamespace(center=[0.0, 0.0], precision=-2.0))
     with pytest.raises(ValueError, match="closed form"):
         ring().tilted(lambda x: x)
+    with pytest.raises(ValueError, match=r"0..7, or -1 for none; got \[-1, 8\]"):
+        ring().velocity(points(2), 0.5, torch.tensor([8, -1]))

@@ -23,7 +23,9 @@ def refused(match, node, trusted=None):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("def bright(x):\n    return x.mean(1)\n\n\nclass Scaled:\n    def __init__(self, by):\n        self.by = by\n")
+    path.write_text(
+        "def bright(x):\n    return x.mean(1)\n\n\nclass Scaled:\n    def __init__(self, by):\n        self.by = by\n"
+    )
     return path
 
 
@@ -91,11 +93,19 @@ def test_a_slip_in_the_key_is_no_silent_dictionary():
 
 
 def test_arguments_are_checked():
-    refused("steer.networks.Mlp takes no argument 'widht'; did you mean 'width'?", {"_target_": "steer.networks.Mlp", "widht": 8})
+    refused(
+        "steer.networks.Mlp takes no argument 'widht'; did you mean 'width'?",
+        {"_target_": "steer.networks.Mlp", "widht": 8},
+    )
     refused("steer.interpolant.Linear takes no argument 'beta'", {"_target_": "steer.interpolant.Linear", "beta": 8})
     refused("needs network, schedule, which", {"_target_": "steer.flow_map.ResidualMap"})
-    refused("Linear could not be built: TypeError", {"_target_": "torch.nn.Linear", "in_features": "wide", "out_features": 1})
-    refused("VariancePreserving needs 0 < beta_min", {"_target_": "steer.interpolant.VariancePreserving", "beta_min": -1.0})
+    refused(
+        "Linear could not be built: TypeError",
+        {"_target_": "torch.nn.Linear", "in_features": "wide", "out_features": 1},
+    )
+    refused(
+        "VariancePreserving needs 0 < beta_min", {"_target_": "steer.interpolant.VariancePreserving", "beta_min": -1.0}
+    )
     refused("steer.checkpoint.TRUSTED is not a class or function", {"_target_": "steer.checkpoint.TRUSTED"})
 
 
@@ -113,7 +123,9 @@ def test_files_fail_in_one_line(file):
     refused("mine.py could not be run: SyntaxError", {"_target_": f"{file}:f"})
 
 
-@pytest.mark.parametrize("text", ["import not_installed_anywhere\n", "raise RuntimeError('two\\nlines')\n", "def f(:\n"])
+@pytest.mark.parametrize(
+    "text", ["import not_installed_anywhere\n", "raise RuntimeError('two\\nlines')\n", "def f(:\n"]
+)
 def test_a_module_that_fails_to_import_is_not_called_missing(tmp_path, monkeypatch, text):
     (tmp_path / "not_installed_anywhere_else.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -137,7 +149,9 @@ def test_a_module_that_fails_to_import_is_not_called_missing(tmp_path, monkeypat
 )
 def test_a_checkpoint_names_no_code_but_ours(name):
     """Were it called, the argument would be unknown or the command run: the refusal must come before either."""
-    refused(f"a checkpoint may only build classes of steer, rewards; this one names '{name}'", {"_target_": name}, TRUSTED)
+    refused(
+        f"a checkpoint may only build classes of steer, rewards; this one names '{name}'", {"_target_": name}, TRUSTED
+    )
     hidden = {"_target_": "steer.networks.Mlp", "condition": [{"_target_": name, "command": "true"}]}
     refused("may only build classes", hidden, TRUSTED)
 

@@ -126,6 +126,15 @@ def test_saving_twice_replaces_and_leaves_one_file(path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_the_old_file_is_never_written_over(path):
+    """A second name of it keeps its bytes: the new file took its place whole, by renaming."""
+    before = path.read_bytes()
+    os.link(path, path.with_name("old"))
+    save(plane_map(), path, RECIPE, steps=8)
+    assert path.with_name("old").read_bytes() == before
+    assert read_header(path)["steps"] == 8
+
+
 def test_what_was_saved_no_longer_follows_the_module(path):
     flow_map = plane_map()
     save(flow_map, path, RECIPE)
@@ -143,7 +152,9 @@ def test_missing(path):
     refused("holds no map.safetensors; give the folder", path.parents[1])
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"PK\x03\x04" + b, lambda b: b[9:]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"PK\x03\x04" + b, lambda b: b[9:]]
+)
 def test_corrupt(path, damage):
     path.write_bytes(damage(path.read_bytes()))
     refused("is not a readable safetensors file", path)

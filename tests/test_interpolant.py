@@ -22,10 +22,10 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def points(schedule, n=len(INSIDE)):
+def points(schedule):
     """A mixture along the schedule, times, and a point of its path at each."""
     law = GaussianMixture([[1.0, -2.0], [0.5, 1.0], [-2.0, 0.0]], [0.3, 0.7, 1.1], [1.0, 2.0, 3.0], schedule)
-    return law, INSIDE[:n], normal(n, 2)
+    return law, INSIDE, normal(len(INSIDE), 2)
 
 
 # Coefficients

@@ -20,7 +20,9 @@ def generator(seed=0):
 
 def children(ancestors):
     """How many children each particle has, (P, N)."""
-    return torch.zeros(ancestors.shape, dtype=torch.float64).scatter_add_(1, ancestors, torch.ones(ancestors.shape).double())
+    return torch.zeros(ancestors.shape, dtype=torch.float64).scatter_add_(
+        1, ancestors, torch.ones(ancestors.shape).double()
+    )
 
 
 def many(scheme, w=W):
@@ -87,6 +89,13 @@ def test_one_particle_with_all_the_weight(scheme):
 
 
 @every_scheme
+@pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53])
+def test_the_ends_of_the_unit_interval_find_a_particle_with_weight(scheme, u, monkeypatch):
+    monkeypatch.setattr("steer.resampling._uniform", lambda shape, like, _: torch.full(shape, u, dtype=torch.float64))
+    assert (scheme(torch.tensor([[0.0, 0.5, 0.5, 0.0]]).log(), generator()) % 3 != 0).all()
+
+
+@every_scheme
 def test_a_constant_does_not_matter(scheme):
     log_w = torch.randn(50, N, generator=generator(1), dtype=torch.float64)
     a = scheme(log_w, generator())
@@ -134,6 +143,4 @@ def test_effective_sample_size_is_between_one_and_n():
 def test_effective_sample_size_keeps_its_digits_under_large_constants():
     log_w = torch.randn(5, 64, generator=generator()) * 8
     log_w = log_w.round() / 8  # so that adding the constant is exact
-    torch.testing.assert_close(
-        effective_sample_size(log_w + 2.0**16), effective_sample_size(log_w), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(effective_sample_size(log_w + 2.0**16), effective_sample_size(log_w), rtol=1e-6, atol=0)

@@ -1,6 +1,7 @@
 """Solvers: the order they claim, steps backwards, a time and a step of its own for every sample."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_order_is_the_slope_of_the_error(solver):
     errors = [
         abs(integrate(solver, decay, x, s, t, steps).item() - math.exp(math.sin(2.0))) for steps in (32, 64, 128, 256)
     ]
-    slopes = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert slopes[-1] == pytest.approx(solver.order, abs=0.1)
     assert slopes[0] == pytest.approx(solver.order, abs=0.3)
 

@@ -10,6 +10,7 @@ seed, judges. Ten classes, 16 samples each, three seeds.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,6 +20,7 @@ from torch import Tensor
 import steer
 from recipes.figures.cells import FOLDER, Cells
 from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
+from rewards.networks import Classifier
 from steer.guidance import Unconditional
 from steer.lookahead import Denoiser, MapJump
 from steer.metrics import ClassAgreement, PairwiseDiversity
@@ -60,7 +62,7 @@ def measure(method: Method, budget: int, seed: int) -> dict:
     return {**judged(x, log_w, reward, judge), "evaluations": vars(result.evaluations)}
 
 
-def judged(x: Tensor, log_w: Tensor, reward: torch.nn.Module, judge: torch.nn.Module) -> dict:
+def judged(x: Tensor, log_w: Tensor, reward: torch.nn.Module, judge: Classifier) -> dict:
     """What the reward and the judge say of samples (classes, particles, ...), plain and weighted."""
     classes = torch.arange(len(x))
     images = from_signed(x)
@@ -94,7 +96,7 @@ def draw(rows: dict[str, list[list[dict]]]) -> None:
     """Reward, judge's accuracy and diversity against evaluations, with standard errors over the seeds."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    titles = {"reward": "reward steered by (log p)", "accuracy": "judge's accuracy", "diversity": "diversity (1 - cosine)"}
+    titles = {"reward": "reward (log p)", "accuracy": "judge's accuracy", "diversity": "diversity (1 - cosine)"}
     for ax, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
         for method, cells in rows.items():
             x = [sum(map(spent, seeds)) / len(seeds) for seeds in cells]
@@ -112,8 +114,7 @@ def main() -> None:
     table, rows = Cells("fashion_steering"), {}
     for name, method in METHODS.items():
         rows[name] = [
-            [table.get(f"{name} {b} seed={s}", lambda m=method, b=b, s=s: measure(m, b, s)) for s in range(SEEDS)]
-            for b in BUDGETS
+            [table.get(f"{name} {b} seed={s}", partial(measure, method, b, s)) for s in range(SEEDS)] for b in BUDGETS
         ]
     for name, cells in rows.items():
         for seeds in cells:

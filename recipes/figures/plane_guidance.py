@@ -7,6 +7,7 @@ trajectory tilting without resampling (plain, and corrected once by its final we
 """
 
 import math
+from functools import partial
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -90,9 +91,9 @@ def draw(cells: dict[str, dict]) -> None:
 
 def main() -> None:
     table = Cells("plane_guidance")
-    cells = {f"FMTT drift, {n}": table.get(f"tilting {n}", lambda a=a: tilting(a)) for n, a in LOOKAHEADS.items()}
+    cells = {f"FMTT drift, {n}": table.get(f"tilting {n}", partial(tilting, a)) for n, a in LOOKAHEADS.items()}
     sources = {"posterior, 64 draws": Posterior(64), "map": MapJump(), "denoiser": Denoiser()}
-    cells |= {f"value, {n}": table.get(f"value {n}", lambda a=a: value_guided(a)) for n, a in sources.items()}
+    cells |= {f"value, {n}": table.get(f"value {n}", partial(value_guided, a)) for n, a in sources.items()}
     print(f"true fraction right of zero: {true_fraction():.4f}")
     for name, cell in cells.items():
         print(f"{name:28s} plain {cell['plain']:.4f} +- {cell['plain_std_error']:.4f}", end="")

@@ -5,6 +5,8 @@
 Quadratic reward (center (3, 2), precision 1/2), 4096 particles, 10 seeds, eps = 1 - t, extra drift chi = 0 or (1 - t)/2.
 """
 
+from functools import partial
+
 import torch
 
 from recipes.figures.cells import Cells
@@ -35,8 +37,7 @@ def measure(lookahead: Lookahead, weighting: str, chi: float, steps: int) -> dic
     result = sampler(world, x0, Tilt(reward), generator=generator)
     assert result.log_z is not None
     error = result.log_z - log_z
-    posterior, _, _ = law._posterior(result.x.flatten(0, 1), 1.0)
-    modes = posterior.log_w.exp().unflatten(0, (SEEDS, PARTICLES))
+    modes = law.responsibilities(result.x.flatten(0, 1)).unflatten(0, (SEEDS, PARTICLES))
     weights = (result.log_w.softmax(1)[..., None] * modes).sum(1)
     worst = int((weights.mean(0) - law.weights).abs().argmax())
     return {
@@ -55,10 +56,8 @@ def main() -> None:
         for weighting, chi in (("path", 0.0), ("path", 0.5), ("transition", 0.0), ("left", 0.0)):
             for steps in STEPS:
                 if not (name == "map" and weighting in ("transition", "left") and steps > 100):
-                    cells.get(
-                        f"{name} {weighting} chi={chi} steps={steps}",
-                        lambda a=lookahead, b=weighting, c=chi, d=steps: measure(a, b, c, d),
-                    )
+                    key = f"{name} {weighting} chi={chi} steps={steps}"
+                    cells.get(key, partial(measure, lookahead, weighting, chi, steps))
 
 
 if __name__ == "__main__":

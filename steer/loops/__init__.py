@@ -10,7 +10,7 @@ from steer.loops.pictures import ImageGrid, Pictures, PlaneHistogram
 from steer.loops.progress import StepProgress
 from steer.loops.quiet import quiet
 from steer.loops.reward_tuning import RewardTuning
-from steer.loops.schedules import Constant, Cosine, InverseSqrt, Warmup
+from steer.loops.schedules import Constant, Cosine, InverseSqrt, Trapezoid, Warmup
 
 __all__ = [
     "ClassifierTraining",
@@ -28,6 +28,7 @@ __all__ = [
     "PlaneHistogram",
     "RewardTuning",
     "StepProgress",
+    "Trapezoid",
     "Warmup",
     "quiet",
     "read_csv_log",

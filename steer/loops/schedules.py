@@ -30,6 +30,17 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class Trapezoid:
+    """1 until the last `decay` of `steps` steps, then linearly down to 0: a run may be ended at any time by decaying."""
+
+    steps: int
+    decay: int
+
+    def __call__(self, step: int) -> float:
+        return min(max((self.steps - step) / self.decay, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
 class InverseSqrt:
     """1 for the first `after` steps, then sqrt(after / step)."""
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from steer import counting
 from steer.counting import Evaluations
 from steer.flow_map import Cond, FlowMap
+from steer.progress import track
 from steer.tilt import NonFiniteReward, Tilt
 
 Claim = Literal["exact", "biased", "maximiser"]
@@ -50,7 +51,9 @@ class Run:
 
     def __init__(self, flow_map: FlowMap, x0: Tensor, tilt: Tilt | None, cond: Cond, generator: torch.Generator | None):
         if x0.ndim < 3:
-            raise ValueError(f"x0 has shape (prompts, particles, *shape); got {tuple(x0.shape)}. Use x0[None] for one prompt")
+            raise ValueError(
+                f"x0 has shape (prompts, particles, *shape); got {tuple(x0.shape)}. Use x0[None] for one prompt"
+            )
         if x0.numel() == 0:
             raise ValueError(f"x0 needs at least one prompt and one particle; got shape {tuple(x0.shape)}")
         if not x0.isfinite().all():
@@ -63,7 +66,9 @@ class Run:
         self.flow_map, self.tilt, self.device = flow_map, tilt, x0.device
         self.cond = _repeat(cond, self.particles)
         self.prompt = torch.arange(self.prompts).repeat_interleave(self.particles)  # of each sample of the batch
-        seeds = torch.randint(2**62, (self.prompts,), generator=generator, device=generator.device if generator else "cpu")
+        seeds = torch.randint(
+            2**62, (self.prompts,), generator=generator, device=generator.device if generator else "cpu"
+        )
         self.generators = [torch.Generator(x0.device).manual_seed(int(seed)) for seed in seeds]
         self.records: list[dict[str, Tensor]] = []
 
@@ -74,7 +79,9 @@ class Run:
     def normal(self, like: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
         """Standard normal noise, every prompt's from its own generator."""
         shape = (self.particles, *like.shape[1:])
-        return torch.cat([torch.randn(shape, generator=g, dtype=like.dtype, device=like.device) for g in self.generators])
+        return torch.cat(
+            [torch.randn(shape, generator=g, dtype=like.dtype, device=like.device) for g in self.generators]
+        )
 
     def ancestors(self, scheme: Callable, log_w: Float[Tensor, "p n"], chosen: Bool[Tensor, "p"]) -> Int[Tensor, "p n"]:
         """A resampling scheme applied to each chosen prompt with its own generator; the others stay as they are."""
@@ -175,7 +182,7 @@ class Stepwise(Sampler, Generic[State]):
         run = Run(flow_map, x0, tilt, cond, generator)
         with counting.count() as tally:
             state = self.start(run, x0.flatten(0, 1))
-            for s, t in pairwise(self.times()):
+            for s, t in track(list(pairwise(self.times()))):
                 state = self.step(run, state, s, t)
             result = self.finish(run, state)
         returned = result.x.shape[0] * result.x.shape[1]

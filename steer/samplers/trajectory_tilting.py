@@ -80,7 +80,7 @@ class TrajectoryTilting(Stepwise[Population]):
             TransitionWeights (eps and chi of the guidance are then zero), which suits black-box rewards.
         resampling: one of steer.resampling.
         search: keep the best instead of weighing; then the claim is "maximiser" and there is no log Z.
-        max_batch: the most samples per evaluation.
+        max_batch: the most samples per evaluation. A look-ahead that draws gets other draws of the same law with another.
         film: for how many particles of each prompt the look-ahead is kept in the trace, at every `film_every` steps.
     """
 
@@ -109,7 +109,9 @@ class TrajectoryTilting(Stepwise[Population]):
         self.eps, self.chi, self.guide = eps, chi, guide
         by_path = guide and not self.lookahead.random
         if isinstance(weighting, PathWeights) and not by_path:
-            raise ValueError("PathWeights follow one function of (x, t), and this look-ahead draws: use TransitionWeights()")
+            raise ValueError(
+                "PathWeights follow one function of (x, t), and this look-ahead draws: use TransitionWeights()"
+            )
         self.weighting = weighting or (PathWeights() if by_path else TransitionWeights())
         self.resampling, self.search = resampling, search
         self.film, self.film_every = film, film_every or max(steps // 8, 1)
@@ -226,9 +228,7 @@ def glimpse(
     return Glance(v, velocity, gradient, rate.to(v.dtype), mean(rewards, guesses.log_w), guesses.x1[0].detach())
 
 
-def peek(
-    value: Value, flow_map: FlowMap, x: Tensor, t: float, cond: Cond, generator: torch.Generator | None
-) -> Glance:
+def peek(value: Value, flow_map: FlowMap, x: Tensor, t: float, cond: Cond, generator: torch.Generator | None) -> Glance:
     """V_t(x) alone, for dynamics that are not guided: gradient and rate are zero and not used."""
     guesses, velocity = value.lookahead.with_velocity(flow_map, x, t, cond, generator)
     rewards = value.rewards(guesses, t, cond)

@@ -78,7 +78,9 @@ class PathWeights(Weighting):
         if move.chi == 0:
             return rate * h
         if move.eps == 0:
-            raise ValueError(f"extra drift needs noise to be weighted: eps is 0 at t = {move.s:.4g} where chi is {move.chi}")
+            raise ValueError(
+                f"extra drift needs noise to be weighted: eps is 0 at t = {move.s:.4g} where chi is {move.chi}"
+            )
         dr = move.t * after.value - move.s * before.value
         drift = move.chi * _dot(before.gradient, before.gradient) * h + _dot(before.gradient, move.noise)
         return rate * h + move.chi / move.eps * (dr - rate * h - drift)

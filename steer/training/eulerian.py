@@ -35,5 +35,6 @@ class MeanFlow(PairObjective):
     ) -> Float[Tensor, "b"]:
         x_s = flow_map.schedule.interpolate(x0, x1, s)
         v = flow_map.schedule.path_velocity(x0, x1, s)
-        u, du = torch.func.jvp(lambda x, s: flow_map.average_velocity(x, s, t, cond), (x_s, s), (v, torch.ones_like(s)))
+        primals, tangents = (x_s, s), (v, torch.ones_like(s))
+        u, du = torch.func.jvp(lambda x, s: flow_map.average_velocity(x, s, t, cond), primals, tangents)  # type: ignore[misc]
         return mean_square(u - (v + expand(t - s, x_s) * du).detach())

@@ -30,7 +30,7 @@ class Lagrangian(PairObjective):
         generator: torch.Generator,
     ) -> Float[Tensor, "b"]:
         x_s = flow_map.schedule.interpolate(x0, x1, s)
-        landing, d_t = torch.func.jvp(lambda t: flow_map(x_s, s, t, cond), (t,), (torch.ones_like(t),))
+        landing, d_t = torch.func.jvp(lambda t: flow_map(x_s, s, t, cond), (t,), (torch.ones_like(t),))  # type: ignore[misc]
         with torch.no_grad():
             b = flow_map.velocity(landing, t, cond)
         return mean_square(d_t - b)

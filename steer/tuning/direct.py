@@ -10,8 +10,9 @@ model's own samples z: the diagonal learns the velocity of the tuned law by flow
 learn to follow the diagonal. So few jumps and many steps go on agreeing.
 
 The penalty is the energy of the change of drift along renoised samples, summed over dimensions (the KL between the path
-laws of base and tuned model under noise of variance 1/2 per unit of time). It slows the drift away from the base; it does
-not make the result the tilted law. This is a maximiser: stop by a held-out reward.
+laws of base and tuned model under noise of variance 1/2 per unit of time). It holds the velocity near the base; the jumps
+only as far as L_map ties them to it, so that jumps need both terms and steps need the penalty alone. It slows the way, and
+does not make the result the tilted law. This is a maximiser: stop by a held-out reward.
 
 References: Clark et al. 2024, arXiv 2309.17400 (DRaFT); Prabhudesai et al. 2023, arXiv 2310.03739 (AlignProp).
 """

@@ -75,7 +75,7 @@ def test_a_file_of_ones_own_is_named_after_itself(tmp_path):
     ],
 )
 def test_mistakes_are_named(word, says):
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r".") as error:
         config.load("sample", "ring/steer", [word])
     assert says in str(error.value)
 

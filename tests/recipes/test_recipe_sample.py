@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 RING = ["sample", "ring/steer", "particles=64", "sampler.steps=12", "sampler.film=16", "base.steps=8", "model.steps=8"]
 FILES = {"config.yaml", "metrics.json", "samples.safetensors", "grid.png", "filmstrip.png", "curves.png", "report.html"}
 PROMISED = {
-    "method", "claim", "reward_mean", "reward_std_error", "base_reward_mean", "heldout_reward_mean", "diversity", "log_z",
-    "ess_min", "resamples", "evaluations", "seconds", "seed", "versions",
+    "method", "claim", "reward_mean", "reward_std_error", "base_reward_mean", "heldout_reward_mean", "diversity",
+    "log_z", "ess_min", "resamples", "evaluations", "seconds", "seed", "versions",
 }  # fmt: skip
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recipes.cli import main
 from rewards import load_classifier
 from steer import checkpoint
 
@@ -37,6 +36,9 @@ checkpoint_every: 10
 watch_every: 10
 sampler: {_target_: steer.samplers.Jump, steps: 2}
 """
+
+
+FILES = {"config.yaml", "metrics.json", "map.safetensors", "last.ckpt", "grid.png", "curves.png", "report.html"}
 
 
 def weights(folder):
@@ -88,9 +90,9 @@ def test_a_run_stopped_and_resumed_equals_one_that_was_not(steer):
     assert not equal(weights("whole"), weights(steer(*BOARD, "run.dir=other", "seed=1")))
 
 
-def kill_and_resume(words, folder):
+def kill_and_resume(steer, words):
     """Runs the command in a process of its own, kills it once it has a checkpoint, and resumes it in this one."""
-    last = Path(folder) / "last.ckpt"
+    words, last = [*words, "run.dir=killed"], Path("killed/last.ckpt")
     command = [sys.executable, "-m", "recipes.cli", *words, "--quiet"]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     while process.poll() is None and not last.exists():
@@ -98,14 +100,14 @@ def kill_and_resume(words, folder):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     before = torch.load(last, weights_only=True)["global_step"]
-    assert main([*words, "run.resume=true", "--quiet"]) == 0
+    assert steer(*words, "run.resume=true") == "killed"
     return before
 
 
 def test_killed_while_training(steer):
-    words = [*BOARD, "trainer.max_steps=300", "pictures=null"]
-    step = kill_and_resume([*words, "run.dir=killed"], "killed")
-    assert 0 < step < 300
+    words = [*BOARD, "trainer.max_steps=200", "pictures=null"]
+    step = kill_and_resume(steer, words)
+    assert 0 < step < 200
     steer(*words, "run.dir=whole")
     assert equal(weights("killed"), weights("whole"))
 
@@ -113,9 +115,9 @@ def test_killed_while_training(steer):
 @pytest.mark.slow
 def test_killed_while_tuning(steer, plane):
     Path("tune.yaml").write_text(TUNE)
-    words = ["tune", "tune.yaml", "trainer.max_steps=300"]
-    step = kill_and_resume([*words, "run.dir=killed"], "killed")
-    assert 0 < step < 300
+    words = ["tune", "tune.yaml", "trainer.max_steps=200"]
+    step = kill_and_resume(steer, words)
+    assert 0 < step < 200
     metrics = steer.metrics(*words, "run.dir=whole")
     assert equal(weights("killed"), weights("whole"))
     assert metrics["evaluations"] == json.loads(Path("killed/metrics.json").read_text())["evaluations"]

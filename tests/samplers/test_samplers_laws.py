@@ -10,6 +10,7 @@ from zoo import BUILD, DETERMINISTIC, DRAWING, STEPS, concrete, noise, seeded
 from rewards import Linear as LinearReward
 from rewards import Quadratic
 from steer.lookahead import Denoiser, Identity, MapJump, ShortOde
+from steer.progress import shown_by
 from steer.samplers import BestOfN, Sde, TrajectoryTilting
 from steer.tilt import Tilt
 
@@ -217,6 +218,13 @@ def test_search_returns_the_lookahead_reward_it_selected_by():
     assert torch.equal(found.log_w, torch.zeros(4, 16, dtype=torch.float64))
     assert found.trace["resampled"].tolist() == [[step % 2 == 1 and step < STEPS - 1] * 4 for step in range(STEPS)]
     assert torch.allclose(found.tilt, found.x[..., 0])
+
+
+def test_the_loop_shows_its_steps_to_whoever_wants_a_bar():
+    seen = []
+    with shown_by(lambda steps: (seen.append(step) or step for step in steps)):
+        Sde(STEPS)(Ball(), noise(1, 2, 2))
+    assert seen == [(k / STEPS, (k + 1) / STEPS) for k in range(STEPS)]
 
 
 def test_best_of_n_keeps_the_best_of_what_its_base_drew():

@@ -7,8 +7,18 @@ import torch
 from exact_map import exact_map, pairs
 from scipy import stats
 
-from steer.training import FlowMatching, Joint, Lagrangian, LogitNormal, Loss, MeanFlow, Objective, PairObjective
-from steer.training import SortedPair, Uniform
+from steer.training import (
+    FlowMatching,
+    Joint,
+    Lagrangian,
+    LogitNormal,
+    Loss,
+    MeanFlow,
+    Objective,
+    PairObjective,
+    SortedPair,
+    Uniform,
+)
 
 
 def generator(seed=0):

@@ -88,12 +88,12 @@ def test_on_the_diagonal_there_is_nothing_to_learn(objective):
 @pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
 @every_identity
 def test_the_oracle_of_a_mixture_leaves_only_its_solver_error(objective, schedule):
-    """Of order 4 in the step, so 8 in the loss: halving the step divides it by 256 in the limit."""
+    """Of order 4 in the step, so 8 in the loss: halving the step divides it by 256 in the limit, a quarter of that at least."""
     x0, x1, s, t = pairs(32)
     coarse, fine = (
-        objective(oracle(schedule, steps), x0, x1, s, t, None, generator()).mean().item() for steps in (16, 32)
+        objective(oracle(schedule, steps), x0, x1, s, t, None, generator()).mean().item() for steps in (8, 16)
     )
-    assert fine < coarse / 100
+    assert fine < coarse / 64
 
 
 def oracle(schedule, steps):
@@ -137,7 +137,10 @@ def test_flow_matching_costs_the_variance_at_the_exact_velocity():
     """Per dimension Var(I' | I) = std^2 / (t^2 std^2 + (1-t)^2), whose mean over t is std pi / 2."""
     flow_map, (x0, x1, _, _) = exact_map(), pairs(N)
     losses = torch.stack(
-        [FlowMatching()(flow_map, x0[i], x1[i], None, generator(k), 0).total for k, i in enumerate(torch.arange(N).split(200))]
+        [
+            FlowMatching()(flow_map, x0[i], x1[i], None, generator(k), 0).total
+            for k, i in enumerate(torch.arange(N).split(200))
+        ]
     ).detach()
     assert_mean_is_zero(losses[:, None] - STD * math.pi / 2)
 

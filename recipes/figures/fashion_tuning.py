@@ -1,0 +1,126 @@
+"""Tuning the unconditional map to one class: the one-jump look-ahead against DRaFT-K on a 50-step sampler.
+
+    python -m recipes.figures.fashion_tuning      # about twenty minutes on two cores
+
+Each method ascends the log-probability of "bag" under the steering classifier from the shipped map, with the same
+optimizer and penalty. As it goes, samples of its own sampler (one jump, or 50 Euler steps) are shown to the judge, of
+different make and seed. Shown: judge's accuracy, diversity and distance to the base against evaluations and seconds.
+"""
+
+import copy
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import steer
+from recipes.figures.cells import FOLDER, Cells
+from recipes.figures.fashion_steering import JUDGE_BY, STEER_BY
+from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
+from steer import counting
+from steer.flow_map import FlowMap
+from steer.metrics import ClassAgreement, PairwiseDiversity
+from steer.samplers import Jump, Ode, Sampler
+from steer.tilt import Tilt
+from steer.tuning import Direct
+from steer.tuning.rollouts import EulerSteps, Jumps
+
+TARGET, BATCH, LR, SAMPLES, PENALTY = 8, 32, 3e-4, 128, 0.003
+METHODS: dict[str, tuple[Direct, Sampler, int, int]] = {
+    "one-jump look-ahead": (Direct(Jumps(), PENALTY, share=0.25), Jump(1), 120, 10),
+    "DRaFT-1 of 50 steps": (Direct(EulerSteps(50, last=1), PENALTY, consistency=0.0, share=0.25), Ode(50), 60, 10),
+    "DRaFT-10 of 50 steps": (Direct(EulerSteps(50, last=10), PENALTY, consistency=0.0, share=0.25), Ode(50), 30, 5),
+}
+
+
+def judge(flow_map: FlowMap, sampler: Sampler, base: torch.Tensor | None) -> tuple[dict, torch.Tensor]:
+    """Accuracy and diversity by the judge, and the mean distance of samples to the base's from the same noise."""
+    network = load_classifier(JUDGE_BY)
+    x0 = torch.randn(1, SAMPLES, 1, 28, 28, generator=torch.Generator().manual_seed(99))
+    x = sampler(flow_map, x0, generator=torch.Generator().manual_seed(99)).x
+    accuracy, diversity = ClassAgreement(network), PairwiseDiversity(network.features)
+    accuracy.update(from_signed(x), torch.tensor([TARGET]))
+    diversity.update(from_signed(x))
+    distance = 0.0 if base is None else float((x - base).flatten(2).norm(dim=2).mean())
+    figures = {
+        "accuracy": float(accuracy.compute().mean),
+        "diversity": float(diversity.compute()),
+        "distance": distance,
+    }
+    return figures, x
+
+
+def tune(objective: Direct, sampler: Sampler, updates: int, every: int) -> list[dict]:
+    """The course of one tuning, and at its end the tuned map under other samplers."""
+    base: Any = steer.load("fashion")
+    flow_map = copy.deepcopy(base).requires_grad_(True)
+    reward = Decoded(ClassLogProbability(load_classifier(STEER_BY), target=TARGET), from_signed)
+    tilt, generator = Tilt(reward), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(flow_map.parameters(), lr=LR)
+    first, base_x = judge(flow_map, sampler, None)
+    course, seconds = [{**first, "evaluations": 0.0, "backwards": 0.0, "seconds": 0.0}], 0.0
+    with counting.count() as tally:
+        for update in range(1, updates + 1):
+            start = time.perf_counter()
+            x0 = torch.randn(BATCH, 1, 28, 28, generator=generator)
+            loss = objective(flow_map, base, tilt, x0, None, generator)
+            optimizer.zero_grad()
+            loss.total.backward()
+            torch.nn.utils.clip_grad_norm_(flow_map.parameters(), 1.0)
+            optimizer.step()
+            seconds += time.perf_counter() - start
+            if update % every == 0:
+                spent = (tally.forward_equivalents(), tally.network_backward)
+                kept = dict(vars(tally))
+                figures, _ = judge(flow_map.eval(), sampler, base_x)
+                vars(tally).update(kept)  # judging is not tuning
+                course.append({**figures, "evaluations": spent[0], "backwards": spent[1], "seconds": seconds})
+                print(update, course[-1], flush=True)
+    for name, other in (("1 jump", Jump(1)), ("4 jumps", Jump(4)), ("50 steps", Ode(50))):
+        course[-1][name] = judge(flow_map, other, None)[0]
+    return course
+
+
+def reached(course: list[dict], accuracy: float) -> dict | None:
+    """The first point of the course that the judge accepts."""
+    return next((point for point in course if point["accuracy"] >= accuracy), None)
+
+
+def draw(courses: dict[str, list[dict]]) -> None:
+    """Accuracy against evaluations and seconds; diversity and distance against accuracy."""
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = (
+        ("evaluations", "accuracy", "forward-equivalents spent", "judge's accuracy"),
+        ("seconds", "accuracy", "seconds of tuning", "judge's accuracy"),
+        ("accuracy", "diversity", "judge's accuracy", "diversity (1 - cosine)"),
+        ("accuracy", "distance", "judge's accuracy", "distance to the base"),
+    )
+    for ax, (x, y, x_label, y_label) in zip(figure.subplots(1, 4), panels, strict=True):
+        for name, course in courses.items():
+            ax.plot([p[x] for p in course], [p[y] for p in course], marker="o", markersize=3, label=name)
+        ax.set_xlabel(x_label)
+        ax.set_ylabel(y_label)
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+        if x != "accuracy":
+            ax.set_xscale("symlog", linthresh=1000 if x == "evaluations" else 5)
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    figure.savefig(FOLDER / "fashion_tuning.png", dpi=150)
+
+
+def main() -> None:
+    table = Cells("fashion_tuning")
+    courses = {name: table.get(name, partial(tune, *method)) for name, method in METHODS.items()}
+    for name, course in courses.items():
+        print(name, "end:", course[-1])
+        for level in (0.8, 0.9, 0.95):
+            print(f"  {level:.0%} of the judge:", reached(course, level))
+    draw(courses)
+
+
+if __name__ == "__main__":
+    main()

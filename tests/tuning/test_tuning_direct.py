@@ -1,0 +1,219 @@
+"""Direct reward gradients: against gradients by hand, closed-form penalties, and a small tuning run."""
+
+import copy
+
+import pytest
+import torch
+from toys import Matrix, Shifted, ball_map, linear_map, noise, seeded
+
+from rewards import Linear as LinearReward
+from rewards import Quadratic
+from steer import counting
+from steer.flow_map import OdeMap, ResidualMap
+from steer.interpolant import Linear
+from steer.networks import Mlp
+from steer.tilt import NonFiniteReward, Tilt
+from steer.training import FlowMatching, Joint, Lagrangian, Semigroup
+from steer.tuning import Direct
+from steer.tuning.direct import drift_energy
+from steer.tuning.rollouts import EulerSteps, Jumps
+
+WEIGHT = [[0.3, -0.5], [0.2, 0.1]]
+A = torch.tensor([1.0, -2.0], dtype=torch.float64)
+
+
+def reward_only(rollout):
+    return Direct(rollout, consistency=0.0)
+
+
+def gradient(objective, flow_map, x0, tilt, base=None):
+    """d loss / d every weight, flattened."""
+    loss = objective(flow_map, base or flow_map, tilt, x0, None, seeded())
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss.total, list(flow_map.parameters()))])
+
+
+def counts(rollout, n=4):
+    with counting.count() as tally:
+        rollout(linear_map(WEIGHT), noise(n), None, seeded()).sum().backward()
+    return tally.network_forward / n, tally.network_backward / n
+
+
+# --- gradients by hand ------------------------------------------------------------------------------------------------
+def test_one_jump_from_noise():
+    """z = x0 + W x0, so that d(-scale a . z)/dW = -scale mean a x0^T."""
+    x0 = noise(5)
+    found = gradient(reward_only(Jumps(1, from_noise=1.0)), linear_map(WEIGHT), x0, Tilt(LinearReward(A), 3.0))
+    assert torch.allclose(found.view(2, 2), -3 * torch.outer(A, x0.mean(0)))
+
+
+def test_one_jump_from_a_later_time_carries_no_gradient_of_how_it_got_there():
+    """x_s = (1 + s W) x0 is held fixed and z = x_s + (1 - s) W x_s: the gradient is -mean (1 - s) a x_s^T."""
+    x0, w = noise(5), torch.tensor(WEIGHT, dtype=torch.float64)
+    found = gradient(reward_only(Jumps(1, from_noise=0.0)), linear_map(WEIGHT), x0, Tilt(LinearReward(A)))
+    s = torch.rand(5, generator=seeded()).double()[:, None]
+    x_s = x0 + s * x0 @ w.T
+    assert torch.allclose(found.view(2, 2), -torch.outer(A, ((1 - s) * x_s).mean(0)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("last", [1, 2, 6])
+def test_euler_steps_carry_gradients_through_the_last_alone(last):
+    """d a.z/dW is the sum over the last K steps k of h P^{N-1-k T} a x_k^T, with P = 1 + W/N and x_k = P^k x0."""
+    steps, x0, w = 6, noise(5), torch.tensor(WEIGHT, dtype=torch.float64)
+    found = gradient(reward_only(EulerSteps(steps, last)), linear_map(WEIGHT), x0, Tilt(LinearReward(A)))
+    p = torch.eye(2, dtype=torch.float64) + w / steps
+    power = [torch.linalg.matrix_power(p, k) for k in range(steps)]
+    by_hand = sum(torch.outer(power[steps - 1 - k].T @ A, power[k] @ x0.mean(0)) for k in range(steps - last, steps))
+    assert torch.allclose(found.view(2, 2), -by_hand / steps)
+
+
+def test_several_jumps_carry_gradients_through_all_of_them():
+    """From noise, with K sorted times: autograd through the same jumps written out."""
+    x0, flow_map = noise(5), linear_map(WEIGHT)
+    found = gradient(reward_only(Jumps(3, from_noise=1.0)), flow_map, x0, Tilt(Quadratic(A, 1.0)))
+    times = torch.rand(3, 5, generator=seeded()).sort(dim=0).values.double()
+    times[0], w, x = 0.0, flow_map.network.weight, x0
+    for s, t in zip(times, [*times[1:], torch.ones(5)], strict=True):
+        x = x + (t - s)[:, None] * (x @ w.T)
+    (by_hand,) = torch.autograd.grad((x - A).square().sum(1).mean() / 2, w)
+    assert torch.allclose(found, by_hand.flatten(), rtol=1e-6)
+
+
+# --- costs ------------------------------------------------------------------------------------------------------------
+def test_rollouts_cost_what_they_say():
+    assert counts(Jumps(1, from_noise=1.0)) == (1, 1)
+    assert counts(Jumps(1, from_noise=0.0)) == (2, 1)
+    assert counts(Jumps(1)) == (1.5, 1)
+    assert counts(Jumps(3, from_noise=1.0)) == (3, 3)
+    assert counts(EulerSteps(6, last=2)) == (6, 2)
+
+
+def test_the_share_saves_evaluations_of_the_regularisers():
+    forward = []
+    for share in (1.0, 0.25):
+        with counting.count() as tally:
+            objective = Direct(Jumps(1, 1.0), penalty=1.0, consistency=0.0, share=share)
+            objective(linear_map(WEIGHT), linear_map(WEIGHT), Tilt(LinearReward(A)), noise(8), None, seeded())
+        forward.append(tally.network_forward)
+    assert forward == [8 + 16, 8 + 4]
+
+
+# --- the penalty and the consistency term -----------------------------------------------------------------------------
+def test_the_energy_of_a_constant_change_of_drift_is_its_square():
+    shift = [0.6, -0.8]
+    tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), shift), Linear()), linear_map(WEIGHT)
+    energy = drift_energy(tuned, base, noise(7), None, seeded())
+    assert torch.allclose(energy, torch.ones(7, dtype=torch.float64))
+    assert drift_energy(base, linear_map(WEIGHT), noise(7), None, seeded()).abs().max() == 0
+
+
+def test_the_penalty_is_weighed_into_the_loss_and_moves_only_the_tuned_map():
+    tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear()), linear_map(WEIGHT)
+    objective = Direct(Jumps(1, 1.0), penalty=2.5, consistency=0.0)
+    loss = objective(tuned, base, Tilt(LinearReward(A)), noise(7), None, seeded())
+    assert torch.isclose(loss.total, -loss.terms["tilt"] + 2.5 * loss.terms["drift_energy"])
+    loss.total.backward()
+    assert base.network.weight.grad is None
+    assert tuned.network.shift.grad.isfinite().all()
+
+
+def test_an_exact_map_is_at_rest_under_its_consistency_term():
+    """Its samples are data of its own law: flow matching and semigroup have no mean gradient there, and have elsewhere."""
+
+    def mean_and_error(gain):
+        flow_map = ball_map()
+        flow_map.network.gain.data.fill_(gain)
+        objective = Joint(FlowMatching(), Semigroup(), diag_fraction=0.5)
+        found = torch.stack(
+            [
+                torch.autograd.grad(
+                    objective(flow_map, noise(256, seed=2 * i), own(flow_map, 2 * i + 1), None, seeded(i), 0).total,
+                    flow_map.network.gain,
+                )[0]
+                for i in range(64)
+            ]
+        )
+        return found.mean(), found.std() / 8
+
+    def own(flow_map, seed):
+        return flow_map(noise(256, seed=seed), 0.0, 1.0).detach()
+
+    mean, error = mean_and_error(1.0)
+    assert abs(mean) < 4 * error
+    mean, error = mean_and_error(1.3)
+    assert mean > 6 * error
+
+
+# --- a small run ------------------------------------------------------------------------------------------------------
+def tuned(steps=120, **settings):
+    """Standard normal data in the plane, tuned toward a point; the correction to the exact map starts at zero."""
+    torch.manual_seed(0)
+    more = Mlp(2, 32, 2).double()
+    torch.nn.init.zeros_(more.last.weight)
+    torch.nn.init.zeros_(more.last.bias)
+    flow_map = ball_map(more)
+    base, optimizer = copy.deepcopy(flow_map), torch.optim.Adam(flow_map.parameters(), 3e-3)
+    objective = Direct(objective=Joint(FlowMatching(), Lagrangian(), diag_fraction=0.5), **settings)
+    for step in range(steps):
+        loss = objective(flow_map, base, Tilt(Quadratic([2.0, 0.0], 1.0)), noise(64, seed=step), None, seeded(step))
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    return figures(flow_map, base)
+
+
+@torch.no_grad()
+def figures(flow_map, base):
+    """Mean place of one-jump samples, distance to them of two jumps and of many small steps, change of drift."""
+    x0 = noise(512, seed=10_000)
+    z = flow_map(x0, 0.0, 1.0)
+    halves = flow_map(flow_map(x0, 0.0, 0.5), 0.5, 1.0)
+    walked = OdeMap(flow_map, flow_map.schedule, 16)(x0, 0.0, 1.0)
+    energy = drift_energy(flow_map, base, z, None, seeded()).mean()
+    return [float(f) for f in (z[:, 0].mean(), (halves - z).square().mean(), (walked - z).square().mean(), energy)]
+
+
+def test_tuning_climbs_and_its_regularisers_do_their_work():
+    free_place, free_halves, free_walked, _ = tuned(consistency=0.0)
+    place, halves, walked, energy = tuned(consistency=4.0)
+    held_place, *_, held_energy = tuned(consistency=4.0, penalty=2.0)
+    assert 1.5 < free_place < 2.5  # from 0 to the point
+    assert 1.5 < place < 2.5
+    assert halves < free_halves / 2 + 0.005  # the map stays a map:
+    assert walked < free_walked / 3  # many steps and one jump go on agreeing
+    assert 0.3 < held_place < place  # the penalty stops the model on its way,
+    assert held_energy < energy / 3  # nearer to its base
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+def test_rewards_without_gradient_are_refused():
+    declared = Quadratic(A, 1.0)
+    declared.differentiable, declared.why_not_differentiable = False, "It rounds."
+    for reward, why in ((declared, "It rounds"), (lambda x: x.detach().sum(1), "torch cannot follow")):
+        with pytest.raises(ValueError, match=rf"no gradient \({why}.*BestOfN.*guide=False"):
+            Direct()(linear_map(WEIGHT), linear_map(WEIGHT), Tilt(reward), noise(4), None, seeded())
+
+
+def test_what_is_not_finite_stops_with_sample_and_time():
+    x0, still = noise(4), linear_map([[0.0, 0.0], [0.0, 0.0]])
+    x0[2] = 0.0
+    with pytest.raises(NonFiniteReward, match="sample 2 at t = 1"):
+        Direct()(still, still, Tilt(lambda x: 1 / x.square().sum(1)), x0, None, seeded())
+    loss = reward_only(Jumps())(still, still, Tilt(lambda x: x.square().sum(1).sqrt()), x0, None, seeded())
+    with pytest.raises(NonFiniteReward, match="gradient of <lambda> is not finite for sample 2 at t = 1"):
+        loss.total.backward()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Jumps(0),
+        lambda: Jumps(1, from_noise=1.5),
+        lambda: EulerSteps(4, last=5),
+        lambda: EulerSteps(4, last=0),
+        lambda: Direct(penalty=-1.0),
+        lambda: Direct(share=0.0),
+    ],
+)
+def test_settings_out_of_range_are_refused(build):
+    with pytest.raises(ValueError, match="needs"):
+        build()
