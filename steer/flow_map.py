@@ -25,6 +25,7 @@ class FlowMap(nn.Module, ABC):
     """X_{s,t} with its velocity and schedule. x is (B, *shape); s and t are numbers or have shape (B,)."""
 
     schedule: Schedule
+    jumps_follow_velocity: bool = True  # False for a map whose jumps are only near the flow of its velocity
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:

@@ -27,12 +27,14 @@ class Guesses(NamedTuple):
 class Lookahead(ABC):
     """lookahead(flow_map, x, t, cond, generator) -> Guesses, differentiable in x and t.
 
-    `follows_flow` says that a guess does not change along dx/dt = b_t(x), as holds for X_{t,1}: (d_t + b . grad) L = 0.
     `random` says that it draws, so that two calls differ.
     """
 
-    follows_flow: bool = False
     random: bool = False
+
+    def follows(self, flow_map: FlowMap) -> bool:
+        """Whether a guess does not change along dx/dt = b_t(x), as holds for X_{t,1}: (d_t + b . grad) L = 0."""
+        return False
 
     @abstractmethod
     def __call__(
@@ -76,7 +78,10 @@ class MapJump(Lookahead):
     """
 
     def __init__(self, trusted: bool = True):
-        self.follows_flow = trusted
+        self.trusted = trusted
+
+    def follows(self, flow_map: FlowMap) -> bool:
+        return self.trusted and flow_map.jumps_follow_velocity
 
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         return one(flow_map.lookahead(x, t, cond))

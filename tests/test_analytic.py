@@ -174,3 +174,12 @@ def test_bad_mixtures_are_refused():
         ring().tilted(lambda x: x)
     with pytest.raises(ValueError, match=r"0..7, or -1 for none; got \[-1, 8\]"):
         ring().velocity(points(2), 0.5, torch.tensor([8, -1]))
+
+
+def test_a_jump_does_not_depend_on_its_batch_mates():
+    mixture, x = ring(std=0.3), points(6, spread=1.0)
+    s = torch.tensor([0.0, 0.1, 0.97, 0.5, 1.0, 0.33], dtype=torch.float64)
+    t = torch.tensor([1.0, 0.2, 1.0, 0.5, 0.4, 0.34], dtype=torch.float64)
+    together = mixture(x, s, t)
+    for i in range(6):
+        assert torch.allclose(together[i], mixture(x[i : i + 1], s[i], t[i])[0], rtol=0, atol=1e-12)

@@ -8,8 +8,9 @@ from ball import Ball
 
 from rewards import Quadratic
 from steer import lookahead
-from steer.analytic import GaussianMixture
+from steer.analytic import GaussianMixture, ring
 from steer.flow_map import OdeMap
+from steer.guidance import ClassifierFree
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Denoiser, Identity, Lookahead, MapJump, Posterior, ShortOde
 from steer.solvers import Euler, Heun, Rk4
@@ -96,9 +97,11 @@ def test_points_of_one_flow_line_land_together():
 
 
 def test_only_a_trusted_jump_claims_to_follow_the_flow():
-    assert MapJump().follows_flow
-    assert not MapJump(trusted=False).follows_flow
-    assert not any(ahead.follows_flow for ahead in EVERY if not isinstance(ahead, MapJump))
+    model = ring()
+    assert MapJump().follows(model)
+    assert not MapJump().follows(ClassifierFree(model))  # a mixture of jumps is no jump of the mixed velocity
+    assert not MapJump(trusted=False).follows(model)
+    assert not any(ahead.follows(model) for ahead in EVERY if not isinstance(ahead, MapJump))
 
 
 # --- the denoiser -----------------------------------------------------------------------------------------------------

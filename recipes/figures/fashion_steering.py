@@ -27,7 +27,7 @@ from steer.metrics import ClassAgreement, PairwiseDiversity
 from steer.samplers import BestOfN, Jump, Sampler, TrajectoryTilting
 from steer.tilt import Tilt
 
-SEEDS, PARTICLES, CLASSES, SCALE, JUMPS = 3, 16, 10, 3.0, 4
+SEEDS, PARTICLES, CLASSES, SCALE, JUMPS = 3, 16, 10, 10.0, 4
 BUDGETS = (40, 80, 150)
 STEER_BY, JUDGE_BY = "fashion-patch", "fashion-residual"
 

@@ -27,6 +27,8 @@ class ClassifierFree(FlowMap):
         weight: w; 1 changes nothing.
     """
 
+    jumps_follow_velocity = False
+
     def __init__(self, flow_map: FlowMap, weight: float = 2.0):
         super().__init__()
         self.flow_map, self.weight, self.schedule = flow_map, weight, flow_map.schedule
@@ -54,6 +56,7 @@ class Unconditional(FlowMap):
     def __init__(self, flow_map: FlowMap):
         super().__init__()
         self.flow_map, self.schedule = flow_map, flow_map.schedule
+        self.jumps_follow_velocity = flow_map.jumps_follow_velocity
 
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         return self.flow_map.velocity(x, t)

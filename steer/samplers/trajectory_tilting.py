@@ -161,7 +161,7 @@ class TrajectoryTilting(Stepwise[Population]):
         """One look ahead from every particle, at most max_batch at a time."""
         tilt = run.tilt
         assert tilt is not None
-        lookahead = Landed() if t == 1.0 and (self.lookahead.follows_flow or not self.guide) else self.lookahead
+        lookahead = Landed() if t == 1.0 and (self.lookahead.follows(run.flow_map) or not self.guide) else self.lookahead
 
         def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Glance:
             value = Value(tilt.with_scale(scale), lookahead)
@@ -204,7 +204,8 @@ def descend(run: Run, now: Population, ancestors: Tensor, chosen: Tensor) -> Pop
 class Landed(Identity):
     """The look-ahead at t = 1, where every map is the identity: it does not move along the flow any more."""
 
-    follows_flow = True
+    def follows(self, flow_map: FlowMap) -> bool:
+        return True
 
 
 @torch.enable_grad()
@@ -212,7 +213,7 @@ def glimpse(
     value: Value, flow_map: FlowMap, x: Tensor, t: float, cond: Cond, generator: torch.Generator | None
 ) -> Glance:
     """V_t(x), its gradient and its rate along the flow, by one backward pass in (x, t)."""
-    follows = value.lookahead.follows_flow
+    follows = value.lookahead.follows(flow_map)
     x = x.detach().requires_grad_()
     times = batch_time(t, x).clone().requires_grad_(not follows)
     guesses, velocity = value.lookahead.with_velocity(flow_map, x, times, cond, generator)

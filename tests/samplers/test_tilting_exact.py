@@ -76,13 +76,12 @@ def test_every_setting_samples_the_tilted_law(setting):
     check_tilted(TrajectoryTilting(50, **setting)(model, x0, Tilt(REWARD), generator=g), law, log_z)
 
 
-@pytest.mark.parametrize("lookahead", [MapJump(), Denoiser()], ids=["map", "denoiser"])
 @pytest.mark.parametrize("schedule", [Trigonometric(), VariancePreserving()], ids=repr)
-def test_every_schedule_samples_the_tilted_law(schedule, lookahead):
+def test_every_schedule_samples_the_tilted_law(schedule):
     model = GaussianMixture([[-1.0, 0.0], [1.5, 0.5]], 0.7, [0.6, 0.4], schedule, steps=4)
     x0, g = noise(12, 256)
     law, log_z = model.tilted(REWARD)
-    check_tilted(TrajectoryTilting(60, lookahead)(model, x0, Tilt(REWARD), generator=g), law, log_z)
+    check_tilted(TrajectoryTilting(60, Denoiser())(model, x0, Tilt(REWARD), generator=g), law, log_z)
 
 
 def test_a_linear_reward_and_a_scale_per_prompt():
