@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from recipes import parts, report, run_folder
 from recipes.drawing import Gallery
@@ -41,7 +42,7 @@ def evaluate(job: Job) -> Path:
             result = sampler(flow_map, x0, None, prompts.cond, generator)
         seconds = time.perf_counter() - start
         x = result.x if decode is None else decode(result.x.flatten(0, 1)).unflatten(0, result.x.shape[:2])
-        labels = prompts.cond.cpu() if config.condition.model and prompts.cond is not None else None
+        labels = prompts.cond.cpu() if config.condition.model and isinstance(prompts.cond, Tensor) else None
         evaluations = {"network_forward": result.evaluations.network_forward, "seconds": seconds}
         return result, {**yardstick(x.cpu(), labels), **evaluations}
 

@@ -241,5 +241,6 @@ def ring(components: int = 8, radius: float = 4.75, std: float = 0.6, **more: An
 
 
 def _within(edge: float, a: Float[Tensor, "b"], b: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """The edge of the grid, moved for each sample into its own interval between a and b."""
-    return torch.minimum(torch.maximum(torch.full_like(a, edge), torch.minimum(a, b)), torch.maximum(a, b))
+    """The edge of the grid, moved for each sample into its own interval between a and b, with the gradient of that end."""
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    return torch.where(edge <= low, low, torch.where(edge >= high, high, torch.full_like(a, edge)))

@@ -33,6 +33,7 @@ def measure(lookahead: Lookahead, weighting: str, chi: float, steps: int) -> dic
     sampler = TrajectoryTilting(
         steps,
         lookahead,
+        eps=lambda t: 1 - t,
         chi=(lambda t: chi * (1 - t)) if chi else None,
         weighting=WEIGHTINGS[weighting],
         max_batch=8192,

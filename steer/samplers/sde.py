@@ -17,13 +17,14 @@ class Sde(Stepwise[Tensor]):
 
     Args:
         steps: Euler-Maruyama steps.
-        eps: t -> eps_t, evaluated at the start of each step; the schedule's sigma_t by default, which fades at the data.
+        eps: a number, by which the schedule's sigma at the end of each step is multiplied, so that the last step adds no
+            noise that nothing would take away again; or any function t -> eps_t, taken at the start of each step.
         max_batch: as in Stepwise.
     """
 
     claim = "exact"
 
-    def __init__(self, steps: int = 100, eps: NoiseLevel | None = None, max_batch: int | None = None):
+    def __init__(self, steps: int = 100, eps: float | NoiseLevel = 1.0, max_batch: int | None = None):
         super().__init__(steps, max_batch)
         self.eps = eps
 
@@ -31,7 +32,7 @@ class Sde(Stepwise[Tensor]):
         return x
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
-        eps, h = noise_level(self.eps, run, s), t - s
+        eps, h = noise_level(self.eps, run, s, t), t - s
 
         def drift(x: Tensor, cond) -> Tensor:
             v = run.flow_map.velocity(x, s, cond)
@@ -47,9 +48,9 @@ class Sde(Stepwise[Tensor]):
         return self.weigh(run, x)
 
 
-def noise_level(eps: NoiseLevel | None, run: Run, t: float) -> float:
-    """eps_t as a number. Raises ValueError if it is negative."""
-    level = float(run.flow_map.schedule(t).sigma if eps is None else eps(t))
+def noise_level(eps: float | NoiseLevel, run: Run, s: float, t: float) -> float:
+    """eps of the step from s to t: a number times sigma at t, or a function's value at s. Raises ValueError below 0."""
+    level = float(eps(s) if callable(eps) else eps * run.flow_map.schedule(t).sigma)
     if not level >= 0:
-        raise ValueError(f"the noise level eps must be at least 0; at t = {t:.4g} it is {level}")
+        raise ValueError(f"the noise level eps must be at least 0; at t = {s:.4g} it is {level}")
     return level

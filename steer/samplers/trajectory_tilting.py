@@ -72,8 +72,8 @@ class TrajectoryTilting(Stepwise[Population]):
         steps: Euler-Maruyama steps.
         lookahead: where x_t will land; MapJump() by default.
         resample_below: resample a prompt when its effective sample size falls below this fraction of its particles.
-        eps: t -> noise level; the schedule's sigma_t by default.
-        chi: t -> extra drift along grad r_t, weighted accordingly; none by default.
+        eps: the noise level, as in Sde: a factor of sigma, or a function of t.
+        chi: t -> extra drift along grad r_t, weighted accordingly; none by default, nor in a last step without noise.
         weighting: PathWeights() by default, or TransitionWeights(), the default for look-aheads that draw: the noise of
             their values cancels between one transition and the next, and along a path it would not.
         guide: whether grad r_t bends the drift. Without, nothing needs a gradient: the plain dynamics, reweighed by
@@ -90,7 +90,7 @@ class TrajectoryTilting(Stepwise[Population]):
         lookahead: Lookahead | None = None,
         resample_below: float = 0.5,
         *,
-        eps: NoiseLevel | None = None,
+        eps: float | NoiseLevel = 1.0,
         chi: Callable[[float], float] | None = None,
         weighting: Weighting | None = None,
         guide: bool = True,
@@ -145,8 +145,8 @@ class TrajectoryTilting(Stepwise[Population]):
     # --- its parts ----------------------------------------------------------------------------------------------------
     def draw(self, run: Run, x: Tensor, s: float, t: float) -> Move:
         """The noise of a step, and its two coefficients."""
-        eps = noise_level(self.eps, run, s)
-        chi = float(self.chi(s)) if self.chi is not None else 0.0
+        eps = noise_level(self.eps, run, s, t)
+        chi = float(self.chi(s)) if self.chi is not None and (eps > 0 or callable(self.eps)) else 0.0
         return Move(s, t, eps, chi, (2 * eps * (t - s)) ** 0.5 * run.normal(x))
 
     def advance(self, run: Run, now: Population, move: Move) -> Tensor:

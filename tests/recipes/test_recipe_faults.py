@@ -68,7 +68,7 @@ number = 3
         (["copy", "ring/steer", "bad.safetensors"], "bad.safetensors exists already"),
         (["train", "checkerboard/train", "run.resume=true"], "there is no run runs/checkerboard-train to resume"),
         (["train", "checkerboard/train", "trainer.max_step=2"], "did you mean 'max_steps'"),
-        (["train", "checkerboard/train", "trainer.accelerator=abacus"], "cannot be used"),
+        (["train", "checkerboard/train", "trainer.accelerator=abacus"], "Available names are: auto"),
         (["train", "checkerboard/train", "trainer.logger=true"], "trainer.logger is set by the recipe"),
         (["train", "checkerboard/train", "loop.lr=-1.0"], "lr must be positive"),
         (["train", "fashion/classifier", "data.folder=nowhere"], "no t10k-images-idx3-ubyte.gz in nowhere"),
@@ -129,4 +129,5 @@ def test_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "steer: error: no map is called 'nowhere': shipped are none, or give a path\n"
+    assert done.stderr.startswith("steer: error: no map is called 'nowhere': shipped are ")
+    assert done.stderr.count("\n") == 1
