@@ -43,7 +43,7 @@ class Gallery:
         if len(self.shape) == 3:
             images = [(title, self.images(representatives(result))) for title, result in panels.items()]
             pictures.grid(path, images, self.row_labels)
-            return [(f"{' | '.join(panels)}, from the same noise. A row for each prompt.", path)]
+            return [(f"{' | '.join(panels)}: samples in proportion to their weights, a row for each prompt.", path)]
         return []
 
     def film(self, trace: Mapping[str, Tensor], device: torch.device) -> list[Picture]:
@@ -53,7 +53,12 @@ class Gallery:
         path, film = self.folder / "filmstrip.png", trace["film"].to(device)
         shown = self.images(film) if len(self.shape) == 3 else film
         pictures.filmstrip(path, shown, trace["film_t"], self.row_labels)
-        return [("What the look-ahead saw: where each particle was about to land, at each time.", path)]
+        return [
+            (
+                "What the look-ahead saw: where the first particles, whatever their weight, were about to land at each time.",
+                path,
+            )
+        ]
 
     def curves(self, trace: Mapping[str, Tensor], particles: int, base_reward: float | None) -> list[Picture]:
         """curves.png: reward and effective sample size on the way."""

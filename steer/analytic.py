@@ -31,9 +31,8 @@ class GaussianMixture(FlowMap):
         weights: (K,), positive, normalised here; equal by default.
         schedule: the path; Linear() by default.
         axes: (K, d, d) orthogonal, columns the axes of each component; the coordinate axes by default.
-        steps: Runge-Kutta steps per unit of time; the error falls as steps^-4. At the default, on a ring of eight of
-            radius 4.75 with std from 0.1 to 1, a jump from noise to data errs by 3e-6 in the median and 1e-4 at worst,
-            next to the watershed between two components (held in the tests against an adaptive solver of order 8).
+        steps: Runge-Kutta steps per unit of time, of error steps^-4. On a ring of eight of radius 4.75 with std .1 to 1,
+            the default errs from noise to data by 3e-6 in the median, 1e-4 next to a watershed (held in the tests).
     """
 
     means: Tensor
@@ -158,20 +157,25 @@ class GaussianMixture(FlowMap):
         return -counting.network((posterior.log_w.exp()[:, :, None] * self._back(pull)).sum(1))
 
     def forward(self, x: Float[Tensor, "b d"], s: Time, t: Time, cond: Tensor | None = None) -> Float[Tensor, "b d"]:
-        """X_{s,t}(x) by RK4; counted as one evaluation, since it stands for a map that knows the answer.
-
-        Every sample steps on the same fixed grid, cut to its own [s, t]: its result does not depend on its batch mates.
-        """
-        s, t, solver = batch_time(s, x), batch_time(t, x), Rk4()
+        """X_{s,t}(x) by RK4 on one fixed grid, cut to each sample's own [s, t]; counted as the one evaluation of a map."""
+        s, t = batch_time(s, x), batch_time(t, x)
         low, high = (float(end.detach()) for end in (torch.minimum(s, t).min(), torch.maximum(s, t).max()))
-        cells = range(math.floor(low * self.steps), math.ceil(high * self.steps))
-        ways = (cells,) if bool((s <= t).all()) else (cells, cells[::-1])
-        for way, end in zip(ways, (torch.maximum(s, t), torch.minimum(s, t)), strict=False):
-            for k in way:
-                edges = (k, k + 1) if way is cells else (k + 1, k)
-                now, then = (_within(edge / self.steps, s, end) for edge in edges)
-                x = solver.step(lambda x, t: self._velocity(x, t, cond), x, now, then - now)
+        start = min(math.floor(low * self.steps), self.steps - 1)
+        cells = range(start, max(math.ceil(high * self.steps), start + 1))
+        x = self._sweep(x, s, torch.where(t >= s, t, s), cells, True, cond)
+        if (t < s).any():
+            x = self._sweep(x, s, torch.where(t < s, t, s), cells[::-1], False, cond)
         return counting.network(x)
+
+    def _sweep(self, x: Tensor, s: Tensor, t: Tensor, cells: range, up: bool, cond: Tensor | None) -> Tensor:
+        """Runge-Kutta steps from s to t, cell by cell, of no length where a cell lies outside."""
+        solver = Rk4()
+        for k in cells:
+            edges = (k, k + 1) if up else (k + 1, k)
+            now = _within(edges[0] / self.steps, s, t, up)
+            then = _within(edges[1] / self.steps, t, s, not up)
+            x = solver.step(lambda x, t: self._velocity(x, t, cond), x, now, then - now)
+        return x
 
     # --- exact draws --------------------------------------------------------------------------------------------------
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
@@ -240,7 +244,7 @@ def ring(components: int = 8, radius: float = 4.75, std: float = 0.6, **more: An
     return GaussianMixture(radius * torch.stack((angle.cos(), angle.sin()), dim=1), std, **more)
 
 
-def _within(edge: float, a: Float[Tensor, "b"], b: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """The edge of the grid, moved for each sample into its own interval between a and b, with the gradient of that end."""
-    low, high = torch.minimum(a, b), torch.maximum(a, b)
-    return torch.where(edge <= low, low, torch.where(edge >= high, high, torch.full_like(a, edge)))
+def _within(edge: float, end: Float[Tensor, "b"], other: Float[Tensor, "b"], end_is_low: bool) -> Float[Tensor, "b"]:
+    """The edge of the grid moved between two ends; on an end it is that end, gradient and all."""
+    past_end, past_other = (edge <= end, edge >= other) if end_is_low else (edge >= end, edge <= other)
+    return torch.where(past_end, end, torch.where(past_other, other, torch.full_like(end, edge)))

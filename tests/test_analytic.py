@@ -183,3 +183,14 @@ def test_a_jump_does_not_depend_on_its_batch_mates():
     together = mixture(x, s, t)
     for i in range(6):
         assert torch.allclose(together[i], mixture(x[i : i + 1], s[i], t[i])[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.25, 0.4, 1.0])
+def test_a_jump_is_differentiable_in_its_start_also_on_the_nodes_of_the_solver(t):
+    """d_t X_{t,1} = -(b . grad) X_{t,1}."""
+    mixture, x = ring(), points(4).requires_grad_()
+    times = torch.full((4,), t, dtype=torch.float64, requires_grad=True)
+    for axis in range(2):
+        d_t, grad = torch.autograd.grad(mixture(x, times, 1.0)[:, axis].sum(), (times, x))
+        along_flow = (grad * mixture.velocity(x, t)).sum(1)
+        assert torch.allclose(d_t, -along_flow, rtol=1e-3, atol=1e-3)

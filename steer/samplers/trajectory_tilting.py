@@ -161,7 +161,9 @@ class TrajectoryTilting(Stepwise[Population]):
         """One look ahead from every particle, at most max_batch at a time."""
         tilt = run.tilt
         assert tilt is not None
-        lookahead = Landed() if t == 1.0 and (self.lookahead.follows(run.flow_map) or not self.guide) else self.lookahead
+        lookahead = (
+            Landed() if t == 1.0 and (self.lookahead.follows(run.flow_map) or not self.guide) else self.lookahead
+        )
 
         def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Glance:
             value = Value(tilt.with_scale(scale), lookahead)

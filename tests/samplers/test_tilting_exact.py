@@ -22,9 +22,9 @@ REWARD = Quadratic([1.0, 0.5], 0.5)
 STEP_ERROR = 0.02
 
 
-def world():
+def world(steps=8):
     """Two unequal components of the plane, near enough for the oracle's jumps to be cheap."""
-    return GaussianMixture([[-1.5, 0.0], [1.5, 0.5]], 0.7, [0.6, 0.4], steps=8)
+    return GaussianMixture([[-1.5, 0.0], [1.5, 0.5]], 0.7, [0.6, 0.4], steps=steps)
 
 
 def noise(prompts, particles, d=2, seed=0):
@@ -121,7 +121,7 @@ def test_trapezoidal_weights_beat_left_ones_where_nothing_looks_ahead():
 
 def test_the_derivative_of_an_exact_jump_weighs_nothing():
     """(d_t + b . grad) X_{t,1} = 0: to trust an exact map or to differentiate its jump is the same, path by path."""
-    model, (x0, _) = world(), noise(2, 8)
+    model, (x0, _) = world(steps=32), noise(2, 8)
     for trusted in (True, False):
         sampler = TrajectoryTilting(6, MapJump(trusted), resample_below=0)
         result = sampler(model, x0, Tilt(REWARD), generator=torch.Generator().manual_seed(1))
