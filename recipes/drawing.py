@@ -55,7 +55,7 @@ class Gallery:
         pictures.filmstrip(path, shown, trace["film_t"], self.row_labels)
         return [
             (
-                "What the look-ahead saw: where the first particles, whatever their weight, were about to land at each time.",
+                "What the look-ahead saw: where the particles heaviest at each time were about to land.",
                 path,
             )
         ]

@@ -94,10 +94,15 @@ def spent(cell: dict) -> float:
 
 def draw(rows: dict[str, list[list[dict]]]) -> None:
     """Reward, judge's accuracy and diversity against evaluations, with standard errors over the seeds."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(14, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    titles = {"reward": "reward (log p)", "accuracy": "judge's accuracy", "diversity": "diversity (1 - cosine)"}
-    for ax, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+    titles = {
+        "reward": "reward (log p), unweighted",
+        "accuracy": "judge's accuracy, unweighted",
+        "accuracy_weighted": "judge's accuracy, by the weights",
+        "diversity": "diversity (1 - cosine)",
+    }
+    for ax, (name, title) in zip(figure.subplots(1, 4), titles.items(), strict=True):
         for method, cells in rows.items():
             x = [sum(map(spent, seeds)) / len(seeds) for seeds in cells]
             y, error = zip(*(over_seeds(seeds, name) for seeds in cells), strict=True)

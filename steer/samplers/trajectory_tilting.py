@@ -81,7 +81,8 @@ class TrajectoryTilting(Stepwise[Population]):
         resampling: one of steer.resampling.
         search: keep the best instead of weighing; then the claim is "maximiser" and there is no log Z.
         max_batch: the most samples per evaluation. A look-ahead that draws gets other draws of the same law with another.
-        film: for how many particles of each prompt the look-ahead is kept in the trace, at every `film_every` steps.
+        film: of how many particles of each prompt, the heaviest at the time, the trace keeps the look-ahead, at every
+            `film_every` steps.
     """
 
     def __init__(
@@ -191,7 +192,10 @@ class TrajectoryTilting(Stepwise[Population]):
         reward = (torch.softmax(now.log_w, dim=1) * run.by_prompt(now.glance.reward)).sum(1)
         run.record(t=t, ess=effective_sample_size(now.log_w), resampled=chosen, reward=reward)
         if self.film and (now.steps % self.film_every == 0 or t == 1.0):
-            run.record(film=run.by_prompt(now.glance.guess)[:, : self.film], film_t=t)
+            rank = now.log_w if self.search is None else run.by_prompt(now.glance.value)
+            leading = rank.argsort(dim=1, descending=True, stable=True)[:, : self.film]
+            rows = torch.arange(run.prompts, device=run.device)[:, None]
+            run.record(film=run.by_prompt(now.glance.guess)[rows, leading], film_t=t)
         return now
 
 

@@ -184,12 +184,13 @@ def test_without_a_threshold_particles_never_meet():
     assert result.trace["ess"].min() < 1.5
 
 
-def test_the_film_ends_with_the_samples():
+def test_the_film_ends_with_the_heaviest_samples():
     sampler = TrajectoryTilting(6, Denoiser(), film=2, film_every=2)
     result = sampler(Ball(), noise(3, 5, 1, 2, 2), Tilt(liking), torch.tensor([0, 1, 1]), seeded())
     assert result.trace["film"].shape == (3, 3, 2, 1, 2, 2)
     assert torch.allclose(result.trace["film_t"], torch.tensor([2 / 6, 4 / 6, 1.0]))
-    assert torch.allclose(result.trace["film"][-1], result.x[:, :2])
+    heaviest = result.log_w.argsort(dim=1, descending=True)[:, :2]
+    assert torch.allclose(result.trace["film"][-1], result.x[torch.arange(3)[:, None], heaviest])
     assert set(result.trace) == {"t", "ess", "resampled", "reward", "film", "film_t"}
     assert result.trace["ess"].shape == result.trace["resampled"].shape == result.trace["reward"].shape == (6, 3)
 
