@@ -88,7 +88,9 @@ def test_a_single_prompt_wraps_and_many_rows_are_cut(tmp_path):
 
 
 def test_labels_are_words_not_formulas(tmp_path):
-    pictures.grid(tmp_path / "grid.png", [("$\\broken{", images(2, 2, 1, 8, 8))], ["$x", "_^"])
+    x = images(2, 2, 1, 28, 28)
+    pictures.grid(tmp_path / "grid.png", [("$\\broken{", x)], ["$x", "_^"])
+    assert contains(pixels(tmp_path / "grid.png"), enlarged(x[0, 0], 4))
 
 
 def test_long_labels_leave_room_for_images(tmp_path):
