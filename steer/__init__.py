@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from steer import analytic, counting, guidance, lookahead, resampling, samplers
 from steer.checkpoint import load
+from steer.consistency_map import ConsistencyMap
 from steer.flow_map import FlowMap, OdeMap, ResidualMap
 from steer.interpolant import Linear, Schedule, Trigonometric, VariancePreserving
+from steer.rescheduled import Rescheduled
 from steer.tilt import NonFiniteReward, Tilt, Value
 
 if TYPE_CHECKING:
@@ -25,10 +27,12 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ConsistencyMap",
     "FlowMap",
     "Linear",
     "NonFiniteReward",
     "OdeMap",
+    "Rescheduled",
     "ResidualMap",
     "Schedule",
     "Tilt",

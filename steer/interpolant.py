@@ -60,6 +60,16 @@ class Schedule(ABC):
     def coefficients(self, t: Tensor) -> Coefficients:
         """alpha, sigma, alpha', sigma' at t, elementwise and differentiable."""
 
+    @abstractmethod
+    def time_at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The time t at which alpha_t : sigma_t = alpha : sigma (equal signal to noise), elementwise.
+
+        Either may be 0 where the path itself comes to that; differentiable up to both ends.
+
+        The pair need not lie on this path: two noisy readings of one x1 join into one of another ratio, and a model
+        learned on one path is asked on another.
+        """
+
     def __call__(self, t: Time) -> Coefficients:
         return self.coefficients(torch.as_tensor(t) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64))
 
@@ -153,6 +163,9 @@ class Linear(Schedule):
         one = torch.ones_like(t)
         return Coefficients(t, 1 - t, one, -one)
 
+    def time_at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return alpha / (alpha + sigma)
+
 
 class Trigonometric(Schedule):
     """alpha = sin(pi t / 2), sigma = cos(pi t / 2): the path of constant variance for data of unit variance.
@@ -164,6 +177,9 @@ class Trigonometric(Schedule):
         half_pi = math.pi / 2
         alpha, sigma = torch.sin(half_pi * t), torch.sin(half_pi * (1 - t))
         return Coefficients(alpha, sigma, half_pi * sigma, -half_pi * alpha)
+
+    def time_at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return torch.atan2(alpha, sigma) / (math.pi / 2)
 
 
 class VariancePreserving(Schedule):
@@ -193,6 +209,19 @@ class VariancePreserving(Schedule):
         alpha, sigma = torch.exp(log_alpha), root * torch.sqrt(g)
         d_sigma = -torch.exp(2 * log_alpha) * (root**2 * slope + self.beta_min) / torch.sqrt(g)
         return Coefficients(alpha, sigma, alpha * d_log_alpha, d_sigma)
+
+    def time_at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """A ratio below that of t = 0 gives a time below 0, where the formulas go on; alpha is never 0 on this path."""
+        q = sigma / alpha
+        g, half, slope = _relative_log1p(q**2), self.beta_min / 2, self.beta_max - self.beta_min
+        return 1 - q * torch.sqrt(g / (half + torch.sqrt(half**2 + slope / 2 * q**2 * g)))  # -2 log alpha = q^2 g
+
+
+def _relative_log1p(y: Tensor) -> Tensor:
+    """log(1 + y) / y, continued smoothly to 1 at y = 0."""
+    small = y < 1e-6
+    safe = torch.where(small, torch.ones_like(y), y)
+    return torch.where(small, 1 - y / 2, torch.log1p(safe) / safe)
 
 
 def _relative_expm1(y: Tensor) -> Tensor:

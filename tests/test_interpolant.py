@@ -224,3 +224,22 @@ def test_samples_do_not_see_each_other(schedule):
     alone = [schedule.from_velocity(v[i : i + 1], x[i : i + 1], t[i]) for i in range(len(x))]
     close(together.clean, torch.cat([pair.clean for pair in alone]))
     close(together.noise, torch.cat([pair.noise for pair in alone]))
+
+
+# Time from signal to noise
+
+
+@every_schedule
+def test_time_at_finds_the_time_of_any_pair_in_the_same_ratio(schedule):
+    alpha, sigma, _, _ = schedule(INSIDE)
+    for factor in (1e-3, 1.0, 7.0):
+        close(schedule.time_at(factor * alpha, factor * sigma), INSIDE, 1e-9)
+    close(schedule.time_at(torch.ones(1), torch.zeros(1)), torch.ones(1))
+
+
+@every_schedule
+def test_time_at_is_the_inverse_clock_derivative_and_all_up_to_the_data(schedule):
+    t = torch.cat((INSIDE, torch.ones(1, dtype=torch.float64))).requires_grad_()
+    alpha, sigma, _, _ = schedule(t)
+    (slope,) = torch.autograd.grad(schedule.time_at(alpha, sigma).sum(), t)
+    close(slope, torch.ones_like(slope), 1e-9)
