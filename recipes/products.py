@@ -27,13 +27,32 @@ def learned(loop: Any) -> nn.Module:
     raise ValueError(f"loop is steer.loops.MapTraining or ClassifierTraining; got a {type(loop).__name__}")
 
 
-def save(module: nn.Module, folder: Path, job: Job) -> None:
-    """map.safetensors or classifier.safetensors, with its recipe and where it comes from."""
+def guidance_of(loop: Any) -> float:
+    """The weight of classifier-free guidance that the loop bakes into its map; 1 for none."""
+    return loop.objective.guidance if isinstance(loop, MapTraining) else 1.0
+
+
+def start_from(module: nn.Module, name: str) -> None:
+    """Gives a map the weights of another of the same build. Raises ValueError, naming the first that differs."""
+    weights, own = checkpoint.load(name).state_dict(), module.state_dict()
+    for key in sorted(own.keys() | weights.keys()):
+        want, got = (tuple(where[key].shape) if key in where else "nothing" for where in (own, weights))
+        if want != got:
+            raise ValueError(
+                f"start={name} does not fit the model: {key} should be {want} and is {got}; build it alike"
+            )
+    module.load_state_dict(weights)
+
+
+def save(module: nn.Module, folder: Path, job: Job, guidance: float = 1.0) -> None:
+    """map.safetensors or classifier.safetensors, with its recipe, any guidance it learned, and where it comes from."""
     config, notes = job.config, origin(job)
     if isinstance(module, Classifier):
         save_classifier(folder / "classifier.safetensors", module, notes)
     else:
         recipe: Any = OmegaConf.to_container(config.model)
+        if guidance != 1:
+            recipe["guidance"] = guidance
         checkpoint.save(module, folder / "map.safetensors", recipe, shape=list(config.shape), **notes)
 
 
@@ -43,6 +62,7 @@ def origin(job: Job) -> dict[str, Any]:
     return {
         "command": job.command,
         "steps": int(trainer.max_steps),
+        "start": job.config.start,
         "seed": job.config.seed,
         "versions": run_folder.versions(),
     }

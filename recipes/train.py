@@ -12,7 +12,7 @@ from recipes.drawing import Gallery, Picture
 from recipes.fit import LOG, check_trainer, fit
 from recipes.job import Job
 from recipes.measure import Figures
-from recipes.products import learned, save
+from recipes.products import guidance_of, learned, save, start_from
 from recipes.progress import bar
 from recipes.publish import publish
 from recipes.tables import logged_table
@@ -27,12 +27,14 @@ def train(job: Job) -> Path:
     torch.manual_seed(config.seed)  # initial weights
     loop, data, ema = parts.make(config.loop), parts.make(config.data), parts.make(config.ema)
     module = learned(loop)
+    if config.start is not None:
+        start_from(module, config.start)
     check_trainer(config)
     data.prepare_data()
     folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
     seconds = fit(loop, data, folder, job, ema, show)
-    save(module, folder, job)
+    save(module, folder, job, guidance_of(loop))
 
     metrics: Figures = {
         "method": type(loop).__name__,

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ class FlowMap(nn.Module, ABC):
 
     schedule: Schedule
     jumps_follow_velocity: bool = True  # False for a map whose jumps are only near the flow of its velocity
+    guidance: float = 1.0  # the weight of classifier-free guidance in it, 1 for none: not to be applied a second time
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
@@ -34,6 +36,15 @@ class FlowMap(nn.Module, ABC):
     @abstractmethod
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         """b_t(x), the tangent of the map."""
+
+    def average_velocity(
+        self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
+        """u_{s,t}(x) = (X_{s,t}(x) - x) / (t - s), continued by the velocity at s = t."""
+        s, t = batch_time(s, x), batch_time(t, x)
+        gap = t - s
+        u = (self(x, s, t, cond) - x) / expand(torch.where(gap == 0, 1.0, gap), x)
+        return torch.where(expand(gap, x) == 0, self.velocity(x, t, cond), u) if (gap == 0).any() else u
 
     def lookahead(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         """X_{t,1}(x): where x will land."""
@@ -58,16 +69,16 @@ class ResidualMap(FlowMap):
     Args:
         network: network(x, s, t, cond) -> (B, *shape), with s and t of shape (B,): the average velocity.
         schedule: the path the network learns.
+        guidance: the weight of classifier-free guidance that was distilled into it, if any.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule):
+    def __init__(self, network: nn.Module, schedule: Schedule, guidance: float = 1.0):
         super().__init__()
-        self.network, self.schedule = network, schedule
+        self.network, self.schedule, self.guidance = network, schedule, guidance
 
     def average_velocity(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        """u_{s,t}(x) = (X_{s,t}(x) - x) / (t - s), continued to the velocity at s = t."""
         return counting.network(self.network(x, batch_time(s, x), batch_time(t, x), cond))
 
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:

@@ -25,13 +25,21 @@ class ClassifierFree(FlowMap):
     Args:
         flow_map: a model that can also do without its condition.
         weight: w; 1 changes nothing.
+
+    Raises:
+        ValueError: guidance was distilled into the map.
     """
 
     jumps_follow_velocity = False
 
     def __init__(self, flow_map: FlowMap, weight: float = 2.0):
         super().__init__()
+        if flow_map.guidance != 1:
+            raise ValueError(
+                f"this map has guidance of weight {flow_map.guidance} in it already, from its training; use it as it is"
+            )
         self.flow_map, self.weight, self.schedule = flow_map, weight, flow_map.schedule
+        self.guidance = weight
 
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         return self._mix(lambda cond: self.flow_map.velocity(x, t, cond), cond)
@@ -56,7 +64,7 @@ class Unconditional(FlowMap):
     def __init__(self, flow_map: FlowMap):
         super().__init__()
         self.flow_map, self.schedule = flow_map, flow_map.schedule
-        self.jumps_follow_velocity = flow_map.jumps_follow_velocity
+        self.jumps_follow_velocity, self.guidance = flow_map.jumps_follow_velocity, flow_map.guidance
 
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         return self.flow_map.velocity(x, t)

@@ -1,22 +1,78 @@
-"""Objectives that learn a flow map. One notion, one file; `Joint` adds a diagonal and an off-diagonal one."""
+"""Objectives that learn a flow map: one notion, one file.
 
-from steer.training.base import Joint, LogitNormal, Loss, Objective, PairObjective, SortedPair, TimeLaw, Uniform
-from steer.training.eulerian import MeanFlow
+`Joint` adds a diagonal and an off-diagonal one and says who is believed (`teachers`); `zoo` lists the literature's names.
+"""
+
+from steer.training.alpha_flow import AlphaFlow, Fixed, Sigmoid
+from steer.training.base import Card, Held, Loss, Objective, PairObjective, Pairs
+from steer.training.consistency import AlongFlow, Annealed, Consistency, Grid, SamePair
+from steer.training.couplings import OptimalTransport
+from steer.training.ctm import TwoLegs
+from steer.training.derivatives import Derivative, FiniteDifference, ForwardMode
+from steer.training.eulerian import AverageEulerian, Eulerian, ImprovedMeanFlow, MeanFlow
+from steer.training.flow_map_matching import FlowMapMatching
 from steer.training.flow_matching import FlowMatching
-from steer.training.lagrangian import Lagrangian
+from steer.training.imm import MomentMatching
+from steer.training.joint import Joint
+from steer.training.lagrangian import AverageLagrangian, Lagrangian
+from steer.training.posterior import Posterior
 from steer.training.semigroup import Semigroup
+from steer.training.teachers import Average, Frozen, Own, Teacher
+from steer.training.times import AnyPair, Dyadic, LogitNormal, OnGrid, PairLaw, SortedPair, TimeLaw, ToData, Uniform
+from steer.training.velocity_matching import VelocityMatching
+from steer.training.weightings import Adaptive, Learned, Plain, Weighting
+from steer.training.zoo import METHODS, named
 
 __all__ = [
+    "METHODS",
+    "Adaptive",
+    "AlongFlow",
+    "AlphaFlow",
+    "Annealed",
+    "AnyPair",
+    "Average",
+    "AverageEulerian",
+    "AverageLagrangian",
+    "Card",
+    "Consistency",
+    "Derivative",
+    "Dyadic",
+    "Eulerian",
+    "FiniteDifference",
+    "Fixed",
+    "FlowMapMatching",
     "FlowMatching",
+    "ForwardMode",
+    "Frozen",
+    "Grid",
+    "Held",
+    "ImprovedMeanFlow",
     "Joint",
     "Lagrangian",
+    "Learned",
     "LogitNormal",
     "Loss",
     "MeanFlow",
+    "MomentMatching",
     "Objective",
+    "OnGrid",
+    "OptimalTransport",
+    "Own",
+    "PairLaw",
     "PairObjective",
+    "Pairs",
+    "Plain",
+    "Posterior",
+    "SamePair",
     "Semigroup",
+    "Sigmoid",
     "SortedPair",
+    "Teacher",
     "TimeLaw",
+    "ToData",
+    "TwoLegs",
     "Uniform",
+    "VelocityMatching",
+    "Weighting",
+    "named",
 ]

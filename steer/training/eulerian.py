@@ -1,40 +1,141 @@
-"""The Eulerian notion in its MeanFlow form: where a point lands does not change as it moves along the flow.
+"""The Eulerian notion: where a point lands does not change as it moves along the flow.
 
-d_s X_{s,t} + grad X_{s,t} b_s = 0 reads, in the average velocity, u_{s,t} = b_s + (t - s)(d_s u + grad u . b_s).
-MeanFlow puts the sample's own I_s' where b_s stands, in target and tangent alike, and holds the right side fixed:
+    d_s X_{s,t} + grad X_{s,t} b_s = 0,      in the average velocity      u_{s,t} = b_s + (t - s) (d_s u + grad u b_s).
 
-    L_off = E |u_{s,t}(I_s) - sg[I_s' + (t - s) (d_s u + grad u . I_s')]|^2.
+The forms differ in whose velocity stands for b_s, in the target and as the direction of the derivative, and in what is
+held fixed:
 
-The bracket is linear in I_s', so its mean given I_s is the right side with b_s: the minimiser is the flow map. Cost per
-sample: one jvp with its primal as the prediction, one backward.
+| | target | direction | gradient |
+|---|---|---|---|
+| `Eulerian` (ESD, EMD) | held velocity | held velocity | through d_s X |
+| `AverageEulerian` (ESD-avg, AYF-EMD) | held velocity | held velocity | through u |
+| `MeanFlow` | the sample's own I_s' | the sample's own I_s' | through u |
+| `ImprovedMeanFlow` (iMF) | the sample's own I_s' | held velocity | through u |
 
-Reference: Geng et al. 2025, arXiv 2505.13447.
+The bracket is linear in I_s', so its mean given I_s is the right side with b_s: the minimiser is the flow map in all.
+
+References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (ESD, EMD); Sabour, Fidler & Kreis 2025, arXiv
+2506.14603 (AYF-EMD); Geng et al. 2025, arXiv 2505.13447 (MeanFlow); Geng et al. 2025, arXiv 2512.02012 (iMF).
 """
+
+from abc import abstractmethod
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond, ResidualMap
-from steer.interpolant import expand
-from steer.training.base import PairObjective, mean_square
+from steer.flow_map import ResidualMap
+from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+from steer.training.derivatives import Derivative, ForwardMode
 
 
-class MeanFlow(PairObjective):
-    """The squared MeanFlow residual at given pairs (s, t)."""
+class Eulerian(PairObjective):
+    """E |d_s X_{s,t}(I_s) + sg[grad X_{s,t}(I_s) b_s(I_s)]|^2: ESD, or from a frozen teacher EMD.
+
+    Args:
+        derivative: how both derivatives are taken; forward mode by default.
+    """
+
+    card = Card("Eulerian", "d_s, grad b", "grad X b", "2 J + 1 F + 1 B through J")
+    asks = frozenset({"velocity"})
+
+    def __init__(self, derivative: Derivative | None = None):
+        self.derivative = derivative or ForwardMode()
 
     def __call__(
-        self,
-        flow_map: ResidualMap,
-        x0: Tensor,
-        x1: Tensor,
-        s: Tensor,
-        t: Tensor,
-        cond: Cond,
-        generator: torch.Generator,
+        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
-        x_s = flow_map.schedule.interpolate(x0, x1, s)
-        v = flow_map.schedule.path_velocity(x0, x1, s)
-        primals, tangents = (x_s, s), (v, torch.ones_like(s))
-        u, du = torch.func.jvp(lambda x, s: flow_map.average_velocity(x, s, t, cond), primals, tangents)  # type: ignore[misc]
-        return mean_square(u - (v + expand(t - s, x_s) * du).detach())
+        x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
+        with torch.no_grad():
+            b = held.velocity.velocity(x_s, s, cond)
+            _, carried = self.derivative(lambda x: student(x, s, t, cond), (x_s,), (b.to(x_s.dtype),))
+        _, d_s = self.derivative(lambda s: student(x_s, s, t, cond), (s,), (torch.ones_like(s),))
+        return mean_square(d_s + carried)
+
+
+class AverageForm(PairObjective):
+    """E |u_{s,t}(I_s) - sg[target + (t - s) (d_s u + grad u . direction)]|^2, which the three below fill in.
+
+    Args:
+        derivative: how the derivative along (direction, 1) is taken; forward mode by default.
+        normalise: if given, the residual g is replaced by g / (|g| + normalise), |g| its root mean square over the
+            entries of x, which bounds the gradient: sCM's tangent normalisation, there .1 (Lu & Song 2024, arXiv
+            2410.11081). It does not move the zero of a residual without noise.
+        warmup: steps in which the derivative grows from 0 to its full weight, as in sCM; at weight 0 the objective is
+            matching the velocity.
+    """
+
+    def __init__(self, derivative: Derivative | None = None, normalise: float | None = None, warmup: int = 0):
+        if (normalise is not None and not normalise > 0) or warmup < 0:
+            raise ValueError(f"normalise must be positive or None, warmup at least 0; got {normalise} and {warmup}")
+        self.derivative, self.normalise, self.warmup = derivative or ForwardMode(), normalise, warmup
+
+    @abstractmethod
+    def target_and_direction(
+        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What stands for b_s in the target, and as the direction."""
+
+    def __call__(
+        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+    ) -> Float[Tensor, "b"]:
+        x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
+        with torch.no_grad():
+            target, direction = self.target_and_direction(student, held, pairs, x_s)
+        primals, tangents = (x_s, s), (direction.to(x_s.dtype), torch.ones_like(s))
+        u, du = self.derivative(lambda x, s: student.average_velocity(x, s, t, cond), primals, tangents)
+        share = 1.0 if pairs.step >= self.warmup else pairs.step / self.warmup
+        goal = (target + share * pairs.gap * du).detach()
+        return mean_square(u - goal if self.normalise is None else u - self.bounded(u.detach(), goal))
+
+    def bounded(self, u: Tensor, goal: Tensor) -> Tensor:
+        """A goal in the same direction from u, at a distance below 1."""
+        assert self.normalise is not None
+        step = goal - u
+        size = step.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (step.ndim - 1))
+        return u + step / (size + self.normalise)
+
+
+class AverageEulerian(AverageForm):
+    """Target and direction the held velocity: no noise in the target, so at an exact map nothing is left."""
+
+    card = Card("Eulerian", "d_s + grad b", "everything but u", "1 J + 1 F + 1 B")
+    asks = frozenset({"velocity"})
+
+    def target_and_direction(
+        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        b = held.velocity.velocity(x_s, pairs.s, pairs.cond)
+        return b, b
+
+
+class MeanFlow(AverageForm):
+    """Target and direction the sample's own I_s': from data alone, without a diagonal, at the price of its noise.
+
+    With `FiniteDifference(.005)` it is TiM's (Wang et al. 2025, arXiv 2509.04394); with the pairs `ToData()`, normalise=.1
+    and a warm-up it is sCM from data (Lu & Song 2024, arXiv 2410.11081), on any path.
+    """
+
+    card = Card("Eulerian", "d_s + grad I'", "everything but u", "1 J + 1 B")
+    asks = frozenset({"data"})
+
+    def target_and_direction(
+        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        v = pairs.velocity_at_s(student.schedule)
+        return v, v
+
+
+class ImprovedMeanFlow(AverageForm):
+    """Target I_s', direction the held velocity: the noise I_s' - b_s is no longer multiplied by grad X_{s,t}.
+
+    u - (t - s) sg[d_s u + grad u b_s] is then a prediction of the velocity, regressed on I_s' like any other.
+    """
+
+    card = Card("Eulerian", "d_s + grad b", "the derivative", "1 J + 1 F + 1 B")
+    asks = frozenset({"data", "velocity"})
+
+    def target_and_direction(
+        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return pairs.velocity_at_s(student.schedule), held.velocity.velocity(x_s, pairs.s, pairs.cond)

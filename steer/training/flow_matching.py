@@ -8,11 +8,12 @@ References: Lipman et al. 2023, arXiv 2210.02747; Liu et al. 2023, arXiv 2209.03
 arXiv 2209.15571.
 """
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from steer.flow_map import Cond, ResidualMap
-from steer.training.base import Loss, Objective, TimeLaw, Uniform, mean_square
+from steer.training.base import Loss, Objective, mean_square
+from steer.training.times import TimeLaw, Uniform
+from steer.training.weightings import Plain, Weighting
 
 
 class FlowMatching(Objective):
@@ -20,16 +21,17 @@ class FlowMatching(Objective):
 
     Args:
         times: law of t; uniform by default.
+        weighting: of the residuals, at (t, t).
     """
 
-    def __init__(self, times: TimeLaw | None = None):
-        self.times = times or Uniform()
+    def __init__(self, times: TimeLaw | None = None, weighting: Weighting | None = None):
+        super().__init__()
+        self.times, self.weighting = times or Uniform(), weighting or Plain()
 
-    def __call__(
-        self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: torch.Generator, step: int
+    def forward(
+        self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: Generator, step: int
     ) -> Loss:
         t = self.times.sample(len(x1), generator)
-        x_t = flow_map.schedule.interpolate(x0, x1, t)
-        v = flow_map.velocity(x_t, t, cond)
-        loss = mean_square(v - flow_map.schedule.path_velocity(x0, x1, t)).mean()
-        return Loss(loss, {"diagonal": loss.detach()})
+        v = flow_map.velocity(flow_map.schedule.interpolate(x0, x1, t), t, cond)
+        residual = mean_square(v - flow_map.schedule.path_velocity(x0, x1, t))
+        return Loss(self.weighting(residual, t, t).mean(), {"diagonal": residual.detach().mean()})

@@ -5,6 +5,7 @@ from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
+from steer.training import Held, Pairs
 
 MEAN, STD = (1.0, -0.5), 0.6
 
@@ -49,3 +50,13 @@ def gradients(loss, flow_map):
     names, parameters = zip(*flow_map.network.named_parameters(), strict=True)
     found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return dict(zip(names, found, strict=True))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def residual(objective, student, drawn, cond=None, seed=0, teacher=None, step=0):
+    """An off-diagonal objective on drawn = (x0, x1, s, t); the student believes itself, or a teacher."""
+    held = Held(*[teacher or student] * 2)
+    return objective(student, held, Pairs(*drawn, cond, step), generator(seed))

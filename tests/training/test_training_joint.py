@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from exact_map import exact_map, pairs
+from exact_map import exact_map, generator, pairs
 from scipy import stats
 
 from steer.training import (
@@ -21,14 +21,10 @@ from steer.training import (
 )
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 class Diagonal(Objective):
     """Notes what it is given and returns the mean of x1's first entry."""
 
-    def __call__(self, flow_map, x0, x1, cond, generator, step):
+    def forward(self, flow_map, x0, x1, cond, generator, step):
         self.x0, self.x1, self.cond, self.step = x0, x1, cond, step
         return Loss(x1[:, 0].mean(), {"diagonal": x1[:, 0].mean().detach()})
 
@@ -38,9 +34,10 @@ class Off(PairObjective):
 
     x1 = None
 
-    def __call__(self, flow_map, x0, x1, s, t, cond, generator):
-        self.x0, self.x1, self.s, self.t, self.cond = x0, x1, s, t, cond
-        return 10 * x1[:, 0]
+    def __call__(self, student, held, pairs, generator):
+        self.x0, self.x1, self.s, self.t, self.cond = pairs[:5]
+        self.held = held
+        return 10 * pairs.x1[:, 0]
 
 
 def split(batch, **settings):

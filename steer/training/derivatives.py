@@ -1,0 +1,78 @@
+"""The derivative of a network along a direction: exact by forward mode, or a difference for networks that have none.
+
+derivative(f, primals, tangents) -> (f(primals), d/dh f(primals + h tangents) at h = 0).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Function = Callable[..., Tensor]
+
+
+class Derivative(ABC):
+    """f(primals) and its derivative along the tangents, both differentiable in the weights behind f."""
+
+    @abstractmethod
+    def __call__(self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Value and derivative, each of the shape of f's result."""
+
+
+class ForwardMode(Derivative):
+    """`torch.func.jvp`: exact, at the cost of about two forwards.
+
+    Raises:
+        ValueError: a layer has no forward-mode rule; it is named.
+    """
+
+    def __call__(self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        try:
+            value, tangent = torch.func.jvp(f, primals, tangents)  # type: ignore[misc]
+        except (RuntimeError, NotImplementedError) as error:
+            if not any(word in str(error) for word in ("forward AD", "forward-mode", "jvp", "vmap")):
+                raise
+            layer = failing_layer(f, primals, tangents)
+            raise ValueError(
+                f"{layer} cannot be differentiated in forward mode ({str(error).splitlines()[0]}); use"
+                " derivative=steer.training.FiniteDifference(), or steer.training.Semigroup(), which takes none"
+            ) from error
+        return value, tangent
+
+
+class FiniteDifference(Derivative):
+    """(f(z + h v) - f(z - h v)) / 2h: error h^2 in exact arithmetic, at the cost of two more forwards.
+
+    It is computed in the precision of the network, whose rounding it divides by h: keep h above .001 in float32, and do
+    not use it under bfloat16. With h = .005 it is the derivative of TiM (Wang et al. 2025, arXiv 2509.04394).
+
+    Args:
+        h: half the distance of the two points, in units of time.
+    """
+
+    def __init__(self, h: float = 0.005):
+        if not h > 0:
+            raise ValueError(f"FiniteDifference needs h > 0; got {h}")
+        self.h = h
+
+    def __call__(self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        ahead, behind = (
+            f(*(z + sign * self.h * v for z, v in zip(primals, tangents, strict=True))) for sign in (1, -1)
+        )
+        return f(*primals), (ahead - behind) / (2 * self.h)
+
+
+def failing_layer(f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> str:
+    """The class of the innermost module inside which the jvp of f fails, as far as modules can tell."""
+    open_calls: list[nn.Module] = []
+    enter = nn.modules.module.register_module_forward_pre_hook(lambda module, _: open_calls.append(module))
+    leave = nn.modules.module.register_module_forward_hook(lambda *_: open_calls.__delitem__(-1))
+    try:
+        torch.func.jvp(f, primals, tangents)
+    except (RuntimeError, NotImplementedError):
+        pass
+    finally:
+        enter.remove()
+        leave.remove()
+    return type(open_calls[-1]).__name__ if open_calls else "the network"

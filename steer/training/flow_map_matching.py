@@ -1,0 +1,42 @@
+"""Flow map matching (FMM): the map moves along the path's own velocity, and undoes itself.
+
+    L = E |d_t X_{s,t}(X_{t,s}(I_t)) - I_t'|^2 + |X_{s,t}(X_{t,s}(I_t)) - I_t|^2,
+
+over pairs in either order (`AnyPair`), since the inner jump goes back. From data alone, without a diagonal: X_{t,s} brings
+I_t to where X_{s,t} must bring it back from, so that the velocity of the return, given where it ends, is regressed on I_t'.
+Its minimiser is the flow map; the value there is not zero but the variance of I_t' given I_t.
+
+Reference: Boffi, Albergo & Vanden-Eijnden 2024, arXiv 2406.07507, proposition 3.11.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.flow_map import ResidualMap
+from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+from steer.training.derivatives import Derivative, ForwardMode
+
+
+class FlowMapMatching(PairObjective):
+    """The squared Lagrangian residual against the path, and the squared error of the return.
+
+    Args:
+        derivative: how d_t is taken; forward mode by default.
+    """
+
+    card = Card("Lagrangian", "d_t", "nothing", "1 F + 1 J + 2 B, through J")
+    asks = frozenset({"data"})
+
+    def __init__(self, derivative: Derivative | None = None):
+        self.derivative = derivative or ForwardMode()
+
+    def __call__(
+        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+    ) -> Float[Tensor, "b"]:
+        s, t, cond, schedule = pairs.s, pairs.t, pairs.cond, student.schedule
+        x_t = schedule.interpolate(pairs.x0, pairs.x1, t)
+        v = schedule.path_velocity(pairs.x0, pairs.x1, t)
+        start = student(x_t, t, s, cond)
+        back, d_t = self.derivative(lambda t: student(start, s, t, cond), (t,), (torch.ones_like(t),))
+        return mean_square(d_t - v) + mean_square(back - x_t)

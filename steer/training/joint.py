@@ -1,0 +1,90 @@
+"""Joint: the sum L = L_diag + L_off, the split of the batch between them, and who is believed in the second.
+
+A batch (x0, x1) comes in. A `diag_fraction` of it teaches the diagonal u_{t,t} = b_t, which needs data (or a teacher's
+velocity) and nothing else; the rest teaches the jumps u_{s,t} from what is held fixed.
+
+Reference: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (self-distillation).
+"""
+
+import torch
+from torch import Tensor
+
+from steer.flow_map import Cond, ResidualMap
+from steer.training.base import Held, Loss, Objective, PairObjective, Pairs
+from steer.training.teachers import Own, Teacher
+from steer.training.times import PairLaw, SortedPair
+from steer.training.weightings import Plain, Weighting
+
+
+class Joint(Objective):
+    """L = L_diag + L_off: the tangent from data, the rest of the map from the tangent.
+
+    Each part is the mean over its own samples, so that `diag_fraction` moves computation, not the balance of the sum.
+
+    Args:
+        diagonal: what teaches the tangent; None where the jumps teach it too, as they do at s = t from a teacher.
+        off_diagonal: what teaches the jumps; None to train the velocity alone.
+        diag_fraction: part of each batch that goes to the diagonal; below 1 it leaves a sample for the rest, if it can.
+        diag_only_steps: first steps in which the whole batch does, before the diagonal is worth distilling.
+        pairs: law of (s, t) off the diagonal.
+        velocity: whose velocity the jumps should follow; the student's own by default.
+        jumps: whose jumps count as known; by default whoever gives the velocity.
+        weighting: of the residuals off the diagonal.
+    """
+
+    def __init__(
+        self,
+        diagonal: Objective | None,
+        off_diagonal: PairObjective | None = None,
+        diag_fraction: float = 0.75,
+        diag_only_steps: int = 0,
+        pairs: PairLaw | None = None,
+        velocity: Teacher | None = None,
+        jumps: Teacher | None = None,
+        weighting: Weighting | None = None,
+    ):
+        super().__init__()
+        if not 0 < diag_fraction <= 1:
+            raise ValueError(f"diag_fraction is the part of the batch on the diagonal, in (0, 1]; got {diag_fraction}")
+        if diagonal is None and (off_diagonal is None or diag_only_steps):
+            raise ValueError("Joint without a diagonal needs an off_diagonal and no diag_only_steps; give a diagonal")
+        self.diagonal, self.off_diagonal = diagonal, off_diagonal
+        self.diag_fraction, self.diag_only_steps = diag_fraction, diag_only_steps
+        self.pairs, self.weighting = pairs or SortedPair(), weighting or Plain()
+        self.velocity = velocity or Own()
+        self.jumps = jumps or self.velocity
+        given = self.velocity.guidance
+        self.guidance = (given or 1.0) if diagonal is None else diagonal.guidance
+        if given is not None and given != self.guidance:
+            raise ValueError(
+                f"the jumps would follow a velocity guided by {given} and the diagonal one guided by {self.guidance}; give"
+                " both the same teacher, the diagonal by VelocityMatching(teacher), or leave the diagonal out (None)"
+            )
+
+    def forward(
+        self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: torch.Generator, step: int
+    ) -> Loss:
+        n = self.diagonal_size(len(x1), step)
+        total, terms = x1.new_zeros(()), {}
+        if self.diagonal is not None:
+            total, terms = self.diagonal(flow_map, x0[:n], x1[:n], _part(cond, slice(None, n)), generator, step)
+        if n == len(x1) or self.off_diagonal is None:
+            return Loss(total, terms)
+        s, t = self.pairs.sample(len(x1) - n, generator)
+        pairs = Pairs(x0[n:], x1[n:], s, t, _part(cond, slice(n, None)), step)
+        held = Held(self.velocity(flow_map, step), self.jumps(flow_map, step))
+        residual = self.off_diagonal(flow_map, held, pairs, generator)
+        weighted = self.weighting(residual, s, t).mean()
+        return Loss(total + weighted, {**terms, "off_diagonal": residual.detach().mean()})
+
+    def diagonal_size(self, batch: int, step: int) -> int:
+        """How many samples of the batch go to the diagonal at this step."""
+        if self.diagonal is None:
+            return 0
+        if self.off_diagonal is None or step < self.diag_only_steps or self.diag_fraction == 1:
+            return batch
+        return min(max(round(batch * self.diag_fraction), 1), max(batch - 1, 1))
+
+
+def _part(cond: Cond, rows: slice) -> Cond:
+    return None if cond is None else cond[rows]

@@ -1,0 +1,87 @@
+"""Who is believed: the student's own weights, their moving average, or a frozen teacher.
+
+    teacher(student, step) -> the FlowMap to ask, from which no gradient comes.
+
+`Own` makes an objective self-distillation, `Frozen` makes it distillation; `Average` steadies the former.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from steer.flow_map import FlowMap
+
+
+class Teacher(nn.Module, ABC):
+    """The map that is held fixed while the student learns.
+
+    `guidance` is the weight of classifier-free guidance in its velocity, or None where that is the student's own affair.
+    """
+
+    guidance: float | None = None
+
+    @abstractmethod
+    def forward(self, student: FlowMap, step: int) -> FlowMap:
+        """The map to ask at this step. Its callers stop the gradient."""
+
+
+class Own(Teacher):
+    """The student's own current weights: self-distillation (Boffi et al. 2025, arXiv 2505.18825)."""
+
+    def forward(self, student: FlowMap, step: int) -> FlowMap:
+        return student
+
+
+class Average(Teacher):
+    """The exponential moving average of the student's weights, w <- d w + (1 - d) w_student at every step.
+
+    It is kept here, apart from the average that is shipped, since its decay is a setting of the method; it is saved in
+    checkpoints with the objective, so that a resumed run goes on from the same teacher.
+
+    Args:
+        flow_map: what the student is built like, such as the student itself: it is copied.
+        decay: d.
+    """
+
+    last: Tensor
+
+    def __init__(self, flow_map: FlowMap, decay: float = 0.99):
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1); got {decay}")
+        self.flow_map, self.decay = copy.deepcopy(flow_map).requires_grad_(False), decay
+        self.register_buffer("last", torch.tensor(-1))
+
+    @torch.no_grad()
+    def forward(self, student: FlowMap, step: int) -> FlowMap:
+        if step != int(self.last):  # once a step, however often the objective is called in it
+            d = self.decay if int(self.last) >= 0 else 0.0
+            for average, weight in zip(self.flow_map.parameters(), student.parameters(), strict=True):
+                average.lerp_(weight, 1 - d)
+            self.last.fill_(step)
+        return self.flow_map
+
+
+class Frozen(Teacher):
+    """A finished model, guided or not: distillation. It is neither trained nor saved with the run.
+
+    Args:
+        flow_map: a FlowMap on the student's own path; where only its velocity is asked, its jumps need not be good.
+    """
+
+    def __init__(self, flow_map: FlowMap):
+        super().__init__()
+        self.guidance = flow_map.guidance
+        self.kept = (flow_map.requires_grad_(False).eval(),)  # a tuple hides it from torch
+
+    def forward(self, student: FlowMap, step: int) -> FlowMap:
+        (teacher,) = self.kept
+        if teacher.schedule != student.schedule:
+            raise ValueError(
+                f"the teacher's path is {teacher.schedule} and the student's {student.schedule}: "
+                "wrap the teacher in steer.Rescheduled(teacher, schedule)"
+            )
+        weight = next(student.parameters(), None)
+        return teacher if weight is None else teacher.to(weight.device)

@@ -1,0 +1,103 @@
+"""Laws of times: single ones for the diagonal, pairs (s, t) off it."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class TimeLaw(ABC):
+    """A law of times in (0, 1)."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
+        """n independent times, in float32, on the generator's device."""
+
+
+class Uniform(TimeLaw):
+    """Every time alike."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
+        return torch.rand(n, generator=generator, device=generator.device)
+
+
+class LogitNormal(TimeLaw):
+    """t = sigmoid(mean + std z): more weight where denoising is hardest (Esser et al. 2024, arXiv 2403.03206)."""
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0):
+        self.mean, self.std = mean, std
+
+    def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
+        return torch.sigmoid(self.mean + self.std * torch.randn(n, generator=generator, device=generator.device))
+
+
+class PairLaw(ABC):
+    """A law of pairs of times, s before t."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        """n independent pairs (s, t), in float32, on the generator's device."""
+
+
+class SortedPair(PairLaw):
+    """s <= t: two independent times of one law, sorted."""
+
+    def __init__(self, law: TimeLaw | None = None):
+        self.law = law or Uniform()
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        a, b = self.law.sample(n, generator), self.law.sample(n, generator)
+        return torch.minimum(a, b), torch.maximum(a, b)
+
+
+class AnyPair(PairLaw):
+    """Two independent times of one law in either order, for objectives that also learn jumps back toward noise."""
+
+    def __init__(self, law: TimeLaw | None = None):
+        self.law = law or Uniform()
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        return self.law.sample(n, generator), self.law.sample(n, generator)
+
+
+class ToData(PairLaw):
+    """t = 1: jumps to data alone, which is all that a consistency model knows."""
+
+    def __init__(self, law: TimeLaw | None = None):
+        self.law = law or Uniform()
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        s = self.law.sample(n, generator)
+        return s, torch.ones_like(s)
+
+
+class Dyadic(PairLaw):
+    """Gaps t - s = 2^-k, k = 0 ... levels - 1, each as likely, at a start s that is a multiple of the gap.
+
+    The grid of shortcut models (Frans et al. 2024, arXiv 2410.12557): halving a jump lands on the next finer level.
+    """
+
+    def __init__(self, levels: int = 7):
+        if levels < 1:
+            raise ValueError(f"Dyadic needs at least one level; got {levels}")
+        self.levels = levels
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        k = torch.randint(self.levels, (n,), generator=generator, device=generator.device)
+        jumps = 2.0**k
+        s = (torch.rand(n, generator=generator, device=generator.device) * jumps).floor() / jumps
+        return s, s + 1 / jumps
+
+
+class OnGrid(PairLaw):
+    """(k / n, (k + 1) / n): one jump of a sampler of n equal jumps, as in a round of progressive distillation."""
+
+    def __init__(self, n: int):
+        if n < 1:
+            raise ValueError(f"OnGrid needs at least one jump; got n={n}")
+        self.n = n
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        s = torch.randint(self.n, (n,), generator=generator, device=generator.device) / self.n
+        return s, s + 1 / self.n

@@ -1,0 +1,223 @@
+"""The names of the literature, each as a setting of the few objectives of this room.
+
+A name is a way to put together a `Joint`: a diagonal, an off-diagonal residual, a law of pairs, and who is believed. What a
+paper does beside that, to the network, to the image or by adversaries, stands in `leaves_out`.
+
+In a config:    loop.objective: {_target_: steer.training.named, name: lsd, steps: ${trainer.max_steps}}
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from steer.flow_map import FlowMap
+from steer.training.alpha_flow import AlphaFlow, Sigmoid
+from steer.training.base import Objective
+from steer.training.consistency import AlongFlow, Annealed, Consistency, Grid
+from steer.training.ctm import TwoLegs
+from steer.training.derivatives import FiniteDifference
+from steer.training.eulerian import AverageEulerian, Eulerian, ImprovedMeanFlow, MeanFlow
+from steer.training.flow_map_matching import FlowMapMatching
+from steer.training.flow_matching import FlowMatching
+from steer.training.imm import MomentMatching
+from steer.training.joint import Joint
+from steer.training.lagrangian import AverageLagrangian, Lagrangian
+from steer.training.semigroup import Semigroup
+from steer.training.teachers import Average, Frozen
+from steer.training.times import AnyPair, Dyadic, LogitNormal, OnGrid, SortedPair, ToData
+from steer.training.weightings import Adaptive
+
+
+class Setting(NamedTuple):
+    """What a method may need besides itself: the training steps, a student to average, a teacher to distil, the
+    jumps of a sampler on a fixed grid.
+    """
+
+    steps: int
+    student: FlowMap | None = None
+    teacher: FlowMap | None = None
+    grid: int = 32
+
+    @property
+    def warm_up(self) -> int:
+        """Steps on the diagonal alone: a sixth."""
+        return self.steps // 6
+
+    def average(self, decay: float) -> Average:
+        """A moving average of the student."""
+        if self.student is None:
+            raise ValueError("this method believes a moving average of its student; pass student=, the map it trains")
+        return Average(self.student, decay)
+
+    def frozen(self) -> Frozen:
+        """The teacher."""
+        if self.teacher is None:
+            raise ValueError("this method distils a teacher; pass teacher=, a flow map, such as steer.load('fashion')")
+        return Frozen(self.teacher)
+
+
+class Method(NamedTuple):
+    """A name, how to build it, whom it learns from ("data" or "teacher"), its paper, and what of that is left out."""
+
+    name: str
+    build: Callable[[Setting], Joint]
+    source: str
+    paper: str
+    leaves_out: str = ""
+
+
+def _mean_flow_times() -> LogitNormal:
+    return LogitNormal(0.4, 1.0)  # the paper's law, whose time runs the other way
+
+
+def _adaptive(off: MeanFlow | ImprovedMeanFlow | AlphaFlow) -> Joint:
+    law = _mean_flow_times()
+    return Joint(FlowMatching(law, Adaptive()), off, 0.75, pairs=SortedPair(law), weighting=Adaptive())
+
+
+_BOFFI = "Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825"
+_FMM = "Boffi, Albergo & Vanden-Eijnden 2024, arXiv 2406.07507"
+_AYF = "Sabour, Fidler & Kreis 2025, arXiv 2506.14603"
+_CM, _SCM = "Song et al. 2023, arXiv 2303.01469", "Lu & Song 2024, arXiv 2410.11081"
+
+METHODS = (
+    Method("flow-matching", lambda c: Joint(FlowMatching()), "data", "Lipman et al. 2023, arXiv 2210.02747"),
+    # Lagrangian
+    Method("lsd", lambda c: Joint(FlowMatching(), Lagrangian(), 0.75, c.warm_up), "data", _BOFFI),
+    Method("lsd-avg", lambda c: Joint(FlowMatching(), AverageLagrangian(), 0.75, c.warm_up), "data", _BOFFI),
+    Method(
+        "tvm",
+        lambda c: Joint(FlowMatching(), Lagrangian(), 0.75, velocity=c.average(0.99)),
+        "data",
+        "Zhou et al. 2025, arXiv 2511.19797",
+        "its network's Lipschitz control",
+    ),
+    Method("fmm", lambda c: Joint(None, FlowMapMatching(), pairs=AnyPair()), "data", _FMM),
+    Method("lmd", lambda c: Joint(None, Lagrangian(), velocity=c.frozen()), "teacher", _FMM),
+    Method("ayf-lmd", lambda c: Joint(None, AverageLagrangian(), velocity=c.frozen()), "teacher", _AYF),
+    # Eulerian
+    Method("esd", lambda c: Joint(FlowMatching(), Eulerian(), 0.75, c.warm_up), "data", _BOFFI),
+    Method("esd-avg", lambda c: Joint(FlowMatching(), AverageEulerian(), 0.75, c.warm_up), "data", _BOFFI),
+    Method("meanflow", lambda c: _adaptive(MeanFlow()), "data", "Geng et al. 2025, arXiv 2505.13447"),
+    Method(
+        "imf",
+        lambda c: _adaptive(ImprovedMeanFlow()),
+        "data",
+        "Geng et al. 2025, arXiv 2512.02012",
+        "its network's second head and in-context conditions",
+    ),
+    Method(
+        "tim",
+        lambda c: Joint(FlowMatching(), MeanFlow(FiniteDifference(0.005)), 0.75),
+        "data",
+        "Wang et al. 2025, arXiv 2509.04394",
+        "its weighting of times",
+    ),
+    Method(
+        "alpha-flow",
+        lambda c: _adaptive(AlphaFlow(Sigmoid(c.steps // 8, 7 * c.steps // 8))),
+        "data",
+        "Zhang et al. 2025, arXiv 2510.20771",
+    ),
+    Method("emd", lambda c: Joint(None, Eulerian(), velocity=c.frozen()), "teacher", _FMM),
+    Method(
+        "ayf-emd",
+        lambda c: Joint(
+            None, AverageEulerian(normalise=0.1, warmup=c.steps // 4), velocity=c.frozen(), weighting=Adaptive(0.5)
+        ),
+        "teacher",
+        _AYF,
+        "autoguidance and the adversarial finish",
+    ),
+    # Eulerian, to data alone: consistency models
+    Method(
+        "ct", lambda c: Joint(None, Consistency(stride=Grid(c.grid)), pairs=ToData()), "data", _CM, "the LPIPS metric"
+    ),
+    Method(
+        "ecm",
+        lambda c: Joint(None, Consistency(stride=Annealed(max(c.steps // 8, 1))), pairs=ToData()),
+        "data",
+        "Geng et al. 2024, arXiv 2406.14548",
+    ),
+    Method(
+        "sct",
+        lambda c: Joint(None, MeanFlow(normalise=0.1, warmup=c.steps // 4), pairs=ToData(LogitNormal(1.0, 1.6))),
+        "data",
+        _SCM,
+        "the TrigFlow path (see steer.Rescheduled) and the learned weight (weighting=Learned())",
+    ),
+    Method(
+        "cd",
+        lambda c: Joint(
+            None, Consistency(AlongFlow(), Grid(c.grid)), pairs=ToData(), velocity=c.frozen(), jumps=c.average(0.95)
+        ),
+        "teacher",
+        _CM,
+        "the LPIPS metric",
+    ),
+    Method(
+        "scd",
+        lambda c: Joint(
+            None,
+            AverageEulerian(normalise=0.1, warmup=c.steps // 4),
+            pairs=ToData(LogitNormal(1.0, 1.6)),
+            velocity=c.frozen(),
+        ),
+        "teacher",
+        _SCM,
+        "the TrigFlow path and the learned weight",
+    ),
+    # Semigroup
+    Method("psd-m", lambda c: Joint(FlowMatching(), Semigroup(), 0.75, c.warm_up), "data", _BOFFI),
+    Method("psd-u", lambda c: Joint(FlowMatching(), Semigroup(uniform=True), 0.75, c.warm_up), "data", _BOFFI),
+    Method(
+        "shortcut",
+        lambda c: Joint(FlowMatching(), Semigroup(), 0.875, pairs=Dyadic(7), jumps=c.average(0.999)),
+        "data",
+        "Frans et al. 2024, arXiv 2410.12557",
+    ),
+    Method(
+        "splitmeanflow",
+        lambda c: Joint(FlowMatching(), Semigroup(uniform=True), 0.75),
+        "data",
+        "Guo et al. 2025, arXiv 2507.16884",
+    ),
+    Method("imm", lambda c: Joint(None, MomentMatching()), "data", "Zhou, Ermon & Song 2025, arXiv 2503.07565"),
+    Method(
+        "progressive",
+        lambda c: Joint(None, Semigroup(), pairs=OnGrid(c.grid), jumps=c.frozen()),
+        "teacher",
+        "Salimans & Ho 2022, arXiv 2202.00512",
+        "the rounds: this is one, from 2 grid jumps to grid; the first from OdeMap(velocity, steps=1, solver=Euler())",
+    ),
+    Method(
+        "ctm",
+        lambda c: Joint(FlowMatching(), TwoLegs(), 0.5, velocity=c.frozen(), jumps=c.average(0.999)),
+        "teacher",
+        "Kim et al. 2024, arXiv 2310.02279",
+        "the adversarial term and the LPIPS metric",
+    ),
+)
+
+
+def named(
+    name: str, steps: int, student: FlowMap | None = None, teacher: FlowMap | None = None, grid: int = 32
+) -> Objective:
+    """The objective called `name`.
+
+    Args:
+        name: one of METHODS, such as "lsd", "meanflow", "cd".
+        steps: how long it will be trained, which sets warm-ups.
+        student: the map to be trained, for methods that believe its moving average.
+        teacher: a finished map, for methods that distil one.
+        grid: jumps of the sampler that is learned, for methods tied to a grid of times.
+
+    Raises:
+        ValueError: an unknown name, with the nearest; a student or teacher that is needed and missing.
+    """
+    methods = {method.name: method for method in METHODS}
+    if name not in methods:
+        close = difflib.get_close_matches(name.casefold(), methods, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(methods)}"
+        raise ValueError(f"no training method is called {name!r}; {hint}")
+    return methods[name].build(Setting(steps, student, teacher, grid))

@@ -1,0 +1,224 @@
+"""What objectives share: teachers, weightings, laws of pairs, couplings."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from exact_map import exact_map, generator, pairs
+
+from steer.flow_map import ResidualMap
+from steer.guidance import ClassifierFree
+from steer.interpolant import Trigonometric
+from steer.training import (
+    Adaptive,
+    AnyPair,
+    Average,
+    Dyadic,
+    FlowMatching,
+    Frozen,
+    Joint,
+    Lagrangian,
+    Learned,
+    Loss,
+    Objective,
+    OnGrid,
+    OptimalTransport,
+    Own,
+    Plain,
+    Semigroup,
+    ToData,
+    VelocityMatching,
+)
+
+# Teachers
+
+
+def weights(flow_map):
+    return torch.cat([p.detach().flatten() for p in flow_map.parameters()])
+
+
+def test_own_weights_are_the_students():
+    student = exact_map()
+    assert Own()(student, 3) is student
+
+
+def test_an_average_is_that_of_the_steps_however_often_it_is_asked():
+    student = exact_map()
+    teacher, expected = Average(student, decay=0.9), None
+    for step in range(4):
+        with torch.no_grad():
+            student.network.bend += 1.0
+        now = weights(student)
+        expected = now if expected is None else 0.9 * expected + 0.1 * now
+        for _ in range(3):
+            torch.testing.assert_close(weights(teacher(student, step)), expected)
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_an_average_resumes_from_what_was_saved():
+    student = exact_map()
+    objective = Joint(FlowMatching(), Lagrangian(), velocity=Average(student, decay=0.5))
+    objective.velocity(student, 0)
+    with torch.no_grad():
+        student.network.bend += 1.0
+    again = Joint(FlowMatching(), Lagrangian(), velocity=Average(exact_map(std=2.0), decay=0.5))
+    again.load_state_dict(objective.state_dict())
+    for o in (objective, again):
+        assert o.velocity(student, 1).network.bend == 0.5
+
+
+def test_a_frozen_teacher_is_neither_trained_nor_saved():
+    teacher, student = exact_map(std=1.5), exact_map()
+    objective = Joint(None, Lagrangian(), velocity=Frozen(teacher))
+    assert objective.state_dict() == {}
+    assert list(objective.parameters()) == []
+    x0, x1, _, _ = pairs(32)
+    objective(student, x0, x1, None, generator(), 0).total.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert student.network.std.grad.abs() > 0
+
+
+def test_a_teacher_on_another_path_is_refused_with_the_way_to_convert_it():
+    teacher = ResidualMap(exact_map().network, Trigonometric())
+    x0, x1, _, _ = pairs(8)
+    for objective in (Joint(None, Lagrangian(), velocity=Frozen(teacher)), VelocityMatching(teacher)):
+        with pytest.raises(ValueError, match=r"^the teacher's path is Trigonometric.*Linear.*steer\.Rescheduled\("):
+            objective(exact_map(), x0, x1, None, generator(), 0)
+
+
+# Guidance that is baked in
+
+
+class TwoLaws(torch.nn.Module):
+    """The exact map of one Gaussian when told label 1, of another when told nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.told, self.untold = exact_map(mean=(2.0, 0.0)).network, exact_map(mean=(0.0, 0.0)).network
+
+    def forward(self, x, s, t, cond=None):
+        return self.untold(x, s, t) if cond is None else self.told(x, s, t)
+
+
+def test_guidance_is_remembered_by_objective_and_map_and_not_applied_twice():
+    teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
+    assert Joint(None, Lagrangian(), velocity=Frozen(teacher)).guidance == 3.0
+    assert Joint(VelocityMatching(teacher), Semigroup()).guidance == 3.0
+    assert Joint(FlowMatching(), Semigroup()).guidance == 1.0
+    guided = ResidualMap(exact_map().network, exact_map().schedule, guidance=3.0)
+    with pytest.raises(ValueError, match=r"guidance of weight 3\.0 in it already"):
+        ClassifierFree(guided)
+
+
+def test_a_guided_velocity_beside_a_diagonal_from_data_is_refused():
+    teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
+    with pytest.raises(ValueError, match=r"guided by 3\.0 and the diagonal one guided by 1\.0.*VelocityMatching"):
+        Joint(FlowMatching(), Lagrangian(), velocity=Frozen(teacher))
+
+
+def test_a_guided_teacher_teaches_its_guided_velocity():
+    """Of two Gaussians that differ in the mean alone, the guided one is a third, with mean w times as far."""
+    teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
+    x0, x1, _, _ = pairs(64)
+    objective = Joint(VelocityMatching(teacher), Lagrangian(), 0.5, velocity=Frozen(teacher))
+    loss = objective(exact_map(mean=(6.0, 0.0)), x0, x1, torch.ones(64), generator(), 0)
+    assert loss.total < 1e-20
+    assert objective(exact_map(mean=(2.0, 0.0)), x0, x1, torch.ones(64), generator(), 0).total > 0.1
+
+
+# Weightings
+
+
+def test_adaptive_weights_by_hand():
+    residual = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64, requires_grad=True)
+    times = torch.rand(3)
+    loss = Adaptive(p=0.5, eps=1.0)(residual, times, times)
+    torch.testing.assert_close(loss, residual * torch.tensor([1.0, 0.5**0.5, 0.5]).double())
+    (gradient,) = torch.autograd.grad(loss.sum(), residual)
+    torch.testing.assert_close(gradient, torch.tensor([1.0, 0.5**0.5, 0.5]).double())
+
+
+def test_learned_weights_start_plain_and_end_at_the_logarithm_of_the_residual():
+    """Residuals of two sizes at two pairs of times: w tends to their logarithms, and each then counts 1 + log L."""
+    weighting, sizes = Learned().double(), torch.tensor([0.01, 4.0], dtype=torch.float64)
+    s, t = torch.tensor([[0.1, 0.6], [0.9, 0.7]], dtype=torch.float64)
+    torch.testing.assert_close(weighting(sizes, s, t), sizes)
+    optimizer = torch.optim.Adam(weighting.parameters(), 0.02)
+    for _ in range(400):
+        optimizer.zero_grad()
+        weighting(sizes, s, t).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(weighting(sizes, s, t), 1 + sizes.log(), rtol=1e-3, atol=1e-3)
+
+
+def test_joint_weighs_what_is_off_the_diagonal_and_logs_it_unweighted():
+    x0, x1, _, _ = pairs(32)
+    flow_map = exact_map(bend=0.5)
+    plain, double = (Joint(FlowMatching(), Semigroup(), weighting=w) for w in (Plain(), Double()))
+    one, two = (o(flow_map, x0, x1, None, generator(), 0) for o in (plain, double))
+    torch.testing.assert_close(two.total - one.total, one.terms["off_diagonal"])
+    assert one.terms == two.terms
+
+
+class Double(Plain):
+    def forward(self, residual, s, t):
+        return 2 * residual
+
+
+# Laws of pairs
+
+
+def test_dyadic_pairs_are_halved_onto_the_next_level():
+    s, t = Dyadic(4).sample(4000, generator())
+    gap, half = t - s, (s + t) / 2
+    assert set(gap.tolist()) == {1.0, 0.5, 0.25, 0.125}
+    assert all((s / gap == (s / gap).round()).tolist())
+    assert 0 <= s.min() <= t.max() <= 1
+    for size in (1.0, 0.5, 0.25, 0.125):
+        share = (gap == size).float().mean()
+        assert abs(share - 0.25) < 4.5 * math.sqrt(0.25 * 0.75 / 4000)
+    coarse = gap > 0.125
+    finer = set(zip(s.tolist(), t.tolist(), strict=True))
+    assert set(zip(s[coarse].tolist(), half[coarse].tolist(), strict=True)) <= finer
+
+
+def test_pairs_to_data_on_a_grid_and_in_either_order():
+    s, t = ToData().sample(1000, generator())
+    assert (t == 1).all()
+    assert (s < 1).all()
+    s, t = OnGrid(4).sample(1000, generator())
+    assert set(zip(s.tolist(), t.tolist(), strict=True)) == {(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)}
+    s, t = AnyPair().sample(4000, generator())
+    assert abs((s < t).float().mean() - 0.5) < 4.5 * 0.5 / math.sqrt(4000)
+
+
+# Couplings
+
+
+class Seen(Objective):
+    def forward(self, flow_map, x0, x1, cond, generator, step):
+        self.x0, self.x1, self.cond = x0, x1, cond
+        return Loss(x0.sum(), {})
+
+
+def test_optimal_transport_is_the_best_of_all_permutations():
+    x0, x1 = torch.randn(2, 6, 2, generator=generator(), dtype=torch.float64)
+    seen = Seen()
+    OptimalTransport(seen)(exact_map(), x0, x1, torch.arange(6), generator(), 0)
+    best = min((x1 - x0[list(order)]).square().sum() for order in itertools.permutations(range(6)))
+    torch.testing.assert_close((seen.x1 - seen.x0).square().sum(), best)
+    assert torch.equal(seen.x1, x1)
+    assert seen.cond.tolist() == list(range(6))
+    assert {tuple(row) for row in seen.x0.tolist()} == {tuple(row) for row in x0.tolist()}
+
+
+def test_coupled_flow_matching_has_less_variance():
+    """In the plane, of Gaussian data: matched pairs leave less of I_t' unexplained by I_t."""
+    x0, x1, _, _ = pairs(512)
+    plain, matched = (
+        o(copy.deepcopy(exact_map()), x0, x1, None, generator(), 0).total
+        for o in (FlowMatching(), OptimalTransport(FlowMatching()))
+    )
+    assert matched < 0.5 * plain
