@@ -8,7 +8,7 @@ from torch import nn
 
 from recipes import run_folder
 from recipes.job import Job
-from rewards import save_classifier
+from rewards import load_classifier, save_classifier
 from rewards.networks import Classifier
 from steer import checkpoint
 from steer.flow_map import FlowMap
@@ -33,8 +33,9 @@ def guidance_of(loop: Any) -> float:
 
 
 def start_from(module: nn.Module, name: str) -> None:
-    """Gives a map the weights of another of the same build. Raises ValueError, naming the first that differs."""
-    weights, own = checkpoint.load(name).state_dict(), module.state_dict()
+    """Gives a map or a classifier the weights of another of the same build. Raises ValueError, naming what differs."""
+    found = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
+    weights, own = found.state_dict(), module.state_dict()
     for key in sorted(own.keys() | weights.keys()):
         want, got = (tuple(where[key].shape) if key in where else "nothing" for where in (own, weights))
         if want != got:

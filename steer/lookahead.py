@@ -1,7 +1,8 @@
 """Where will x_t land? A look-ahead answers with K weighted guesses of the clean sample.
 
 One file for the deterministic ones, which cost from nothing to a short integration, and for draws from the posterior
-p(x1 | x_t) where a model offers them. What each leaves out decides what may be claimed with it: see `Guesses`.
+p(x1 | x_t): out of a model that offers them (Posterior), out of any velocity (Glass), out of any flow map (Renoise).
+What each leaves out decides what may be claimed with it: see `Guesses`.
 """
 
 import math
@@ -13,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap, OdeMap
+from steer.glass import Context, GlassFlow, posterior_draws
 from steer.interpolant import Time
+from steer.renoise import renoised
 from steer.solvers import Heun, Solver
 
 
@@ -149,9 +152,58 @@ class Posterior(Lookahead):
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         if not isinstance(flow_map, PosteriorModel):
             raise ValueError(
-                f"{type(flow_map).__name__} cannot draw from p(x1 | x_t); use MapJump() or Denoiser(), which need no draws"
+                f"{type(flow_map).__name__} cannot draw from p(x1 | x_t) by itself; use Glass(), which draws through its"
+                " velocity, or MapJump() or Denoiser(), which need no draws"
             )
         return flow_map.posterior_guesses(x, t, self.draws, generator, cond)
+
+
+class Glass(Lookahead):
+    """Draws from p(x1 | x_t) through the velocity of any flow map, with nothing trained; see `steer.glass`.
+
+    Exact in the limit of inner steps, so the value is consistent as draws and steps grow. One draw costs
+    steps * stages evaluations. (Holderrieth et al. 2025, arXiv 2509.25170.)
+
+    Args:
+        draws: how many, K.
+        steps, solver: of the inner integration; Heun() by default.
+    """
+
+    random = True
+
+    def __init__(self, draws: int = 16, steps: int = 4, solver: Solver | None = None):
+        if draws < 1 or steps < 1:
+            raise ValueError(f"Glass needs at least one draw and one step; got draws={draws}, steps={steps}")
+        self.draws, self.steps, self.solver = draws, steps, solver or Heun()
+
+    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+        context = Context(x, t, flow_map.schedule, cond)
+        x1 = posterior_draws(GlassFlow(flow_map, self.steps, self.solver), context, self.draws, generator)
+        return Guesses(x1, log_uniform(x1))
+
+
+class Renoise(Lookahead):
+    """Jumps from points noisier than x_t, weighted to stand for p(x1 | x_t); see `steer.renoise`.
+
+    Exact in the limit of draws and nodes for a map whose jumps follow its velocity, biased for any other: at finite
+    draws by the self-normalised weights, whose variance grows with the dimension. One draw costs 1 + nodes evaluations.
+    (Weighted Diamond Maps: Holderrieth et al. 2026, arXiv 2602.05993, who weigh by the reward alone, which is biased.)
+
+    Args:
+        draws: how many, K.
+        nodes: velocities per draw for the density ratio in its weight; one is exact for normal data.
+    """
+
+    random = True
+
+    def __init__(self, draws: int = 16, nodes: int = 2):
+        if draws < 1 or nodes < 1:
+            raise ValueError(f"Renoise needs at least one draw and one node; got draws={draws}, nodes={nodes}")
+        self.draws, self.nodes = draws, nodes
+
+    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+        context = Context(x, t, flow_map.schedule, cond)
+        return Guesses(*renoised(flow_map, context, self.draws, self.nodes, generator))
 
 
 def log_uniform(x1: Float[Tensor, "k b *shape"]) -> Float[Tensor, "k b"]:

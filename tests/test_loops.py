@@ -59,7 +59,7 @@ def tiny_map():
 class Climb:
     """-E tilt(X_{0,1}(x0)), the simplest tuning objective."""
 
-    def __call__(self, flow_map, base, tilt, x0, cond, generator):
+    def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
         reward = tilt(flow_map(x0, 0.0, 1.0, cond))
         return Loss(-reward.mean(), {"reward": reward.mean().detach()})
 
@@ -164,7 +164,7 @@ def test_prompts_reach_the_objective():
     seen = []
 
     class Watch(Climb):
-        def __call__(self, flow_map, base, tilt, x0, cond, generator):
+        def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
             seen.append(cond)
             return super().__call__(flow_map, base, tilt, x0, None, generator)
 

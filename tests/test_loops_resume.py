@@ -43,7 +43,7 @@ class Plane(nn.Module):
 class Climb:
     """-E tilt(X_{0,1}(x0)) + E |X - X_base|^2."""
 
-    def __call__(self, flow_map, base, tilt, x0, cond, generator):
+    def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
         x = flow_map(x0 + 0.1 * torch.randn(x0.shape, generator=generator), 0.0, 1.0)
         return Loss((x - base(x0, 0.0, 1.0)).square().sum(1).mean() - tilt(x).mean(), {})
 

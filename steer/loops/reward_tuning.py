@@ -19,10 +19,17 @@ Prompts = Callable[[int, torch.Generator], Cond]
 
 
 class TuningObjective(Protocol):
-    """objective(flow_map, base, tilt, x0, cond, generator) -> Loss; see `steer.tuning`."""
+    """objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss; see `steer.tuning`."""
 
     def __call__(
-        self, flow_map: FlowMap, base: FlowMap, tilt: Tilt, x0: Tensor, cond: Cond, generator: torch.Generator
+        self,
+        flow_map: FlowMap,
+        base: FlowMap,
+        tilt: Tilt,
+        x0: Tensor,
+        cond: Cond,
+        generator: torch.Generator,
+        step: int,
     ) -> Loss: ...
 
 
@@ -84,7 +91,7 @@ class RewardTuning(Loop):
         generator = self.step_generator(batch_idx)
         x0 = torch.randn(self.batch_size, *self.shape, generator=generator, device=self.device)
         with counting.count() as self.tally:  # its backwards arrive later, during Lightning's backward
-            loss = self.objective(self.flow_map, base, tilt, x0, batch[0], generator)
+            loss = self.objective(self.flow_map, base, tilt, x0, batch[0], generator, self.global_step)
         return self.report(loss.total, loss.terms, self.batch_size)
 
     def on_after_backward(self) -> None:

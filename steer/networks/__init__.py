@@ -1,7 +1,17 @@
 """Networks u_{s,t}(x): network(x, s, t, cond) -> like x. All are differentiable in forward mode."""
 
 from steer.networks.conditioning import ClassCondition, EmbeddingCondition, NoCondition
+from steer.networks.context import ContextCondition, WithContext, warm_start
 from steer.networks.mlp import Mlp
 from steer.networks.unet import UNet
 
-__all__ = ["ClassCondition", "EmbeddingCondition", "Mlp", "NoCondition", "UNet"]
+__all__ = [
+    "ClassCondition",
+    "ContextCondition",
+    "EmbeddingCondition",
+    "Mlp",
+    "NoCondition",
+    "UNet",
+    "WithContext",
+    "warm_start",
+]

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steer.flow_map import Cond
 from steer.networks.conditioning import Condition, NoCondition
 
 
@@ -15,6 +16,7 @@ class Mlp(nn.Module):
         width, depth: hidden units and hidden layers.
         condition: how cond enters, a Condition of size `width`; none by default.
         data_std: spread of the data, to bring x to unit scale.
+        beside: numbers per sample that are given beside x, at unit scale already.
     """
 
     def __init__(
@@ -24,20 +26,26 @@ class Mlp(nn.Module):
         depth: int = 4,
         condition: Condition | None = None,
         data_std: float = 1.0,
+        beside: int = 0,
     ):
         super().__init__()
         self.data_std = data_std
         self.condition = condition or NoCondition()
-        self.first = nn.Linear(dim + 2, width)
+        self.first = nn.Linear(dim + 2 + beside, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, dim)
 
     def forward(
-        self, x: Float[Tensor, "b dim"], s: Float[Tensor, "b"], t: Float[Tensor, "b"], cond: Tensor | None = None
+        self,
+        x: Float[Tensor, "b dim"],
+        s: Float[Tensor, "b"],
+        t: Float[Tensor, "b"],
+        cond: Cond = None,
+        beside: Float[Tensor, "b more"] | None = None,
     ) -> Float[Tensor, "b dim"]:
-        times = torch.stack((s, t), dim=1).to(x.dtype)
+        numbers = (x / self.data_std, torch.stack((s, t), dim=1).to(x.dtype))
         with torch.autocast(x.device.type, enabled=False):  # half precision would round the times
-            h = self.first(torch.cat((x / self.data_std, times), dim=1))
+            h = self.first(torch.cat(numbers if beside is None else (*numbers, beside), dim=1))
         h = nn.functional.silu(h + self.condition(cond, like=h))
         for layer in self.hidden:
             h = nn.functional.silu(layer(h))

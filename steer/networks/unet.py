@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steer.flow_map import Cond
 from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
 
 
@@ -56,6 +57,7 @@ class UNet(nn.Module):
         blocks: residual blocks at each level, on the way down and again on the way up.
         patch: side of the pixel blocks that become channels before the first level, and pixels again after the last.
         condition: how cond enters, a Condition of size 4 * channels[0]; none by default.
+        beside: channels of an image that is given beside x.
     """
 
     def __init__(
@@ -65,12 +67,13 @@ class UNet(nn.Module):
         blocks: int = 2,
         patch: int = 2,
         condition: Condition | None = None,
+        beside: int = 0,
     ):
         super().__init__()
         dim = 4 * channels[0]
         self.patch, self.condition = patch, condition or NoCondition()
         self.times = TimeEmbedding(dim)
-        self.enter = nn.Conv2d(image_channels * patch**2, channels[0], 3, padding=1)
+        self.enter = nn.Conv2d((image_channels + beside) * patch**2, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         width, skips = channels[0], []
         for level, c in enumerate(channels):
@@ -101,7 +104,8 @@ class UNet(nn.Module):
         x: Float[Tensor, "b c h w"],
         s: Float[Tensor, "b"],
         t: Float[Tensor, "b"],
-        cond: Tensor | None = None,
+        cond: Cond = None,
+        beside: Float[Tensor, "b more h w"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         unit = self.patch * 2 ** (len(self.down) - 1)
         if x.shape[-1] % unit or x.shape[-2] % unit:
@@ -110,7 +114,7 @@ class UNet(nn.Module):
             )
         embedding = self.times(s, t)
         embedding = F.silu(embedding + self.condition(cond, like=embedding))
-        h = self.enter(F.pixel_unshuffle(x, self.patch))
+        h = self.enter(F.pixel_unshuffle(x if beside is None else torch.cat((x, beside), dim=1), self.patch))
         skips = []
         for stage in self.down:
             for layer in stage.children():

@@ -1,18 +1,18 @@
 """Direct reward gradients: differentiate the reward of a clean sample through the last moves that made it.
 
-    L = -E[scale r(z)] + penalty E int |b - b_base|^2 dt + consistency L_map(z),
+    L = -E[scale r(z)] + penalty E int |v - v_base|^2 dt + consistency L_map(z),
 
-z = the end of a rollout of the model being tuned. With `Jumps(1)` that is the flow map's look-ahead X_{s,1}(x_s), one
-forward and one backward of the network; with `EulerSteps(N, last=K)` it is DRaFT-K on an N-step sampler.
+z = the end of a rollout of the model being tuned, v what it moves by (see `rollouts`). With `Jumps(1)` that is the flow
+map's look-ahead X_{s,1}(x_s), one forward and one backward of the network; with `EulerSteps(N, last=K)` it is DRaFT-K on an
+N-step sampler.
 
-Reward gradients move only the jumps they pass through. What keeps the map a map is L_map, a training objective on the
-model's own samples z: the diagonal learns the velocity of the tuned law by flow matching on renoised z, and the jumps
-learn to follow the diagonal. So few jumps and many steps go on agreeing.
+Reward gradients move only the jumps they pass through, and the penalty holds those same jumps near the base. What keeps
+the map a map is L_map, a training objective on the model's own samples z: the diagonal learns the velocity of the tuned law
+by flow matching on renoised z, and the jumps learn to follow the diagonal. So few jumps and many steps go on agreeing, some
+updates behind: let the reward settle, and go on until they do. (A penalty on the diagonal would hold many steps at the base
+while one jump leaves it.)
 
-The penalty is the energy of the change of drift along renoised samples, summed over dimensions (the KL between the path
-laws of base and tuned model under noise of variance 1/2 per unit of time). It holds the velocity near the base; the jumps
-only as far as L_map ties them to it, so that jumps need both terms and steps need the penalty alone. It slows the way, and
-does not make the result the tilted law. This is a maximiser: stop by a held-out reward.
+The penalty slows the way, and does not make the result the tilted law. This is a maximiser: stop by a held-out reward.
 
 References: Clark et al. 2024, arXiv 2309.17400 (DRaFT); Prabhudesai et al. 2023, arXiv 2310.03739 (AlignProp).
 """
@@ -34,7 +34,7 @@ class Direct(TuningObjective):
 
     Args:
         rollout: how samples are made and where gradients flow; Jumps(1), the one-jump look-ahead, by default.
-        penalty: weight of the drift energy.
+        penalty: weight of the energy of the change.
         consistency: weight of `objective`; 0 leaves it out.
         objective: L_map; by default Joint(FlowMatching(), Semigroup()), which takes no derivative of the network.
         share: part of the batch that penalty and consistency are estimated on, to save evaluations.
@@ -50,6 +50,7 @@ class Direct(TuningObjective):
         objective: Objective | None = None,
         share: float = 1.0,
     ):
+        super().__init__()
         if penalty < 0 or consistency < 0 or not 0 < share <= 1:
             raise ValueError(
                 f"Direct needs penalty and consistency >= 0 and share in (0, 1]; got {penalty}, {consistency}, {share}"
@@ -57,7 +58,7 @@ class Direct(TuningObjective):
         self.rollout, self.penalty, self.consistency, self.share = rollout or Jumps(), penalty, consistency, share
         self.objective = objective or Joint(FlowMatching(), Semigroup(), diag_fraction=0.5)
 
-    def __call__(
+    def forward(
         self,
         flow_map: ResidualMap,
         base: FlowMap,
@@ -65,10 +66,12 @@ class Direct(TuningObjective):
         x0: Float[Tensor, "b *shape"],
         cond: Cond,
         generator: torch.Generator,
+        step: int = 0,
     ) -> Loss:
         if not tilt.differentiable:
             raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)"))
-        z = self.rollout(flow_map, x0, cond, generator)
+        rolled = self.rollout(flow_map, x0, cond, generator)
+        z = rolled.z
         gain = tilt(z, cond, 1.0)
         if not gain.requires_grad:
             raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)"))
@@ -76,24 +79,12 @@ class Direct(TuningObjective):
         loss, terms = -gain.mean(), {"tilt": gain.detach().mean()}
 
         n = max(round(self.share * len(z)), 1)
-        own, cond = z[:n].detach(), None if cond is None else cond[:n]
         if self.penalty > 0:
-            energy = drift_energy(flow_map, base, own, cond, generator).mean()
-            loss, terms["drift_energy"] = loss + self.penalty * energy, energy.detach()
+            energy = self.rollout.energy(flow_map, base, rolled, n, cond, generator).mean()
+            loss, terms["energy"] = loss + self.penalty * energy, energy.detach()
+        own, cond = z[:n].detach(), None if cond is None else cond[:n]
         if self.consistency > 0:
             fresh = torch.randn(own.shape, generator=generator, device=own.device, dtype=own.dtype)
-            map_loss = self.objective(flow_map, fresh, own, cond, generator, step=0)
+            map_loss = self.objective(flow_map, fresh, own, cond, generator, step)
             loss, terms["consistency"] = loss + self.consistency * map_loss.total, map_loss.total.detach()
         return Loss(loss, terms)
-
-
-def drift_energy(
-    flow_map: FlowMap, base: FlowMap, x1: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
-) -> Float[Tensor, "b"]:
-    """|b_t(x_t) - b_base(x_t)|^2 at one uniform time per sample, summed over dimensions: unbiased for its integral."""
-    t = torch.rand(len(x1), generator=generator, device=x1.device)
-    noise = torch.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
-    x_t = flow_map.schedule.interpolate(noise, x1, t)
-    with torch.no_grad():
-        reference = base.velocity(x_t, t, cond)
-    return (flow_map.velocity(x_t, t, cond) - reference).square().flatten(1).sum(1)

@@ -1,22 +1,52 @@
-"""Rollouts: from noise to clean samples, with gradients through the last moves only."""
+"""Rollouts: from noise to clean samples, with gradients through the last moves only, and what those moves changed.
+
+The energy of a change is int |v - v_base|^2 dt, summed over dimensions, v the velocity that the rollout moves by: along its
+jumps, u_{s,t} for a time t - s each; along small steps, b_t. For steps it is the KL between the path laws of tuned and base
+model under noise of variance 1/2 per unit of time; for one jump from noise it is |X_{0,1} - X^base_{0,1}|^2, how far the
+sample was carried.
+"""
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond, FlowMap
+from steer.flow_map import Cond, FlowMap, ResidualMap
+from steer.interpolant import expand
+
+
+class Move(NamedTuple):
+    """A jump from x at s to t by the average velocity u, which carries the gradient."""
+
+    x: Tensor
+    s: Tensor
+    t: Tensor
+    u: Tensor
+
+
+class Rolled(NamedTuple):
+    """Clean samples z (B, *shape), differentiable in the model's weights, and the jumps that led there, if by jumps."""
+
+    z: Tensor
+    moves: tuple[Move, ...] = ()
 
 
 class Rollout(ABC):
-    """rollout(flow_map, x0, cond, generator) -> z (B, *shape), differentiable in the model's weights."""
+    """rollout(flow_map, x0, cond, generator) -> Rolled."""
 
     @abstractmethod
     def __call__(
-        self, flow_map: FlowMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
-    ) -> Float[Tensor, "b *shape"]:
+        self, flow_map: ResidualMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
+    ) -> Rolled:
         """Clean samples from noise x0."""
+
+    @abstractmethod
+    def energy(
+        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, n: int, cond: Cond, generator: torch.Generator
+    ) -> Float[Tensor, "n"]:
+        """The energy of the change of what the rollout moves by, for its first n samples, with their gradient."""
 
 
 class Jumps(Rollout):
@@ -37,19 +67,27 @@ class Jumps(Rollout):
         self.last, self.from_noise = last, from_noise
 
     def __call__(
-        self, flow_map: FlowMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
-    ) -> Float[Tensor, "b *shape"]:
+        self, flow_map: ResidualMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
+    ) -> Rolled:
         times = torch.rand(self.last, len(x0), generator=generator, device=x0.device).sort(dim=0).values
         direct = round(self.from_noise * len(x0))
         times[0, :direct] = 0.0
-        x = x0
+        x, moves = x0, []
         if direct < len(x0):
             with torch.no_grad():
                 rest = None if cond is None else cond[direct:]
                 x = torch.cat((x0[:direct], flow_map(x0[direct:], 0.0, times[0, direct:], rest)))
         for s, t in zip(times, [*times[1:], torch.ones_like(times[0])], strict=True):
-            x = flow_map(x, s, t, cond)
-        return x
+            u = flow_map.average_velocity(x, s, t, cond)
+            moves.append(Move(x, s, t, u))
+            x = x + expand(t - s, x) * u
+        return Rolled(x, tuple(moves))
+
+    def energy(
+        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, n: int, cond: Cond, generator: torch.Generator
+    ) -> Float[Tensor, "n"]:
+        """sum (t - s) |u - u_base|^2 over the jumps: one evaluation of the base for each, none of the model."""
+        return torch.stack([jump_energy(move, base, n, cond) for move in rolled.moves]).sum(0)
 
 
 class EulerSteps(Rollout):
@@ -66,10 +104,36 @@ class EulerSteps(Rollout):
         self.steps, self.last = steps, last
 
     def __call__(
-        self, flow_map: FlowMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
-    ) -> Float[Tensor, "b *shape"]:
+        self, flow_map: ResidualMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
+    ) -> Rolled:
         x = x0
         for k in range(self.steps):
             with torch.set_grad_enabled(torch.is_grad_enabled() and k >= self.steps - self.last):
                 x = x + flow_map.velocity(x, k / self.steps, cond) / self.steps
-        return x
+        return Rolled(x)
+
+    def energy(
+        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, n: int, cond: Cond, generator: torch.Generator
+    ) -> Float[Tensor, "n"]:
+        """|b_t - b_base|^2 at a uniform time along each renoised sample: one evaluation of each."""
+        return drift_energy(flow_map, base, rolled.z[:n].detach(), None if cond is None else cond[:n], generator)
+
+
+def jump_energy(move: Move, base: FlowMap, n: int, cond: Cond) -> Float[Tensor, "n"]:
+    """(t - s) |u - u_base|^2, summed over dimensions, of the first n samples."""
+    x, s, t, u = (part[:n] for part in move)
+    with torch.no_grad():
+        reference = base.average_velocity(x, s, t, None if cond is None else cond[:n])
+    return (t - s) * (u - reference).float().square().flatten(1).sum(1)
+
+
+def drift_energy(
+    flow_map: FlowMap, base: FlowMap, x1: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
+) -> Float[Tensor, "b"]:
+    """|b_t(x_t) - b_base(x_t)|^2 at one uniform time per sample, summed over dimensions: unbiased for its integral."""
+    t = torch.rand(len(x1), generator=generator, device=x1.device)
+    noise = torch.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
+    x_t = flow_map.schedule.interpolate(noise, x1, t)
+    with torch.no_grad():
+        reference = base.velocity(x_t, t, cond)
+    return (flow_map.velocity(x_t, t, cond) - reference).square().flatten(1).sum(1)

@@ -49,6 +49,16 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_training_goes_on_from_given_weights(steer):
+    first = steer(*BOARD)
+    again = steer(*BOARD, f"start={first}", "trainer.max_steps=1", "loop.lr=1e-12")
+    for name, weight in weights(again).items():
+        torch.testing.assert_close(weight, weights(first)[name], rtol=0, atol=1e-9)
+    assert checkpoint.read_header(f"{again}/map.safetensors")["start"] == first
+    problem = steer.fails(*BOARD, f"start={first}", "model.network.width=9")
+    assert "network.first.bias should be (9,) and is (8,); build it alike" in problem
+
+
 def test_training_leaves_a_map_that_loads(steer):
     folder = Path(steer(*BOARD))
     left = {path.name for path in folder.iterdir()}

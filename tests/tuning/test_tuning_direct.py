@@ -15,8 +15,7 @@ from steer.networks import Mlp
 from steer.tilt import NonFiniteReward, Tilt
 from steer.training import FlowMatching, Joint, Lagrangian, Semigroup
 from steer.tuning import Direct
-from steer.tuning.direct import drift_energy
-from steer.tuning.rollouts import EulerSteps, Jumps
+from steer.tuning.rollouts import EulerSteps, Jumps, drift_energy
 
 WEIGHT = [[0.3, -0.5], [0.2, 0.1]]
 A = torch.tensor([1.0, -2.0], dtype=torch.float64)
@@ -34,7 +33,7 @@ def gradient(objective, flow_map, x0, tilt, base=None):
 
 def counts(rollout, n=4):
     with counting.count() as tally:
-        rollout(linear_map(WEIGHT), noise(n), None, seeded()).sum().backward()
+        rollout(linear_map(WEIGHT), noise(n), None, seeded()).z.sum().backward()
     return tally.network_forward / n, tally.network_backward / n
 
 
@@ -94,7 +93,7 @@ def test_the_share_saves_evaluations_of_the_regularisers():
             objective = Direct(Jumps(1, 1.0), penalty=1.0, consistency=0.0, share=share)
             objective(linear_map(WEIGHT), linear_map(WEIGHT), Tilt(LinearReward(A)), noise(8), None, seeded())
         forward.append(tally.network_forward)
-    assert forward == [8 + 16, 8 + 4]
+    assert forward == [8 + 8, 8 + 2]  # the base at the jump that was made
 
 
 # --- the penalty and the consistency term -----------------------------------------------------------------------------
@@ -108,12 +107,26 @@ def test_the_energy_of_a_constant_change_of_drift_is_its_square():
 
 def test_the_penalty_is_weighed_into_the_loss_and_moves_only_the_tuned_map():
     tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear()), linear_map(WEIGHT)
-    objective = Direct(Jumps(1, 1.0), penalty=2.5, consistency=0.0)
-    loss = objective(tuned, base, Tilt(LinearReward(A)), noise(7), None, seeded())
-    assert torch.isclose(loss.total, -loss.terms["tilt"] + 2.5 * loss.terms["drift_energy"])
-    loss.total.backward()
-    assert base.network.weight.grad is None
-    assert tuned.network.shift.grad.isfinite().all()
+    for rollout in (Jumps(1, 1.0), EulerSteps(4)):
+        loss = Direct(rollout, penalty=2.5, consistency=0.0)(
+            tuned, base, Tilt(LinearReward(A)), noise(7), None, seeded()
+        )
+        assert torch.isclose(loss.total, -loss.terms["tilt"] + 2.5 * loss.terms["energy"])
+        loss.total.backward()
+        assert base.network.weight.grad is None
+        assert tuned.network.shift.grad.abs().min() > 0
+
+
+def test_the_energy_of_jumps_is_that_of_the_velocity_they_move_by():
+    """Of a constant change of u, 1 over [s, 1]: 1 - s of it in all, however many jumps share it; from noise, |dX|^2."""
+    tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear()), linear_map(WEIGHT)
+    for rollout in (Jumps(1, 1.0), Jumps(3, 1.0), Jumps(2, 0.0)):
+        rolled = rollout(tuned, noise(7), None, seeded())
+        energy = rollout.energy(tuned, base, rolled, 5, None, seeded())
+        assert torch.allclose(energy, 1 - rolled.moves[0].s[:5])
+    rolled = Jumps(1, 1.0)(tuned, noise(7), None, seeded())
+    carried = (rolled.z - base(noise(7), 0.0, 1.0)).square().sum(1)
+    assert torch.allclose(Jumps(1, 1.0).energy(tuned, base, rolled, 7, None, seeded()), carried.float())
 
 
 def test_an_exact_map_is_at_rest_under_its_consistency_term():
