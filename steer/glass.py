@@ -49,13 +49,6 @@ def turn(schedule: Schedule, t: Float[Tensor, "b"]) -> Turn:
     return Turn(alpha / h, sigma / h, h)
 
 
-def time_at(schedule: Schedule, alpha: Float[Tensor, "b"], sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """schedule.time_at, differentiable at sigma = 0 too, by sigma / alpha = sigma'(1) (t - 1), its first order there."""
-    clean = sigma == 0
-    near = 1 + sigma / (torch.where(clean, alpha, 1.0) * float(schedule(1.0).d_sigma))
-    return torch.where(clean, near, schedule.time_at(alpha, torch.where(clean, 1.0, sigma)))
-
-
 class Statistic(NamedTuple):
     """All that (x_t, y_u) say of x1.
 
@@ -137,7 +130,7 @@ class Context:
         rho, nothing = _rho(c, u)
         safe = torch.where(nothing, 1.0, rho)
         p, q = c * (1 - u) / safe, torch.where(nothing, 1.0, u / safe)
-        t = time_at(self.schedule, rho, s * (1 - u))
+        t = self.schedule.time_at(rho, s * (1 - u))
         scale = turn(self.schedule, t).h / torch.sqrt(u**2 + (1 - u) ** 2)
         of_x, of_y = scale * (p * (1 - u) + q * u * c) / h, scale * q * s
         shown, w_of_x, w_of_y = expand(of_x, y), expand(u * s / (h * safe), y), expand(c / safe, y)

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
-from steer.glass import Context, time_at, turn
+from steer.glass import Context, turn
 from steer.interpolant import expand
 
 
@@ -37,7 +37,7 @@ def renoised(
     x, schedule, many = context.x_t, context.schedule, context.repeat(draws)
     e = torch.randn(draws, *x.shape, generator=generator, dtype=x.dtype, device=x.device).flatten(0, 1)
     c, s, h = turn(schedule, many.t)
-    t = time_at(schedule, c**2, s * torch.sqrt(1 + c**2)).clamp(min=0)
+    t = schedule.time_at(c**2, s * torch.sqrt(1 + c**2)).clamp(min=0)
     length = turn(schedule, t).h
     mean, step = expand(length * c / h, e) * many.x_t, expand(length * s, e) * e
     z = flow_map.lookahead(mean + step, t, many.cond)

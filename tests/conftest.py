@@ -9,7 +9,10 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED = ("interpolant", "solvers", "flow_map", "lookahead", "resampling", "networks.mlp", "networks.unet", "training")
+CHECKED = (
+    "interpolant", "solvers", "flow_map", "rescheduled", "predictions", "foreign", "consistency_map", "two_time_denoiser",
+    "glass", "renoise", "posterior", "lookahead", "resampling", "networks.mlp", "networks.unet", "networks.context", "training",
+)  # fmt: skip
 install_import_hook([f"steer.{name}" for name in (*CHECKED, "guidance")], "typechecker.check")
 
 

@@ -11,7 +11,7 @@ from rewards import Quadratic
 from steer import counting
 from steer.analytic import GaussianMixture, ring
 from steer.flow_map import OdeMap
-from steer.glass import Context, GlassFlow, posterior_draws, time_at, turn
+from steer.glass import Context, GlassFlow, posterior_draws, turn
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Glass
 from steer.metrics.energy_distance import energy_distance
@@ -76,7 +76,7 @@ def test_a_context_is_cut_like_a_condition():
 @every_schedule
 def test_the_time_of_a_ratio_has_a_slope_at_the_data_too(schedule):
     sigma, alpha = torch.tensor([0.0, 1e-6], dtype=torch.float64).requires_grad_(), torch.ones(2, dtype=torch.float64)
-    t = time_at(schedule, alpha, sigma)
+    t = schedule.time_at(alpha, sigma)
     assert t[0] == 1
     (slope,) = torch.autograd.grad(t.sum(), sigma)
     torch.testing.assert_close(slope[0], slope[1], rtol=1e-4, atol=0)

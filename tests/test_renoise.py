@@ -7,7 +7,7 @@ from ball import Ball
 from rewards import Quadratic
 from steer import counting
 from steer.analytic import GaussianMixture, ring
-from steer.glass import Context, time_at, turn
+from steer.glass import Context, turn
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Renoise
 from steer.metrics.energy_distance import energy_distance
@@ -43,7 +43,7 @@ def exact_log_w(law, x, t, z):
     draws, n = z.shape[:2]
     many = Context(x, t, law.schedule).repeat(draws)
     c, s, h = turn(law.schedule, many.t)
-    before = time_at(law.schedule, c**2, (1 - c**4).sqrt()).clamp(min=0)
+    before = law.schedule.time_at(c**2, (1 - c**4).sqrt()).clamp(min=0)
     length = turn(law.schedule, before).h
     noisier = law(z.flatten(0, 1), 1.0, before)
     e = (noisier - (length * c / h)[:, None] * many.x_t) / (length * s)[:, None]

@@ -30,7 +30,7 @@ from steer.tilt import Tilt
 from steer.tuning import Direct
 from steer.tuning.rollouts import EulerSteps, Jumps
 
-TARGET, BATCH, SAMPLES, PENALTY = 8, 32, 128, 0.003
+TARGET, BATCH, SAMPLES, PENALTY = 8, 32, 128, 0.0005
 RATES = (3e-4, 1e-3, 3e-3)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 import steer.samplers
-from steer.lookahead import Denoiser, Identity, MapJump, Posterior, ShortOde
+from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
 from steer.samplers import Jump, Ode, Sampler, Sde, Search, TrajectoryTilting, TransitionWeights
 from steer.solvers import Heun
 
@@ -32,7 +32,7 @@ def plain(cls, **more):
 ALWAYS = {"resample_below": 1.0}
 BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "heun": partial(Ode, STEPS, Heun()),
-    "renoise": partial(Jump, STEPS, renoise=True),
+    "jump, renoise": partial(Jump, STEPS, renoise=True),
     "noiseless": partial(Sde, STEPS, lambda t: 0.0),
     "map, always": partial(TrajectoryTilting, STEPS, MapJump(), **ALWAYS),
     "untrusted map": partial(TrajectoryTilting, STEPS, MapJump(trusted=False)),
@@ -41,11 +41,13 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "identity": partial(TrajectoryTilting, STEPS, Identity()),
     "short ode": partial(TrajectoryTilting, STEPS, ShortOde(2)),
     "posterior": partial(TrajectoryTilting, STEPS, Posterior(3), **ALWAYS),
+    "glass": partial(TrajectoryTilting, STEPS, Glass(2, steps=1), **ALWAYS),
+    "renoise": partial(TrajectoryTilting, STEPS, Renoise(3, nodes=1), **ALWAYS),
     "unguided": partial(TrajectoryTilting, STEPS, Denoiser(), guide=False),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
 }
 DETERMINISTIC = {"Ode", "Jump", "heun", "noiseless"}
-DRAWING = {"posterior"}  # which draws fall to whom depends on the pieces of max_batch
+DRAWING = {"posterior", "glass", "renoise"}  # which draws fall to whom depends on the pieces of max_batch
 
 
 def noise(*shape, seed=0):

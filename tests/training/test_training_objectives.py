@@ -11,8 +11,8 @@ from steer.analytic import GaussianMixture
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.training import (
-    AlphaFlow,
     AlongFlow,
+    AlphaFlow,
     Annealed,
     AverageEulerian,
     AverageLagrangian,
@@ -112,9 +112,7 @@ def test_on_the_diagonal_there_is_nothing_to_learn(objective):
 def test_the_oracle_of_a_mixture_leaves_only_its_solver_error(objective, schedule):
     """Of order 4 in the step, so 8 in the loss: halving the step divides it by 256 in the limit, a quarter of that at least."""
     x0, x1, s, t = pairs(32)
-    coarse, fine = (
-        residual(objective, oracle(schedule, steps), (x0, x1, s, t)).mean().item() for steps in (8, 16)
-    )
+    coarse, fine = (residual(objective, oracle(schedule, steps), (x0, x1, s, t)).mean().item() for steps in (8, 16))
     assert fine < coarse / 64
 
 
@@ -245,7 +243,9 @@ def test_two_legs_leave_only_the_solvers_error():
     assert fine < 1e-6
 
 
-@pytest.mark.parametrize("objective", [ImprovedMeanFlow(), FlowMapMatching(), MeanFlow(FiniteDifference(0.005))], ids=repr)
+@pytest.mark.parametrize(
+    "objective", [ImprovedMeanFlow(), FlowMapMatching(), MeanFlow(FiniteDifference(0.005))], ids=repr
+)
 def test_noisy_objectives_are_stationary_on_average_at_the_exact_map(objective):
     assert_mean_is_zero(gradient_samples(objective, exact_map()))
     moved = gradient_samples(objective, exact_map(bend=0.5), chunks=16)
@@ -279,7 +279,9 @@ def test_moment_matching_by_hand():
     x0, x1 = torch.tensor([[0.3], [-1.0]]), torch.tensor([[1.0], [2.0]])
     s, t = torch.tensor([0.2, 0.7]), torch.tensor([0.6, 0.9])
     found = residual(MomentMatching(2), ResidualMap(Still(), Linear()), (x0, x1, s, t))
-    x, y = ([(1 - r) * a + r * b for a, b in ((0.3, 1.0), (-1.0, 2.0))] for r in (0.2, 0.4))  # s = .2, r = (.2 + .6) / 2
+    x, y = (
+        [(1 - r) * a + r * b for a, b in ((0.3, 1.0), (-1.0, 2.0))] for r in (0.2, 0.4)
+    )  # s = .2, r = (.2 + .6) / 2
 
     def k(a, b):
         return math.exp(-abs(a - b) / 0.4)
@@ -304,8 +306,24 @@ def test_moment_matching_is_small_at_the_exact_map_and_not_elsewhere():
 # Where gradients stop
 
 
-BY_HAND = [Lagrangian(), AverageLagrangian(), Eulerian(), AverageEulerian(), MeanFlow(), ImprovedMeanFlow(), Semigroup()]
-ALL = [*BY_HAND, Semigroup(uniform=True), AlphaFlow(), Consistency(), Consistency(AlongFlow()), TwoLegs(), MomentMatching()]
+BY_HAND = [
+    Lagrangian(),
+    AverageLagrangian(),
+    Eulerian(),
+    AverageEulerian(),
+    MeanFlow(),
+    ImprovedMeanFlow(),
+    Semigroup(),
+]
+ALL = [
+    *BY_HAND,
+    Semigroup(uniform=True),
+    AlphaFlow(),
+    Consistency(),
+    Consistency(AlongFlow()),
+    TwoLegs(),
+    MomentMatching(),
+]
 ALL_IDS = [f"{k}-{type(o).__name__}" for k, o in enumerate(ALL)]
 
 
@@ -412,7 +430,9 @@ def test_a_layer_without_forward_mode_is_named_with_two_ways_out():
             return self.old(self.first(torch.cat((x, s[:, None], t[:, None]), dim=1)))
 
     flow_map, drawn = ResidualMap(Network(), Linear()), pairs(8)
-    with pytest.raises(ValueError, match=r"^OldLayer cannot .* forward mode .*FiniteDifference\(\), or .*Semigroup\(\)"):
+    with pytest.raises(
+        ValueError, match=r"^OldLayer cannot .* forward mode .*FiniteDifference\(\), or .*Semigroup\(\)"
+    ):
         residual(Lagrangian(), flow_map, drawn)
     for way_out in (Lagrangian(FiniteDifference()), Semigroup()):
         residual(way_out, flow_map, drawn).mean().backward()
@@ -423,7 +443,7 @@ def test_other_errors_of_a_network_stay_what_they_are():
         def forward(self, x, s, t, cond=None):
             raise RuntimeError("out of cheese")
 
-    with pytest.raises(RuntimeError, match="^out of cheese$"):
+    with pytest.raises(RuntimeError, match=r"^out of cheese$"):
         residual(Lagrangian(), ResidualMap(Broken(), Linear()), pairs(8))
 
 

@@ -84,7 +84,9 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         named("lds", 100)
 
 
-@pytest.mark.parametrize(("name", "missing"), [("lmd", "teacher="), ("shortcut", "student="), ("cd", "teacher=|student=")])
+@pytest.mark.parametrize(
+    ("name", "missing"), [("lmd", "teacher="), ("shortcut", "student="), ("cd", "teacher=|student=")]
+)
 def test_what_a_method_needs_is_asked_for(name, missing):
     with pytest.raises(ValueError, match=missing):
         named(name, 100)
