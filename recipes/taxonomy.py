@@ -16,7 +16,7 @@ from steer.training.zoo import Method, Setting
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "taxonomy.md"
-STEPS = 1000
+STEPS = 100_000
 
 HEAD = """# The taxonomy
 

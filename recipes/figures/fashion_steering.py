@@ -4,7 +4,7 @@
 
 Every method may spend 40, 80 or 150 forward-equivalents of the network per returned sample (a backward is priced at two
 forwards). The reward is the log-probability of the wanted class under one classifier; another, of different make and
-seed, judges. Ten classes, 8 samples each, three seeds.
+seed, judges. Ten classes, 16 samples each, three seeds.
 """
 
 import math
@@ -27,7 +27,7 @@ from steer.metrics import ClassAgreement, PairwiseDiversity
 from steer.samplers import BestOfN, Jump, Sampler, TrajectoryTilting
 from steer.tilt import Tilt
 
-SEEDS, PARTICLES, CLASSES, SCALE, JUMPS = 3, 8, 10, 10.0, 4
+SEEDS, PARTICLES, CLASSES, SCALE, EPS, JUMPS = 3, 16, 10, 10.0, 4.0, 4
 BUDGETS = (40, 80, 150)
 STEER_BY, JUDGE_BY = "fashion-residual", "fashion-patch"
 
@@ -41,8 +41,8 @@ class Method:
 
 
 METHODS = {
-    "FMTT, map look-ahead": Method(lambda b: TrajectoryTilting(b // 4, MapJump(), eps=2.0, max_batch=160)),
-    "FMTT, denoiser look-ahead": Method(lambda b: TrajectoryTilting(b // 3 - 1, Denoiser(), eps=2.0, max_batch=160)),
+    "FMTT, map look-ahead": Method(lambda b: TrajectoryTilting(b // 4, MapJump(), eps=EPS, max_batch=160)),
+    "FMTT, denoiser look-ahead": Method(lambda b: TrajectoryTilting(b // 3 - 1, Denoiser(), eps=EPS, max_batch=160)),
     "best of N, 4 jumps": Method(lambda b: BestOfN(Jump(JUMPS, max_batch=320)), lambda b: b // JUMPS),
     "best of N, 1 jump": Method(lambda b: BestOfN(Jump(1, max_batch=320)), lambda b: b),
 }

@@ -1,6 +1,6 @@
 """Tuning the unconditional map to one class: the one-jump look-ahead against DRaFT-K on a 50-step sampler.
 
-    python -m recipes.figures.fashion_tuning      # about half an hour on two cores
+    python -m recipes.figures.fashion_tuning      # about half an hour on one core
 
 Each method ascends the log-probability of "bag" under the steering classifier from the shipped map, with the same penalty
 and each learning rate of RATES; what is compared is each method at the rate that serves it best. As it goes, samples of its
@@ -46,8 +46,8 @@ class Method:
 
 METHODS = {
     "one-jump look-ahead": Method(Direct(Jumps(), PENALTY, share=0.25), Jump(1), 60, 5),
-    "one jump, map kept whole": Method(Direct(Jumps(), PENALTY), Jump(1), 300, 20),
-    "DRaFT-1 of 50 steps": Method(Direct(EulerSteps(50), PENALTY, consistency=0.0, share=0.25), Ode(50), 60, 5),
+    "one jump, map kept whole": Method(Direct(Jumps(), PENALTY), Jump(1), 100, 10),
+    "DRaFT-1 of 50 steps": Method(Direct(EulerSteps(50), PENALTY, consistency=0.0, share=0.25), Ode(50), 60, 10),
     "DRaFT-10 of 50 steps": Method(
         Direct(EulerSteps(50, last=10), PENALTY, consistency=0.0, share=0.25), Ode(50), 40, 5
     ),

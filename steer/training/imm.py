@@ -12,7 +12,7 @@ Reference: Zhou, Ermon & Song 2025, arXiv 2503.07565.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
@@ -50,16 +50,20 @@ class MomentMatching(PairObjective):
         one = student(pairs.at_s(student.schedule), s, t, pairs.cond)
         with torch.no_grad():
             two = held.jumps(student.schedule.interpolate(pairs.x0, pairs.x1, r), r, t, pairs.cond)
-        return torch.cat([mmd(one[member == g], two[member == g], (t - s)[member == g]) for g in range(groups)])
+        return mmd(one, two, (t - s).float(), member)
 
 
-def mmd(x: Float[Tensor, "n *shape"], y: Float[Tensor, "n *shape"], width: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """MMD^2 of two samples (the V-statistic, never negative), n times, so that its mean is itself."""
+def mmd(
+    x: Float[Tensor, "b *shape"], y: Float[Tensor, "b *shape"], width: Float[Tensor, "b"], member: Int[Tensor, "b"]
+) -> Float[Tensor, "b"]:
+    """To each sample the MMD^2 of its group: the V-statistic, which is never negative, with the group's own width."""
     x, y = x.flatten(1).float(), y.flatten(1).float()
-    scale = x.shape[1] * width[0].clamp(min=torch.finfo(x.dtype).eps)
+    scale = (x.shape[1] * width.clamp(min=torch.finfo(x.dtype).eps))[:, None]
+    together = (member[:, None] == member[None]).float()
+    together = together / together.sum(1, keepdim=True)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         square = (a[:, None] - b[None]).square().sum(-1)
-        return torch.exp(-torch.sqrt(square + torch.finfo(a.dtype).tiny) / scale).mean()
+        return torch.exp(-torch.sqrt(square + torch.finfo(a.dtype).tiny) / scale)
 
-    return (kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)).expand(len(x))
+    return together @ (together * (kernel(x, x) + kernel(y, y) - kernel(x, y) - kernel(y, x))).sum(1)

@@ -44,10 +44,10 @@ class Setting(NamedTuple):
         return self.steps // 6
 
     def average(self, decay: float) -> Average:
-        """A moving average of the student."""
+        """A moving average of the student, over a twentieth of the training at the most."""
         if self.student is None:
             raise ValueError("this method believes a moving average of its student; pass student=, the map it trains")
-        return Average(self.student, decay)
+        return Average(self.student, min(decay, max(1 - 20 / self.steps, 0.0)))
 
     def frozen(self) -> Frozen:
         """The teacher."""
