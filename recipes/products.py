@@ -11,8 +11,9 @@ from recipes.job import Job
 from rewards import load_classifier, save_classifier
 from rewards.networks import Classifier
 from steer import checkpoint
-from steer.flow_map import FlowMap
+from steer.flow_map import FlowMap, ResidualMap
 from steer.loops import ClassifierTraining, MapTraining
+from steer.training import Objective
 
 
 def learned(loop: Any) -> nn.Module:
@@ -28,13 +29,25 @@ def learned(loop: Any) -> nn.Module:
 
 
 def guidance_of(loop: Any) -> float:
-    """The weight of classifier-free guidance that the loop bakes into its map; 1 for none."""
-    return loop.objective.guidance if isinstance(loop, MapTraining) else 1.0
+    """The weight of classifier-free guidance that the loop bakes into its map, 1 for none. Raises ValueError if no map of
+    its kind can remember it.
+    """
+    if not isinstance(loop, MapTraining) or not isinstance(loop.objective, Objective) or loop.objective.guidance == 1:
+        return 1.0
+    if not isinstance(loop.flow_map, ResidualMap):
+        raise ValueError(
+            f"only a ResidualMap remembers the guidance of its teacher; got a {type(loop.flow_map).__name__}"
+        )
+    return loop.objective.guidance
 
 
 def start_from(module: nn.Module, name: str) -> None:
     """Gives a map or a classifier the weights of another of the same build. Raises ValueError, naming what differs."""
-    found = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
+    found: Any = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
+    if isinstance(found, FlowMap) and isinstance(module, FlowMap) and found.guidance != module.guidance:
+        raise ValueError(
+            f"start={name} has guidance of weight {found.guidance} in it; say model.guidance={found.guidance}"
+        )
     weights, own = found.state_dict(), module.state_dict()
     for key in sorted(own.keys() | weights.keys()):
         want, got = (tuple(where[key].shape) if key in where else "nothing" for where in (own, weights))

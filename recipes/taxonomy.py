@@ -93,7 +93,11 @@ def believed(joint: Joint) -> str:
     """Data, and whose velocity and jumps are held fixed, as far as the objective asks for them."""
     asks = joint.off_diagonal.asks if joint.off_diagonal is not None else frozenset()
     data = ["data"] if joint.diagonal is not None or "data" in asks else []
-    held = [who_is(teacher) for name, teacher in (("velocity", joint.velocity), ("jumps", joint.jumps)) if name in asks]
+    held = [
+        who_is(teacher)
+        for name, teacher in (("velocity", joint.velocity), ("jumps", joint.jumps or joint.velocity))
+        if name in asks
+    ]
     return ", ".join(dict.fromkeys(data + held))
 
 

@@ -26,15 +26,15 @@ def train(job: Job) -> Path:
     config = job.config
     torch.manual_seed(config.seed)  # initial weights
     loop, data, ema = parts.make(config.loop), parts.make(config.data), parts.make(config.ema)
-    module = learned(loop)
-    if config.start is not None:
+    module, guidance = learned(loop), guidance_of(loop)
+    if config.start is not None and not config.run.resume:
         start_from(module, config.start)
     check_trainer(config)
     data.prepare_data()
     folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
     seconds = fit(loop, data, folder, job, ema, show)
-    save(module, folder, job, guidance_of(loop))
+    save(module, folder, job, guidance)
 
     metrics: Figures = {
         "method": type(loop).__name__,

@@ -15,9 +15,9 @@ from steer.rescheduled import Rescheduled
 from steer.tilt import NonFiniteReward, Tilt, Value
 
 if TYPE_CHECKING:
-    from steer import data, loops, metrics, networks, training, tuning
+    from steer import data, foreign, loops, metrics, networks, posterior, predictions, training, tuning
 
-LATER = ("data", "loops", "metrics", "networks", "training", "tuning")
+LATER = ("data", "foreign", "loops", "metrics", "networks", "posterior", "predictions", "training", "tuning")
 
 
 def __getattr__(name: str) -> Any:
@@ -42,12 +42,15 @@ __all__ = [
     "analytic",
     "counting",
     "data",
+    "foreign",
     "guidance",
     "load",
     "lookahead",
     "loops",
     "metrics",
     "networks",
+    "posterior",
+    "predictions",
     "resampling",
     "samplers",
     "training",

@@ -43,6 +43,7 @@ class ConsistencyMap(FlowMap):
                 f"the jumps run on {schedule}, the velocity on {velocity.schedule}; pass steer.Rescheduled(velocity, schedule)"
             )
         self.network, self.schedule, self.field = network, schedule, velocity
+        self.guidance = 1.0 if velocity is None else velocity.guidance
 
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         s, t = batch_time(s, x), batch_time(t, x)

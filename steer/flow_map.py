@@ -112,6 +112,7 @@ class OdeMap(FlowMap):
         if steps < 1:
             raise ValueError(f"OdeMap needs at least one step; got steps={steps}")
         self.field, self.schedule, self.steps, self.solver = velocity, schedule, steps, solver or Rk4()
+        self.guidance = velocity.guidance if isinstance(velocity, FlowMap) else 1.0
 
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         s, t = batch_time(s, x), batch_time(t, x)

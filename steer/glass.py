@@ -160,6 +160,7 @@ class GlassFlow(FlowMap):
         if steps < 1:
             raise ValueError(f"GlassFlow needs at least one step; got steps={steps}")
         self.flow_map, self.schedule, self.steps, self.solver = flow_map, Linear(), steps, solver or Heun()
+        self.guidance = flow_map.guidance
 
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         context, path = Context.of(cond), self.flow_map.schedule

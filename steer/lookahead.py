@@ -187,7 +187,7 @@ class Renoise(Lookahead):
 
     Exact in the limit of draws and nodes for a map whose jumps follow its velocity, biased for any other: at finite
     draws by the self-normalised weights, whose variance grows with the dimension. One draw costs 1 + nodes evaluations.
-    (Weighted Diamond Maps: Holderrieth et al. 2026, arXiv 2602.05993, who weigh by the reward alone, which is biased.)
+    (Weighted Diamond Maps: Holderrieth et al. 2026, arXiv 2602.05993.)
 
     Args:
         draws: how many, K.

@@ -39,7 +39,7 @@ class PosteriorMap(FlowMap):
         if inner.schedule != Linear():
             raise ValueError(f"the inner map of a PosteriorMap is on the path Linear(); got {inner.schedule}")
         self.flow_map, self.inner, self.schedule = flow_map, inner, flow_map.schedule
-        self.jumps_follow_velocity = flow_map.jumps_follow_velocity
+        self.jumps_follow_velocity, self.guidance = flow_map.jumps_follow_velocity, flow_map.guidance
 
     def posterior_guesses(
         self, x: Tensor, t: Time, draws: int, generator: torch.Generator | None, cond: Cond = None

@@ -13,12 +13,12 @@ where only p_{t'} has to be found. Along the line from the mean of x' (e = 0) it
 
 taken by Gauss-Legendre nodes. Hence weighted means are exact in the limit of draws and nodes if jumps follow the velocity.
 For normal data of mean 0 and variance 1 the weights are equal with one node, and z is a draw. The variance of log w grows
-with the dimension: many draws in the plane are few in an image. Public code leaves p_{t'} and N(x_t; alpha z) out of the
-weights, which is biased at every number of draws.
+with the dimension: many draws in the plane are few in an image. (The authors' public code weighs by the reward alone unless
+asked for the other terms, which is biased at every number of draws.)
 
 On a path with alpha_0 > 0, a t' below 0 is taken for 0, an error of alpha_0 or less.
 
-Reference: Holderrieth et al. 2026, arXiv 2602.05993 (weighted Diamond Maps); the choice of t' and the integral are ours.
+Reference: Holderrieth et al. 2026, arXiv 2602.05993 (weighted Diamond Maps); the choice of t' is ours.
 """
 
 import torch

@@ -166,7 +166,7 @@ def test_prompts_reach_the_objective():
     class Watch(Climb):
         def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
             seen.append(cond)
-            return super().__call__(flow_map, base, tilt, x0, None, generator)
+            return super().__call__(flow_map, base, tilt, x0, None, generator, step)
 
     loop = tuning(prompts=lambda n, generator: torch.randint(10, (n,), generator=generator))
     loop.objective = Watch()

@@ -21,7 +21,7 @@ from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
 from steer.loops import Cosine, Ema, LastCheckpoint, MapTraining, RewardTuning, Warmup, quiet
 from steer.tilt import Tilt
-from steer.training import FlowMatching, Joint, Lagrangian, Loss
+from steer.training import Average, FlowMatching, Joint, Lagrangian, Learned, Loss, Semigroup
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +54,15 @@ def training():
     return loop, Checkerboard(16, seed=1)
 
 
+def believing():
+    """With what an objective keeps and learns beside the map."""
+    flow_map = ResidualMap(Plane(), Linear())
+    objective = Joint(
+        FlowMatching(), Semigroup(), diag_only_steps=5, jumps=Average(flow_map, 0.8), weighting=Learned(features=4)
+    )
+    return MapTraining(flow_map, objective, lr=0.01, schedule=Cosine(60)), Checkerboard(16, seed=1)
+
+
 def tuning():
     flow_map = ResidualMap(Plane(), Linear())
     base = copy.deepcopy(flow_map).eval().requires_grad_(False)
@@ -61,7 +70,7 @@ def tuning():
     return RewardTuning(flow_map, base, tilt, Climb(), (2,), 16, lr=0.01, schedule=Cosine(60)), None
 
 
-KINDS = {"training": training, "tuning": tuning}
+KINDS = {"training": training, "believing": believing, "tuning": tuning}
 
 
 def run(kind, folder, steps, callbacks=(), every=7, **trainer):

@@ -84,7 +84,7 @@ def tune(method: Method, lr: float) -> list[dict]:
         for update in range(1, method.updates + 1):
             start = time.perf_counter()
             x0 = torch.randn(BATCH, 1, 28, 28, generator=generator)
-            loss = method.objective(flow_map, base, tilt, x0, None, generator)
+            loss = method.objective(flow_map, base, tilt, x0, None, generator, update - 1)
             optimizer.zero_grad()
             loss.total.backward()
             torch.nn.utils.clip_grad_norm_(flow_map.parameters(), 1.0)

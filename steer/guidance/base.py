@@ -48,6 +48,7 @@ class Guided(FlowMap):
         if steps < 1:
             raise ValueError(f"Guided needs at least one step for its jumps; got steps={steps}")
         self.flow_map, self.guidances, self.schedule = flow_map, guidances, flow_map.schedule
+        self.guidance = flow_map.guidance
         self.steps, self.solver, self.generator = steps, solver or Euler(), generator
 
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:

@@ -3,9 +3,9 @@
 `Joint` adds a diagonal and an off-diagonal one and says who is believed (`teachers`); `zoo` lists the literature's names.
 """
 
-from steer.training.alpha_flow import AlphaFlow, Fixed, Sigmoid
+from steer.training.alpha_flow import AlphaFlow, FixedAlpha, SigmoidAlpha
 from steer.training.base import Card, Held, Loss, Objective, PairObjective, Pairs
-from steer.training.consistency import AlongFlow, Annealed, Consistency, Grid, SamePair
+from steer.training.consistency import AlongFlow, AnnealedStride, Consistency, GridStride, SamePair
 from steer.training.couplings import OptimalTransport
 from steer.training.ctm import TwoLegs
 from steer.training.derivatives import Derivative, FiniteDifference, ForwardMode
@@ -18,7 +18,18 @@ from steer.training.lagrangian import AverageLagrangian, Lagrangian
 from steer.training.posterior import Posterior
 from steer.training.semigroup import Semigroup
 from steer.training.teachers import Average, Frozen, Own, Teacher
-from steer.training.times import AnyPair, Dyadic, LogitNormal, OnGrid, PairLaw, SortedPair, TimeLaw, ToData, Uniform
+from steer.training.times import (
+    AnyPair,
+    Dyadic,
+    Grouped,
+    LogitNormal,
+    OnGrid,
+    PairLaw,
+    SortedPair,
+    TimeLaw,
+    ToData,
+    Uniform,
+)
 from steer.training.velocity_matching import VelocityMatching
 from steer.training.weightings import Adaptive, Learned, Plain, Weighting
 from steer.training.zoo import METHODS, named
@@ -28,7 +39,7 @@ __all__ = [
     "Adaptive",
     "AlongFlow",
     "AlphaFlow",
-    "Annealed",
+    "AnnealedStride",
     "AnyPair",
     "Average",
     "AverageEulerian",
@@ -39,12 +50,13 @@ __all__ = [
     "Dyadic",
     "Eulerian",
     "FiniteDifference",
-    "Fixed",
+    "FixedAlpha",
     "FlowMapMatching",
     "FlowMatching",
     "ForwardMode",
     "Frozen",
-    "Grid",
+    "GridStride",
+    "Grouped",
     "Held",
     "ImprovedMeanFlow",
     "Joint",
@@ -65,7 +77,7 @@ __all__ = [
     "Posterior",
     "SamePair",
     "Semigroup",
-    "Sigmoid",
+    "SigmoidAlpha",
     "SortedPair",
     "Teacher",
     "TimeLaw",

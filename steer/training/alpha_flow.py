@@ -1,9 +1,11 @@
 """alpha-Flow: one family from flow matching to MeanFlow, with a step of size alpha (t - s) instead of a derivative.
 
-    L_off = E alpha^-1 |u_{s,t}(I_s) - sg[alpha I_s' + (1 - alpha) u_{r,t}(I_s + (r - s) I_s')]|^2,   r = s + alpha (t - s).
+    g = (alpha I_s' + (1 - alpha) u_{r,t}(I_s + (r - s) I_s') - u_{s,t}(I_s)) / alpha,      r = s + alpha (t - s),
+    L_off = E |u_{s,t}(I_s) - sg[u_{s,t}(I_s) + g]|^2.
 
-alpha = 1 is flow matching at every (s, t), 1/2 a shortcut model's step with the sample's own first half, and the gradient
-tends to MeanFlow's as alpha goes to 0, which the factor alpha^-1 sees to. In between it is biased: a step along I_s' is not
+alpha = 1 is flow matching at every (s, t), 1/2 a shortcut model's step with the sample's own first half; as alpha goes to 0,
+value and gradient tend to MeanFlow's. (The paper writes alpha^-1 |alpha g|^2, of the same gradient; its value vanishes with
+alpha, which a weighting by the value would mistake for a small residual.) In between it is biased: a step along I_s' is not
 a step along the flow. So alpha is annealed.
 
 Reference: Zhang et al. 2025, arXiv 2510.20771.
@@ -18,9 +20,10 @@ from torch import Tensor
 from steer.flow_map import ResidualMap
 from steer.interpolant import expand
 from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+from steer.training.derivatives import SameMasks
 
 
-class Sigmoid:
+class SigmoidAlpha:
     """alpha(step) from 1 down to `last`, along a sigmoid centred between `start` and `end`; constant outside.
 
     Args:
@@ -31,7 +34,7 @@ class Sigmoid:
 
     def __init__(self, start: int, end: int, last: float = 0.005, sharpness: float = 25.0):
         if not 0 <= start < end or not 0 < last <= 1:
-            raise ValueError(f"Sigmoid needs 0 <= start < end and last in (0, 1]; got {start}, {end}, {last}")
+            raise ValueError(f"SigmoidAlpha needs 0 <= start < end and last in (0, 1]; got {start}, {end}, {last}")
         self.start, self.end, self.last, self.sharpness = start, end, last, sharpness
 
     def __call__(self, step: int) -> float:
@@ -40,7 +43,7 @@ class Sigmoid:
         return 1.0 if alpha > 1 - self.last else max(alpha, self.last)
 
 
-class Fixed:
+class FixedAlpha:
     """The same alpha at every step."""
 
     def __init__(self, alpha: float):
@@ -56,24 +59,26 @@ class AlphaFlow(PairObjective):
     """The squared alpha-Flow residual over alpha, at given pairs (s, t).
 
     Args:
-        alpha: step -> alpha in (0, 1], such as Sigmoid(start, end); Fixed(.5) by default.
+        alpha: step -> alpha in (0, 1], such as SigmoidAlpha(start, end); FixedAlpha(.5) by default.
     """
 
     card = Card("Eulerian, discrete", "none", "everything but u", "2 F + 1 B")
     asks = frozenset({"data", "jumps"})
 
-    def __init__(self, alpha: Sigmoid | Fixed | None = None):
-        self.alpha = alpha or Fixed(0.5)
+    def __init__(self, alpha: SigmoidAlpha | FixedAlpha | None = None):
+        self.alpha = alpha or FixedAlpha(0.5)
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         alpha, s, t = self.alpha(pairs.step), pairs.s, pairs.t
         x_s, v = pairs.at_s(student.schedule), pairs.velocity_at_s(student.schedule)
-        target = v
+        target, masks = v, SameMasks(x_s)
         if alpha < 1:
             r = s + alpha * (t - s)
-            with torch.no_grad():
+            with torch.no_grad(), masks:
                 ahead = held.jumps.average_velocity(x_s + expand(r - s, x_s) * v, r, t, pairs.cond)
             target = alpha * v + (1 - alpha) * ahead
-        return mean_square(student.average_velocity(x_s, s, t, pairs.cond) - target) / alpha
+        with masks:
+            u = student.average_velocity(x_s, s, t, pairs.cond)
+        return mean_square(u - (u + (target - u) / alpha).detach())

@@ -4,7 +4,6 @@ References: Pooladian et al. 2023, arXiv 2304.14772; Tong et al. 2024, arXiv 230
 """
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from steer.flow_map import Cond, ResidualMap
@@ -25,11 +24,13 @@ class OptimalTransport(Objective):
 
     def __init__(self, objective: Objective):
         super().__init__()
-        self.objective = objective
+        self.objective, self.guidance = objective, objective.guidance
 
     def forward(
         self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: torch.Generator, step: int
     ) -> Loss:
+        from scipy.optimize import linear_sum_assignment
+
         cost = torch.cdist(x1.flatten(1).double(), x0.flatten(1).double()).square()
         _, noise = linear_sum_assignment(cost.cpu().numpy())
         return self.objective(flow_map, x0[torch.as_tensor(noise, device=x0.device)], x1, cond, generator, step)

@@ -20,6 +20,26 @@ class Derivative(ABC):
         """Value and derivative, each of the shape of f's result."""
 
 
+class SameMasks:
+    """Every `with` starts torch's own generators, which dropout draws from, where they stood when this was made.
+
+    For evaluations whose difference counts: with masks of their own it would be the masks' difference.
+    """
+
+    def __init__(self, x: Tensor):
+        self.device = x.device if x.device.type == "cuda" else None
+        self.state = torch.get_rng_state()
+        self.cuda_state = torch.cuda.get_rng_state(self.device) if self.device else None
+
+    def __enter__(self) -> None:
+        torch.set_rng_state(self.state)
+        if self.cuda_state is not None and self.device is not None:
+            torch.cuda.set_rng_state(self.cuda_state, self.device)
+
+    def __exit__(self, *problem: object) -> None:
+        return None
+
+
 class ForwardMode(Derivative):
     """`torch.func.jvp`: exact, at the cost of about two forwards.
 
@@ -57,10 +77,12 @@ class FiniteDifference(Derivative):
         self.h = h
 
     def __call__(self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        ahead, behind = (
-            f(*(z + sign * self.h * v for z, v in zip(primals, tangents, strict=True))) for sign in (1, -1)
-        )
-        return f(*primals), (ahead - behind) / (2 * self.h)
+        masks, values = SameMasks(primals[0]), []
+        for h in (0.0, self.h, -self.h):
+            with masks:
+                values.append(f(*(z + h * v for z, v in zip(primals, tangents, strict=True))))
+        value, ahead, behind = values
+        return value, (ahead - behind) / (2 * self.h)
 
 
 def failing_layer(f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> str:

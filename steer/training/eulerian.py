@@ -12,7 +12,8 @@ held fixed:
 | `MeanFlow` | the sample's own I_s' | the sample's own I_s' | through u |
 | `ImprovedMeanFlow` (iMF) | the sample's own I_s' | held velocity | through u |
 
-The bracket is linear in I_s', so its mean given I_s is the right side with b_s: the minimiser is the flow map in all.
+The bracket is linear in I_s', so its mean given I_s is the right side with b_s: with the stop-gradients, the flow map is where
+descent of each comes to rest.
 
 References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (ESD, EMD); Sabour, Fidler & Kreis 2025, arXiv
 2506.14603 (AYF-EMD); Geng et al. 2025, arXiv 2505.13447 (MeanFlow); Geng et al. 2025, arXiv 2512.02012 (iMF).
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from steer.flow_map import ResidualMap
 from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
-from steer.training.derivatives import Derivative, ForwardMode
+from steer.training.derivatives import Derivative, ForwardMode, SameMasks
 
 
 class Eulerian(PairObjective):
@@ -46,10 +47,13 @@ class Eulerian(PairObjective):
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
-        with torch.no_grad():
+        masks = SameMasks(x_s)
+        with torch.no_grad(), masks:
             b = held.velocity.velocity(x_s, s, cond)
+        with torch.no_grad(), masks:
             _, carried = self.derivative(lambda x: student(x, s, t, cond), (x_s,), (b.to(x_s.dtype),))
-        _, d_s = self.derivative(lambda s: student(x_s, s, t, cond), (s,), (torch.ones_like(s),))
+        with masks:
+            _, d_s = self.derivative(lambda s: student(x_s, s, t, cond), (s,), (torch.ones_like(s),))
         return mean_square(d_s + carried)
 
 

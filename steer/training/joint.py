@@ -30,6 +30,8 @@ class Joint(Objective):
         velocity: whose velocity the jumps should follow; the student's own by default.
         jumps: whose jumps count as known; by default whoever gives the velocity.
         weighting: of the residuals off the diagonal.
+        off_weight: of their mean in the sum. Papers that take one mean over the whole batch have it at
+            (1 - diag_fraction) / diag_fraction.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Joint(Objective):
         velocity: Teacher | None = None,
         jumps: Teacher | None = None,
         weighting: Weighting | None = None,
+        off_weight: float = 1.0,
     ):
         super().__init__()
         if not 0 < diag_fraction <= 1:
@@ -51,13 +54,14 @@ class Joint(Objective):
         self.diagonal, self.off_diagonal = diagonal, off_diagonal
         self.diag_fraction, self.diag_only_steps = diag_fraction, diag_only_steps
         self.pairs, self.weighting = pairs or SortedPair(), weighting or Plain()
-        self.velocity = velocity or Own()
-        self.jumps = jumps or self.velocity
-        given = self.velocity.guidance
-        self.guidance = (given or 1.0) if diagonal is None else diagonal.guidance
-        if given is not None and given != self.guidance:
+        self.off_weight, self.velocity, self.jumps = off_weight, velocity or Own(), jumps
+
+        held = [self.velocity, *([jumps] if jumps is not None else [])]
+        given = [teacher.guidance for teacher in held if teacher.guidance is not None]
+        self.guidance = next(iter(given), 1.0) if diagonal is None else diagonal.guidance
+        if any(guidance != self.guidance for guidance in given):
             raise ValueError(
-                f"the jumps would follow a velocity guided by {given} and the diagonal one guided by {self.guidance}; give"
+                f"the jumps would follow a map guided by {given[-1]} and the diagonal one guided by {self.guidance}; give"
                 " both the same teacher, the diagonal by VelocityMatching(teacher), or leave the diagonal out (None)"
             )
 
@@ -69,13 +73,14 @@ class Joint(Objective):
         if self.diagonal is not None:
             total, terms = self.diagonal(flow_map, x0[:n], x1[:n], _part(cond, slice(None, n)), generator, step)
         if n == len(x1) or self.off_diagonal is None:
-            return Loss(total, terms)
+            idle = sum(p.sum() for p in self.weighting.parameters())  # DDP wants every weight in every loss
+            return Loss(total + 0 * idle, terms)
         s, t = self.pairs.sample(len(x1) - n, generator)
         pairs = Pairs(x0[n:], x1[n:], s, t, _part(cond, slice(n, None)), step)
-        held = Held(self.velocity(flow_map, step), self.jumps(flow_map, step))
+        held = Held(self.velocity(flow_map, step), (self.jumps or self.velocity)(flow_map, step))
         residual = self.off_diagonal(flow_map, held, pairs, generator)
         weighted = self.weighting(residual, s, t).mean()
-        return Loss(total + weighted, {**terms, "off_diagonal": residual.detach().mean()})
+        return Loss(total + self.off_weight * weighted, {**terms, "off_diagonal": residual.detach().mean()})
 
     def diagonal_size(self, batch: int, step: int) -> int:
         """How many samples of the batch go to the diagonal at this step."""

@@ -34,6 +34,7 @@ class Posterior(Objective):
     def __init__(self, objective: Objective, schedule: Schedule | None = None, times: TimeLaw | None = None):
         super().__init__()
         self.objective, self.schedule, self.times = objective, schedule or Linear(), times or Uniform()
+        self.guidance = objective.guidance
 
     def forward(
         self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: Generator, step: int

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import ResidualMap
+from steer.flow_map import Cond, ResidualMap
 from steer.interpolant import expand
 from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
 
@@ -25,13 +25,17 @@ class Semigroup(PairObjective):
 
     Args:
         uniform: draw gamma uniformly (PSD-U, SplitMeanFlow) instead of taking the midpoint (PSD-M).
+        finest: short jumps up to this gap are steps along the held map's velocity, which flow matching teaches: the ground
+            on which a grid of gaps rests, 1/128 in shortcut models. None by default: every gap above 0 is a jump.
     """
 
     card = Card("semigroup", "none", "both short jumps", "3 F + 1 B")
     asks = frozenset({"jumps"})
 
-    def __init__(self, uniform: bool = False):
-        self.uniform = uniform
+    def __init__(self, uniform: bool = False, finest: float = 0.0):
+        if finest < 0:
+            raise ValueError(f"finest is a gap of times, at least 0; got {finest}")
+        self.uniform, self.finest = uniform, finest
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
@@ -40,8 +44,12 @@ class Semigroup(PairObjective):
         gamma = torch.rand(s.shape, generator=generator, device=s.device) if self.uniform else torch.full_like(s, 0.5)
         r, x_s = gamma * s + (1 - gamma) * t, pairs.at_s(student.schedule)
         with torch.no_grad():
-            first = held.jumps.average_velocity(x_s, s, r, cond)
-            second = held.jumps.average_velocity(x_s + expand(r - s, x_s) * first, r, t, cond)
+            first = self.short(held, x_s, s, r, cond)
+            second = self.short(held, x_s + expand(r - s, x_s) * first, r, t, cond)
             weight = expand(gamma, x_s)
             target = (1 - weight) * first + weight * second
         return mean_square(student.average_velocity(x_s, s, t, cond) - target)
+
+    def short(self, held: Held, x: Tensor, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """The average velocity of a short jump, or the velocity where it is too short to have been taught."""
+        return held.jumps.average_velocity(x, s, torch.where(t - s > self.finest, t, s), cond)

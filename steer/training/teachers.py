@@ -51,17 +51,33 @@ class Average(Teacher):
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1); got {decay}")
-        self.flow_map, self.decay = copy.deepcopy(flow_map).requires_grad_(False), decay
+        self.flow_map, self.decay = copy.deepcopy(flow_map).requires_grad_(False).eval(), decay
         self.register_buffer("last", torch.tensor(-1))
+
+    def train(self, mode: bool = True) -> "Average":
+        """Stays as it is: a teacher drops nothing out."""
+        return self
 
     @torch.no_grad()
     def forward(self, student: FlowMap, step: int) -> FlowMap:
         if step != int(self.last):  # once a step, however often the objective is called in it
-            d = self.decay if int(self.last) >= 0 else 0.0
-            for average, weight in zip(self.flow_map.parameters(), student.parameters(), strict=True):
-                average.lerp_(weight, 1 - d)
+            self.follow(student, self.decay if int(self.last) >= 0 else 0.0)
             self.last.fill_(step)
         return self.flow_map
+
+    def follow(self, student: FlowMap, decay: float) -> None:
+        """Weights averaged, buffers copied. Raises ValueError, naming the first that differs, for another build."""
+        own, other = self.flow_map.state_dict(), student.state_dict()
+        for name in sorted(own.keys() | other.keys()):
+            want, got = (tuple(where[name].shape) if name in where else "nothing" for where in (own, other))
+            if want != got:
+                raise ValueError(f"Average copies a map built otherwise: its {name} is {want}, the student's {got}")
+        learned = dict(student.named_parameters())
+        for name, average in own.items():
+            if name in learned and decay > 0:
+                average.lerp_(learned[name].to(average.dtype), 1 - decay)
+            else:
+                average.copy_(other[name])
 
 
 class Frozen(Teacher):
@@ -78,6 +94,11 @@ class Frozen(Teacher):
 
     def forward(self, student: FlowMap, step: int) -> FlowMap:
         (teacher,) = self.kept
+        shared = {id(p) for p in teacher.parameters()}
+        if any(id(p) in shared for p in student.parameters()):
+            raise ValueError(
+                "the frozen teacher is the student itself; give it copy.deepcopy(flow_map), or leave it out"
+            )
         if teacher.schedule != student.schedule:
             raise ValueError(
                 f"the teacher's path is {teacher.schedule} and the student's {student.schedule}: "

@@ -101,3 +101,16 @@ class OnGrid(PairLaw):
     def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         s = torch.randint(self.n, (n,), generator=generator, device=generator.device) / self.n
         return s, s + 1 / self.n
+
+
+class Grouped(PairLaw):
+    """Another law's pairs, each for `group` samples side by side, as `MomentMatching` wants them."""
+
+    def __init__(self, group: int, law: PairLaw | None = None):
+        if group < 1:
+            raise ValueError(f"Grouped needs groups of at least one sample; got {group}")
+        self.group, self.law = group, law or SortedPair()
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        s, t = self.law.sample(-(-n // self.group), generator)
+        return s.repeat_interleave(self.group)[:n], t.repeat_interleave(self.group)[:n]

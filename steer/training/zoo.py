@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from steer.flow_map import FlowMap
-from steer.training.alpha_flow import AlphaFlow, Sigmoid
+from steer.training.alpha_flow import AlphaFlow, SigmoidAlpha
 from steer.training.base import Objective
-from steer.training.consistency import AlongFlow, Annealed, Consistency, Grid
+from steer.training.consistency import AlongFlow, AnnealedStride, Consistency, GridStride
 from steer.training.ctm import TwoLegs
 from steer.training.derivatives import FiniteDifference
 from steer.training.eulerian import AverageEulerian, Eulerian, ImprovedMeanFlow, MeanFlow
@@ -24,7 +24,7 @@ from steer.training.joint import Joint
 from steer.training.lagrangian import AverageLagrangian, Lagrangian
 from steer.training.semigroup import Semigroup
 from steer.training.teachers import Average, Frozen
-from steer.training.times import AnyPair, Dyadic, LogitNormal, OnGrid, SortedPair, ToData
+from steer.training.times import AnyPair, Dyadic, Grouped, LogitNormal, OnGrid, SortedPair, ToData
 from steer.training.weightings import Adaptive
 
 
@@ -72,7 +72,10 @@ def _mean_flow_times() -> LogitNormal:
 
 def _adaptive(off: MeanFlow | ImprovedMeanFlow | AlphaFlow) -> Joint:
     law = _mean_flow_times()
-    return Joint(FlowMatching(law, Adaptive()), off, 0.75, pairs=SortedPair(law), weighting=Adaptive())
+    weighting, off_weight = Adaptive(), 1 / 3  # one mean over the batch
+    return Joint(
+        FlowMatching(law, Adaptive()), off, 0.75, pairs=SortedPair(law), weighting=weighting, off_weight=off_weight
+    )
 
 
 _BOFFI = "Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825"
@@ -90,7 +93,7 @@ METHODS = (
         lambda c: Joint(FlowMatching(), Lagrangian(), 0.75, velocity=c.average(0.99)),
         "data",
         "Zhou et al. 2025, arXiv 2511.19797",
-        "its network's Lipschitz control",
+        "its network's Lipschitz control and its law of gaps",
     ),
     Method("fmm", lambda c: Joint(None, FlowMapMatching(), pairs=AnyPair()), "data", _FMM),
     Method("lmd", lambda c: Joint(None, Lagrangian(), velocity=c.frozen()), "teacher", _FMM),
@@ -108,48 +111,56 @@ METHODS = (
     ),
     Method(
         "tim",
-        lambda c: Joint(FlowMatching(), MeanFlow(FiniteDifference(0.005)), 0.75),
+        lambda c: Joint(FlowMatching(), MeanFlow(FiniteDifference(0.005)), 0.75, off_weight=1 / 3),
         "data",
         "Wang et al. 2025, arXiv 2509.04394",
-        "its weighting of times",
+        "its weights, and its shares of the batch",
     ),
     Method(
         "alpha-flow",
-        lambda c: _adaptive(AlphaFlow(Sigmoid(c.steps // 8, 7 * c.steps // 8))),
+        lambda c: _adaptive(AlphaFlow(SigmoidAlpha(c.steps // 8, 7 * c.steps // 8))),
         "data",
         "Zhang et al. 2025, arXiv 2510.20771",
+        "the last phase by MeanFlow itself, at alpha = 0",
     ),
     Method("emd", lambda c: Joint(None, Eulerian(), velocity=c.frozen()), "teacher", _FMM),
     Method(
         "ayf-emd",
-        lambda c: Joint(
-            None, AverageEulerian(normalise=0.1, warmup=c.steps // 4), velocity=c.frozen(), weighting=Adaptive(0.5)
-        ),
+        lambda c: Joint(None, AverageEulerian(normalise=0.1, warmup=c.steps // 4), velocity=c.frozen()),
         "teacher",
         _AYF,
         "autoguidance and the adversarial finish",
     ),
     # Eulerian, to data alone: consistency models
     Method(
-        "ct", lambda c: Joint(None, Consistency(stride=Grid(c.grid)), pairs=ToData()), "data", _CM, "the LPIPS metric"
+        "ct",
+        lambda c: Joint(None, Consistency(stride=GridStride(c.grid)), pairs=ToData()),
+        "data",
+        _CM,
+        "the LPIPS metric, the averaged target, the growing grid",
     ),
     Method(
         "ecm",
-        lambda c: Joint(None, Consistency(stride=Annealed(max(c.steps // 8, 1))), pairs=ToData()),
+        lambda c: Joint(None, Consistency(stride=AnnealedStride(max(c.steps // 8, 1))), pairs=ToData()),
         "data",
         "Geng et al. 2024, arXiv 2406.14548",
+        "its law of times, its adaptive weights, the start from a diffusion model",
     ),
     Method(
         "sct",
         lambda c: Joint(None, MeanFlow(normalise=0.1, warmup=c.steps // 4), pairs=ToData(LogitNormal(1.0, 1.6))),
         "data",
         _SCM,
-        "the TrigFlow path (see steer.Rescheduled) and the learned weight (weighting=Learned())",
+        "the TrigFlow path and the learned weight (Joint(weighting=Learned()))",
     ),
     Method(
         "cd",
         lambda c: Joint(
-            None, Consistency(AlongFlow(), Grid(c.grid)), pairs=ToData(), velocity=c.frozen(), jumps=c.average(0.95)
+            None,
+            Consistency(AlongFlow(), GridStride(c.grid)),
+            pairs=ToData(),
+            velocity=c.frozen(),
+            jumps=c.average(0.95),
         ),
         "teacher",
         _CM,
@@ -172,7 +183,9 @@ METHODS = (
     Method("psd-u", lambda c: Joint(FlowMatching(), Semigroup(uniform=True), 0.75, c.warm_up), "data", _BOFFI),
     Method(
         "shortcut",
-        lambda c: Joint(FlowMatching(), Semigroup(), 0.875, pairs=Dyadic(7), jumps=c.average(0.999)),
+        lambda c: Joint(
+            FlowMatching(), Semigroup(finest=1 / 128), 0.875, pairs=Dyadic(7), jumps=c.average(0.999), off_weight=1 / 7
+        ),
         "data",
         "Frans et al. 2024, arXiv 2410.12557",
     ),
@@ -182,7 +195,13 @@ METHODS = (
         "data",
         "Guo et al. 2025, arXiv 2507.16884",
     ),
-    Method("imm", lambda c: Joint(None, MomentMatching()), "data", "Zhou, Ermon & Song 2025, arXiv 2503.07565"),
+    Method(
+        "imm",
+        lambda c: Joint(None, MomentMatching(4), pairs=Grouped(4)),
+        "data",
+        "Zhou, Ermon & Song 2025, arXiv 2503.07565",
+        "its law of r and its weights of times",
+    ),
     Method(
         "progressive",
         lambda c: Joint(None, Semigroup(), pairs=OnGrid(c.grid), jumps=c.frozen()),

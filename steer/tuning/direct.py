@@ -37,7 +37,8 @@ class Direct(TuningObjective):
         penalty: weight of the energy of the change.
         consistency: weight of `objective`; 0 leaves it out.
         objective: L_map; by default Joint(FlowMatching(), Semigroup()), which takes no derivative of the network.
-        share: part of the batch that penalty and consistency are estimated on, to save evaluations.
+        share: part of the batch that penalty and consistency are estimated on, to save evaluations: one sample in every
+            round(1 / share).
     """
 
     claim: Claim = "maximiser"
@@ -66,7 +67,7 @@ class Direct(TuningObjective):
         x0: Float[Tensor, "b *shape"],
         cond: Cond,
         generator: torch.Generator,
-        step: int = 0,
+        step: int,
     ) -> Loss:
         if not tilt.differentiable:
             raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)"))
@@ -78,11 +79,13 @@ class Direct(TuningObjective):
         z.register_hook(lambda g: check_finite(g, f"the gradient of {name_of(tilt.reward)}", 1.0))
         loss, terms = -gain.mean(), {"tilt": gain.detach().mean()}
 
-        n = max(round(self.share * len(z)), 1)
+        rows = slice(
+            None, None, round(1 / self.share)
+        )  # spread, since a rollout may treat parts of the batch differently
         if self.penalty > 0:
-            energy = self.rollout.energy(flow_map, base, rolled, n, cond, generator).mean()
+            energy = self.rollout.energy(flow_map, base, rolled, rows, cond, generator).mean()
             loss, terms["energy"] = loss + self.penalty * energy, energy.detach()
-        own, cond = z[:n].detach(), None if cond is None else cond[:n]
+        own, cond = z[rows].detach(), None if cond is None else cond[rows]
         if self.consistency > 0:
             fresh = torch.randn(own.shape, generator=generator, device=own.device, dtype=own.dtype)
             map_loss = self.objective(flow_map, fresh, own, cond, generator, step)

@@ -30,6 +30,6 @@ class TuningObjective(nn.Module, ABC):
         x0: Float[Tensor, "b *shape"],
         cond: Cond,
         generator: torch.Generator,
-        step: int = 0,
+        step: int,
     ) -> Loss:
         """The loss on one batch at a training step; all randomness from the generator."""

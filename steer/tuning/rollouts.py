@@ -1,9 +1,10 @@
 """Rollouts: from noise to clean samples, with gradients through the last moves only, and what those moves changed.
 
 The energy of a change is int |v - v_base|^2 dt, summed over dimensions, v the velocity that the rollout moves by: along its
-jumps, u_{s,t} for a time t - s each; along small steps, b_t. For steps it is the KL between the path laws of tuned and base
-model under noise of variance 1/2 per unit of time; for one jump from noise it is |X_{0,1} - X^base_{0,1}|^2, how far the
-sample was carried.
+jumps, u_{s,t} for a time t - s each; along small steps, b_t. Along the tuned model's own paths the latter is the KL between
+the path laws of tuned and base model under noise of variance 1/2 per unit of time; it is estimated on renoised samples, which
+is the same where the velocity is that of the samples' law. For one jump from noise the energy is |X_{0,1} - X^base_{0,1}|^2,
+how far the sample was carried.
 """
 
 from abc import ABC, abstractmethod
@@ -44,9 +45,9 @@ class Rollout(ABC):
 
     @abstractmethod
     def energy(
-        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, n: int, cond: Cond, generator: torch.Generator
+        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, rows: slice, cond: Cond, generator: torch.Generator
     ) -> Float[Tensor, "n"]:
-        """The energy of the change of what the rollout moves by, for its first n samples, with their gradient."""
+        """The energy of the change of what the rollout moves by, for the samples in `rows`, with their gradient."""
 
 
 class Jumps(Rollout):
@@ -84,10 +85,10 @@ class Jumps(Rollout):
         return Rolled(x, tuple(moves))
 
     def energy(
-        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, n: int, cond: Cond, generator: torch.Generator
+        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, rows: slice, cond: Cond, generator: torch.Generator
     ) -> Float[Tensor, "n"]:
         """sum (t - s) |u - u_base|^2 over the jumps: one evaluation of the base for each, none of the model."""
-        return torch.stack([jump_energy(move, base, n, cond) for move in rolled.moves]).sum(0)
+        return torch.stack([jump_energy(move, base, rows, cond) for move in rolled.moves]).sum(0)
 
 
 class EulerSteps(Rollout):
@@ -113,18 +114,18 @@ class EulerSteps(Rollout):
         return Rolled(x)
 
     def energy(
-        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, n: int, cond: Cond, generator: torch.Generator
+        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, rows: slice, cond: Cond, generator: torch.Generator
     ) -> Float[Tensor, "n"]:
         """|b_t - b_base|^2 at a uniform time along each renoised sample: one evaluation of each."""
-        return drift_energy(flow_map, base, rolled.z[:n].detach(), None if cond is None else cond[:n], generator)
+        return drift_energy(flow_map, base, rolled.z[rows].detach(), None if cond is None else cond[rows], generator)
 
 
-def jump_energy(move: Move, base: FlowMap, n: int, cond: Cond) -> Float[Tensor, "n"]:
-    """(t - s) |u - u_base|^2, summed over dimensions, of the first n samples."""
-    x, s, t, u = (part[:n] for part in move)
-    with torch.no_grad():
-        reference = base.average_velocity(x, s, t, None if cond is None else cond[:n])
-    return (t - s) * (u - reference).float().square().flatten(1).sum(1)
+def jump_energy(move: Move, base: FlowMap, rows: slice, cond: Cond) -> Float[Tensor, "n"]:
+    """(t - s) |u - u_base|^2, summed over dimensions; with its gradient in x, where earlier jumps put it."""
+    x, s, t, u = (part[rows] for part in move)
+    with torch.set_grad_enabled(x.requires_grad):
+        reference = base.average_velocity(x, s, t, None if cond is None else cond[rows])
+    return (t - s) * squared_norm(u - reference)
 
 
 def drift_energy(
@@ -136,4 +137,9 @@ def drift_energy(
     x_t = flow_map.schedule.interpolate(noise, x1, t)
     with torch.no_grad():
         reference = base.velocity(x_t, t, cond)
-    return (flow_map.velocity(x_t, t, cond) - reference).square().flatten(1).sum(1)
+    return squared_norm(flow_map.velocity(x_t, t, cond) - reference)
+
+
+def squared_norm(change: Float[Tensor, "b *shape"]) -> Float[Tensor, "b"]:
+    """The sum of squares of each sample, in float32 or better."""
+    return change.to(torch.promote_types(change.dtype, torch.float32)).square().flatten(1).sum(1)

@@ -5,7 +5,7 @@ from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.training import Held, Pairs
+from steer.training import Held, MomentMatching, Pairs
 
 MEAN, STD = (1.0, -0.5), 0.6
 
@@ -58,5 +58,8 @@ def generator(seed=0):
 
 def residual(objective, student, drawn, cond=None, seed=0, teacher=None, step=0):
     """An off-diagonal objective on drawn = (x0, x1, s, t); the student believes itself, or a teacher."""
+    if isinstance(objective, MomentMatching):
+        x0, x1, s, t = drawn
+        drawn = (x0, x1, *(time[:: objective.group].repeat_interleave(objective.group) for time in (s, t)))
     held = Held(*[teacher or student] * 2)
     return objective(student, held, Pairs(*drawn, cond, step), generator(seed))

@@ -6,11 +6,15 @@ import math
 
 import pytest
 import torch
-from exact_map import exact_map, generator, pairs
+from exact_map import exact_map, generator, pairs, residual
 
-from steer.flow_map import ResidualMap
-from steer.guidance import ClassifierFree
+from steer.consistency_map import ConsistencyMap
+from steer.flow_map import OdeMap, ResidualMap
+from steer.glass import GlassFlow
+from steer.guidance import ClassifierFree, Guided, Unconditional
 from steer.interpolant import Trigonometric
+from steer.posterior import PosteriorMap
+from steer.rescheduled import Rescheduled
 from steer.training import (
     Adaptive,
     AnyPair,
@@ -18,6 +22,7 @@ from steer.training import (
     Dyadic,
     FlowMatching,
     Frozen,
+    Grouped,
     Joint,
     Lagrangian,
     Learned,
@@ -27,7 +32,9 @@ from steer.training import (
     OptimalTransport,
     Own,
     Plain,
+    Posterior,
     Semigroup,
+    SigmoidAlpha,
     ToData,
     VelocityMatching,
 )
@@ -88,6 +95,40 @@ def test_a_teacher_on_another_path_is_refused_with_the_way_to_convert_it():
             objective(exact_map(), x0, x1, None, generator(), 0)
 
 
+def test_an_average_is_quiet_and_copies_buffers():
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.exact, self.dropout = exact_map().network, torch.nn.Dropout(0.5)
+            self.register_buffer("seen", torch.zeros(1))
+
+        def forward(self, x, s, t, cond=None):
+            return self.dropout(self.exact(x, s, t))
+
+    student = ResidualMap(Network(), exact_map().schedule)
+    objective = Joint(FlowMatching(), Semigroup(), jumps=Average(student)).train()
+    student.network.seen += 5.0
+    teacher = objective.jumps(student, 0)
+    assert not teacher.network.dropout.training
+    assert student.network.dropout.training
+    assert teacher.network.seen == 5.0
+    assert sum("network.exact.mean" in key for key in objective.state_dict()) == 1
+
+
+def test_an_average_of_another_build_is_refused():
+    wrong = ResidualMap(torch.nn.Linear(2, 2), exact_map().schedule)
+    with pytest.raises(ValueError, match=r"^Average copies a map built otherwise: its network\.bend is nothing"):
+        Average(wrong)(exact_map(), 0)
+
+
+def test_a_frozen_student_is_refused():
+    student = exact_map()
+    objective = Joint(None, Lagrangian(), velocity=Frozen(OdeMap(student, student.schedule, 4)))
+    x0, x1, _, _ = pairs(8)
+    with pytest.raises(ValueError, match=r"the frozen teacher is the student itself; give it copy\.deepcopy"):
+        objective(student, x0, x1, None, generator(), 0)
+
+
 # Guidance that is baked in
 
 
@@ -116,6 +157,25 @@ def test_a_guided_velocity_beside_a_diagonal_from_data_is_refused():
     teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
     with pytest.raises(ValueError, match=r"guided by 3\.0 and the diagonal one guided by 1\.0.*VelocityMatching"):
         Joint(FlowMatching(), Lagrangian(), velocity=Frozen(teacher))
+
+
+def test_guidance_is_remembered_through_whatever_wraps_the_map():
+    guided = ResidualMap(exact_map().network, exact_map().schedule, guidance=3.0)
+    wrapped = [
+        OdeMap(guided, guided.schedule, 4),
+        Unconditional(guided),
+        Guided(guided),
+        Rescheduled(guided, Trigonometric()),
+        GlassFlow(guided),
+        PosteriorMap(guided, GlassFlow(guided)),
+        ConsistencyMap(lambda x, t, cond: x, guided.schedule, velocity=guided),
+    ]
+    assert [flow_map.guidance for flow_map in wrapped] == [3.0] * len(wrapped)
+    objective = Joint(VelocityMatching(guided), Semigroup())
+    assert OptimalTransport(objective).guidance == Posterior(objective).guidance == 3.0
+    assert Joint(None, Semigroup(), jumps=Frozen(guided)).guidance == 3.0
+    with pytest.raises(ValueError, match=r"guided by 3\.0 and the diagonal one guided by 1\.0"):
+        Joint(FlowMatching(), Semigroup(), jumps=Frozen(guided))
 
 
 def test_a_guided_teacher_teaches_its_guided_velocity():
@@ -162,6 +222,23 @@ def test_joint_weighs_what_is_off_the_diagonal_and_logs_it_unweighted():
     assert one.terms == two.terms
 
 
+def test_every_weight_is_in_every_loss():
+    """As DDP wants it: also the weighting's, while the whole batch is on the diagonal."""
+    x0, x1, _, _ = pairs(32)
+    objective = Joint(FlowMatching(), Semigroup(), diag_only_steps=5, weighting=Learned().double())
+    objective(exact_map(), x0, x1, None, generator(), 0).total.backward()
+    assert all((p.grad == 0).all() for p in objective.weighting.parameters())
+
+
+def test_the_weight_of_the_jumps_in_the_sum():
+    x0, x1, _, _ = pairs(32)
+    one, third = (
+        Joint(FlowMatching(), Semigroup(), off_weight=w)(exact_map(bend=0.5), x0, x1, None, generator(), 0)
+        for w in (1.0, 1 / 3)
+    )
+    torch.testing.assert_close(one.total - third.total, one.terms["off_diagonal"] * 2 / 3)
+
+
 class Double(Plain):
     def forward(self, residual, s, t):
         return 2 * residual
@@ -192,6 +269,38 @@ def test_pairs_to_data_on_a_grid_and_in_either_order():
     assert set(zip(s.tolist(), t.tolist(), strict=True)) == {(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)}
     s, t = AnyPair().sample(4000, generator())
     assert abs((s < t).float().mean() - 0.5) < 4.5 * 0.5 / math.sqrt(4000)
+
+
+def test_grouped_pairs_stand_side_by_side():
+    s, t = Grouped(4).sample(10, generator())
+    assert len(s) == len(t) == 10
+    assert len(set(s.tolist())) == len(set(t.tolist())) == 3
+    assert len(set(s[4:8].tolist())) == 1
+
+
+def test_alpha_falls_along_a_sigmoid_and_stays():
+    alpha = SigmoidAlpha(100, 300, last=0.01)
+    assert alpha(0) == alpha(100) == 1.0
+    assert alpha(200) == 0.5
+    assert alpha(300) == alpha(10**6) == 0.01
+    course = [alpha(step) for step in range(100, 301)]
+    assert course == sorted(course, reverse=True)
+
+
+def test_shortcuts_rest_on_the_velocity():
+    """At the finest gap the halves are steps along the diagonal, so that a map right there alone has a residual."""
+    x0, x1, _, _ = pairs(64)
+    s, t = torch.full((64,), 0.25), torch.full((64,), 0.25 + 1 / 64)
+
+    class Still(torch.nn.Module):
+        def forward(self, x, s, t, cond=None):
+            return exact_map().network(x, s, t) * (s == t)[:, None]
+
+    still = ResidualMap(Still(), exact_map().schedule)
+    drawn = (x0, x1, s.double(), t.double())
+    assert residual(Semigroup(), still, drawn).max() == 0
+    assert residual(Semigroup(finest=1 / 128), still, drawn).mean() > 0.1
+    assert residual(Semigroup(finest=1 / 128), exact_map(), drawn).mean() < 1e-3
 
 
 # Couplings

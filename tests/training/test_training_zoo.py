@@ -7,7 +7,6 @@ import torch
 from exact_map import MEAN, STD, exact_map, generator
 
 from steer.flow_map import OdeMap
-from steer.interpolant import Linear
 from steer.training import METHODS, Joint, named
 
 TEACHER = {"mean": (0.5, 0.8), "std": 0.8}  # another Gaussian than that of the data
@@ -56,7 +55,7 @@ TOLERANCE = dict.fromkeys(NAMES, 0.05) | {"ct": 0.15, "ecm": 0.1, "imm": 0.15, "
 
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
 def test_every_method_finds_its_map(method):
-    """Data teach the Gaussian of the data, a teacher teaches its own: as seen by one jump (or the grid's), which is off at first."""
+    """Data teach the Gaussian of the data, a teacher teaches its own: seen by one jump (or the grid's), off at first."""
     student = exact_map(mean=(0.0, 0.0), std=1.3, bend=0.3)
     steps = 300
     objective = build(method, student, steps)
@@ -113,7 +112,3 @@ def test_the_mean_flow_law_of_times_is_the_papers_turned_around():
     s, _ = named("meanflow", 100).pairs.law.sample(20_000, generator()), None
     logit = torch.logit(1 - s.double())
     assert abs(logit.mean() + 0.4) < 4.5 / math.sqrt(20_000)
-
-
-def test_the_student_path_is_kept():
-    assert exact_map().schedule == Linear()

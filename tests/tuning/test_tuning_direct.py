@@ -27,7 +27,7 @@ def reward_only(rollout):
 
 def gradient(objective, flow_map, x0, tilt, base=None):
     """d loss / d every weight, flattened."""
-    loss = objective(flow_map, base or flow_map, tilt, x0, None, seeded())
+    loss = objective(flow_map, base or flow_map, tilt, x0, None, seeded(), 0)
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss.total, list(flow_map.parameters()))])
 
 
@@ -91,7 +91,7 @@ def test_the_share_saves_evaluations_of_the_regularisers():
     for share in (1.0, 0.25):
         with counting.count() as tally:
             objective = Direct(Jumps(1, 1.0), penalty=1.0, consistency=0.0, share=share)
-            objective(linear_map(WEIGHT), linear_map(WEIGHT), Tilt(LinearReward(A)), noise(8), None, seeded())
+            objective(linear_map(WEIGHT), linear_map(WEIGHT), Tilt(LinearReward(A)), noise(8), None, seeded(), 0)
         forward.append(tally.network_forward)
     assert forward == [8 + 8, 8 + 2]  # the base at the jump that was made
 
@@ -109,7 +109,7 @@ def test_the_penalty_is_weighed_into_the_loss_and_moves_only_the_tuned_map():
     tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear()), linear_map(WEIGHT)
     for rollout in (Jumps(1, 1.0), EulerSteps(4)):
         loss = Direct(rollout, penalty=2.5, consistency=0.0)(
-            tuned, base, Tilt(LinearReward(A)), noise(7), None, seeded()
+            tuned, base, Tilt(LinearReward(A)), noise(7), None, seeded(), 0
         )
         assert torch.isclose(loss.total, -loss.terms["tilt"] + 2.5 * loss.terms["energy"])
         loss.total.backward()
@@ -122,11 +122,11 @@ def test_the_energy_of_jumps_is_that_of_the_velocity_they_move_by():
     tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear()), linear_map(WEIGHT)
     for rollout in (Jumps(1, 1.0), Jumps(3, 1.0), Jumps(2, 0.0)):
         rolled = rollout(tuned, noise(7), None, seeded())
-        energy = rollout.energy(tuned, base, rolled, 5, None, seeded())
-        assert torch.allclose(energy, 1 - rolled.moves[0].s[:5])
+        energy = rollout.energy(tuned, base, rolled, slice(5), None, seeded())
+        assert torch.allclose(energy, (1 - rolled.moves[0].s[:5]).to(energy))
     rolled = Jumps(1, 1.0)(tuned, noise(7), None, seeded())
     carried = (rolled.z - base(noise(7), 0.0, 1.0)).square().sum(1)
-    assert torch.allclose(Jumps(1, 1.0).energy(tuned, base, rolled, 7, None, seeded()), carried.float())
+    assert torch.allclose(Jumps(1, 1.0).energy(tuned, base, rolled, slice(None), None, seeded()), carried)
 
 
 def test_an_exact_map_is_at_rest_under_its_consistency_term():
@@ -156,6 +156,33 @@ def test_an_exact_map_is_at_rest_under_its_consistency_term():
     assert mean > 6 * error
 
 
+def test_the_gradient_of_the_energy_is_that_of_finite_differences():
+    """Through two jumps: the base is asked where the first one, which also learns, has put x."""
+    base, rollout = ResidualMap(Shifted(Matrix([[0.5, 0.1], [0.0, -0.3]]), [0.2, 0.1]), Linear()), Jumps(2, 1.0)
+    tuned, h = linear_map(WEIGHT), 1e-6
+
+    def energy():
+        rolled = rollout(tuned, noise(7), None, seeded())
+        return rollout.energy(tuned, base, rolled, slice(None), None, seeded()).double().mean()
+
+    weight = tuned.network.weight
+    (found,) = torch.autograd.grad(energy(), weight)
+    for entry in ((0, 0), (1, 0)):
+        values = []
+        for sign in (1, -1):
+            weight.data[entry] += sign * h
+            values.append(energy().detach())
+            weight.data[entry] -= sign * h
+        torch.testing.assert_close(found[entry], (values[0] - values[1]) / (2 * h), rtol=1e-4, atol=1e-6)
+
+
+def test_a_share_sees_jumps_from_noise_and_from_later():
+    rolled = Jumps()(linear_map(WEIGHT), noise(32), None, seeded())
+    starts = rolled.moves[0].s[:: round(1 / 0.25)]
+    assert len(starts) == 8
+    assert (starts == 0).sum() == 4
+
+
 # --- a small run ------------------------------------------------------------------------------------------------------
 def tuned(steps=120, **settings):
     """Standard normal data in the plane, tuned toward a point; the correction to the exact map starts at zero."""
@@ -167,7 +194,9 @@ def tuned(steps=120, **settings):
     base, optimizer = copy.deepcopy(flow_map), torch.optim.Adam(flow_map.parameters(), 3e-3)
     objective = Direct(objective=Joint(FlowMatching(), Lagrangian(), diag_fraction=0.5), **settings)
     for step in range(steps):
-        loss = objective(flow_map, base, Tilt(Quadratic([2.0, 0.0], 1.0)), noise(64, seed=step), None, seeded(step))
+        loss = objective(
+            flow_map, base, Tilt(Quadratic([2.0, 0.0], 1.0)), noise(64, seed=step), None, seeded(step), step
+        )
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
@@ -203,15 +232,15 @@ def test_rewards_without_gradient_are_refused():
     declared.differentiable, declared.why_not_differentiable = False, "It rounds."
     for reward, why in ((declared, "It rounds"), (lambda x: x.detach().sum(1), "torch cannot follow")):
         with pytest.raises(ValueError, match=rf"no gradient \({why}.*BestOfN.*guide=False"):
-            Direct()(linear_map(WEIGHT), linear_map(WEIGHT), Tilt(reward), noise(4), None, seeded())
+            Direct()(linear_map(WEIGHT), linear_map(WEIGHT), Tilt(reward), noise(4), None, seeded(), 0)
 
 
 def test_what_is_not_finite_stops_with_sample_and_time():
     x0, still = noise(4), linear_map([[0.0, 0.0], [0.0, 0.0]])
     x0[2] = 0.0
     with pytest.raises(NonFiniteReward, match="sample 2 at t = 1"):
-        Direct()(still, still, Tilt(lambda x: 1 / x.square().sum(1)), x0, None, seeded())
-    loss = reward_only(Jumps())(still, still, Tilt(lambda x: x.square().sum(1).sqrt()), x0, None, seeded())
+        Direct()(still, still, Tilt(lambda x: 1 / x.square().sum(1)), x0, None, seeded(), 0)
+    loss = reward_only(Jumps())(still, still, Tilt(lambda x: x.square().sum(1).sqrt()), x0, None, seeded(), 0)
     with pytest.raises(NonFiniteReward, match="gradient of <lambda> is not finite for sample 2 at t = 1"):
         loss.total.backward()
 
