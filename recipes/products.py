@@ -60,7 +60,7 @@ def start_from(module: nn.Module, name: str) -> None:
 
 def save(module: nn.Module, folder: Path, job: Job, guidance: float = 1.0) -> None:
     """map.safetensors or classifier.safetensors, with its recipe, any guidance it learned, and where it comes from."""
-    config, notes = job.config, origin(job)
+    config, notes = job.config, {**origin(job), "start": job.config.start}
     if isinstance(module, Classifier):
         save_classifier(folder / "classifier.safetensors", module, notes)
     else:
@@ -76,7 +76,6 @@ def origin(job: Job) -> dict[str, Any]:
     return {
         "command": job.command,
         "steps": int(trainer.max_steps),
-        "start": job.config.start,
         "seed": job.config.seed,
         "versions": run_folder.versions(),
     }

@@ -9,6 +9,7 @@ UNWANTED = (
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*sync_dist=True.*",
+    ".*in eval mode at the start of training.*",
     ".*`torch.jit.script` is deprecated.*",
 )
 
