@@ -32,11 +32,12 @@ from steer.tuning.rollouts import EulerSteps, Jumps
 
 TARGET, BATCH, SAMPLES, PENALTY = 8, 32, 128, 0.0005
 RATES = (3e-4, 1e-3, 3e-3)
+CLOSELY = 8  # updates after each of which the judge looks; later every few
 
 
 @dataclass(frozen=True)
 class Method:
-    """An objective, the sampler that its samples are judged by, how many updates, and how many between two judgements."""
+    """An objective, the sampler that its samples are judged by, how many updates, and how many between late judgements."""
 
     objective: Direct
     sampler: Sampler
@@ -46,7 +47,7 @@ class Method:
 
 METHODS = {
     "one-jump look-ahead": Method(Direct(Jumps(), PENALTY, share=0.25), Jump(1), 60, 5),
-    "one jump, map kept whole": Method(Direct(Jumps(), PENALTY), Jump(1), 100, 10),
+    "one jump, all regularised": Method(Direct(Jumps(), PENALTY), Jump(1), 100, 10),
     "DRaFT-1 of 50 steps": Method(Direct(EulerSteps(50), PENALTY, consistency=0.0, share=0.25), Ode(50), 60, 10),
     "DRaFT-10 of 50 steps": Method(
         Direct(EulerSteps(50, last=10), PENALTY, consistency=0.0, share=0.25), Ode(50), 40, 5
@@ -90,7 +91,7 @@ def tune(method: Method, lr: float) -> list[dict]:
             torch.nn.utils.clip_grad_norm_(flow_map.parameters(), 1.0)
             optimizer.step()
             seconds += time.perf_counter() - start
-            if update % method.every == 0:
+            if update <= CLOSELY or update % method.every == 0:
                 spent = (tally.forward_equivalents(), tally.network_backward)
                 kept = dict(vars(tally))
                 figures, _ = judge(flow_map.eval(), method.sampler, base_x)
@@ -109,7 +110,7 @@ def reached(course: list[dict], accuracy: float) -> dict | None:
 
 def draw(courses: dict[str, list[dict]]) -> None:
     """Accuracy against evaluations and seconds; diversity and distance against accuracy."""
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    figure = Figure(figsize=(13, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = (
         ("evaluations", "accuracy", "forward-equivalents spent", "judge's accuracy"),
@@ -118,15 +119,20 @@ def draw(courses: dict[str, list[dict]]) -> None:
         ("accuracy", "distance", "judge's accuracy", "distance to the base"),
     )
     for ax, (x, y, x_label, y_label) in zip(figure.subplots(1, 4), panels, strict=True):
+        along = x != "accuracy"  # a course in time is a line, a relation of two figures a cloud
         for name, course in courses.items():
-            ax.plot([p[x] for p in course], [p[y] for p in course], marker="o", markersize=3, label=name)
+            points = course[1:] if along else course  # the start has no place on a logarithmic axis
+            line = "-" if along else "none"
+            ax.plot(
+                [p[x] for p in points], [p[y] for p in points], linestyle=line, marker="o", markersize=3, label=name
+            )
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
-        if x != "accuracy":
-            ax.set_xscale("symlog", linthresh=1000 if x == "evaluations" else 5)
-    figure.axes[0].legend(fontsize=8, frameon=False)
+        if along:
+            ax.set_xscale("log")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(FOLDER / "fashion_tuning.png", dpi=150)
 
 

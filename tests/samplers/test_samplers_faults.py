@@ -12,7 +12,8 @@ from steer.tilt import NonFiniteReward, Tilt
 
 every = pytest.mark.parametrize("name", BUILD)
 guided = pytest.mark.parametrize("name", [n for n, b in BUILD.items() if getattr(b(), "guide", False)])
-AVERAGING = {"denoiser, extra drift", "denoiser, transitions", "posterior", "unguided"}  # of noise, all expect the same
+# Of noise, all of these expect the same, whatever the noise.
+AVERAGING = {"denoiser, extra drift", "denoiser, transitions", "posterior", "glass", "renoise", "unguided"}
 REWARD = Quadratic([0.0, 0.0], 1.0)
 
 

@@ -119,8 +119,9 @@ def test_zero_scale_leaves_everything_as_it_was(name):
     """log Z = 0 exactly and equal weights, and trajectory tilting takes the steps of the Sde."""
     x0, labels = noise(2, 7, 2), torch.tensor([1, 0])
     result = BUILD[name]()(Ball(), x0, Tilt(liking, 0.0), labels, seeded())
-    assert torch.equal(result.log_w, torch.zeros_like(result.log_w))
-    assert result.log_z is None or torch.equal(result.log_z, torch.zeros(2, dtype=torch.float64))
+    rounding = 1e-14 if name == "renoise" else 0.0  # of its normalised weights, whose logarithms sum to nearly one
+    assert result.log_w.abs().max() <= rounding
+    assert result.log_z is None or result.log_z.abs().max() <= rounding
     assert all(values.isfinite().all() for values in result.trace.values())
     if isinstance(BUILD[name](), TrajectoryTilting) and name not in DRAWING and BUILD[name]().search is None:
         free = Sde(STEPS)(Ball(), x0, generator=seeded())

@@ -246,7 +246,9 @@ def test_two_legs_leave_only_the_solvers_error():
 
 
 @pytest.mark.parametrize(
-    "objective", [ImprovedMeanFlow(), FlowMapMatching(), MeanFlow(FiniteDifference(0.005))], ids=repr
+    "objective",
+    [ImprovedMeanFlow(), FlowMapMatching(), MeanFlow(FiniteDifference(0.005))],
+    ids=lambda o: type(o).__name__,
 )
 def test_noisy_objectives_are_stationary_on_average_at_the_exact_map(objective):
     assert_mean_is_zero(gradient_samples(objective, exact_map()))

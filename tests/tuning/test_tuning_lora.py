@@ -28,7 +28,9 @@ def train(flow_map, steps=5):
     base, weights = small_map(), [p for p in flow_map.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(weights, 1e-2)
     for step in range(steps):
-        loss = Direct()(flow_map, base, Tilt(Quadratic([2.0, 0.0], 1.0)), noise(4, seed=step), LABELS, seeded(step), step)
+        loss = Direct()(
+            flow_map, base, Tilt(Quadratic([2.0, 0.0], 1.0)), noise(4, seed=step), LABELS, seeded(step), step
+        )
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
