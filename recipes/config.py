@@ -3,7 +3,7 @@
 configs/<command>.yaml holds every key a command knows, its default and its meaning, `???` where there is none. The
 shipped configs are configs/<group>/<name>.yaml. A node with a `_target_` describes an object, and what may stand in it
 is for that object to say; a node with a new `_target_` takes the old one's place, keys and all. Everywhere else a key
-that the defaults do not have is refused.
+that the defaults do not have is refused. A config may begin with `extends: NAME`, and then says only what it changes.
 """
 
 import difflib
@@ -32,7 +32,7 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
         ValueError: no such config, bad YAML, an unknown key, a value of the wrong type, or a key without a value.
     """
     defaults = read(CONFIGS / f"{command}.yaml")
-    file, line = read(find(name)), parse(overrides)
+    file, line = extended(name), parse(overrides)
     for given, where in ((file, name), (line, "the command line")):
         refuse_unknown(given, defaults, command, where)
     merged = merge(merge(defaults, file), line)
@@ -40,6 +40,15 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
         raise ValueError(f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add {gap}=...")
     merged["run"]["dir"] = merged["run"]["dir"] or f"runs/{short_name(name)}"
     return resolved(merged, name)
+
+
+def extended(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A config with what it `extends` below it, and that in turn."""
+    if name in above:
+        raise ValueError(f"{' extends '.join((*above, name))}: configs cannot go round in a circle")
+    content = read(find(name))
+    base = content.pop("extends", None)
+    return content if base is None else merge(extended(str(base), (*above, name)), content)
 
 
 def shipped() -> list[str]:

@@ -48,14 +48,9 @@ def start_from(module: nn.Module, name: str) -> None:
         raise ValueError(
             f"start={name} has guidance of weight {found.guidance} in it; say model.guidance={found.guidance}"
         )
-    weights, own = found.state_dict(), module.state_dict()
-    for key in sorted(own.keys() | weights.keys()):
-        want, got = (tuple(where[key].shape) if key in where else "nothing" for where in (own, weights))
-        if want != got:
-            raise ValueError(
-                f"start={name} does not fit the model: {key} should be {want} and is {got}; build it alike"
-            )
-    module.load_state_dict(weights)
+    if differs := checkpoint.difference(module.state_dict(), found.state_dict()):
+        raise ValueError(f"start={name} does not fit the model: {differs}; build it alike")
+    module.load_state_dict(found.state_dict())
 
 
 def save(module: nn.Module, folder: Path, job: Job, guidance: float = 1.0) -> None:

@@ -6,12 +6,13 @@ Saving writes a temporary file and renames it, so a crash leaves the old file or
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from steer.build import build
 from steer.flow_map import FlowMap
@@ -74,14 +75,19 @@ def load_module(path: str | Path) -> nn.Module:
         raise ValueError(f"{path} describes a {type(module).__name__}, which holds no weights; save a module")
     with safe_open(str(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    expected = module.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        want = tuple(expected[name].shape) if name in expected else "nothing"
-        got = tuple(tensors[name].shape) if name in tensors else "nothing"
-        if want != got:
-            raise ValueError(f"{path} does not fit its own map: {name} should be {want} and is {got}; save it again")
+    if differs := difference(module.state_dict(), tensors):
+        raise ValueError(f"{path} does not fit its own map: {differs}; save it again")
     module.load_state_dict(tensors)
     return module.eval().requires_grad_(False)
+
+
+def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """The first name whose shapes differ between two sets of weights, in words; None where they fit."""
+    for name in sorted(expected.keys() | found.keys()):
+        want, got = (tuple(where[name].shape) if name in where else "nothing" for where in (expected, found))
+        if want != got:
+            return f"{name} should be {want} and is {got}"
+    return None
 
 
 def load(name: str | Path) -> FlowMap:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from chance import normal
 from one_gaussian import MEAN, STD, flow
 from torch import nn
 
@@ -30,10 +31,6 @@ class Landing(nn.Module):
         assert t.shape == x.shape[:1]
         x1 = flow(self.schedule, x, t, 1.0)
         return self.gain.to(x) * (x1 if cond is None else x1 + cond[:, None])
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def close(a, b, tolerance=1e-9):

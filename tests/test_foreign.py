@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from chance import normal
 from foreign_networks import ABAR, SIGMA_DATA, DdpmNetwork, EdmNetwork, TrigNetwork, mixture
 from one_gaussian import MEAN, STD, flow
 
@@ -27,10 +28,6 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 def close(a, b, tolerance=1e-9):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 MODELS = {

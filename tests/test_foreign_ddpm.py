@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from chance import normal
 from foreign_networks import ABAR, DdpmNetwork, mixture
 
 from steer.foreign import Ddpm
@@ -22,10 +23,6 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 def close(a, b, tolerance=1e-9):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize(

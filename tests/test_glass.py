@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from ball import Ball
+from chance import generator, normal
 from hidden import ExactInner, hidden_law
 
 from rewards import Quadratic
@@ -23,14 +24,6 @@ from steer.tilt import Tilt, Value
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def mixture(schedule=None):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from chance import generator, normal
 from hidden import ExactInner
 
 from rewards import Quadratic
@@ -22,14 +23,6 @@ from steer.samplers import TrajectoryTilting
 from steer.tilt import Tilt, Value
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def mixture(schedule=None, **more):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from chance import normal
 from torch import nn
 
 from steer import counting
@@ -32,10 +33,6 @@ every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda
 
 def close(a, b, tolerance=1e-9):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def mixture(schedule, steps=32):

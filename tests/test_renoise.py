@@ -3,6 +3,7 @@
 import pytest
 import torch
 from ball import Ball
+from chance import generator, normal
 
 from rewards import Quadratic
 from steer import counting
@@ -19,14 +20,6 @@ from steer.tilt import Tilt, Value
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def mixture(schedule=None, steps=32):

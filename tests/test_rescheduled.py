@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from ball import Ball
+from chance import normal
 from one_gaussian import MEAN, OneGaussian
 
 from steer import counting
@@ -28,10 +29,6 @@ every_pair = pytest.mark.parametrize(("old", "new"), PAIRS, ids=lambda s: repr(s
 
 def close(a, b, tolerance=1e-12):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def mixture(schedule, steps=32):

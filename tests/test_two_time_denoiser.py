@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from chance import normal
 from one_gaussian import MEAN, STD, flow
 from torch import nn
 
@@ -36,10 +37,6 @@ class Aim(nn.Module):
         mean = MEAN.to(x) if cond is None else MEAN.to(x) + cond[:, None]
         factor = STD**2 * (c * b + a * d) / (after * b + before * d)
         return self.gain.to(x) * (mean + factor * (x - a * mean) / before)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def close(a, b, tolerance=1e-9):

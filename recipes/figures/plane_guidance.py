@@ -22,6 +22,7 @@ from steer.samplers import Result, Sde, TrajectoryTilting
 from steer.tilt import Tilt, Value
 
 SEEDS, PARTICLES, STEPS = 10, 1024, 100
+MANY, FINER = 4096, (100, 300)
 LOOKAHEADS: dict[str, Lookahead] = {"map": MapJump(), "denoiser": Denoiser(), "identity": Identity()}
 
 
@@ -56,11 +57,17 @@ def measure(result: Result) -> dict:
     }
 
 
-def tilting(lookahead: Lookahead) -> dict:
+def corrected(particles: int, steps: int) -> dict:
+    """The map's fractions alone, at other numbers of particles and steps."""
+    found = tilting(MapJump(), particles, steps)
+    return {name: found[name] for name in ("weighted", "weighted_std_error")}
+
+
+def tilting(lookahead: Lookahead, particles: int = PARTICLES, steps: int = STEPS) -> dict:
     """Trajectory tilting whose particles never meet."""
     generator = torch.Generator().manual_seed(0)
-    x0 = torch.randn(SEEDS, PARTICLES, 2, generator=generator, dtype=torch.float64)
-    sampler = TrajectoryTilting(STEPS, lookahead, resample_below=0.0)
+    x0 = torch.randn(SEEDS, particles, 2, generator=generator, dtype=torch.float64)
+    sampler = TrajectoryTilting(steps, lookahead, resample_below=0.0)
     return measure(sampler(ring(), x0, Tilt(reward), generator=generator))
 
 
@@ -98,6 +105,9 @@ def main() -> None:
     for name, cell in cells.items():
         print(f"{name:28s} plain {cell['plain']:.4f} +- {cell['plain_std_error']:.4f}", end="")
         print(f"   weighted once {cell['weighted']:.4f} +- {cell['weighted_std_error']:.4f}")
+    for steps in FINER:  # is what the map is off by after the correction the particles' doing or the step's?
+        cell = table.get(f"tilting map, {MANY} particles, {steps} steps", partial(corrected, MANY, steps))
+        print(f"map, {MANY} particles, {steps} steps: {cell['weighted']:.4f} +- {cell['weighted_std_error']:.4f}")
     draw(cells)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from steer.training.base import PairObjective
+
 Function = Callable[..., Tensor]
 
 
@@ -83,6 +85,17 @@ class FiniteDifference(Derivative):
                 values.append(f(*(z + h * v for z, v in zip(primals, tangents, strict=True))))
         value, ahead, behind = values
         return value, (ahead - behind) / (2 * self.h)
+
+
+class Differential(PairObjective):
+    """An objective whose residual holds a derivative of the network.
+
+    Args:
+        derivative: how it is taken; forward mode by default.
+    """
+
+    def __init__(self, derivative: Derivative | None = None):
+        self.derivative = derivative or ForwardMode()
 
 
 def failing_layer(f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> str:

@@ -26,22 +26,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
-from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
-from steer.training.derivatives import Derivative, ForwardMode, SameMasks
+from steer.training.base import Card, Held, Pairs, mean_square
+from steer.training.derivatives import Derivative, Differential, SameMasks
 
 
-class Eulerian(PairObjective):
-    """E |d_s X_{s,t}(I_s) + sg[grad X_{s,t}(I_s) b_s(I_s)]|^2: ESD, or from a frozen teacher EMD.
-
-    Args:
-        derivative: how both derivatives are taken; forward mode by default.
-    """
+class Eulerian(Differential):
+    """E |d_s X_{s,t}(I_s) + sg[grad X_{s,t}(I_s) b_s(I_s)]|^2: ESD, or from a frozen teacher EMD."""
 
     card = Card("Eulerian", "d_s, grad b", "grad X b", "2 J + 1 F + 1 B through J")
     asks = frozenset({"velocity"})
-
-    def __init__(self, derivative: Derivative | None = None):
-        self.derivative = derivative or ForwardMode()
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
@@ -57,7 +50,7 @@ class Eulerian(PairObjective):
         return mean_square(d_s + carried)
 
 
-class AverageForm(PairObjective):
+class AverageForm(Differential):
     """E |u_{s,t}(I_s) - sg[target + (t - s) (d_s u + grad u . direction)]|^2, which the three below fill in.
 
     Args:
@@ -72,7 +65,8 @@ class AverageForm(PairObjective):
     def __init__(self, derivative: Derivative | None = None, normalise: float | None = None, warmup: int = 0):
         if (normalise is not None and not normalise > 0) or warmup < 0:
             raise ValueError(f"normalise must be positive or None, warmup at least 0; got {normalise} and {warmup}")
-        self.derivative, self.normalise, self.warmup = derivative or ForwardMode(), normalise, warmup
+        super().__init__(derivative)
+        self.normalise, self.warmup = normalise, warmup
 
     @abstractmethod
     def target_and_direction(

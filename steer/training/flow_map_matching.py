@@ -14,22 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
-from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
-from steer.training.derivatives import Derivative, ForwardMode
+from steer.training.base import Card, Held, Pairs, mean_square
+from steer.training.derivatives import Differential
 
 
-class FlowMapMatching(PairObjective):
-    """The squared Lagrangian residual against the path, and the squared error of the return.
-
-    Args:
-        derivative: how d_t is taken; forward mode by default.
-    """
+class FlowMapMatching(Differential):
+    """The squared Lagrangian residual against the path, and the squared error of the return."""
 
     card = Card("Lagrangian", "d_t", "nothing", "1 F + 1 J + 2 B, through J")
     asks = frozenset({"data"})
-
-    def __init__(self, derivative: Derivative | None = None):
-        self.derivative = derivative or ForwardMode()
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator

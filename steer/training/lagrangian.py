@@ -11,25 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
-from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
-from steer.training.derivatives import Derivative, ForwardMode
+from steer.training.base import Card, Held, Pairs, mean_square
+from steer.training.derivatives import Differential
 
 
-class Lagrangian(PairObjective):
+class Lagrangian(Differential):
     """E |d_t X_{s,t}(I_s) - sg b_t(X_{s,t}(I_s))|^2, the gradient taken through d_t X.
 
     From the student's own velocity it is LSD, which Boffi et al. find the most stable of their three; from a frozen
     teacher LMD; from the student's moving average TVM.
-
-    Args:
-        derivative: how d_t is taken; forward mode by default.
     """
 
     card = Card("Lagrangian", "d_t", "b at the landing point", "1 J + 1 F + 1 B through J")
     asks = frozenset({"velocity"})
-
-    def __init__(self, derivative: Derivative | None = None):
-        self.derivative = derivative or ForwardMode()
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
@@ -41,20 +35,14 @@ class Lagrangian(PairObjective):
         return mean_square(d_t - b)
 
 
-class AverageLagrangian(PairObjective):
+class AverageLagrangian(Differential):
     """E |u_{s,t}(I_s) - sg[b_t(X_{s,t}(I_s)) - (t - s) d_t u_{s,t}(I_s)]|^2: no gradient through the derivative.
 
     Cheaper than `Lagrangian` in time and memory, with the same zero. From a frozen teacher it is AYF-LMD.
-
-    Args:
-        derivative: how d_t is taken; forward mode by default.
     """
 
     card = Card("Lagrangian", "d_t", "everything but u", "1 J + 2 F + 1 B")
     asks = frozenset({"velocity"})
-
-    def __init__(self, derivative: Derivative | None = None):
-        self.derivative = derivative or ForwardMode()
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from steer.checkpoint import difference
 from steer.flow_map import FlowMap
 
 
@@ -68,10 +69,8 @@ class Average(Teacher):
     def follow(self, student: FlowMap, decay: float) -> None:
         """Weights averaged, buffers copied. Raises ValueError, naming the first that differs, for another build."""
         own, other = self.flow_map.state_dict(), student.state_dict()
-        for name in sorted(own.keys() | other.keys()):
-            want, got = (tuple(where[name].shape) if name in where else "nothing" for where in (own, other))
-            if want != got:
-                raise ValueError(f"Average copies a map built otherwise: its {name} is {want}, the student's {got}")
+        if differs := difference(other, own):
+            raise ValueError(f"Average was given another map than the student: {differs}; build it from the student")
         learned = dict(student.named_parameters())
         for name, average in own.items():
             if name in learned and decay > 0:

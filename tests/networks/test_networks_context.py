@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from shaking import shaken
 
 from steer.flow_map import ResidualMap
 from steer.glass import Context
@@ -16,14 +17,6 @@ PLAIN = {
     "unet": (lambda **more: UNet(1, (8, 16), blocks=1, **more), 32, 1, (1, 8, 8), None),
     "unet-classes": (lambda **more: UNet(3, (8,), blocks=1, patch=1, **more), 32, 3, (3, 4, 4), LABELS),
 }
-
-
-def shaken(network):
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.2 + (p.ndim == 1 and bool((p == 1).all())))
-    return network.double()
 
 
 @pytest.fixture(params=PLAIN)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from shaking import shaken
 from torch import nn
 
 from steer.flow_map import ResidualMap
@@ -26,15 +27,6 @@ CASES = {
     ),
     "unet-embedding": (lambda: UNet(1, (8,), blocks=1, condition=EmbeddingCondition(5, 32)), (1, 4, 4), TEXTS),
 }
-
-
-def shaken(network):
-    """Every parameter moved off its initial value, since some begin at zero and hide what lies before them."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.2 + (p.ndim == 1 and bool((p == 1).all())))
-    return network.double()
 
 
 @pytest.fixture(params=CASES)

@@ -94,3 +94,26 @@ def test_other_mistakes_are_named(tmp_path):
     (tmp_path / "short.yaml").write_text("seed: 1\n")
     with pytest.raises(ValueError, match="gives no 'model', which steer sample needs"):
         config.load("sample", str(tmp_path / "short.yaml"))
+
+
+# One config on top of another
+
+
+def test_a_config_that_extends_another_says_only_what_it_changes(tmp_path):
+    (tmp_path / "base.yaml").write_text("extends: ring/steer\nseed: 7\nsampler: {steps: 9}\n")
+    (tmp_path / "mine.yaml").write_text(f"extends: {tmp_path}/base.yaml\nsampler: {{steps: 11}}\n")
+    loaded, ring = config.load("sample", str(tmp_path / "mine.yaml")), config.load("sample", "ring/steer")
+    assert (loaded.seed, loaded.sampler.steps, loaded.run.dir) == (7, 11, "runs/mine")
+    assert loaded.model == ring.model
+    assert loaded.sampler._target_ == ring.sampler._target_
+    assert "extends" not in loaded
+
+
+def test_what_is_extended_must_exist_and_not_go_round(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: ring/stere\n")
+    with pytest.raises(ValueError, match=r"no config is called 'ring/stere'; did you mean 'ring/steer'\?"):
+        config.load("sample", str(mine))
+    mine.write_text(f"extends: {mine}\n")
+    with pytest.raises(ValueError, match=r"mine.yaml extends .*mine.yaml: configs cannot go round in a circle"):
+        config.load("sample", str(mine))

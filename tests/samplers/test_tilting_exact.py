@@ -12,7 +12,7 @@ from rewards import Quadratic
 from steer.analytic import GaussianMixture
 from steer.flow_map import OdeMap
 from steer.interpolant import Trigonometric, VariancePreserving
-from steer.lookahead import Denoiser, Identity, MapJump, Posterior, ShortOde
+from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
 from steer.resampling import multinomial, residual, stratified
 from steer.samplers import Jump, Ode, PathWeights, Sde, Search, TrajectoryTilting, TransitionWeights
 from steer.solvers import Euler
@@ -62,6 +62,8 @@ SETTINGS = {
     "identity, resampling always": {"lookahead": Identity(), "resample_below": 1.0},
     "short ode": {"lookahead": ShortOde(2)},
     "posterior": {"lookahead": Posterior(8)},
+    "glass": {"lookahead": Glass(4, steps=2)},
+    "renoise": {"lookahead": Renoise(8, nodes=1)},
     "unguided": {"lookahead": Denoiser(), "guide": False},
     "multinomial": {"lookahead": Identity(), "resampling": multinomial},
     "stratified": {"lookahead": Identity(), "resampling": stratified},

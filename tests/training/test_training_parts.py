@@ -117,7 +117,10 @@ def test_an_average_is_quiet_and_copies_buffers():
 
 def test_an_average_of_another_build_is_refused():
     wrong = ResidualMap(torch.nn.Linear(2, 2), exact_map().schedule)
-    with pytest.raises(ValueError, match=r"^Average copies a map built otherwise: its network\.bend is nothing"):
+    with pytest.raises(
+        ValueError,
+        match=r"^Average was given another map .*: network\.bend should be \(\) and is nothing",
+    ):
         Average(wrong)(exact_map(), 0)
 
 
