@@ -7,7 +7,7 @@ is not the objective's concern; see `teachers`.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -89,7 +89,7 @@ class Card(NamedTuple):
 class PairObjective(ABC):
     """An off-diagonal objective: the squared residual of one identity of the flow map at given pairs of times."""
 
-    card: ClassVar[Card]
+    card: Card
     asks: frozenset[str]  # where its target comes from: "data" (the pair's own I'), held "velocity", held "jumps"
 
     @abstractmethod

@@ -1,15 +1,18 @@
-"""The semigroup notion: two jumps equal one.
+"""The semigroup notion: short jumps, one after another, equal the long one.
 
 X_{r,t} o X_{s,r} = X_{s,t} with r = gamma s + (1 - gamma) t reads, in the average velocity,
 
-    L_off = E |u_{s,t}(I_s) - sg[(1 - gamma) u_{s,r}(I_s) + gamma u_{r,t}(X_{s,r}(I_s))]|^2.
+    L_off = E |u_{s,t}(I_s) - sg[(1 - gamma) u_{s,r}(I_s) + gamma u_{r,t}(X_{s,r}(I_s))]|^2,
 
-No derivative of the network is needed. The two short jumps are the held map's: the student's own (PSD), its moving
-average (shortcut models), or a frozen teacher's (progressive distillation).
+and for more legs likewise: the long jump's average velocity is the mean of its legs', each by its share of the gap. No
+derivative of the network is needed. The short jumps are the held map's: the student's own (PSD), its moving average
+(shortcut models), or a frozen teacher's (progressive distillation; many legs of one are a short ODE of its jumps).
 
 References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (PSD-M, PSD-U); Frans et al. 2024, arXiv 2410.12557
 (shortcut models); Guo et al. 2025, arXiv 2507.16884 (SplitMeanFlow); Salimans & Ho 2022, arXiv 2202.00512 (progressive).
 """
+
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -24,31 +27,42 @@ class Semigroup(PairObjective):
     """The squared semigroup residual at given pairs (s, t).
 
     Args:
-        uniform: draw gamma uniformly (PSD-U, SplitMeanFlow) instead of taking the midpoint (PSD-M).
+        uniform: cut the gap at uniform places (PSD-U, SplitMeanFlow) instead of into equal legs (PSD-M).
         finest: short jumps up to this gap are steps along the held map's velocity, which flow matching teaches: the ground
             on which a grid of gaps rests, 1/128 in shortcut models. None by default: every gap above 0 is a jump.
+        legs: short jumps that the long one is held against.
     """
 
-    card = Card("semigroup", "none", "both short jumps", "3 F + 1 B")
     asks = frozenset({"jumps"})
 
-    def __init__(self, uniform: bool = False, finest: float = 0.0):
+    def __init__(self, uniform: bool = False, finest: float = 0.0, legs: int = 2):
         if finest < 0:
             raise ValueError(f"finest is a gap of times, at least 0; got {finest}")
-        self.uniform, self.finest = uniform, finest
+        if legs < 2:
+            raise ValueError(f"a long jump is held against at least 2 short ones; got legs={legs}")
+        self.uniform, self.finest, self.legs = uniform, finest, legs
+        self.card = Card("semigroup", "none", "the short jumps", f"{legs + 1} F + 1 B")
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         s, t, cond = pairs.s, pairs.t, pairs.cond
-        gamma = torch.rand(s.shape, generator=generator, device=s.device) if self.uniform else torch.full_like(s, 0.5)
-        r, x_s = gamma * s + (1 - gamma) * t, pairs.at_s(student.schedule)
+        x_s = x = pairs.at_s(student.schedule)
+        target = torch.zeros_like(x)
         with torch.no_grad():
-            first = self.short(held, x_s, s, r, cond)
-            second = self.short(held, x_s + expand(r - s, x_s) * first, r, t, cond)
-            weight = expand(gamma, x_s)
-            target = (1 - weight) * first + weight * second
+            for start, end in pairwise(self.cuts(s, generator)):
+                u = self.short(held, x, torch.lerp(s, t, start), torch.lerp(s, t, end), cond)
+                share = expand(end - start, x)
+                x, target = x + share * pairs.gap * u, target + share * u
         return mean_square(student.average_velocity(x_s, s, t, cond) - target)
+
+    def cuts(self, s: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Where the legs begin and end, as fractions of the gap, from 0 to 1: (B,) each, of the dtype of s."""
+        between = torch.arange(1, self.legs, dtype=s.dtype, device=s.device)[:, None] / self.legs
+        inner = between.expand(-1, len(s))
+        if self.uniform:
+            inner = torch.rand(inner.shape, generator=generator, device=s.device).to(s.dtype).sort(dim=0).values
+        return [torch.zeros_like(s), *inner, torch.ones_like(s)]
 
     def short(self, held: Held, x: Tensor, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The average velocity of a short jump, or the velocity where it is too short to have been taught."""

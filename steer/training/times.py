@@ -1,6 +1,7 @@
 """Laws of times: single ones for the diagonal, pairs (s, t) off it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -114,3 +115,24 @@ class Grouped(PairLaw):
     def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         s, t = self.law.sample(-(-n // self.group), generator)
         return s.repeat_interleave(self.group)[:n], t.repeat_interleave(self.group)[:n]
+
+
+class Mixture(PairLaw):
+    """Each pair from one of several laws, chosen by their weights: where to spend the training.
+
+    Args:
+        laws: of pairs.
+        weights: of each, positive; they need not sum to one.
+    """
+
+    def __init__(self, laws: Sequence[PairLaw], weights: Sequence[float]):
+        if len(laws) != len(weights) or not laws or min(weights) <= 0:
+            raise ValueError(f"expected one positive weight for each law; got {len(laws)} laws and weights {weights}")
+        self.laws, self.weights = laws, tuple(weights)
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        weights = torch.tensor(self.weights, dtype=torch.float32, device=generator.device)
+        chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
+        drawn = (torch.stack(law.sample(n, generator)) for law in self.laws)
+        s, t = torch.stack(list(drawn))[chosen, :, torch.arange(n, device=generator.device)].unbind(dim=1)
+        return s, t

@@ -41,6 +41,8 @@ EXACT = {
     "normalised-eulerian": AverageEulerian(normalise=0.1),
     "midpoint": Semigroup(),
     "uniform": Semigroup(uniform=True),
+    "eight-legs": Semigroup(legs=8),
+    "uniform-legs": Semigroup(uniform=True, legs=5),
 }
 N = 20_000
 
@@ -235,6 +237,20 @@ def test_alpha_flow_goes_from_flow_matching_to_meanflow():
 
 
 # The others
+
+
+def test_many_legs_are_a_sampler_of_the_held_map():
+    """The residual of n legs is |u - (Y - x) / gap|^2 with Y where n equal jumps of the teacher land."""
+    student, teacher, drawn = exact_map(bend=0.4), exact_map(std=0.9, bend=0.3), pairs(256)
+    x0, x1, s, t = drawn
+    x = y = Linear().interpolate(x0, x1, s)
+    for k in range(5):
+        y = teacher(y, torch.lerp(s, t, k / 5), torch.lerp(s, t, (k + 1) / 5))
+    target = (y - x) / (t - s)[:, None]
+    expected = (student.average_velocity(x, s, t) - target).square().mean(1)
+    torch.testing.assert_close(residual(Semigroup(legs=5), student, drawn, teacher=teacher), expected)
+    with pytest.raises(ValueError, match="at least 2 short ones; got legs=1"):
+        Semigroup(legs=1)
 
 
 def test_two_legs_leave_only_the_solvers_error():

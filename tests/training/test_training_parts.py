@@ -27,6 +27,7 @@ from steer.training import (
     Lagrangian,
     Learned,
     Loss,
+    Mixture,
     Objective,
     OnGrid,
     OptimalTransport,
@@ -272,6 +273,18 @@ def test_pairs_to_data_on_a_grid_and_in_either_order():
     assert set(zip(s.tolist(), t.tolist(), strict=True)) == {(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)}
     s, t = AnyPair().sample(4000, generator())
     assert abs((s < t).float().mean() - 0.5) < 4.5 * 0.5 / math.sqrt(4000)
+
+
+def test_a_mixture_keeps_each_pair_whole_and_its_laws_by_weight():
+    s, t = Mixture([OnGrid(1), OnGrid(4), ToData()], [2, 1, 1]).sample(8000, generator())
+    assert s.shape == t.shape == (8000,)
+    quarter = t - s == 0.25
+    whole = (s == 0) & (t == 1)
+    assert (quarter | (t == 1)).all()
+    for part, share in ((whole, 0.5), (quarter, 0.25)):
+        assert abs(part.float().mean() - share) < 4.5 * math.sqrt(share * (1 - share) / 8000)
+    with pytest.raises(ValueError, match="one positive weight for each law; got 2 laws and weights"):
+        Mixture([OnGrid(1), ToData()], [1.0])
 
 
 def test_grouped_pairs_stand_side_by_side():
