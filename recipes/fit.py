@@ -71,7 +71,7 @@ def fit(
     trainer = trainer_of(job.config, folder, [ema, clock, *callbacks, last, *bar])
     try:
         with run_folder.shared(folder):
-            trainer.fit(loop, data, ckpt_path=readable(last.path), weights_only=True)
+            trainer.fit(loop, data, ckpt_path=to_resume(last.path), weights_only=True)
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns one into the other
             raise KeyboardInterrupt from None
@@ -112,12 +112,17 @@ def make_trainer(config: DictConfig, **ours: Any) -> Trainer:
         raise ValueError(f"trainer: {error}") from error
 
 
-def readable(path: Path) -> Path | None:
+def readable(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU and left on the disk until it is used. Raises ValueError if it is damaged."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}); remove it and start anew") from error
+
+
+def to_resume(path: Path) -> Path | None:
     """The checkpoint to resume from, if there is one. Raises ValueError if it is damaged."""
     if not path.exists():
         return None
-    try:
-        torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}); remove it and start anew") from error
+    readable(path)
     return path

@@ -1,18 +1,21 @@
 """What a training run leaves besides its report: weights that know how to be built again."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from recipes import run_folder
+from recipes.fit import readable
 from recipes.job import Job
 from rewards import load_classifier, save_classifier
 from rewards.networks import Classifier
 from steer import checkpoint
 from steer.flow_map import FlowMap, ResidualMap
 from steer.loops import ClassifierTraining, MapTraining
+from steer.loops.last_checkpoint import NAME as LAST
 from steer.training import Objective
 
 
@@ -42,15 +45,34 @@ def guidance_of(loop: Any) -> float:
 
 
 def start_from(module: nn.Module, name: str) -> None:
-    """Gives a map or a classifier the weights of another of the same build. Raises ValueError, naming what differs."""
+    """Gives a map or a classifier the weights of another of the same build, be it of a run that never ended. Raises
+    ValueError, naming what differs.
+    """
+    if (last := Path(name) / LAST).exists() and not list(Path(name).glob("*.safetensors")):
+        take(module, averaged(last), f"start={name}")
+        return
     found: Any = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
     if isinstance(found, FlowMap) and isinstance(module, FlowMap) and found.guidance != module.guidance:
         raise ValueError(
             f"start={name} has guidance of weight {found.guidance} in it; say model.guidance={found.guidance}"
         )
-    if differs := checkpoint.difference(module.state_dict(), found.state_dict()):
-        raise ValueError(f"start={name} does not fit the model: {differs}; build it alike")
-    module.load_state_dict(found.state_dict())
+    take(module, found.state_dict(), f"start={name}")
+
+
+def take(module: nn.Module, weights: Mapping[str, Tensor], whence: str) -> None:
+    """Gives the module the weights. Raises ValueError, naming the first that does not fit."""
+    if differs := checkpoint.difference(module.state_dict(), weights):
+        raise ValueError(f"{whence} does not fit the model: {differs}; build it alike")
+    module.load_state_dict(weights)
+
+
+def averaged(path: Path) -> dict[str, Tensor]:
+    """The averaged weights in a checkpoint to resume from, by their names in the map or the classifier."""
+    saved = readable(path)
+    weights = {**saved["state_dict"], **saved["callbacks"]["Ema"]["average"]}
+    of = ("flow_map.", "network.")  # what `learned` finds in a loop
+    prefix = next(prefix for prefix in of if any(name.startswith(prefix) for name in weights))
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
 
 def save(module: nn.Module, folder: Path, job: Job, guidance: float = 1.0) -> None:

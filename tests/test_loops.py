@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ from steer.loops import (
 from steer.loops.map_training import drop
 from steer.samplers.jump import Jump
 from steer.tilt import Tilt
-from steer.training import FlowMatching, Loss
+from steer.training import FlowMatching, Joint, Loss, Semigroup
 
 quiet()
 torch.set_num_threads(1)
@@ -291,6 +292,42 @@ def test_a_non_finite_loss_stops_and_names_the_term(tmp_path):
     with pytest.raises(ValueError, match="nan at step 3, from its term 'off_diagonal'"):
         fit(loop, Checkerboard(8), callbacks=[last])
     assert torch.load(last.path, weights_only=True)["global_step"] == 3
+
+
+class Overflow(torch.nn.Module):
+    """Average velocities that overflow at late end times, once the weight has been moved."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, s, t, cond=None):
+        late = (t > 0.7) & (t > s) & (self.w != 0)
+        return self.w * x + torch.where(late, math.inf, 0.0)[:, None]
+
+
+def test_a_divergence_names_step_objective_times_checkpoint_and_remedies(tmp_path):
+    objective = Joint(FlowMatching(), Semigroup(), 0.5)
+    loop = MapTraining(ResidualMap(Overflow(), Linear()), objective, lr=0.01)
+    with pytest.raises(ValueError, match="the training loss is nan at step 1, from Semigroup at ") as caught:
+        fit(loop, Checkerboard(64), steps=5, callbacks=[LastCheckpoint(tmp_path, every=1)])
+    says = str(caught.value)
+    s, t = (float(number) for number in re.search(r"\(s, t\) = \(([^,]*), ([^)]*)\)", says).groups())
+    assert 0 <= s < t <= 1
+    assert t > 0.7
+    assert f"the weights of step 1 are kept in {tmp_path}/last.ckpt (start={tmp_path} goes on from them)" in says
+    assert says.endswith("lower loop.lr, set trainer.gradient_clip_val=1")
+
+
+def test_data_that_is_not_finite_is_blamed_on_the_data():
+    class Torn(Checkerboard):
+        def draw(self, generator):
+            x, _ = super().draw(generator)
+            x[5, 1] = math.nan
+            return x, None
+
+    with pytest.raises(ValueError, match="sample 5 of the batch of step 0 is not finite; mend the data"):
+        fit(MapTraining(tiny_map(), FlowMatching(), lr=0.01), Torn(8), steps=2)
 
 
 def test_a_non_finite_gradient_stops_before_the_weights_are_touched():

@@ -1,6 +1,6 @@
 """Two processes take the gradient of one process on the joined batch, forward-mode derivatives included.
 
-Run as a script, this file is one of the two: `test_loops_ddp.py FOLDER`.
+Run as a script, this file is one of the two: `test_loops_ddp.py NETWORK FOLDER`.
 """
 
 import os
@@ -8,30 +8,42 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from lightning.pytorch import Trainer
-from torch import nn
 
 from steer.data import StreamData
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
 from steer.loops import MapTraining, quiet
+from steer.networks import Mlp, Transformer, UNet
 from steer.training import Loss
 
 ROOT = Path(__file__).parents[1]
 
 
-class Plane(nn.Module):
-    """u(x, s, t) in float64, so that the order of a sum hardly matters."""
+def mlp():
+    return Mlp(2, 16, 2, frequencies=2)
 
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.w1 = nn.Parameter(torch.randn(4, 16, generator=generator, dtype=torch.float64) / 2)
-        self.w2 = nn.Parameter(torch.randn(16, 2, generator=generator, dtype=torch.float64) / 4)
 
-    def forward(self, x, s, t, cond=None):
-        return torch.tanh(torch.cat((x, s[:, None], t[:, None]), 1) @ self.w1) @ self.w2
+def unet():
+    return UNet(1, (8,), blocks=1, recompute=True)
+
+
+def transformer():
+    return Transformer(1, 16, 2, 2, patch=2, recompute=True)
+
+
+NETWORKS = {"mlp": (mlp, (2,)), "unet": (unet, (1, 4, 4)), "transformer": (transformer, (1, 4, 4))}
+
+
+def build(name):
+    """In float64, so that the order of a sum hardly matters, and past a start at zero."""
+    network, generator = NETWORKS[name][0]().double(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) / 4)
+    return ResidualMap(network, Linear())
 
 
 class Residual:
@@ -39,23 +51,27 @@ class Residual:
 
     def __call__(self, flow_map, x0, x1, cond, generator, step):
         self.seen = (x0, x1)
-        s, t = x0[:, 0].sigmoid(), x0[:, 1].sigmoid()
+        s, t = x0.flatten(1)[:, :2].sigmoid().unbind(1)
         _, d_t = torch.func.jvp(lambda t: flow_map(x0, s, t), (t,), (torch.ones_like(t),))
-        return Loss((d_t - x1).square().sum(1).mean(), {})
+        return Loss((d_t - x1).square().flatten(1).sum(1).mean(), {})
 
 
 class Noise(StreamData):
-    """x1 ~ N(0, I) in the plane."""
+    """x1 ~ N(0, I)."""
+
+    def __init__(self, batch_size, shape):
+        super().__init__(batch_size)
+        self.shape = shape
 
     def draw(self, generator):
-        return torch.randn(self.batch_size, 2, generator=generator, dtype=torch.float64), None
+        return torch.randn(self.batch_size, *self.shape, generator=generator, dtype=torch.float64), None
 
 
 class Recorded(MapTraining):
     """Leaves its rank's batch and gradient in a folder."""
 
-    def __init__(self, folder):
-        super().__init__(ResidualMap(Plane(), Linear()), Residual(), lr=0.01)
+    def __init__(self, name, folder):
+        super().__init__(build(name), Residual(), lr=0.01)
         self.folder = folder
 
     def on_before_optimizer_step(self, optimizer):
@@ -63,14 +79,15 @@ class Recorded(MapTraining):
         torch.save((self.objective.seen, gradient), self.folder / f"rank{self.global_rank}_step{self.global_step}.pt")
 
 
-def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
-    command = [sys.executable, __file__, str(tmp_path)]
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_processes_equal_one_on_the_joined_batch(name, tmp_path):
+    command = [sys.executable, __file__, name, str(tmp_path)]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=120)
     ranks = [torch.load(tmp_path / f"rank{rank}_step0.pt", weights_only=True) for rank in (0, 1)]
     (first, gradient), (second, other) = ranks
     assert not any(map(torch.equal, first, second))
     x0, x1 = map(torch.cat, zip(first, second, strict=True))
-    one = ResidualMap(Plane(), Linear())
+    one = build(name)
     Residual()(one, x0, x1, None, torch.Generator(), 0).total.backward()
     for name, weight in one.named_parameters():
         torch.testing.assert_close(gradient[name], weight.grad, rtol=1e-10, atol=1e-12)
@@ -90,4 +107,5 @@ if __name__ == "__main__":
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Recorded(Path(sys.argv[1])), Noise(16))
+    name, folder = sys.argv[1:]
+    trainer.fit(Recorded(name, Path(folder)), Noise(16, NETWORKS[name][1]))

@@ -4,7 +4,6 @@ Everything random in a step comes from (seed, step, rank), so a run killed at an
 checkpoint repeats the uninterrupted run bit for bit on the CPU: there is no random state to save.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +13,9 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from steer.data.stream import key, keyed_generator
+from steer.loops import divergence
 from steer.loops.schedules import Constant, LrSchedule
+from steer.training import Loss
 
 
 class Loop(LightningModule):
@@ -52,27 +53,20 @@ class Loop(LightningModule):
         torch.manual_seed(key("global", *where))
         return keyed_generator("step", *where, device=self.device)
 
-    def report(self, total: Tensor, terms: Mapping[str, Tensor], batch_size: int) -> Tensor:
-        """Logs a loss and its terms, and returns the loss. Raises ValueError, naming the term, if it is not finite."""
-        if not total.isfinite():
-            culprit = next((name for name, value in terms.items() if not value.isfinite().all()), "loss")
-            raise ValueError(
-                f"the training loss is {total.item()} at step {self.global_step}, from its term {culprit!r}:"
-                " lower lr, or set trainer.gradient_clip_val"
-            )
-        self.log("train/loss", total, prog_bar=True, batch_size=batch_size)
-        self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=batch_size)
-        return total
+    def report(self, loss: Loss, batch_size: int) -> Tensor:
+        """Logs a loss and its terms, and returns its total. Raises ValueError, naming the culprit, if it is not finite."""
+        if not loss.total.isfinite():
+            raise ValueError(divergence.of_loss(loss, self.global_step, self.trainer))
+        self.log("train/loss", loss.total, prog_bar=True, batch_size=batch_size)
+        self.log_dict({f"train/{name}": value for name, value in loss.terms.items()}, batch_size=batch_size)
+        return loss.total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Logs the norm of the gradient. Raises ValueError if it is not finite."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not norm.isfinite():
-            raise ValueError(
-                f"the gradient's norm is {norm.item()} at step {self.global_step}:"
-                " lower lr, or train in precision 32-true or bf16-mixed"
-            )
+            raise ValueError(divergence.of_gradient(norm, self.global_step, self.trainer))
         self.log("train/gradient_norm", norm)
 
     def configure_optimizers(self) -> Any:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from steer.loops.base import Loop
+from steer.training import Loss
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -47,7 +48,8 @@ class ClassifierTraining(Loop):
             x = self.augmentation(x, generator)
         logits = self.network(self.prepare(x))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return self.report(loss, {"accuracy": (logits.argmax(1) == labels).float().mean()}, len(x))
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return self.report(Loss(loss, {"accuracy": accuracy}), len(x))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, labels = batch

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+NAME = "last.ckpt"
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps `folder`/last.ckpt, renewed every `every` steps and at the end of training.
@@ -21,7 +23,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: str | Path, every: int = 500):
         if every < 1:
             raise ValueError(f"every must be at least 1 step; got {every}")
-        self.path, self.every = Path(folder) / "last.ckpt", every
+        self.path, self.every = Path(folder) / NAME, every
         self.saved = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -33,7 +33,11 @@ class MapTraining(Loop):
         x0 = torch.randn(x1.shape, generator=generator, device=self.device, dtype=x1.dtype)
         cond = drop(cond, self.drop_cond, generator)
         loss = self.objective(self.flow_map, x0, x1, cond, generator, self.global_step)
-        return self.report(loss.total, loss.terms, len(x1))
+        if not loss.total.isfinite() and (bad := (~x1.flatten(1).isfinite().all(1)).nonzero()).numel():
+            raise ValueError(
+                f"sample {int(bad[0])} of the batch of step {self.global_step} is not finite; mend the data"
+            )
+        return self.report(loss, len(x1))
 
 
 def drop(cond: Cond, probability: float, generator: torch.Generator) -> Cond:

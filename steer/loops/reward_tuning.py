@@ -92,7 +92,7 @@ class RewardTuning(Loop):
         x0 = torch.randn(self.batch_size, *self.shape, generator=generator, device=self.device)
         with counting.count() as self.tally:  # its backwards arrive later, during Lightning's backward
             loss = self.objective(self.flow_map, base, tilt, x0, batch[0], generator, self.global_step)
-        return self.report(loss.total, loss.terms, self.batch_size)
+        return self.report(loss, self.batch_size)
 
     def on_after_backward(self) -> None:
         """Adds what the step cost to what the run has cost, over all processes, and logs it."""

@@ -3,6 +3,7 @@
 from steer.networks.conditioning import ClassCondition, EmbeddingCondition, NoCondition
 from steer.networks.context import ContextCondition, WithContext, warm_start
 from steer.networks.mlp import Mlp
+from steer.networks.transformer import Transformer
 from steer.networks.unet import UNet
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "EmbeddingCondition",
     "Mlp",
     "NoCondition",
+    "Transformer",
     "UNet",
     "WithContext",
     "warm_start",

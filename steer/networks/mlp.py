@@ -1,5 +1,7 @@
 """A perceptron for laws in the plane and other low dimensions."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,12 +13,17 @@ from steer.networks.conditioning import Condition, NoCondition
 class Mlp(nn.Module):
     """u_{s,t}(x) from the raw numbers (x / data_std, s, t), which is what works best in the plane.
 
+    A perceptron learns slowly what varies fast in x, such as a law with sharp edges. `frequencies` sees to that: beside each
+    coordinate it is given its sines and cosines of periods `period`, `period` / 2, ... (Tancik et al. 2020, arXiv 2006.10739).
+
     Args:
         dim: dimension of x.
         width, depth: hidden units and hidden layers.
         condition: how cond enters, a Condition of size `width`; none by default.
         data_std: spread of the data, to bring x to unit scale.
         beside: numbers per sample that are given beside x, at unit scale already.
+        frequencies: how many sines and cosines of each coordinate.
+        period: of the slowest, in units of x / data_std.
     """
 
     def __init__(
@@ -27,11 +34,13 @@ class Mlp(nn.Module):
         condition: Condition | None = None,
         data_std: float = 1.0,
         beside: int = 0,
+        frequencies: int = 0,
+        period: float = 8.0,
     ):
         super().__init__()
-        self.data_std = data_std
+        self.data_std, self.frequencies, self.period = data_std, frequencies, period
         self.condition = condition or NoCondition()
-        self.first = nn.Linear(dim + 2 + beside, width)
+        self.first = nn.Linear(dim * (1 + 2 * frequencies) + 2 + beside, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, dim)
 
@@ -43,10 +52,18 @@ class Mlp(nn.Module):
         cond: Cond = None,
         beside: Float[Tensor, "b more"] | None = None,
     ) -> Float[Tensor, "b dim"]:
-        numbers = (x / self.data_std, torch.stack((s, t), dim=1).to(x.dtype))
         with torch.autocast(x.device.type, enabled=False):  # half precision would round the times
-            h = self.first(torch.cat(numbers if beside is None else (*numbers, beside), dim=1))
+            numbers = [x / self.data_std, torch.stack((s, t), dim=1).to(x.dtype)]
+            if self.frequencies:
+                numbers.append(self.waves(numbers[0]))
+            h = self.first(torch.cat(numbers if beside is None else [*numbers, beside], dim=1))
         h = nn.functional.silu(h + self.condition(cond, like=h))
         for layer in self.hidden:
             h = nn.functional.silu(layer(h))
         return self.last(h)
+
+    def waves(self, x: Float[Tensor, "b dim"]) -> Float[Tensor, "b waves"]:
+        """Sines, then cosines, of every coordinate."""
+        octaves = 2 ** torch.arange(self.frequencies, dtype=x.dtype, device=x.device)
+        angle = (2 * math.pi / self.period * x[:, :, None] * octaves).flatten(1)
+        return torch.cat((angle.sin(), angle.cos()), dim=1)

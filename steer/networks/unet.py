@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from steer.flow_map import Cond
 from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
+from steer.networks.recomputing import recompute
 
 
 class ResidualBlock(nn.Module):
@@ -58,6 +59,7 @@ class UNet(nn.Module):
         patch: side of the pixel blocks that become channels before the first level, and pixels again after the last.
         condition: how cond enters, a Condition of size 4 * channels[0]; none by default.
         beside: channels of an image that is given beside x.
+        recompute: keep no activations inside blocks and run them again in backward, for memory.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class UNet(nn.Module):
         patch: int = 2,
         condition: Condition | None = None,
         beside: int = 0,
+        recompute: bool = False,
     ):
         super().__init__()
         dim = 4 * channels[0]
-        self.patch, self.condition = patch, condition or NoCondition()
+        self.patch, self.condition, self.recompute = patch, condition or NoCondition(), recompute
         self.times = TimeEmbedding(dim)
         self.enter = nn.Conv2d((image_channels + beside) * patch**2, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -119,16 +122,20 @@ class UNet(nn.Module):
         for stage in self.down:
             for layer in stage.children():
                 if isinstance(layer, ResidualBlock):
-                    h = layer(h, embedding)
+                    h = self.run(layer, h, embedding)
                     skips.append(h)
                 else:
                     h = layer(h)
         for layer in self.middle:
-            h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+            h = self.run(layer, h, embedding) if isinstance(layer, ResidualBlock) else self.run(layer, h)
         for stage in self.up:
             for layer in stage.children():
                 if isinstance(layer, ResidualBlock):
-                    h = layer(torch.cat((h, skips.pop()), dim=1), embedding)
+                    h = self.run(layer, torch.cat((h, skips.pop()), dim=1), embedding)
                 else:
                     h = layer(F.interpolate(h, scale_factor=2.0, mode="nearest"))
         return F.pixel_shuffle(self.leave(h), self.patch)
+
+    def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        """A block, its activations kept or not."""
+        return recompute(block, *inputs) if self.recompute else block(*inputs)

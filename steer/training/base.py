@@ -17,11 +17,31 @@ from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.interpolant import Schedule, expand
 
 
+class Residuals(NamedTuple):
+    """The squared residuals (n,) in one part of a loss, detached: whose they are, and the times s and t (n,) of each."""
+
+    of: str
+    squared: Tensor
+    s: Tensor
+    t: Tensor
+
+
 class Loss(NamedTuple):
-    """The number to descend, and its parts by name, detached, for the log."""
+    """The number to descend; its parts by name, detached, for the log; and what to trace a divergence by."""
 
     total: Tensor
     terms: dict[str, Tensor]
+    residuals: tuple[Residuals, ...] = ()
+
+    @staticmethod
+    def of(objective: object, total: Tensor, term: str, squared: Tensor, s: Tensor, t: Tensor) -> "Loss":
+        """A loss of one term, the mean of an objective's squared residuals at (s, t)."""
+        squared = squared.detach()
+        return Loss(total, {term: squared.mean()}, (Residuals(type(objective).__name__, squared, s, t),))
+
+    def plus(self, other: "Loss", weight: float = 1.0) -> "Loss":
+        """The sum of two losses of different terms, the second weighted."""
+        return Loss(self.total + weight * other.total, {**self.terms, **other.terms}, self.residuals + other.residuals)
 
 
 class Objective(nn.Module, ABC):

@@ -34,4 +34,4 @@ class FlowMatching(Objective):
         t = self.times.sample(len(x1), generator)
         v = flow_map.velocity(flow_map.schedule.interpolate(x0, x1, t), t, cond)
         residual = mean_square(v - flow_map.schedule.path_velocity(x0, x1, t))
-        return Loss(self.weighting(residual, t, t).mean(), {"diagonal": residual.detach().mean()})
+        return Loss.of(self, self.weighting(residual, t, t).mean(), "diagonal", residual, t, t)

@@ -69,18 +69,18 @@ class Joint(Objective):
         self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: torch.Generator, step: int
     ) -> Loss:
         n = self.diagonal_size(len(x1), step)
-        total, terms = x1.new_zeros(()), {}
+        loss = Loss(x1.new_zeros(()), {})
         if self.diagonal is not None:
-            total, terms = self.diagonal(flow_map, x0[:n], x1[:n], _part(cond, slice(None, n)), generator, step)
+            loss = self.diagonal(flow_map, x0[:n], x1[:n], _part(cond, slice(None, n)), generator, step)
         if n == len(x1) or self.off_diagonal is None:
             idle = sum(p.sum() for p in self.weighting.parameters())  # DDP wants every weight in every loss
-            return Loss(total + 0 * idle, terms)
+            return loss._replace(total=loss.total + 0 * idle)
         s, t = self.pairs.sample(len(x1) - n, generator)
         pairs = Pairs(x0[n:], x1[n:], s, t, _part(cond, slice(n, None)), step)
         held = Held(self.velocity(flow_map, step), (self.jumps or self.velocity)(flow_map, step))
         residual = self.off_diagonal(flow_map, held, pairs, generator)
         weighted = self.weighting(residual, s, t).mean()
-        return Loss(total + self.off_weight * weighted, {**terms, "off_diagonal": residual.detach().mean()})
+        return loss.plus(Loss.of(self.off_diagonal, weighted, "off_diagonal", residual, s, t), self.off_weight)
 
     def diagonal_size(self, batch: int, step: int) -> int:
         """How many samples of the batch go to the diagonal at this step."""

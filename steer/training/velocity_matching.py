@@ -41,4 +41,4 @@ class VelocityMatching(Objective):
         with torch.no_grad():
             b = self.teacher(flow_map, step).velocity(x_t, t, cond)
         residual = mean_square(flow_map.velocity(x_t, t, cond) - b)
-        return Loss(self.weighting(residual, t, t).mean(), {"diagonal": residual.detach().mean()})
+        return Loss.of(self, self.weighting(residual, t, t).mean(), "diagonal", residual, t, t)

@@ -9,8 +9,9 @@ from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.networks import ClassCondition, EmbeddingCondition, Mlp, UNet
+from steer.networks import ClassCondition, EmbeddingCondition, Mlp, Transformer, UNet
 from steer.networks.unet import Attention
+from steer.training import Eulerian, FlowMatching, Joint, Lagrangian
 
 B = 4
 LABELS = torch.tensor([0, 2, 1, 2])
@@ -18,6 +19,7 @@ TEXTS = torch.randn(B, 5, generator=torch.Generator().manual_seed(7), dtype=torc
 CASES = {
     "mlp": (lambda: Mlp(2, 16, 3, data_std=2.0), (2,), None),
     "mlp-classes": (lambda: Mlp(3, 16, 2, ClassCondition(3, 16)), (3,), LABELS),
+    "mlp-waves": (lambda: Mlp(2, 16, 3, ClassCondition(3, 16), frequencies=3, period=5.0), (2,), LABELS),
     "mlp-embedding": (lambda: Mlp(2, 16, 2, EmbeddingCondition(5, 16)), (2,), TEXTS),
     "unet": (lambda: UNet(1, (8, 16), blocks=1), (1, 8, 8), None),
     "unet-classes": (
@@ -26,6 +28,18 @@ CASES = {
         LABELS,
     ),
     "unet-embedding": (lambda: UNet(1, (8,), blocks=1, condition=EmbeddingCondition(5, 32)), (1, 4, 4), TEXTS),
+    "unet-recomputed": (
+        lambda: UNet(3, (8, 8), blocks=1, condition=ClassCondition(3, 32), recompute=True),
+        (3, 4, 8),
+        LABELS,
+    ),
+    "transformer": (lambda: Transformer(1, 16, depth=2, heads=2, patch=2), (1, 4, 6), None),
+    "transformer-classes": (lambda: Transformer(3, 16, 2, 4, 4, ClassCondition(3, 16)), (3, 8, 8), LABELS),
+    "transformer-recomputed": (
+        lambda: Transformer(1, 16, 2, 2, 2, EmbeddingCondition(5, 16), recompute=True),
+        (1, 4, 6),
+        TEXTS,
+    ),
 }
 
 
@@ -121,6 +135,48 @@ def test_attention_is_scaled_dot_product_attention():
     torch.testing.assert_close(attention(x), x + attention.project(seen), rtol=1e-12, atol=1e-12)
 
 
+# Activation checkpointing
+
+
+@pytest.mark.parametrize("name", ["unet-recomputed", "transformer-recomputed"])
+@pytest.mark.parametrize(
+    "objective", [FlowMatching(), Joint(FlowMatching(), Lagrangian()), Joint(FlowMatching(), Eulerian())]
+)
+def test_recomputing_changes_the_memory_and_not_the_gradient(name, objective):
+    build, shape, cond = CASES[name]
+    network = shaken(build())
+    x0, x1 = torch.randn(2, B, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def gradient(recompute):
+        network.recompute, kept = recompute, []
+        weights = {tuple(p.shape) for p in network.parameters()}
+
+        def keep(tensor):
+            kept.append(0 if tuple(tensor.shape) in weights else tensor.numel())  # activations, not weights
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = objective(ResidualMap(network, Linear()), x0, x1, cond, torch.Generator().manual_seed(0), 0).total
+        return torch.autograd.grad(loss, list(network.parameters())), sum(kept)
+
+    (expected, all_of_it), (found, less) = gradient(False), gradient(True)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert less < all_of_it / 2
+
+
+def test_recomputing_keeps_half_precision_in_the_second_run():
+    network = shaken(Transformer(1, 16, 2, 2, 2)).float()
+    x, t = torch.randn(B, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.linspace(0.1, 0.9, B)
+
+    def gradient(recompute):
+        network.recompute = recompute
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = network(x, t, t).float().square().mean()
+        return torch.autograd.grad(loss, network.blocks[0].attention.qkv.weight)[0]
+
+    torch.testing.assert_close(gradient(True), gradient(False), rtol=0, atol=0.01 * gradient(False).abs().max().item())
+
+
 # Half precision
 
 
@@ -145,7 +201,7 @@ def test_autocast_does_not_round_the_times(case, monkeypatch):
     layer.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
     with torch.autocast("cpu", torch.bfloat16):
         network(x, late, late, cond)
-    columns = [seen[0][:, -1]] if isinstance(network, Mlp) else seen
+    columns = [seen[0][:, x.shape[1] + 1]] if isinstance(network, Mlp) else seen
     assert all(column.dtype == torch.float32 and (column == late).all() for column in columns)
 
 
@@ -201,6 +257,23 @@ def test_images_that_cannot_be_halved_are_refused():
         network(torch.zeros(1, 1, 8, 10), t, t)
 
 
+def test_a_transformer_refuses_what_it_cannot_cut():
+    network, t = Transformer(1, 16, 1, 2, patch=4), torch.ones(1)
+    with pytest.raises(ValueError, match=r"sides divide by 4; got \(8, 10\)"):
+        network(torch.zeros(1, 1, 8, 10), t, t)
+    with pytest.raises(ValueError, match="divides by 4, for places, and by heads; got width=18, heads=2"):
+        Transformer(1, 18, heads=2)
+
+
+def test_a_transformer_knows_places():
+    """Tokens that change places do not merely change places in the output."""
+    network = shaken(Transformer(1, 16, 1, 2, patch=2))
+    x, t = torch.randn(1, 1, 4, 4, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64)
+    for dims in ((2,), (3,)):
+        swapped = network(x.roll(2, dims), t, t).roll(2, dims)
+        assert (swapped - network(x, t, t)).abs().max() > 1e-3
+
+
 def test_odd_features_are_refused():
     with pytest.raises(ValueError, match="features is even; got 31"):
         type(UNet(1, (8,)).times)(8, features=31)
@@ -209,16 +282,25 @@ def test_odd_features_are_refused():
 # Compilation
 
 
+def plainly(network, x, s, t, cond):
+    return network(x, s, t, cond)
+
+
+def its_slope(network, x, s, t, cond):
+    return torch.func.jvp(lambda t: network(x, s, t, cond), (t,), (torch.ones_like(t),))[1]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp-classes", "unet-classes"])
-def test_compiled_is_the_same(name):
+@pytest.mark.parametrize("of", [plainly, its_slope])
+@pytest.mark.parametrize("name", ["mlp-classes", "unet-classes", "transformer-classes", "unet-recomputed"])
+def test_compiled_is_the_same(name, of):
     build, shape, cond = CASES[name]
-    network, x, t = shaken(build()).float(), torch.ones(B, *shape), torch.linspace(0, 1, B)
-    compiled = torch.compile(network, dynamic=False, backend="aot_eager")  # traced forwards and backwards, not lowered
-    torch.testing.assert_close(compiled(x, t, t, cond), network(x, t, t, cond), rtol=1e-4, atol=1e-4)
+    network, x, (s, t) = shaken(build()).float(), torch.ones(B, *shape), torch.linspace(0, 1, 2 * B).view(2, B)
+    compiled = torch.compile(of, dynamic=False, backend="aot_eager")  # traced forwards and backwards, not lowered
+    torch.testing.assert_close(compiled(network, x, s, t, cond), of(network, x, s, t, cond), rtol=1e-4, atol=1e-4)
     found, expected = (
-        torch.autograd.grad(model(x, t, t, cond).square().sum(), list(network.parameters()))
-        for model in (compiled, network)
+        torch.autograd.grad(f(network, x, s, t, cond).square().sum(), list(network.parameters()), allow_unused=True)
+        for f in (compiled, of)
     )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 

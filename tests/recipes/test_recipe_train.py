@@ -59,6 +59,18 @@ def test_training_goes_on_from_given_weights(steer):
     assert "network.first.bias should be (9,) and is (8,); build it alike" in problem
 
 
+def test_training_goes_on_from_a_run_that_never_ended(steer):
+    """It leaves last.ckpt alone, whose averaged weights are those of the map it would have left."""
+    first = steer(*BOARD)
+    kept = weights(first)
+    Path(first, "map.safetensors").unlink()
+    problem = steer.fails(*BOARD, f"start={first}", "model.network.width=9")
+    assert "network.first.bias should be (9,) and is (8,); build it alike" in problem
+    unfinished = steer(*BOARD, f"start={first}", "trainer.max_steps=1", "loop.lr=1e-12")
+    for name, weight in weights(unfinished).items():
+        torch.testing.assert_close(weight, kept[name], rtol=0, atol=1e-9)
+
+
 def test_training_leaves_a_map_that_loads(steer):
     folder = Path(steer(*BOARD))
     left = {path.name for path in folder.iterdir()}

@@ -1,0 +1,86 @@
+"""Activation checkpointing that also works in forward mode: a block keeps its inputs alone and is run again in backward.
+
+torch.utils.checkpoint cannot be differentiated inside `torch.func.jvp`: what it saves there is not what it saves when it
+runs again outside. Here a block is a function of its own with a rule for either mode, and the tangent that forward mode asks
+for is again such a function, so that objectives with d_t u or d_s u recompute as flow matching does. Each block then costs
+one more forward, or one more forward with derivative. The idea: Chen et al. 2016, arXiv 1604.06174.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call, jvp
+
+Run = Callable[..., Tensor]
+
+
+@torch.compiler.disable
+def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """module(*inputs), keeping no activation inside it. The module must draw nothing at random (no dropout).
+
+    Gradients of gradients by two backwards are refused by torch; forward mode first and backward through it is what serves.
+    """
+    if not torch.is_grad_enabled():
+        return module(*inputs)
+    names, weights = zip(*module.named_parameters(), strict=True)
+    device = inputs[0].device.type
+    half, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def run(*tensors: Tensor) -> Tensor:
+        inner, own = tensors[: len(inputs)], tensors[len(inputs) :]
+        with torch.autocast(device, dtype, half):
+            return functional_call(module, dict(zip(names, own, strict=True)), inner)
+
+    return _Value.apply(run, *inputs, *weights)
+
+
+class _Value(torch.autograd.Function):
+    """run(*tensors)."""
+
+    @staticmethod
+    def forward(run: Run, *tensors: Tensor) -> Tensor:
+        with torch.no_grad():
+            return run(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.run = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (None, *_gradients(ctx.run, ctx.saved_tensors, gradient))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor:
+        primals = ctx.saved_tensors
+        moving = [k for k, tangent in enumerate(tangents) if tangent is not None]
+
+        def tangent(*tensors: Tensor) -> Tensor:
+            own, along = tensors[: len(primals)], tensors[len(primals) :]
+
+            def of_moving(*moved: Tensor) -> Tensor:
+                whole = list(own)
+                for k, value in zip(moving, moved, strict=True):
+                    whole[k] = value
+                return ctx.run(*whole)
+
+            return jvp(of_moving, tuple(own[k] for k in moving), along)[1]
+
+        return _Value.apply(tangent, *primals, *(tangents[k] for k in moving))
+
+
+def _gradients(run: Run, tensors: tuple[Tensor, ...], gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * len(tensors)
+    with torch.enable_grad():
+        again = [x.detach().requires_grad_(x.is_floating_point()) for x in tensors]
+        learned = [x for x in again if x.requires_grad]
+        found = iter(torch.autograd.grad(run(*again), learned, gradient, allow_unused=True))
+    return tuple(next(found) if x.requires_grad else None for x in again)
