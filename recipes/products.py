@@ -16,6 +16,7 @@ from steer import checkpoint
 from steer.flow_map import FlowMap, ResidualMap
 from steer.loops import ClassifierTraining, MapTraining
 from steer.loops.last_checkpoint import NAME as LAST
+from steer.networks import WithContext, warm_start
 from steer.training import Objective
 
 
@@ -56,7 +57,20 @@ def start_from(module: nn.Module, name: str) -> None:
         raise ValueError(
             f"start={name} has guidance of weight {found.guidance} in it; say model.guidance={found.guidance}"
         )
-    take(module, found.state_dict(), f"start={name}")
+    if told := told_more(module, found):
+        warm_start(*told)
+    else:
+        take(module, found.state_dict(), f"start={name}")
+
+
+def told_more(module: nn.Module, found: nn.Module) -> tuple[WithContext, nn.Module] | None:
+    """The networks of an inner map of a posterior map and of the outer map that it may start from, if that is what they are."""
+    match module, found:
+        case ResidualMap(network=WithContext() as network), ResidualMap(network=plain) if not isinstance(
+            plain, WithContext
+        ):
+            return network, plain
+    return None
 
 
 def take(module: nn.Module, weights: Mapping[str, Tensor], whence: str) -> None:
