@@ -57,9 +57,9 @@ class Mlp(nn.Module):
             if self.frequencies:
                 numbers.append(self.waves(numbers[0]))
             h = self.first(torch.cat(numbers if beside is None else [*numbers, beside], dim=1))
-        h = nn.functional.silu(h + self.condition(cond, like=h))
+        h = smooth(h + self.condition(cond, like=h))
         for layer in self.hidden:
-            h = nn.functional.silu(layer(h))
+            h = smooth(layer(h))
         return self.last(h)
 
     def waves(self, x: Float[Tensor, "b dim"]) -> Float[Tensor, "b waves"]:
@@ -67,3 +67,8 @@ class Mlp(nn.Module):
         octaves = 2 ** torch.arange(self.frequencies, dtype=x.dtype, device=x.device)
         angle = (2 * math.pi / self.period * x[:, :, None] * octaves).flatten(1)
         return torch.cat((angle.sin(), angle.cos()), dim=1)
+
+
+def smooth(h: Tensor) -> Tensor:
+    """GELU, whose sharper bend than that of SiLU follows edges sooner."""
+    return nn.functional.gelu(h, approximate="tanh")
