@@ -17,8 +17,9 @@ from recipes.progress import bar
 from recipes.publish import publish
 from recipes.tables import logged_table
 from steer.data.stream import keyed_generator
-from steer.loops import Ema, Pictures, read_csv_log
+from steer.loops import Ema, Identities, MapTraining, Pictures, read_csv_log
 from steer.samplers import Result
+from steer.training import Posterior
 
 
 def train(job: Job) -> Path:
@@ -33,7 +34,8 @@ def train(job: Job) -> Path:
     data.prepare_data()
     folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
-    seconds = fit(loop, data, folder, job, ema, show)
+    watch = [Identities(config.identities, ema=ema)] if watched(loop) and config.identities else []
+    seconds = fit(loop, data, folder, job, ema, [*show, *watch])
     save(module, folder, job, guidance)
 
     metrics: Figures = {
@@ -49,6 +51,11 @@ def train(job: Job) -> Path:
     return publish(
         folder, job, metrics, f"Training: {folder.name}", claim_line, drawn, [logged_table(metrics)], headline
     )
+
+
+def watched(loop: Any) -> bool:
+    """Whether the loop learns a map that is told what its batches say, as the inner map of a posterior map is not."""
+    return isinstance(loop, MapTraining) and not isinstance(loop.objective, Posterior)
 
 
 def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:

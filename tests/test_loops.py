@@ -21,6 +21,7 @@ from steer.loops import (
     CsvLog,
     Ema,
     FlipAndShift,
+    Identities,
     InverseSqrt,
     LastCheckpoint,
     MapTraining,
@@ -31,6 +32,7 @@ from steer.loops import (
     quiet,
     read_csv_log,
 )
+from steer.loops.identities import residuals
 from steer.loops.map_training import drop
 from steer.samplers.jump import Jump
 from steer.tilt import Tilt
@@ -398,3 +400,42 @@ def test_lightning_can_be_quiet(capfd, recwarn):
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
     assert [str(warning.message) for warning in recwarn] == []
+
+
+# Identities
+
+
+def test_identities_are_watched_on_the_same_noise_and_fall_to_nothing_at_a_map(tmp_path):
+    """A network of zeros is the map of still points; another, by hand: u = w x has b = w x and X_{s,t} = (1 + (t - s) w) x."""
+    log, w = CsvLog(tmp_path / "log.csv"), 0.5
+
+    class Scaled(nn.Module):
+        def __init__(self, w):
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor(w))
+
+        def forward(self, x, s, t, cond=None):
+            return self.w * x
+
+    for value in (0.0, w):
+        loop = MapTraining(ResidualMap(Scaled(value), Linear()), FlowMatching(), lr=1e-12)
+        fit(loop, Checkerboard(32), steps=4, callbacks=[Identities(2, samples=16)], logger=log)
+        read = read_csv_log(tmp_path / "log.csv")
+        found = {name: curve for name, curve in read.items() if name.startswith("identity/")}
+        assert found.keys() == {"identity/semigroup", "identity/lagrangian", "identity/eulerian"}
+        assert all(set(curve) == {2, 4} for curve in found.values())
+        if value == 0:
+            assert all(abs(number) < 1e-10 for curve in found.values() for number in curve.values())
+    batch, _ = Checkerboard(32).draw(torch.Generator().manual_seed(0))
+    pairs = Identities(samples=16).pairs(batch, None)
+    x, gap = pairs.at_s(Linear()), pairs.gap
+    by_hand = {
+        "semigroup": (gap / 4 * w**2 * x).square().mean(),
+        "lagrangian": (gap * w**2 * x).square().mean(),
+        "eulerian": (gap * w**2 * x).square().mean(),
+    }
+    found = residuals(ResidualMap(Scaled(w), Linear()), pairs)
+    assert found == pytest.approx({name: float(value) for name, value in by_hand.items()}, rel=1e-3)
+    again = Identities(samples=16).pairs(batch, None)
+    assert torch.equal(pairs.x0, again.x0)
+    assert torch.equal(pairs.t, again.t)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
 from steer.loops import Cosine, Ema, LastCheckpoint, MapTraining, RewardTuning, Warmup, quiet
 from steer.tilt import Tilt
-from steer.training import Average, FlowMatching, Joint, Lagrangian, Learned, Loss, Semigroup
+from steer.training import METHODS, Average, FlowMatching, Joint, Lagrangian, Learned, Loss, Semigroup, named
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,13 +71,21 @@ def tuning():
     return RewardTuning(flow_map, base, tilt, Climb(), (2,), 16, lr=0.01, schedule=Cosine(60)), None
 
 
+def named_method(name):
+    """One of the literature's, with a teacher and an average where it wants them."""
+    flow_map, teacher = (ResidualMap(Plane(), Linear()) for _ in range(2))
+    objective = named(name, 30, flow_map, teacher, grid=4)
+    return MapTraining(flow_map, objective, lr=0.01, schedule=Cosine(60)), Checkerboard(16, seed=1)
+
+
 KINDS = {"training": training, "believing": believing, "tuning": tuning}
+METHOD_KINDS = {method.name: partial(named_method, method.name) for method in METHODS}
 
 
 def run(kind, folder, steps, callbacks=(), every=7, **trainer):
     """One command: starts, or resumes from what is in the folder. Returns the loop and its average."""
     quiet()
-    (loop, data), ema, last = KINDS[kind](), Ema(0.9), LastCheckpoint(folder, every)
+    (loop, data), ema, last = (KINDS | METHOD_KINDS)[kind](), Ema(0.9), LastCheckpoint(folder, every)
     trainer = Trainer(
         max_steps=steps,
         callbacks=[ema, last, *callbacks],
@@ -113,6 +122,14 @@ def test_resumed_equals_uninterrupted(kind, tmp_path):
     assert_equal(run(kind, tmp_path / "parts", 30), whole)
     again = run(kind, tmp_path / "parts", 30)  # a finished run, once more: nothing happens
     assert_equal(again, whole)
+
+
+@pytest.mark.parametrize("method", METHOD_KINDS)
+def test_every_method_resumes_to_the_same_weights(method, tmp_path):
+    """Through the warm-ups of all of them, a sixth or a quarter of 30 steps; the checkpoint is of step 5."""
+    whole = run(method, tmp_path / "whole", 12, every=5)
+    run(method, tmp_path / "parts", 5, every=5)
+    assert_equal(run(method, tmp_path / "parts", 12, every=5), whole)
 
 
 def test_accumulated_micro_batches_resume_too(tmp_path):

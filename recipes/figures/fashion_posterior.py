@@ -10,6 +10,7 @@ perfect); and how often the judge sees the class of the image that was noised, a
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -91,7 +92,8 @@ def film() -> None:
     flow_map, columns = posterior_map(), len(SHOWN_TIMES)
     figure = Figure(figsize=(1.0 * columns * len(SHOWN), 1.02 * (SHOWN_DRAWS + 1) + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
-    for block, chosen in zip(figure.subfigures(1, len(SHOWN)), SHOWN, strict=True):
+    blocks: Any = figure.subfigures(1, len(SHOWN))
+    for block, chosen in zip(blocks, SHOWN, strict=True):
         axes = block.subplots(SHOWN_DRAWS + 1, columns)
         for column, t in enumerate(SHOWN_TIMES):
             x_t, _ = noised(torch.tensor([chosen]), t)

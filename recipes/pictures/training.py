@@ -10,14 +10,14 @@ from scipy.ndimage import gaussian_filter1d
 from recipes.pictures.paper import BLUE, FAINT, GREEN, OCHRE, PLUM, SMALL, Paper, dress, write_numbers
 
 WIDTH, LEFT, RIGHT, HEAD, FOOT, APART, ACROSS, HEIGHT = 1680, 100, 30, 64, 80, 110, 3, 300
-SPENT = "spent/"
+GROUPS = {"spent/": "evaluations spent", "identity/": "how far from its identities"}
 COLOURS, WIDTHS = (BLUE, OCHRE, GREEN, PLUM), (3.0, 2.2, 1.5, 0.8)
 
 Curve = Mapping[int, float]
 
 
 def training_curves(path: str | Path, logs: Mapping[str, Curve]) -> None:
-    """Draws every logged quantity against the step, as it is (pale) and smoothed; "spent/..." share one panel.
+    """Draws every logged quantity against the step, as it is (pale) and smoothed; each of GROUPS shares a panel.
 
     The smoothed line is a Gaussian average, a hundredth of the points wide to each side. A positive quantity that
     spans more than a factor of thirty has a logarithmic axis.
@@ -32,8 +32,8 @@ def training_curves(path: str | Path, logs: Mapping[str, Curve]) -> None:
     panels: dict[str, dict[str, Curve]] = {}
     for name, curve in logs.items():
         if curve:
-            panel = "evaluations spent" if name.startswith(SPENT) else name
-            panels.setdefault(panel, {})[name.removeprefix(SPENT)] = curve
+            prefix = next((prefix for prefix in GROUPS if name.startswith(prefix)), "")
+            panels.setdefault(GROUPS.get(prefix, name), {})[name.removeprefix(prefix)] = curve
     if not panels:
         raise ValueError("training_curves needs at least one logged quantity; got none")
     across, down = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
@@ -52,13 +52,19 @@ def draw(axes: Axes, group: Mapping[str, Curve]) -> None:
     if len(group) > 1:
         for (name, curve), colour, width in zip(group.items(), COLOURS, WIDTHS, strict=False):
             axes.plot(list(curve), list(curve.values()), color=colour, linewidth=width, label=name.replace("_", " "))
-        axes.legend(fontsize=SMALL, labelcolor=FAINT, frameon=False, handlelength=1.2, borderpad=0, loc="upper left")
-        return write_numbers(axes)
+        axes.legend(fontsize=SMALL, labelcolor=FAINT, frameon=False, handlelength=1.2, borderpad=0, loc="best")
+        write_numbers(axes)
+        return stretch(axes, np.concatenate([list(curve.values()) for curve in group.values()]))
     (curve,) = group.values()
     steps, values = np.array(list(curve)), np.array(list(curve.values()))
     axes.plot(steps, values, color=BLUE, linewidth=0.6, alpha=0.35)
     axes.plot(steps, gaussian_filter1d(values, max(len(values) / 100, 0.1)), color=BLUE, linewidth=1.5, clip_on=False)
     write_numbers(axes)
+    stretch(axes, values)
+
+
+def stretch(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis for what spans a large factor."""
     if values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
         axes.autoscale(axis="y")

@@ -4,6 +4,7 @@ from steer.loops.averaging import Ema
 from steer.loops.base import Loop
 from steer.loops.classifier_training import ClassifierTraining, FlipAndShift, to_unit
 from steer.loops.csv_log import CsvLog, read_csv_log
+from steer.loops.identities import Identities
 from steer.loops.last_checkpoint import LastCheckpoint
 from steer.loops.map_training import MapTraining
 from steer.loops.pictures import ImageGrid, Pictures, PlaneHistogram
@@ -19,6 +20,7 @@ __all__ = [
     "CsvLog",
     "Ema",
     "FlipAndShift",
+    "Identities",
     "ImageGrid",
     "InverseSqrt",
     "LastCheckpoint",

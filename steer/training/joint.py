@@ -77,7 +77,10 @@ class Joint(Objective):
             return loss._replace(total=loss.total + 0 * idle)
         s, t = self.pairs.sample(len(x1) - n, generator)
         pairs = Pairs(x0[n:], x1[n:], s, t, _part(cond, slice(n, None)), step)
-        held = Held(self.velocity(flow_map, step), (self.jumps or self.velocity)(flow_map, step))
+        jumps = self.jumps or self.velocity
+        held = Held(self.velocity(flow_map, step), jumps(flow_map, step))
+        for teacher in (self.velocity, jumps):
+            teacher.check(pairs.x1, pairs.cond)
         residual = self.off_diagonal(flow_map, held, pairs, generator)
         weighted = self.weighting(residual, s, t).mean()
         return loss.plus(Loss.of(self.off_diagonal, weighted, "off_diagonal", residual, s, t), self.off_weight)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steer.checkpoint import difference
-from steer.flow_map import FlowMap
+from steer.flow_map import Cond, FlowMap
 
 
 class Teacher(nn.Module, ABC):
@@ -26,6 +26,9 @@ class Teacher(nn.Module, ABC):
     @abstractmethod
     def forward(self, student: FlowMap, step: int) -> FlowMap:
         """The map to ask at this step. Its callers stop the gradient."""
+
+    def check(self, x: Tensor, cond: Cond) -> None:
+        """Raises ValueError if it cannot be asked about samples and conditions such as these."""
 
 
 class Own(Teacher):
@@ -90,6 +93,7 @@ class Frozen(Teacher):
         super().__init__()
         self.guidance = flow_map.guidance
         self.kept = (flow_map.requires_grad_(False).eval(),)  # a tuple hides it from torch
+        self.checked: torch.Size | None = None
 
     def forward(self, student: FlowMap, step: int) -> FlowMap:
         (teacher,) = self.kept
@@ -105,3 +109,21 @@ class Frozen(Teacher):
             )
         weight = next(student.parameters(), None)
         return teacher if weight is None else teacher.to(weight.device)
+
+    @torch.no_grad()
+    def check(self, x: Tensor, cond: Cond) -> None:
+        """Asks it about the first sample, once for every shape."""
+        if self.checked == x.shape[1:]:
+            return
+        (teacher,), one = self.kept, x[:1]
+        told = None if cond is None else cond[:1]
+        try:
+            shape = teacher.velocity(one, 0.5, told).shape
+        except RuntimeError as error:
+            raise ValueError(f"{self._misfit(x)}: {str(error).splitlines()[0]}") from error
+        if shape != one.shape:
+            raise ValueError(f"{self._misfit(x)}: its velocity has shape {tuple(shape[1:])}")
+        self.checked = x.shape[1:]
+
+    def _misfit(self, x: Tensor) -> str:
+        return f"the teacher does not take samples of shape {tuple(x.shape[1:])}, as the student does"

@@ -25,7 +25,7 @@ class VelocityMatching(Objective):
         weighting: of the residuals, at (t, t).
 
     Raises:
-        ValueError: when first called, if the teacher is on another path.
+        ValueError: when first called, if the teacher is on another path, or takes samples of another shape.
     """
 
     def __init__(self, teacher: FlowMap, times: TimeLaw | None = None, weighting: Weighting | None = None):
@@ -39,6 +39,8 @@ class VelocityMatching(Objective):
         t = self.times.sample(len(x1), generator)
         x_t = flow_map.schedule.interpolate(x0, x1, t)
         with torch.no_grad():
-            b = self.teacher(flow_map, step).velocity(x_t, t, cond)
+            teacher = self.teacher(flow_map, step)
+            self.teacher.check(x_t, cond)
+            b = teacher.velocity(x_t, t, cond)
         residual = mean_square(flow_map.velocity(x_t, t, cond) - b)
         return Loss.of(self, self.weighting(residual, t, t).mean(), "diagonal", residual, t, t)

@@ -13,6 +13,7 @@ from steer.flow_map import OdeMap, ResidualMap
 from steer.glass import GlassFlow
 from steer.guidance import ClassifierFree, Guided, Unconditional
 from steer.interpolant import Trigonometric
+from steer.networks import Mlp
 from steer.posterior import PosteriorMap
 from steer.rescheduled import Rescheduled
 from steer.training import (
@@ -317,6 +318,33 @@ def test_shortcuts_rest_on_the_velocity():
     assert residual(Semigroup(), still, drawn).max() == 0
     assert residual(Semigroup(finest=1 / 128), still, drawn).mean() > 0.1
     assert residual(Semigroup(finest=1 / 128), exact_map(), drawn).mean() < 1e-3
+
+
+# Teachers that do not fit
+
+
+@pytest.mark.parametrize(
+    "of", [lambda t: Joint(None, Lagrangian(), velocity=Frozen(t)), VelocityMatching], ids=["jumps", "velocity"]
+)
+def test_a_teacher_of_another_shape_is_refused_in_one_line(of):
+    x0, x1, _, _ = (z.float() for z in pairs(8))
+    student, teacher = (ResidualMap(Mlp(dim, 8, 2), exact_map().schedule) for dim in (2, 3))
+    with pytest.raises(
+        ValueError, match=r"^the teacher does not take samples of shape \(2,\), as the student does: "
+    ) as error:
+        of(teacher)(student, x0, x1, None, generator(), 0)
+    assert "\n" not in str(error.value)
+
+    class Wide(torch.nn.Module):
+        def forward(self, x, s, t, cond=None):
+            return x.repeat(1, 2)
+
+    with pytest.raises(ValueError, match=r"as the student does: its velocity has shape \(4,\)"):
+        of(ResidualMap(Wide(), exact_map().schedule))(student, x0, x1, None, generator(), 0)
+    with pytest.raises(ValueError, match="takes no condition; got one"):
+        of(ResidualMap(Mlp(2, 8, 2), exact_map().schedule))(
+            student, x0, x1, torch.zeros(8, dtype=torch.long), generator(), 0
+        )
 
 
 # Couplings

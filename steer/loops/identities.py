@@ -1,0 +1,67 @@
+"""How far a map is from being one, watched while it learns."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from steer.data.stream import keyed_generator
+from steer.flow_map import ResidualMap
+from steer.loops.averaging import Ema
+from steer.loops.pictures import evaluating
+from steer.training import Eulerian, FiniteDifference, Held, Lagrangian, PairObjective, Pairs, Semigroup, SortedPair
+
+
+class Identities(Callback):
+    """Every `every` steps, logs the mean squared residuals of the three identities: identity/semigroup, /lagrangian, /eulerian.
+
+    They are taken on data of the current batch at the same noise and times throughout, of the map against itself. That X_{t,t}
+    is the identity and its tangent the velocity holds by construction. Losses may rise while samples improve, since a
+    self-distilled target moves; these fall. Derivatives are differences, so that any network can be watched.
+
+    Args:
+        every: steps between them.
+        samples: how many of the batch.
+        ema: whose averaged weights to watch; the raw ones without it.
+    """
+
+    def __init__(self, every: int = 500, samples: int = 64, ema: Ema | None = None):
+        if every < 1 or samples < 1:
+            raise ValueError(f"every and samples are at least 1; got {every} and {samples}")
+        self.every, self.samples, self.ema, self.step = every, samples, ema, 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, before = trainer.global_step, self.step
+        self.step = step
+        if trainer.is_global_zero and step != before and step % self.every == 0:
+            with self.ema.applied(pl_module) if self.ema else nullcontext(), evaluating(pl_module), torch.no_grad():
+                flow_map: Any = pl_module.flow_map
+                found = residuals(flow_map, self.pairs(*batch))
+            for logger in trainer.loggers:
+                logger.log_metrics({f"identity/{name}": value for name, value in found.items()}, step)
+
+    def pairs(self, x1: torch.Tensor, cond: Any) -> Pairs:
+        """The first samples of a batch, with noise and times that are always the same."""
+        x1 = x1[: self.samples]
+        generator = keyed_generator("identities", device=x1.device)
+        x0 = torch.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
+        s, t = SortedPair().sample(len(x1), generator)
+        return Pairs(x0, x1, s, t, None if cond is None else cond[: self.samples])
+
+
+@torch.no_grad()
+def residuals(flow_map: ResidualMap, pairs: Pairs) -> dict[str, float]:
+    """Mean squared residual of each identity, entries of x averaged."""
+    identities: dict[str, PairObjective] = {
+        "semigroup": Semigroup(),
+        "lagrangian": Lagrangian(FiniteDifference()),
+        "eulerian": Eulerian(FiniteDifference()),
+    }
+    held, generator = Held(flow_map, flow_map), keyed_generator("identities")
+    return {name: float(of(flow_map, held, pairs, generator).mean()) for name, of in identities.items()}
