@@ -335,12 +335,17 @@ def test_a_teacher_of_another_shape_is_refused_in_one_line(of):
         of(teacher)(student, x0, x1, None, generator(), 0)
     assert "\n" not in str(error.value)
 
-    class Wide(torch.nn.Module):
+    class Wide(FlowMap):
+        schedule = exact_map().schedule
+
         def forward(self, x, s, t, cond=None):
+            raise NotImplementedError
+
+        def velocity(self, x, t, cond=None):
             return x.repeat(1, 2)
 
     with pytest.raises(ValueError, match=r"as the student does: its velocity has shape \(4,\)"):
-        of(ResidualMap(Wide(), exact_map().schedule))(student, x0, x1, None, generator(), 0)
+        of(Wide())(student, x0, x1, None, generator(), 0)
     with pytest.raises(ValueError, match="takes no condition; got one"):
         of(ResidualMap(Mlp(2, 8, 2), exact_map().schedule))(
             student, x0, x1, torch.zeros(8, dtype=torch.long), generator(), 0
