@@ -9,7 +9,7 @@ import torch
 from exact_map import exact_map, generator, pairs, residual
 
 from steer.consistency_map import ConsistencyMap
-from steer.flow_map import OdeMap, ResidualMap
+from steer.flow_map import FlowMap, OdeMap, ResidualMap
 from steer.glass import GlassFlow
 from steer.guidance import ClassifierFree, Guided, Unconditional
 from steer.interpolant import Trigonometric
