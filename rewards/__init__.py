@@ -6,7 +6,7 @@ from rewards.checkpoint import load_classifier, save_classifier
 from rewards.classifier import ClassLogProbability
 from rewards.clip import ClipScore
 from rewards.colour import Colour
-from rewards.compose import Clipped, Decoded, Ensemble, Sum, from_signed
+from rewards.compose import Clipped, Decoded, Ensemble, Smoothed, Sum, from_signed
 from rewards.jpeg import JpegSize
 from rewards.linear import Linear
 from rewards.quadratic import Quadratic
@@ -25,6 +25,7 @@ __all__ = [
     "Linear",
     "Quadratic",
     "Reward",
+    "Smoothed",
     "Sum",
     "Symmetry",
     "as_reward",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rewards import Clipped, Decoded, Ensemble, JpegSize, Linear, Quadratic, Sum, from_signed
+from rewards import Clipped, Decoded, Ensemble, JpegSize, Linear, Quadratic, Smoothed, Sum, from_signed
 
 X = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)
 UP = Linear([0.0, 1.0])  # 2, -1
@@ -76,6 +76,35 @@ def test_ensemble_of_judges_who_agree_has_a_finite_gradient():
         Ensemble([UP], pessimism=-1.0)
     with pytest.raises(ValueError, match="at least one"):
         Ensemble([])
+
+
+def test_smoothing_by_noise_is_a_gaussian_average():
+    """E -|x + s e|^2 = -|x|^2 - 2 s^2 in the plane, with variance 4 s^2 (|x|^2 + s^2)."""
+    views, noise = 4000, 0.7
+    smooth, x = Smoothed(NEAR, noise, views=views), X.double()
+    error = 2 * noise * torch.sqrt(x.square().sum(1) + noise**2) / views**0.5
+    assert ((smooth(x) - (NEAR(x) - 2 * noise**2)).abs() < 4.5 * error).all()
+    assert torch.equal(smooth(x), smooth(x))
+    assert not torch.equal(smooth(x), Smoothed(NEAR, noise, views=views, seed=1)(x))
+
+
+def test_smoothing_by_shifts_is_a_box_filter():
+    """The gradient of one pixel's brightness is spread over the (2 shift + 1)^2 around it, evenly up to chance."""
+    views = 5000
+    x = torch.rand(2, 1, 9, 9, dtype=torch.float64, requires_grad=True)
+    reward = Smoothed(lambda x: x[:, 0, 4, 4], noise=0.0, shift=1, views=views)
+    (gradient,) = torch.autograd.grad(reward(x).sum(), x)
+    box = gradient[:, 0, 3:6, 3:6]
+    assert ((box - 1 / 9).abs() < 4.5 * (1 / 9 * 8 / 9 / views) ** 0.5).all()
+    assert gradient.sum() == pytest.approx(2)
+    assert box.sum() == pytest.approx(2)
+
+
+def test_smoothing_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match=r"views=0, noise=0\.3, shift=0"):
+        Smoothed(NEAR, views=0)
+    with pytest.raises(ValueError, match=r"only images .* can be shifted, got \(2, 2\): give shift=0"):
+        Smoothed(NEAR, shift=1)(X)
 
 
 def test_reasons_are_passed_on():
