@@ -2,6 +2,7 @@
 
 from steer.samplers.base import Result, Run, Sampler, Stepwise
 from steer.samplers.best_of_n import BestOfN
+from steer.samplers.fk_steering import FkSteering
 from steer.samplers.jump import Jump
 from steer.samplers.ode import Ode
 from steer.samplers.sde import Sde
@@ -10,6 +11,7 @@ from steer.samplers.weighting import PathWeights, TransitionWeights
 
 __all__ = [
     "BestOfN",
+    "FkSteering",
     "Jump",
     "Ode",
     "PathWeights",

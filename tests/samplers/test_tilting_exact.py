@@ -14,7 +14,7 @@ from steer.flow_map import OdeMap
 from steer.interpolant import Trigonometric, VariancePreserving
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
 from steer.resampling import multinomial, residual, stratified
-from steer.samplers import Jump, Ode, PathWeights, Sde, Search, TrajectoryTilting, TransitionWeights
+from steer.samplers import FkSteering, Jump, Ode, PathWeights, Sde, Search, TrajectoryTilting, TransitionWeights
 from steer.solvers import Euler
 from steer.tilt import Tilt
 
@@ -76,6 +76,18 @@ def test_every_setting_samples_the_tilted_law(setting):
     model, (x0, g) = world(), noise(12, 512)
     law, log_z = model.tilted(REWARD)
     check_tilted(TrajectoryTilting(50, **setting)(model, x0, Tilt(REWARD), generator=g), law, log_z)
+
+
+@pytest.mark.parametrize("potential", ["difference", "max", "sum"])
+@pytest.mark.parametrize("below", [1.0, 0.5])
+def test_every_potential_of_fk_steering_samples_the_tilted_law(potential, below):
+    model, (x0, g) = world(), noise(12, 512)
+    law, log_z = model.tilted(REWARD)
+    sampler = FkSteering(60, potential=potential, every=20, resample_below=below)
+    result = sampler(model, x0, Tilt(REWARD), generator=g)
+    check_tilted(result, law, log_z)
+    assert result.trace["ess"].shape == (3, 12)
+    assert result.trace["resampled"][:2].all() == (below == 1)
 
 
 @pytest.mark.parametrize("schedule", [Trigonometric(), VariancePreserving()], ids=repr)

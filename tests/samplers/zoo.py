@@ -9,7 +9,7 @@ import torch
 
 import steer.samplers
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
-from steer.samplers import Jump, Ode, Sampler, Sde, Search, TrajectoryTilting, TransitionWeights
+from steer.samplers import FkSteering, Jump, Ode, Sampler, Sde, Search, TrajectoryTilting, TransitionWeights
 from steer.solvers import Heun
 
 STEPS = 4
@@ -44,10 +44,17 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "glass": partial(TrajectoryTilting, STEPS, Glass(2, steps=1), **ALWAYS),
     "renoise": partial(TrajectoryTilting, STEPS, Renoise(3, nodes=1), **ALWAYS),
     "unguided": partial(TrajectoryTilting, STEPS, Denoiser(), guide=False),
+    "fk, max": partial(FkSteering, STEPS, potential="max", every=1),
+    "fk, sum, posterior": partial(FkSteering, STEPS, Posterior(3), "sum", 2),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
 }
 DETERMINISTIC = {"Ode", "Jump", "heun", "noiseless"}
-DRAWING = {"posterior", "glass", "renoise"}  # which draws fall to whom depends on the pieces of max_batch
+DRAWING = {
+    "posterior",
+    "glass",
+    "renoise",
+    "fk, sum, posterior",
+}  # which draws fall to whom depends on the pieces of max_batch
 
 
 def noise(*shape, seed=0):

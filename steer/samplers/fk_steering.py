@@ -1,0 +1,170 @@
+"""Feynman-Kac steering: the plain noisy dynamics, and now and then the particles that promise most are kept and copied.
+
+At some of the steps, k = 1 ... K, each particle gets a potential G_k made of the values V_k = scale * r at its look-ahead, and
+the particles of a prompt are resampled by their weights. Any potentials do whose product over a path is exp(scale r(x1)):
+
+    difference    G_k = exp(V_k - V_{k-1}), V_0 = 0
+    max           G_k = exp(max_{j<=k} V_j),     and the last one exp(scale r(x1)) over the product of those before
+    sum           G_k = exp(sum_{j<=k} V_j),     likewise
+
+The weights, the last correction among them, then make the samples follow p_1 exp(scale r), p_1 the law of the plain dynamics.
+No gradient is taken, so any reward will do.
+
+Reference: Singhal et al. 2025, arXiv 2501.06848.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.flow_map import Cond
+from steer.lookahead import Denoiser, Lookahead
+from steer.resampling import Scheme, effective_sample_size, systematic
+from steer.samplers.base import Result, Run, Stepwise, log_mean_exp
+from steer.samplers.sde import NoiseLevel, noise_level
+from steer.samplers.trajectory_tilting import Landed, mean
+from steer.tilt import Value
+
+Potential = Literal["difference", "max", "sum"]
+
+
+class Walkers(NamedTuple):
+    """Particles x (B, *shape), log weights (P, N) since the last resampling, log Z (P,) before it; and of each particle's path,
+    (P, N): what its potentials have come to, the last value, and the running maximum or sum of values.
+    """
+
+    x: Tensor
+    log_w: Tensor
+    log_z: Tensor
+    spent: Tensor
+    value: Tensor
+    running: Tensor
+    steps: int
+
+
+class Seen(NamedTuple):
+    """V_t and the mean reward of the look-ahead's guesses, unscaled, (B,) each."""
+
+    value: Tensor
+    reward: Tensor
+
+
+class FkSteering(Stepwise[Walkers]):
+    """Sequential Monte Carlo on the plain dynamics, weighed by a look-ahead. Exact as steps and particles grow.
+
+    Args:
+        steps: Euler-Maruyama steps.
+        lookahead: where x_t will land; Denoiser(), as in the paper, by default.
+        potential: "difference", "max" or "sum".
+        every: steps between potentials; a last one comes at t = 1.
+        resample_below: resample a prompt when its effective sample size falls below this fraction of its particles; at every
+            potential by default.
+        eps: the noise level, as in Sde. Without noise copies would stay alike.
+        resampling: one of steer.resampling.
+        max_batch: as in Stepwise. A look-ahead that draws gets other draws of the same law with another.
+
+    Raises:
+        ValueError: for an unknown potential; when called, without a reward or with a step that adds no noise after copies.
+    """
+
+    claim = "exact"
+
+    def __init__(
+        self,
+        steps: int = 100,
+        lookahead: Lookahead | None = None,
+        potential: Potential = "difference",
+        every: int = 20,
+        *,
+        resample_below: float = 1.0,
+        eps: float | NoiseLevel = 1.0,
+        resampling: Scheme = systematic,
+        max_batch: int | None = None,
+    ):
+        super().__init__(steps, max_batch)
+        if potential not in get_args(Potential):
+            raise ValueError(f"potential is one of {', '.join(get_args(Potential))}; got {potential!r}")
+        if every < 1 or not 0 <= resample_below <= 1:
+            raise ValueError(
+                f"FkSteering needs every >= 1 and resample_below in [0, 1]; got every={every}, "
+                f"resample_below={resample_below}"
+            )
+        self.lookahead, self.potential, self.every = lookahead or Denoiser(), potential, every
+        self.resample_below, self.eps, self.resampling = resample_below, eps, resampling
+
+    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Walkers:
+        if run.tilt is None:
+            raise ValueError("FkSteering follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde")
+        zeros = x.new_zeros(run.prompts, run.particles)
+        least = torch.full_like(zeros, -torch.inf) if self.potential == "max" else zeros
+        return Walkers(x, zeros, zeros[:, 0], zeros, zeros, least, 0)
+
+    def step(self, run: Run, now: Walkers, s: float, t: float) -> Walkers:
+        now = now._replace(x=self.advance(run, now.x, s, t), steps=now.steps + 1)
+        if t < 1 and now.steps % self.every:
+            run.record(t=t)
+            return now
+        seen = self.look(run, now.x, t)
+        now = self.weighed(now, run.by_prompt(seen.value), t)
+        return self.select(run, now, run.by_prompt(seen.reward), t)
+
+    def finish(self, run: Run, last: Walkers) -> Result:
+        return Result(run.by_prompt(last.x), last.log_w, last.log_z + log_mean_exp(last.log_w), last.value)
+
+    # --- its parts ----------------------------------------------------------------------------------------------------
+    def advance(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
+        """x + [b + eps s] h + noise, as in Sde."""
+        eps, schedule = noise_level(self.eps, run, s, t), run.flow_map.schedule
+        if eps == 0 and t < 1:
+            raise ValueError(f"copies stay alike without noise: eps is 0 at t = {s:.4g}; give a positive one")
+
+        def drift(x: Tensor, cond: Cond) -> Tensor:
+            v = run.flow_map.velocity(x, s, cond)
+            return v if eps == 0 else v + eps * schedule.score(schedule.from_velocity(v, x, s), x, s)
+
+        return x + (t - s) * self.in_batches(drift, run, x) + (2 * eps * (t - s)) ** 0.5 * run.normal(x)
+
+    def weighed(self, now: Walkers, value: Tensor, t: float) -> Walkers:
+        """With the potential of time t in the weights; at t = 1 the one that settles all accounts."""
+        match self.potential:
+            case "difference":
+                running, log_g = value, value - now.value
+            case "max":
+                running = log_g = torch.maximum(now.running, value)
+            case _:
+                running = log_g = now.running + value
+        if t == 1.0:
+            log_g = value - now.spent
+        return now._replace(log_w=now.log_w + log_g, spent=now.spent + log_g, value=value, running=running)
+
+    def look(self, run: Run, x: Tensor, t: float) -> Seen:
+        """The value of each particle's look-ahead, and the reward there."""
+        tilt = run.tilt
+        assert tilt is not None
+        lookahead = Landed() if t == 1.0 else self.lookahead
+
+        def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Seen:
+            value = Value(tilt.with_scale(scale), lookahead)
+            guesses = lookahead(run.flow_map, x, t, cond, run.generators[int(prompt[0])])
+            rewards = value.rewards(guesses, t, cond)
+            return Seen(value.of(rewards, guesses.log_w), mean(rewards, guesses.log_w))
+
+        return self.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=lookahead.random)
+
+    def select(self, run: Run, now: Walkers, reward: Tensor, t: float) -> Walkers:
+        """Resampling where a prompt's weights have grown uneven; nothing at t = 1."""
+        ess = effective_sample_size(now.log_w)
+        due = ess < self.resample_below * run.particles if t < 1 else torch.zeros_like(ess, dtype=torch.bool)
+        run.record(t=t, ess=ess, resampled=due, reward=(torch.softmax(now.log_w, dim=1) * reward).sum(1))
+        if not due.any():
+            return now
+        ancestors = run.ancestors(self.resampling, now.log_w, due)
+        rows = torch.arange(run.prompts, device=run.device)[:, None]
+        spent, value, running = (kept[rows, ancestors] for kept in (now.spent, now.value, now.running))
+        log_z = torch.where(due, now.log_z + log_mean_exp(now.log_w), now.log_z)
+        log_w = torch.where(due[:, None], torch.zeros_like(now.log_w), now.log_w)
+        return Walkers(
+            run.by_prompt(now.x)[rows, ancestors].flatten(0, 1), log_w, log_z, spent, value, running, now.steps
+        )
