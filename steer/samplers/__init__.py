@@ -4,6 +4,7 @@ from steer.samplers.base import Result, Run, Sampler, Stepwise
 from steer.samplers.best_of_n import BestOfN
 from steer.samplers.fk_steering import FkSteering
 from steer.samplers.jump import Jump
+from steer.samplers.noise_optimisation import NoiseOptimisation
 from steer.samplers.ode import Ode
 from steer.samplers.sde import Sde
 from steer.samplers.trajectory_tilting import Search, TrajectoryTilting
@@ -13,6 +14,7 @@ __all__ = [
     "BestOfN",
     "FkSteering",
     "Jump",
+    "NoiseOptimisation",
     "Ode",
     "PathWeights",
     "Result",

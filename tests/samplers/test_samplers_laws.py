@@ -28,6 +28,7 @@ def test_every_sampler_says_what_it_claims():
     assert {cls.__name__ for cls in concrete()} >= {"Ode", "Sde", "Jump", "BestOfN", "TrajectoryTilting"}
     assert {name: build().claim for name, build in BUILD.items() if build().claim != "exact"} == {
         "BestOfN": "maximiser",
+        "NoiseOptimisation": "maximiser",
         "search": "maximiser",
     }
 

@@ -48,7 +48,7 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "fk, sum, posterior": partial(FkSteering, STEPS, Posterior(3), "sum", 2),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
 }
-DETERMINISTIC = {"Ode", "Jump", "heun", "noiseless"}
+DETERMINISTIC = {"NoiseOptimisation", "Ode", "Jump", "heun", "noiseless"}
 DRAWING = {
     "posterior",
     "glass",

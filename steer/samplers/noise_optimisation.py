@@ -1,0 +1,157 @@
+"""Noise optimisation: no path is bent; the noise itself is moved uphill, through the jumps, until the reward likes the end.
+
+    x0 <- x0 + lr * step of gradient ascent on   scale * r(X(x0)) + prior * log p(|x0|),
+    log p(|x0|) = (d - 1) log |x0| - |x0|^2 / 2,
+
+X being k jumps of the map and the second term the log density of the norm of d normal numbers, which keeps noise the length of
+noise. Gradients are clipped sample by sample, so particles do not know of each other; the best end seen is returned.
+
+References: Eyring et al. 2024, arXiv 2406.04312 (ReNO: one-step models, this regulariser, Nesterov momentum, clipping);
+Ben-Hamu et al. 2024, arXiv 2402.14017 (D-Flow: through the whole flow; here by more jumps).
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer import counting
+from steer.flow_map import Cond, FlowMap
+from steer.progress import track
+from steer.samplers.base import Result, Run, Sampler
+from steer.tilt import NonFiniteReward, Tilt, check_finite, name_of, no_gradient
+
+
+class Uphill(NamedTuple):
+    """Ends X(x0), scale * r and r there (B,), and the gradient of the objective in x0."""
+
+    x: Tensor
+    value: Tensor
+    reward: Tensor
+    gradient: Tensor
+
+
+class NoiseOptimisation(Sampler):
+    """Gradient ascent on the noise, for each particle by itself. A maximiser: its samples follow no stated law.
+
+    Args:
+        steps: of ascent, K; they cost K jumps forwards and backwards, and one more jump forwards.
+        jumps: of the map, from noise to data, in each.
+        lr: length of a step along the clipped gradient.
+        prior: weight of the norm's log density.
+        momentum: of Nesterov's; 0 for plain ascent.
+        clip: most norm of a sample's gradient, or None.
+        keep_best: return the best end seen, by the reward; otherwise the last.
+        max_batch: the most samples the network and reward see at once; None for all. Changes memory, not results.
+
+    Raises:
+        ValueError: settings out of range; when called, without a reward or with one that has no gradient.
+    """
+
+    claim = "maximiser"
+
+    def __init__(
+        self,
+        steps: int = 20,
+        jumps: int = 1,
+        lr: float = 5.0,
+        prior: float = 0.01,
+        momentum: float = 0.9,
+        clip: float | None = 0.1,
+        keep_best: bool = True,
+        max_batch: int | None = None,
+    ):
+        if (
+            steps < 1
+            or jumps < 1
+            or not lr > 0
+            or prior < 0
+            or not 0 <= momentum < 1
+            or (clip is not None and clip <= 0)
+        ):
+            raise ValueError(
+                "NoiseOptimisation needs steps, jumps >= 1, lr, clip > 0, prior >= 0 and momentum in [0, 1); got "
+                f"steps={steps}, jumps={jumps}, lr={lr}, clip={clip}, prior={prior}, momentum={momentum}"
+            )
+        if max_batch is not None and max_batch < 1:
+            raise ValueError(f"max_batch is a number of samples, at least 1, or None; got {max_batch}")
+        self.steps, self.jumps, self.lr, self.prior = steps, jumps, lr, prior
+        self.momentum, self.clip, self.keep_best, self.max_batch = momentum, clip, keep_best, max_batch
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x0: Float[Tensor, "p n *shape"],
+        tilt: Tilt | None = None,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Result:
+        """As Sampler; the trace has the mean reward of each prompt after every step."""
+        if tilt is None:
+            raise ValueError("NoiseOptimisation climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump")
+        if torch.is_inference_mode_enabled():
+            raise ValueError("it needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
+        if not tilt.differentiable:
+            raise ValueError(no_gradient(tilt.reward, "BestOfN or FkSteering"))
+        run, z = Run(flow_map, x0, tilt, cond, generator), x0.flatten(0, 1)
+        speed = torch.zeros_like(z)
+        with counting.count() as tally:
+            best = here = self.look(run, z, last=False)
+            for step in track(list(range(1, self.steps + 1))):
+                gradient = self.clipped(here.gradient)
+                speed = self.momentum * speed + gradient
+                z = z + self.lr * (gradient + self.momentum * speed)
+                here = self.look(run, z, last=step == self.steps)
+                best = better(best, here) if self.keep_best else here
+                run.record(t=step / self.steps, reward=run.by_prompt(here.reward).mean(1))
+        value = run.by_prompt(best.value)
+        result = Result(run.by_prompt(best.x), torch.zeros_like(value), None, value, run.trace())
+        return replace(result, evaluations=tally.per(len(z)))
+
+    def look(self, run: Run, z: Tensor, last: bool) -> Uphill:
+        """Where the noise leads, what the reward says of it and, but for the last time, the way up."""
+        tilt, parts = run.tilt, []
+        assert tilt is not None
+        scale = tilt.scale_for(len(z))
+        for rows in run.batches(self.max_batch):
+            cond = None if run.cond is None else run.cond[rows]
+            try:
+                parts.append(self.part(run.flow_map, z[rows], tilt.with_scale(scale[rows]), cond, last))
+            except NonFiniteReward as error:
+                raise error.further(rows.start) from None
+        return Uphill(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def part(self, flow_map: FlowMap, z: Tensor, tilt: Tilt, cond: Cond, last: bool) -> Uphill:
+        """The same, for some of them."""
+        with torch.set_grad_enabled(not last):
+            z = z.detach().requires_grad_(not last)
+            x = z
+            for k in range(self.jumps):
+                x = flow_map(x, k / self.jumps, (k + 1) / self.jumps, cond)
+            rewards = tilt.rewards(x, cond, 1.0)
+            value = tilt.scaled(rewards)
+            if last:
+                return Uphill(x, value, rewards, torch.zeros_like(z))
+            if not value.requires_grad:
+                raise ValueError(no_gradient(tilt.reward, "BestOfN or FkSteering"))
+            norm = z.flatten(1).norm(dim=1)
+            prior = (z[0].numel() - 1) * norm.log() - norm.square() / 2
+            (gradient,) = torch.autograd.grad((value + self.prior * prior).sum(), z)
+        check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", 1.0)
+        return Uphill(x.detach(), value.detach(), rewards.detach(), gradient)
+
+    def clipped(self, gradient: Tensor) -> Tensor:
+        """Each sample's gradient, no longer than `clip`."""
+        if self.clip is None:
+            return gradient
+        length = gradient.flatten(1).norm(dim=1).clamp_min(self.clip)
+        return gradient * (self.clip / length).view(-1, *[1] * (gradient.ndim - 1))
+
+
+def better(one: Uphill, other: Uphill) -> Uphill:
+    """Of each sample, the end of higher value."""
+    won = other.value > one.value
+    return Uphill(*(torch.where(won.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(one, other, strict=True)))
