@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
 from steer.interpolant import Time
+from steer.lookahead import Guesses, Posterior
 
 
 class ClassifierFree(FlowMap):
@@ -71,3 +72,9 @@ class Unconditional(FlowMap):
 
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         return self.flow_map(x, s, t)
+
+    def posterior_guesses(
+        self, x: Tensor, t: Time, draws: int, generator: torch.Generator | None, cond: Cond = None
+    ) -> Guesses:
+        """The model's own draws, if it has them, without the condition."""
+        return Posterior(draws)(self.flow_map, x, t, None, generator)

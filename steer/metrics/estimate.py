@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from steer.metrics.weights import normalized, pair_mass
+from steer.metrics.weights import MIN_PAIR_MASS, normalized, pair_mass
 
 
 class Estimate(NamedTuple):
@@ -34,12 +34,14 @@ def particle_mean(
 
     var_p = sum_n w_pn^2 (r_pn - mean_p)^2 / (1 - sum_n w_pn^2),
 
-    which for equal weights is the usual s^2 / N.
+    which for equal weights is the usual s^2 / N; NaN where one particle has all the weight, up to rounding.
     """
     values = values.double()
     w = normalized(torch.zeros_like(values) if log_w is None else log_w)
     mean = (w * values).sum(-1)
-    return mean, (w * (values - mean[:, None])).square().sum(-1) / pair_mass(w)
+    mass = pair_mass(w)
+    variance = (w * (values - mean[:, None])).square().sum(-1) / mass
+    return mean, torch.where(mass > MIN_PAIR_MASS, variance, torch.nan)
 
 
 def over_prompts(mean: Float[Tensor, " p"], variance: Float[Tensor, " p"]) -> Estimate:

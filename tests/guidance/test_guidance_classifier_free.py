@@ -10,6 +10,7 @@ from steer.analytic import ring
 from steer.flow_map import OdeMap
 from steer.guidance import ClassifierFree, Unconditional
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
+from steer.lookahead import Posterior
 
 LABELS = torch.tensor([0, 3, 1, 2, 3, 0])
 
@@ -78,4 +79,14 @@ def test_unconditional_forgets_what_it_is_told():
         torch.testing.assert_close(deaf(x, t, 1.0, cond), law(x, t, 1.0), rtol=0, atol=0)
         torch.testing.assert_close(deaf.lookahead(x, t, cond), law.lookahead(x, t), rtol=0, atol=0)
         torch.testing.assert_close(deaf.score(x, t, cond), law.score(x, t), rtol=1e-9, atol=1e-9)
+    drawn, unconditional = (
+        Posterior(8)(m, x, t, c, torch.Generator().manual_seed(1)) for m, c in ((deaf, LABELS), (law, None))
+    )
+    torch.testing.assert_close(drawn, unconditional, rtol=0, atol=0)
     assert deaf.schedule is law.schedule
+
+
+def test_unconditional_draws_only_if_its_model_can():
+    law, (x, t) = ring(4, 2.0), points()
+    with pytest.raises(ValueError, match=r"OdeMap cannot draw from p\(x1 \| x_t\) by itself"):
+        Posterior(8)(Unconditional(OdeMap(law, law.schedule, steps=4)), x, t, LABELS)

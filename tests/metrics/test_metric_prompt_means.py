@@ -24,6 +24,8 @@ def test_errors_over_prompts():
     torch.testing.assert_close(estimate.std_error_over_prompts, values.mean(1).std() / 2)
     assert prompt_mean(values[:1]).std_error_over_prompts.isnan()
     assert prompt_mean(values[:, :1]).std_error.isnan()
+    for gap in (20.0, 36.0, 40.0, 800.0):  # with rounding, all but nothing, or nothing, is left for the others
+        assert prompt_mean(values[:, :2], torch.tensor([0.0, -gap]).expand(len(values), 2)).std_error.isnan(), gap
 
 
 def test_delta_method_error_is_the_spread_of_weighted_means():
