@@ -50,17 +50,22 @@ def start_from(module: nn.Module, name: str) -> None:
     ValueError, naming what differs.
     """
     if (last := Path(name) / LAST).exists() and not list(Path(name).glob("*.safetensors")):
-        take(module, averaged(last), f"start={name}")
+        saved = readable(last)
+        refuse_other_guidance(module, saved.get("guidance", 1.0), name)
+        take(module, averaged(saved), f"start={name}")
         return
     found: Any = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
-    if isinstance(found, FlowMap) and isinstance(module, FlowMap) and found.guidance != module.guidance:
-        raise ValueError(
-            f"start={name} has guidance of weight {found.guidance} in it; say model.guidance={found.guidance}"
-        )
+    refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
     if told := told_more(module, found):
         warm_start(*told)
     else:
         take(module, found.state_dict(), f"start={name}")
+
+
+def refuse_other_guidance(module: nn.Module, guidance: float, name: str) -> None:
+    """Raises ValueError if the weights hold guidance that the map to be trained does not know of."""
+    if isinstance(module, FlowMap) and guidance != module.guidance:
+        raise ValueError(f"start={name} has guidance of weight {guidance} in it; say model.guidance={guidance}")
 
 
 def told_more(module: nn.Module, found: nn.Module) -> tuple[WithContext, nn.Module] | None:
@@ -80,9 +85,8 @@ def take(module: nn.Module, weights: Mapping[str, Tensor], whence: str) -> None:
     module.load_state_dict(weights)
 
 
-def averaged(path: Path) -> dict[str, Tensor]:
+def averaged(saved: Mapping[str, Any]) -> dict[str, Tensor]:
     """The averaged weights in a checkpoint to resume from, by their names in the map or the classifier."""
-    saved = readable(path)
     weights = {**saved["state_dict"], **saved["callbacks"]["Ema"]["average"]}
     of = ("flow_map.", "network.")  # what `learned` finds in a loop
     prefix = next(prefix for prefix in of if any(name.startswith(prefix) for name in weights))

@@ -17,9 +17,10 @@ from recipes.progress import bar
 from recipes.publish import publish
 from recipes.tables import logged_table
 from steer.data.stream import keyed_generator
-from steer.loops import Ema, Identities, MapTraining, Pictures, read_csv_log
+from steer.flow_map import ResidualMap
+from steer.loops import Diverged, Ema, Identities, MapTraining, Pictures, read_csv_log
 from steer.samplers import Result
-from steer.training import Posterior
+from steer.training import Joint, ToData
 
 
 def train(job: Job) -> Path:
@@ -35,7 +36,10 @@ def train(job: Job) -> Path:
     folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
     watch = [Identities(config.identities, ema=ema)] if watched(loop) and config.identities else []
-    seconds = fit(loop, data, folder, job, ema, [*show, *watch])
+    try:
+        seconds = fit(loop, data, folder, job, ema, [*show, *watch])
+    except Diverged as error:
+        raise ValueError(f"{error}{'' if error.kept is None else f'; start={folder} begins with them'}") from error
     save(module, folder, job, guidance)
 
     metrics: Figures = {
@@ -54,8 +58,11 @@ def train(job: Job) -> Path:
 
 
 def watched(loop: Any) -> bool:
-    """Whether the loop learns a map that is told what its batches say, as the inner map of a posterior map is not."""
-    return isinstance(loop, MapTraining) and not isinstance(loop.objective, Posterior)
+    """Whether the loop learns jumps between any two times: not a velocity or jumps to data alone, and not an inner map."""
+    match loop:
+        case MapTraining(flow_map=ResidualMap(), objective=Joint() as joint):
+            return joint.off_diagonal is not None and not isinstance(joint.pairs, ToData)
+    return False
 
 
 def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:

@@ -15,17 +15,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 
 from recipes.figures.cells import Cells
 from recipes.figures.step_time import Noise, seconds, step_of
+from recipes.figures.training import train as fit
 from recipes.yardsticks import AgainstImages
 from rewards import from_signed, load_classifier
 from steer.data import FashionMnist, fashion_mnist
 from steer.flow_map import OdeMap, ResidualMap
 from steer.interpolant import Linear
-from steer.loops import Ema, MapTraining, Trapezoid, Warmup, quiet
+from steer.loops import Trapezoid, Warmup
 from steer.networks import ClassCondition, UNet
 from steer.samplers import Jump, Ode, Sampler
 from steer.solvers import Heun
@@ -68,23 +68,8 @@ def untrained() -> ResidualMap:
 
 def train(flow_map: ResidualMap, objective: Objective, steps: int, lr: float) -> ResidualMap:
     """The map after so many steps, its averaged weights on it."""
-    quiet()
     schedule = Warmup(100, Trapezoid(steps, steps // 2))
-    loop, ema = MapTraining(flow_map.train().requires_grad_(True), objective, lr=lr, schedule=schedule), Ema(0.99)
-    trainer = Trainer(
-        max_steps=steps,
-        gradient_clip_val=1.0,
-        callbacks=[ema],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        precision="bf16-mixed",
-    )
-    trainer.fit(loop, FashionMnist(BATCH))
-    ema.put_on(loop)
-    return flow_map.eval().requires_grad_(False)
+    return fit(flow_map.train(), objective, FashionMnist(BATCH), steps, lr, schedule, 0.99, precision="bf16-mixed")
 
 
 def velocity() -> ResidualMap:
@@ -105,7 +90,8 @@ def cost(name: str) -> float:
         return 1.0
     x1, cond = Noise(BATCH).draw(torch.Generator().manual_seed(0))
     this, reference = (step_of(OBJECTIVES[of](untrained()), untrained(), x1, cond) for of in (name, REFERENCE))
-    return statistics.median([seconds(this) / seconds(reference) for _ in range(ROUNDS + 1)][1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        return statistics.median([seconds(this) / seconds(reference) for _ in range(ROUNDS + 1)][1:])
 
 
 def measure(name: str, steps: int) -> dict[str, float]:

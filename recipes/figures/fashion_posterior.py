@@ -9,8 +9,8 @@ perfect); and how often the judge sees the class of the image that was noised, a
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,7 +28,7 @@ from steer.metrics.diversity import cosine_diversity
 from steer.metrics.energy_distance import energy_distance
 from steer.posterior import PosteriorMap
 
-TIMES, IMAGES, DRAWS = (0.0, 0.2, 0.4, 0.6, 0.8), 24, 24
+TIMES, IMAGES, DRAWS = (0.0, 0.2, 0.4, 0.6, 0.8), 16, 16
 SHOWN, SHOWN_DRAWS, SHOWN_TIMES = (0, 3, 23), 5, (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 JUDGE_BY = "fashion-patch"
 
@@ -62,26 +62,41 @@ def drawn(flow_map: FlowMap, name: str, x_t: Tensor, t: float, draws: int, seed:
     return from_signed(guesses.x1.flatten(0, 1)).unflatten(0, (draws, len(x_t)))
 
 
+class Seen(NamedTuple):
+    """At one time, the judge's features of draws (draws, images, d), and whether it sees the class of the noised image."""
+
+    features: Tensor
+    right: Tensor
+
+
+@cache
+def seen(name: str, seed: int) -> list[Seen]:
+    """Draws of a method at every time, in the judge's eyes."""
+    flow_map, judge, found = posterior_map(), load_classifier(JUDGE_BY), []
+    for t in TIMES:
+        x_t, labels = noised(torch.arange(100, 100 + IMAGES), t)
+        x = drawn(flow_map, name, x_t, t, DRAWS, seed)
+        with torch.no_grad():
+            features, logits = judge.features(x.flatten(0, 1)), judge(x.flatten(0, 1))
+        found.append(Seen(*(z.unflatten(0, x.shape[:2]) for z in (features, logits.argmax(1) == labels.repeat(DRAWS)))))
+    return found
+
+
 def compare(name: str) -> list[dict[str, float]]:
     """At each time: distance to the best draws over its floor, the judge's agreement, the draws' diversity."""
-    flow_map, judge = posterior_map(), load_classifier(JUDGE_BY)
-    chosen, found = torch.arange(100, 100 + IMAGES), []
-    for t in TIMES:
-        x_t, labels = noised(chosen, t)
-        ours, reference, again = (
-            drawn(flow_map, method, x_t, t, DRAWS, seed) for method, seed in ((name, 1), (BEST, 2), (BEST, 3))
+    found, even = [], torch.full((DRAWS,), 1 / DRAWS)
+    for ours, reference, again in zip(seen(name, 1), seen(BEST, 2), seen(BEST, 1), strict=True):
+        far, floor = (
+            torch.stack([energy_distance(a[:, i], reference.features[:, i]).abs() for i in range(IMAGES)])
+            for a in (ours.features, again.features)
         )
-        with torch.no_grad():
-            f, g, h = (judge.features(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for x in (ours, reference, again))
-            right = judge(ours.flatten(0, 1)).argmax(1).view(ours.shape[:2]) == labels
-        far, floor = (torch.stack([energy_distance(a[:, i], g[:, i]).abs() for i in range(IMAGES)]) for a in (f, h))
-        even = torch.full((DRAWS,), 1 / DRAWS)
+        diversity = torch.stack([cosine_diversity(ours.features[:, i], even) for i in range(IMAGES)])
         found.append(
             {
                 "distance": float(far.mean() / floor.mean()),
                 "std_error": float(far.std() / IMAGES**0.5 / floor.mean()),
-                "agreement": float(right.double().mean()),
-                "diversity": float(torch.stack([cosine_diversity(f[:, i], even) for i in range(IMAGES)]).mean()),
+                "agreement": float(ours.right.double().mean()),
+                "diversity": float(diversity.mean()),
             }
         )
     return found
@@ -113,6 +128,7 @@ def film() -> None:
 
 def main() -> None:
     table = Cells("fashion_posterior")
+    film()
     rows = {name: table.get(name, partial(compare, name)) for name in METHODS}
     print("| draws | " + " | ".join(f"t = {t:g}" for t in TIMES) + " |\n|" + "---|" * (len(TIMES) + 1))
     for what in ("distance", "agreement", "diversity"):
@@ -121,7 +137,6 @@ def main() -> None:
                 f"{cell[what]:.2f}" + (f" +- {cell['std_error']:.2f}" if what == "distance" else "") for cell in row
             )
             print(f"| {what}: {name} | " + " | ".join(cells) + " |")
-    film()
 
 
 if __name__ == "__main__":

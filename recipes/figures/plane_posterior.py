@@ -3,27 +3,27 @@
     python -m recipes.figures.plane_posterior      # about twenty minutes on one core
 
 Shown is the energy distance of 400 draws to as many exact ones, at 24 points x_t, over that of two exact sets of 400: 1 is
-perfect. Posterior maps draw by one evaluation; GLASS by as many as its inner steps take, and renoising by as many as it has
-nodes, of the exact velocity or map.
+perfect, for draws of equal weight. Posterior maps draw by one evaluation; GLASS by as many as its inner steps take, and
+renoising by one more than it has nodes, of the exact velocity or map.
 """
 
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from lightning.pytorch import Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from recipes.figures.cells import FOLDER, Cells
+from recipes.figures.training import train
 from steer.analytic import GaussianMixture
 from steer.data import StreamData
 from steer.flow_map import ResidualMap
 from steer.glass import GlassFlow
 from steer.interpolant import Linear
 from steer.lookahead import Glass, Guesses, Lookahead, Posterior, Renoise
-from steer.loops import Ema, MapTraining, Trapezoid, Warmup, quiet
+from steer.loops import Trapezoid, Warmup
 from steer.metrics.energy_distance import energy_distance
 from steer.networks import ContextCondition, Mlp, WithContext
 from steer.posterior import PosteriorMap
@@ -68,25 +68,11 @@ LOOKAHEADS: dict[str, Lookahead] = {
 
 def learned(name: str) -> PosteriorMap:
     """The mixture with an inner map trained to draw from its posterior."""
-    quiet()
     torch.manual_seed(0)
     network = Mlp(2, 128, 3, ContextCondition(128), data_std=1.5, beside=2)
     inner, objective = ResidualMap(WithContext(network), Linear()), OfPosterior(OBJECTIVES[name]())
-    schedule = Warmup(100, Trapezoid(STEPS, STEPS // 2))
-    loop, ema = MapTraining(inner, objective, lr=2e-3, schedule=schedule), Ema(0.995)
-    trainer = Trainer(
-        max_steps=STEPS,
-        gradient_clip_val=1.0,
-        callbacks=[ema],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
-    trainer.fit(loop, Draws(BATCH))
-    ema.put_on(loop)
-    return PosteriorMap(law(), inner.eval().requires_grad_(False).double())
+    train(inner, objective, Draws(BATCH), STEPS, 2e-3, Warmup(100, Trapezoid(STEPS, STEPS // 2)), 0.995)
+    return PosteriorMap(law(), inner.double())
 
 
 def misses(guesses: Callable[[Tensor, float], Guesses]) -> list[list[float]]:

@@ -4,6 +4,7 @@ from steer.loops.averaging import Ema
 from steer.loops.base import Loop
 from steer.loops.classifier_training import ClassifierTraining, FlipAndShift, to_unit
 from steer.loops.csv_log import CsvLog, read_csv_log
+from steer.loops.divergence import Diverged
 from steer.loops.identities import Identities
 from steer.loops.last_checkpoint import LastCheckpoint
 from steer.loops.map_training import MapTraining
@@ -11,13 +12,14 @@ from steer.loops.pictures import ImageGrid, Pictures, PlaneHistogram
 from steer.loops.progress import StepProgress
 from steer.loops.quiet import quiet
 from steer.loops.reward_tuning import RewardTuning
-from steer.loops.schedules import Constant, Cosine, InverseSqrt, Trapezoid, Warmup
+from steer.loops.schedules import Constant, Cosine, InverseSqrt, LrSchedule, Trapezoid, Warmup
 
 __all__ = [
     "ClassifierTraining",
     "Constant",
     "Cosine",
     "CsvLog",
+    "Diverged",
     "Ema",
     "FlipAndShift",
     "Identities",
@@ -25,6 +27,7 @@ __all__ = [
     "InverseSqrt",
     "LastCheckpoint",
     "Loop",
+    "LrSchedule",
     "MapTraining",
     "Pictures",
     "PlaneHistogram",

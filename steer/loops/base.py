@@ -54,19 +54,20 @@ class Loop(LightningModule):
         return keyed_generator("step", *where, device=self.device)
 
     def report(self, loss: Loss, batch_size: int) -> Tensor:
-        """Logs a loss and its terms, and returns its total. Raises ValueError, naming the culprit, if it is not finite."""
-        if not loss.total.isfinite():
-            raise ValueError(divergence.of_loss(loss, self.global_step, self.trainer))
+        """Logs a loss and its terms, and returns its total. Raises Diverged, naming the culprit, if it is not finite."""
+        finite = self.trainer.strategy.reduce(loss.total.detach().isfinite().float(), reduce_op="mean")
+        if finite < 1:  # in any process: all of them stop
+            raise divergence.of_loss(loss, self.global_step, self.trainer)
         self.log("train/loss", loss.total, prog_bar=True, batch_size=batch_size)
         self.log_dict({f"train/{name}": value for name, value in loss.terms.items()}, batch_size=batch_size)
         return loss.total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Logs the norm of the gradient. Raises ValueError if it is not finite."""
+        """Logs the norm of the gradient. Raises Diverged if it is not finite."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if not norm.isfinite():
-            raise ValueError(divergence.of_gradient(norm, self.global_step, self.trainer))
+            raise divergence.of_gradient(norm, self.global_step, self.trainer)
         self.log("train/gradient_norm", norm)
 
     def configure_optimizers(self) -> Any:

@@ -1,46 +1,72 @@
 """What a run that diverges says: where, at which times, what is left of it, and what to try."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from steer.loops.last_checkpoint import LastCheckpoint
-from steer.training import Loss
+from steer.training import Loss, Residuals
 
 
-def of_loss(loss: Loss, step: int, trainer: Trainer) -> str:
-    """A loss that is not finite: its first bad term, and the objective and pair of times of the first bad residual."""
-    return (
-        f"the training loss is {loss.total.item()} at step {step}{_culprit(loss)}{_kept(trainer)}: {_advice(trainer)}"
-    )
+class Diverged(ValueError):
+    """A loss or a gradient that is not finite. `kept` is the checkpoint that is left of an earlier step, if there is one."""
+
+    def __init__(self, what: str, step: int, trainer: Trainer):
+        self.kept = kept(trainer, step)
+        left = "" if self.kept is None else f"; the weights of step {step_of(self.kept)} are kept in {self.kept}"
+        super().__init__(f"{what}{left}: {advice(trainer)}")
 
 
-def of_gradient(norm: Tensor, step: int, trainer: Trainer) -> str:
+def of_loss(loss: Loss, step: int, trainer: Trainer) -> Diverged:
+    """A loss that is not finite here or in another process: the objective and the times of its first bad residual."""
+    if loss.total.isfinite():
+        return Diverged(f"the training loss of another process is not finite at step {step}", step, trainer)
+    return Diverged(f"the training loss is {loss.total.item()} at step {step}{culprit(loss)}", step, trainer)
+
+
+def of_gradient(norm: Tensor, step: int, trainer: Trainer) -> Diverged:
     """A gradient that is not finite under a loss that is."""
-    return f"the gradient's norm is {norm.item()} at step {step}{_kept(trainer)}: {_advice(trainer)}"
+    return Diverged(f"the gradient's norm is {norm.item()} at step {step}", step, trainer)
 
 
-def _culprit(loss: Loss) -> str:
+def culprit(loss: Loss) -> str:
+    """The part that is not finite."""
     for part in loss.residuals:
         if (bad := (~part.squared.isfinite()).nonzero()).numel():
-            k = int(bad[0])
-            return f", from {part.of} at (s, t) = ({float(part.s[k]):.4g}, {float(part.t[k]):.4g})"
-    return f", from its term {name!r}" if (name := _first_bad(loss.terms)) else ""
+            return f", from {len(bad)} of the {len(part.squared)} residuals of {part.of}{times(part, int(bad[0]))}"
+    if loss.residuals and all(value.isfinite().all() for value in loss.terms.values()):
+        return ", from the weighting, the residuals being finite"
+    return f", from its term {name!r}" if (name := first_bad(loss.terms)) else ""
 
 
-def _first_bad(terms: Mapping[str, Tensor]) -> str | None:
+def times(part: Residuals, k: int) -> str:
+    """Those of the k-th residual."""
+    return f", the first at (s, t) = ({float(part.s[k]):.4g}, {float(part.t[k]):.4g})"
+
+
+def first_bad(terms: Mapping[str, Tensor]) -> str | None:
+    """The first term that is not finite."""
     return next((name for name, value in terms.items() if not value.isfinite().all()), None)
 
 
-def _kept(trainer: Trainer) -> str:
+def kept(trainer: Trainer, step: int) -> Path | None:
+    """The last checkpoint, unless it holds the very weights that failed."""
     last = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # type: ignore[attr-defined]
-    if last is None or not last.path.exists():
-        return ""
-    return f"; the weights of step {last.saved} are kept in {last.path} (start={last.path.parent} goes on from them)"
+    if last is None or not last.path.exists() or step_of(last.path) >= step:
+        return None
+    return last.path
 
 
-def _advice(trainer: Trainer) -> str:
-    clipping = "" if trainer.gradient_clip_val else ", set trainer.gradient_clip_val=1"
+def step_of(path: Path) -> int:
+    """The step a checkpoint was written after."""
+    return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["global_step"])
+
+
+def advice(trainer: Trainer) -> str:
+    """What fits this run."""
+    clipping = "" if trainer.gradient_clip_val else ", set the Trainer's gradient_clip_val=1"
     precision = ", or train in precision 32-true or bf16-mixed" if str(trainer.precision).startswith("16") else ""
-    return f"lower loop.lr{clipping}{precision}"
+    return f"lower lr{clipping}{precision}"

@@ -17,8 +17,9 @@ class Identities(Callback):
     """Every `every` steps, logs the mean squared residuals of the three identities: identity/semigroup, /lagrangian, /eulerian.
 
     They are taken on data of the current batch at the same noise and times throughout, of the map against itself. That X_{t,t}
-    is the identity and its tangent the velocity holds by construction. Losses may rise while samples improve, since a
-    self-distilled target moves; these fall. Derivatives are differences, so that any network can be watched.
+    is the identity and its tangent the velocity holds by construction. A loss may rise while samples improve, since a
+    self-distilled target moves; these say how much of a map it is. Derivatives are differences, so that any network can be
+    watched.
 
     Args:
         every: steps between them.

@@ -27,6 +27,9 @@ class MapTraining(Loop):
         super().__init__(**optimizer)
         self.flow_map, self.objective, self.drop_cond = flow_map, objective, drop_cond
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["guidance"] = guidance_of(self.flow_map, self.objective)
+
     def training_step(self, batch: tuple[Tensor, Cond], batch_idx: int) -> Tensor:
         x1, cond = batch
         generator = self.step_generator(batch_idx)
@@ -38,6 +41,12 @@ class MapTraining(Loop):
                 f"sample {int(bad[0])} of the batch of step {self.global_step} is not finite; mend the data"
             )
         return self.report(loss, len(x1))
+
+
+def guidance_of(flow_map: ResidualMap, objective: Objective) -> float:
+    """The weight of classifier-free guidance that the map has once it is trained."""
+    taught = getattr(objective, "guidance", 1.0)
+    return taught if taught != 1 else flow_map.guidance
 
 
 def drop(cond: Cond, probability: float, generator: torch.Generator) -> Cond:

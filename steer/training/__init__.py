@@ -4,7 +4,7 @@
 """
 
 from steer.training.alpha_flow import AlphaFlow, FixedAlpha, SigmoidAlpha
-from steer.training.base import Card, Held, Loss, Objective, PairObjective, Pairs
+from steer.training.base import Card, Held, Loss, Objective, PairObjective, Pairs, Residuals
 from steer.training.consistency import AlongFlow, AnnealedStride, Consistency, GridStride, SamePair
 from steer.training.couplings import OptimalTransport
 from steer.training.ctm import TwoLegs
@@ -77,6 +77,7 @@ __all__ = [
     "Pairs",
     "Plain",
     "Posterior",
+    "Residuals",
     "SamePair",
     "Semigroup",
     "SigmoidAlpha",

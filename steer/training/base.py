@@ -40,7 +40,9 @@ class Loss(NamedTuple):
         return Loss(total, {term: squared.mean()}, (Residuals(type(objective).__name__, squared, s, t),))
 
     def plus(self, other: "Loss", weight: float = 1.0) -> "Loss":
-        """The sum of two losses of different terms, the second weighted."""
+        """The sum of two losses, the second weighted. Raises ValueError if both have a term of one name."""
+        if shared := self.terms.keys() & other.terms.keys():
+            raise ValueError(f"both losses have a term called {min(shared)!r}; give them different names")
         return Loss(self.total + weight * other.total, {**self.terms, **other.terms}, self.residuals + other.residuals)
 
 

@@ -119,6 +119,8 @@ class Frozen(Teacher):
         told = None if cond is None else cond[:1]
         try:
             shape = teacher.velocity(one, 0.5, told).shape
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise ValueError(f"{self._misfit(x)}: {str(error).splitlines()[0]}") from error
         if shape != one.shape:

@@ -128,6 +128,8 @@ class Mixture(PairLaw):
     def __init__(self, laws: Sequence[PairLaw], weights: Sequence[float]):
         if len(laws) != len(weights) or not laws or min(weights) <= 0:
             raise ValueError(f"expected one positive weight for each law; got {len(laws)} laws and weights {weights}")
+        if any(isinstance(law, Grouped) for law in laws):
+            raise ValueError("Mixture would tear groups apart; put it inside: Grouped(group, Mixture(...))")
         self.laws, self.weights = laws, tuple(weights)
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:

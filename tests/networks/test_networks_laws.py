@@ -1,6 +1,7 @@
 """Laws of every network: derivatives, gradients, batch mates, precision, and the absent condition."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
 from steer.networks import ClassCondition, EmbeddingCondition, Mlp, Transformer, UNet
+from steer.networks.transformer import SelfAttention
 from steer.networks.unet import Attention
 from steer.training import Eulerian, FlowMatching, Joint, Lagrangian
 
@@ -177,6 +179,19 @@ def test_recomputing_keeps_half_precision_in_the_second_run():
     torch.testing.assert_close(gradient(True), gradient(False), rtol=0, atol=0.01 * gradient(False).abs().max().item())
 
 
+def test_recomputing_takes_no_gradient_that_nobody_asked_for_and_refuses_the_second():
+    network = shaken(Transformer(1, 16, 2, 2, 2, recompute=True)).requires_grad_(False)
+    x = torch.randn(B, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    t = torch.full((B,), 0.5, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(network(x, t, t).square().sum(), x)
+    network.recompute = False
+    (expected,) = torch.autograd.grad(network(x, t, t).square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
+    network.recompute = True
+    with pytest.raises(RuntimeError, match="no gradient of a gradient; build the network with recompute=False"):
+        torch.autograd.grad(network(x, t, t).square().sum(), x, create_graph=True)
+
+
 # Half precision
 
 
@@ -255,6 +270,22 @@ def test_images_that_cannot_be_halved_are_refused():
     network, t = UNet(1, (8, 8), blocks=1), torch.ones(1)
     with pytest.raises(ValueError, match=r"sides divide by 4; got \(8, 10\)"):
         network(torch.zeros(1, 1, 8, 10), t, t)
+
+
+def test_the_attention_of_a_transformer_is_that_of_normalised_queries_and_keys():
+    attention, h = shaken(SelfAttention(16, heads=2)), torch.randn(B, 5, 16, dtype=torch.float64)
+    q, k, v = (part.unflatten(2, (2, 8)).transpose(1, 2) for part in attention.qkv(h).chunk(3, dim=2))
+    q, k = (part / part.norm(dim=3, keepdim=True) for part in (q, k))
+    q = q * attention.sharpness.exp()
+    seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention(h), attention.project(seen), rtol=1e-12, atol=1e-12)
+
+
+def test_the_waves_of_a_perceptron_have_their_periods():
+    """sin and cos of 2 pi x / period, 2 pi x / (period / 2), ... of each coordinate."""
+    network, x = Mlp(2, 8, 2, frequencies=3, period=5.0), torch.randn(B, 2, dtype=torch.float64)
+    angles = torch.stack([2 * math.pi * x[:, c] * 2**k / 5.0 for c in range(2) for k in range(3)], dim=1)
+    torch.testing.assert_close(network.waves(x), torch.cat((angles.sin(), angles.cos()), dim=1))
 
 
 def test_a_transformer_refuses_what_it_cannot_cut():
