@@ -115,6 +115,8 @@ def draw(rows: dict[str, list[list[float]]]) -> None:
         ax.errorbar(TIMES, middle, error, linestyle=line, marker="o", markersize=4, capsize=2, label=name)
     ax.axhline(1, color="#888888", linewidth=0.8)
     ax.set_yscale("log")
+    ax.set_yticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
+    ax.minorticks_off()
     ax.set_xlabel("t")
     ax.set_ylabel("energy distance to p(x1 | x_t), over its floor")
     ax.grid(alpha=0.3, which="both")
