@@ -10,18 +10,15 @@ References: Eyring et al. 2024, arXiv 2406.04312 (ReNO: one-step models, this re
 Ben-Hamu et al. 2024, arXiv 2402.14017 (D-Flow: through the whole flow; here by more jumps).
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer import counting
 from steer.flow_map import Cond, FlowMap
-from steer.progress import track
-from steer.samplers.base import Result, Run, Sampler
-from steer.tilt import NonFiniteReward, Tilt, check_finite, name_of, no_gradient
+from steer.samplers.base import Result, Run, Stepwise
+from steer.tilt import Tilt, check_finite, name_of, no_gradient
 
 
 class Uphill(NamedTuple):
@@ -33,7 +30,16 @@ class Uphill(NamedTuple):
     gradient: Tensor
 
 
-class NoiseOptimisation(Sampler):
+class Climb(NamedTuple):
+    """The noise, its speed, and what is known of where it leads now and of the best place it led to."""
+
+    z: Tensor
+    speed: Tensor
+    here: Uphill
+    best: Uphill
+
+
+class NoiseOptimisation(Stepwise[Climb]):
     """Gradient ascent on the noise, for each particle by itself. A maximiser: its samples follow no stated law.
 
     Args:
@@ -44,13 +50,13 @@ class NoiseOptimisation(Sampler):
         momentum: of Nesterov's; 0 for plain ascent.
         clip: most norm of a sample's gradient, or None.
         keep_best: return the best end seen, by the reward; otherwise the last.
-        max_batch: the most samples the network and reward see at once; None for all. Changes memory, not results.
+        max_batch: as in Stepwise.
 
     Raises:
         ValueError: settings out of range; when called, without a reward or with one that has no gradient.
     """
 
-    claim = "maximiser"
+    claim = "maximiser"  # the trace has the mean reward of each prompt after every step
 
     def __init__(
         self,
@@ -63,66 +69,48 @@ class NoiseOptimisation(Sampler):
         keep_best: bool = True,
         max_batch: int | None = None,
     ):
-        if (
-            steps < 1
-            or jumps < 1
-            or not lr > 0
-            or prior < 0
-            or not 0 <= momentum < 1
-            or (clip is not None and clip <= 0)
-        ):
+        if jumps < 1 or not lr > 0 or prior < 0 or not 0 <= momentum < 1 or (clip is not None and clip <= 0):
             raise ValueError(
-                "NoiseOptimisation needs steps, jumps >= 1, lr, clip > 0, prior >= 0 and momentum in [0, 1); got "
-                f"steps={steps}, jumps={jumps}, lr={lr}, clip={clip}, prior={prior}, momentum={momentum}"
+                "NoiseOptimisation needs jumps >= 1, lr, clip > 0, prior >= 0 and momentum in [0, 1); got "
+                f"jumps={jumps}, lr={lr}, clip={clip}, prior={prior}, momentum={momentum}"
             )
-        if max_batch is not None and max_batch < 1:
-            raise ValueError(f"max_batch is a number of samples, at least 1, or None; got {max_batch}")
-        self.steps, self.jumps, self.lr, self.prior = steps, jumps, lr, prior
-        self.momentum, self.clip, self.keep_best, self.max_batch = momentum, clip, keep_best, max_batch
+        super().__init__(steps, max_batch)
+        self.jumps, self.lr, self.prior = jumps, lr, prior
+        self.momentum, self.clip, self.keep_best = momentum, clip, keep_best
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        flow_map: FlowMap,
-        x0: Float[Tensor, "p n *shape"],
-        tilt: Tilt | None = None,
-        cond: Cond = None,
-        generator: torch.Generator | None = None,
-    ) -> Result:
-        """As Sampler; the trace has the mean reward of each prompt after every step."""
-        if tilt is None:
+    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Climb:
+        if run.tilt is None:
             raise ValueError("NoiseOptimisation climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump")
         if torch.is_inference_mode_enabled():
             raise ValueError("it needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
-        if not tilt.differentiable:
-            raise ValueError(no_gradient(tilt.reward, "BestOfN or FkSteering"))
-        run, z = Run(flow_map, x0, tilt, cond, generator), x0.flatten(0, 1)
-        speed = torch.zeros_like(z)
-        with counting.count() as tally:
-            best = here = self.look(run, z, last=False)
-            for step in track(list(range(1, self.steps + 1))):
-                gradient = self.clipped(here.gradient)
-                speed = self.momentum * speed + gradient
-                z = z + self.lr * (gradient + self.momentum * speed)
-                here = self.look(run, z, last=step == self.steps)
-                best = better(best, here) if self.keep_best else here
-                run.record(t=step / self.steps, reward=run.by_prompt(here.reward).mean(1))
-        value = run.by_prompt(best.value)
-        result = Result(run.by_prompt(best.x), torch.zeros_like(value), None, value, run.trace())
-        return replace(result, evaluations=tally.per(len(z)))
+        if not run.tilt.differentiable:
+            raise ValueError(no_gradient(run.tilt.reward, "BestOfN or FkSteering"))
+        here = self.look(run, x, last=False)
+        return Climb(x, torch.zeros_like(x), here, here)
 
+    def step(self, run: Run, now: Climb, s: float, t: float) -> Climb:
+        """One step of ascent: here the grid of times counts steps, t = k / steps."""
+        gradient = self.clipped(now.here.gradient)
+        speed = self.momentum * now.speed + gradient
+        z = now.z + self.lr * (gradient + self.momentum * speed)
+        here = self.look(run, z, last=t == 1.0)
+        run.record(t=t, reward=run.by_prompt(here.reward).mean(1))
+        return Climb(z, speed, here, better(now.best, here) if self.keep_best else here)
+
+    def finish(self, run: Run, last: Climb) -> Result:
+        value = run.by_prompt(last.best.value)
+        return Result(run.by_prompt(last.best.x), torch.zeros_like(value), None, value)
+
+    # --- its parts ----------------------------------------------------------------------------------------------------
     def look(self, run: Run, z: Tensor, last: bool) -> Uphill:
         """Where the noise leads, what the reward says of it and, but for the last time, the way up."""
-        tilt, parts = run.tilt, []
+        tilt = run.tilt
         assert tilt is not None
-        scale = tilt.scale_for(len(z))
-        for rows in run.batches(self.max_batch):
-            cond = None if run.cond is None else run.cond[rows]
-            try:
-                parts.append(self.part(run.flow_map, z[rows], tilt.with_scale(scale[rows]), cond, last))
-            except NonFiniteReward as error:
-                raise error.further(rows.start) from None
-        return Uphill(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+        def part(z: Tensor, scale: Tensor, cond: Cond) -> Uphill:
+            return self.part(run.flow_map, z, tilt.with_scale(scale), cond, last)
+
+        return self.in_batches(part, run, z, tilt.scale_for(len(z)))
 
     def part(self, flow_map: FlowMap, z: Tensor, tilt: Tilt, cond: Cond, last: bool) -> Uphill:
         """The same, for some of them."""
