@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from steer.flow_map import ResidualMap
 from steer.loops import Ema, LrSchedule, MapTraining, quiet
@@ -18,6 +18,7 @@ def train(
     schedule: LrSchedule,
     average: float,
     seed: int = 0,
+    watch: Callback | None = None,
     **trainer: Any,
 ) -> ResidualMap:
     """The map after so many steps, frozen. `average` is the decay of its moving average; `trainer` is for Lightning's."""
@@ -26,7 +27,7 @@ def train(
     Trainer(
         max_steps=steps,
         gradient_clip_val=1.0,
-        callbacks=[ema],
+        callbacks=[ema, *([watch] if watch else [])],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
