@@ -19,13 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond
 from steer.lookahead import Denoiser, Lookahead
 from steer.resampling import Scheme, effective_sample_size, systematic
 from steer.samplers.base import Result, Run, Stepwise, log_mean_exp
-from steer.samplers.sde import NoiseLevel, noise_level
-from steer.samplers.trajectory_tilting import Landed, mean
-from steer.tilt import Value
+from steer.samplers.looking import look
+from steer.samplers.sde import NoiseLevel, noise_level, noisy_step
 
 Potential = Literal["difference", "max", "sum"]
 
@@ -42,13 +40,6 @@ class Walkers(NamedTuple):
     value: Tensor
     running: Tensor
     steps: int
-
-
-class Seen(NamedTuple):
-    """V_t and the mean reward of the look-ahead's guesses, unscaled, (B,) each."""
-
-    value: Tensor
-    reward: Tensor
 
 
 class FkSteering(Stepwise[Walkers]):
@@ -106,7 +97,7 @@ class FkSteering(Stepwise[Walkers]):
         if t < 1 and now.steps % self.every:
             run.record(t=t)
             return now
-        seen = self.look(run, now.x, t)
+        seen = look(self, run, now.x, t, self.lookahead)
         now = self.weighed(now, run.by_prompt(seen.value), t)
         return self.select(run, now, run.by_prompt(seen.reward), t)
 
@@ -115,16 +106,11 @@ class FkSteering(Stepwise[Walkers]):
 
     # --- its parts ----------------------------------------------------------------------------------------------------
     def advance(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
-        """x + [b + eps s] h + noise, as in Sde."""
-        eps, schedule = noise_level(self.eps, run, s, t), run.flow_map.schedule
+        """A step of Sde, refused without noise while copies may be about."""
+        eps = noise_level(self.eps, run, s, t)
         if eps == 0 and t < 1:
             raise ValueError(f"copies stay alike without noise: eps is 0 at t = {s:.4g}; give a positive one")
-
-        def drift(x: Tensor, cond: Cond) -> Tensor:
-            v = run.flow_map.velocity(x, s, cond)
-            return v if eps == 0 else v + eps * schedule.score(schedule.from_velocity(v, x, s), x, s)
-
-        return x + (t - s) * self.in_batches(drift, run, x) + (2 * eps * (t - s)) ** 0.5 * run.normal(x)
+        return noisy_step(self, run, x, s, t, eps)
 
     def weighed(self, now: Walkers, value: Tensor, t: float) -> Walkers:
         """With the potential of time t in the weights; at t = 1 the one that settles all accounts."""
@@ -138,20 +124,6 @@ class FkSteering(Stepwise[Walkers]):
         if t == 1.0:
             log_g = value - now.spent
         return now._replace(log_w=now.log_w + log_g, spent=now.spent + log_g, value=value, running=running)
-
-    def look(self, run: Run, x: Tensor, t: float) -> Seen:
-        """The value of each particle's look-ahead, and the reward there."""
-        tilt = run.tilt
-        assert tilt is not None
-        lookahead = Landed() if t == 1.0 else self.lookahead
-
-        def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Seen:
-            value = Value(tilt.with_scale(scale), lookahead)
-            guesses = lookahead(run.flow_map, x, t, cond, run.generators[int(prompt[0])])
-            rewards = value.rewards(guesses, t, cond)
-            return Seen(value.of(rewards, guesses.log_w), mean(rewards, guesses.log_w))
-
-        return self.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=lookahead.random)
 
     def select(self, run: Run, now: Walkers, reward: Tensor, t: float) -> Walkers:
         """Resampling where a prompt's weights have grown uneven; nothing at t = 1."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from steer.flow_map import Cond
 from steer.samplers.base import Result, Run, Stepwise
 
 NoiseLevel = Callable[[float], float]
@@ -32,20 +33,22 @@ class Sde(Stepwise[Tensor]):
         return x
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
-        eps, h = noise_level(self.eps, run, s, t), t - s
-
-        def drift(x: Tensor, cond) -> Tensor:
-            v = run.flow_map.velocity(x, s, cond)
-            if eps == 0:
-                return v
-            schedule = run.flow_map.schedule
-            return v + eps * schedule.score(schedule.from_velocity(v, x, s), x, s)
-
         run.record(t=t)
-        return x + h * self.in_batches(drift, run, x) + (2 * eps * h) ** 0.5 * run.normal(x)
+        return noisy_step(self, run, x, s, t, noise_level(self.eps, run, s, t))
 
     def finish(self, run: Run, x: Tensor) -> Result:
         return self.weigh(run, x)
+
+
+def noisy_step(sampler: Stepwise, run: Run, x: Tensor, s: float, t: float, eps: float) -> Tensor:
+    """One step of Euler-Maruyama from s to t on a batch: x + [b + eps s] h + sqrt(2 eps h) e."""
+    schedule = run.flow_map.schedule
+
+    def drift(x: Tensor, cond: Cond) -> Tensor:
+        v = run.flow_map.velocity(x, s, cond)
+        return v if eps == 0 else v + eps * schedule.score(schedule.from_velocity(v, x, s), x, s)
+
+    return x + (t - s) * sampler.in_batches(drift, run, x) + (2 * eps * (t - s)) ** 0.5 * run.normal(x)
 
 
 def noise_level(eps: float | NoiseLevel, run: Run, s: float, t: float) -> float:

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
 from steer.interpolant import batch_time
-from steer.lookahead import Identity, Lookahead, MapJump
+from steer.lookahead import Lookahead, MapJump
 from steer.resampling import Scheme, effective_sample_size, systematic
 from steer.samplers.base import Claim, Result, Run, Stepwise, log_mean_exp
+from steer.samplers.looking import Landed, mean
 from steer.samplers.sde import NoiseLevel, noise_level
 from steer.samplers.weighting import Glance, Move, PathWeights, TransitionWeights, Weighting
 from steer.tilt import Value, check_finite, name_of, no_gradient
@@ -207,13 +208,6 @@ def descend(run: Run, now: Population, ancestors: Tensor, chosen: Tensor) -> Pop
     return Population(now.x[index], Glance(*(part[index] for part in now.glance)), log_w, log_z, now.steps)
 
 
-class Landed(Identity):
-    """The look-ahead at t = 1, where every map is the identity: it does not move along the flow any more."""
-
-    def follows(self, flow_map: FlowMap) -> bool:
-        return True
-
-
 @torch.enable_grad()
 def glimpse(
     value: Value, flow_map: FlowMap, x: Tensor, t: float, cond: Cond, generator: torch.Generator | None
@@ -241,8 +235,3 @@ def peek(value: Value, flow_map: FlowMap, x: Tensor, t: float, cond: Cond, gener
     rewards = value.rewards(guesses, t, cond)
     v = value.of(rewards, guesses.log_w)
     return Glance(v, velocity, torch.zeros_like(x), torch.zeros_like(v), mean(rewards, guesses.log_w), guesses.x1[0])
-
-
-def mean(rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"]) -> Float[Tensor, "b"]:
-    """The mean reward of weighted guesses."""
-    return (log_w.exp() * rewards).sum(0).detach()
