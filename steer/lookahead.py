@@ -35,6 +35,11 @@ class Lookahead(ABC):
 
     random: bool = False
 
+    def pieces(self) -> list[tuple["Lookahead", float]]:
+        """Look-aheads whose guesses together are this one's, with the share of each: asked one after the other they need the
+        memory of one."""
+        return [(self, 1.0)]
+
     def follows(self, flow_map: FlowMap) -> bool:
         """Whether a guess does not change along dx/dt = b_t(x), as holds for X_{t,1}: (d_t + b . grad) L = 0."""
         return False
@@ -140,14 +145,18 @@ class Posterior(Lookahead):
 
     Args:
         draws: how many, K.
+        at_once: the most of them in memory at a time; None for all.
     """
 
     random = True
 
-    def __init__(self, draws: int = 16):
-        if draws < 1:
-            raise ValueError(f"Posterior needs at least one draw; got draws={draws}")
-        self.draws = draws
+    def __init__(self, draws: int = 16, at_once: int | None = None):
+        if draws < 1 or (at_once is not None and at_once < 1):
+            raise ValueError(f"Posterior needs at least one draw; got draws={draws}, at_once={at_once}")
+        self.draws, self.at_once = draws, at_once
+
+    def pieces(self) -> list[tuple[Lookahead, float]]:
+        return [(Posterior(n), n / self.draws) for n in split(self.draws, self.at_once)]
 
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         if not isinstance(flow_map, PosteriorModel):
@@ -167,14 +176,20 @@ class Glass(Lookahead):
     Args:
         draws: how many, K.
         steps, solver: of the inner integration; Heun() by default.
+        at_once: the most draws in memory at a time; None for all.
     """
 
     random = True
 
-    def __init__(self, draws: int = 16, steps: int = 4, solver: Solver | None = None):
-        if draws < 1 or steps < 1:
-            raise ValueError(f"Glass needs at least one draw and one step; got draws={draws}, steps={steps}")
-        self.draws, self.steps, self.solver = draws, steps, solver or Heun()
+    def __init__(self, draws: int = 16, steps: int = 4, solver: Solver | None = None, at_once: int | None = None):
+        if draws < 1 or steps < 1 or (at_once is not None and at_once < 1):
+            raise ValueError(
+                f"Glass needs at least one draw and one step; got draws={draws}, steps={steps}, at_once={at_once}"
+            )
+        self.draws, self.steps, self.solver, self.at_once = draws, steps, solver or Heun(), at_once
+
+    def pieces(self) -> list[tuple[Lookahead, float]]:
+        return [(Glass(n, self.steps, self.solver), n / self.draws) for n in split(self.draws, self.at_once)]
 
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         context = Context(x, t, flow_map.schedule, cond)
@@ -187,6 +202,7 @@ class Renoise(Lookahead):
 
     Exact in the limit of draws and nodes for a map whose jumps follow its velocity, biased for any other: at finite
     draws by the self-normalised weights, whose variance grows with the dimension. One draw costs 1 + nodes evaluations.
+    The weights are known only when all draws are, so they are held in memory together.
     (Weighted Diamond Maps: Holderrieth et al. 2026, arXiv 2602.05993.)
 
     Args:
@@ -204,6 +220,12 @@ class Renoise(Lookahead):
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         context = Context(x, t, flow_map.schedule, cond)
         return Guesses(*renoised(flow_map, context, self.draws, self.nodes, generator))
+
+
+def split(whole: int, most: int | None) -> list[int]:
+    """A number in parts of at most `most`."""
+    size = most or whole
+    return [min(size, whole - i) for i in range(0, whole, size)]
 
 
 def log_uniform(x1: Float[Tensor, "k b *shape"]) -> Float[Tensor, "k b"]:

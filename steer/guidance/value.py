@@ -14,6 +14,7 @@ from torch import Tensor
 from steer.flow_map import Cond, FlowMap
 from steer.guidance.base import Guidance
 from steer.interpolant import expand
+from steer.slope import Asked, rise
 from steer.tilt import Value, check_finite, name_of, no_gradient
 
 
@@ -41,11 +42,20 @@ class ValueGuidance(Guidance):
     ) -> Float[Tensor, "b *shape"]:
         t = flow_map.schedule.inside(t)
         watched = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)  # then stay differentiable
-        with torch.enable_grad():
-            x = x if watched and x.requires_grad else x.detach().requires_grad_()
-            v = self.value(flow_map, x, t, cond, generator)
-            if not v.requires_grad:
-                raise ValueError(no_gradient(self.value.tilt.reward, "BestOfN"))
-            (gradient,) = torch.autograd.grad(v.sum(), x, create_graph=watched)
-        check_finite(gradient, f"the gradient of {name_of(self.value.tilt.reward)}", t)
+        asked = Asked(flow_map, x, t, cond, generator)
+        if watched or len(self.value.lookahead.pieces()) == 1:
+            gradient = self.at_once(asked, watched)
+        else:
+            gradient = rise(self.value, asked, "BestOfN", in_time=False, velocity=False).slope
         return expand(flow_map.schedule.c_t(t), x) * gradient
+
+    @torch.enable_grad()
+    def at_once(self, asked: Asked, watched: bool) -> Float[Tensor, "b *shape"]:
+        """grad V_t from the value itself, and with `watched` differentiable in x and t in its turn."""
+        x = asked.x if watched and asked.x.requires_grad else asked.x.detach().requires_grad_()
+        v = self.value(*asked._replace(x=x))
+        if not v.requires_grad:
+            raise ValueError(no_gradient(self.value.tilt.reward, "BestOfN"))
+        (gradient,) = torch.autograd.grad(v.sum(), x, create_graph=watched)
+        check_finite(gradient, f"the gradient of {name_of(self.value.tilt.reward)}", asked.t)
+        return gradient

@@ -4,11 +4,14 @@ from steer.samplers.base import Result, Run, Sampler, Stepwise
 from steer.samplers.best_of_n import BestOfN
 from steer.samplers.fk_steering import FkSteering
 from steer.samplers.jump import Jump
+from steer.samplers.levels import Rising, Tempering
 from steer.samplers.noise_optimisation import NoiseOptimisation
 from steer.samplers.ode import Ode
 from steer.samplers.sde import Sde
 from steer.samplers.trajectory_tilting import Search, TrajectoryTilting
-from steer.samplers.weighting import PathWeights, TransitionWeights
+from steer.samplers.twisted import das, tds
+from steer.samplers.value_smc import ValueSmc
+from steer.samplers.weighting import PathWeights, ReversalWeights, TransitionWeights
 
 __all__ = [
     "BestOfN",
@@ -18,11 +21,17 @@ __all__ = [
     "Ode",
     "PathWeights",
     "Result",
+    "ReversalWeights",
+    "Rising",
     "Run",
     "Sampler",
     "Sde",
     "Search",
     "Stepwise",
+    "Tempering",
     "TrajectoryTilting",
     "TransitionWeights",
+    "ValueSmc",
+    "das",
+    "tds",
 ]

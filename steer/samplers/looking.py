@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer import slope
 from steer.flow_map import Cond, FlowMap
 from steer.lookahead import Identity, Lookahead
 from steer.samplers.base import Run, Stepwise
@@ -33,15 +33,8 @@ def look(sampler: Stepwise, run: Run, x: Float[Tensor, "b *shape"], t: float, lo
     ahead = Landed() if t == 1.0 else lookahead
 
     def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Seen:
-        value = Value(tilt.with_scale(scale), ahead)
-        guesses = ahead(run.flow_map, x, t, cond, run.generators[int(prompt[0])])
-        rewards = value.rewards(guesses, t, cond)
-        return Seen(value.of(rewards, guesses.log_w), mean(rewards, guesses.log_w))
+        asked = slope.Asked(run.flow_map, x, t, cond, run.generators[int(prompt[0])])
+        view = slope.look(Value(tilt.with_scale(scale), ahead), asked, velocity=False)
+        return Seen(view.value, view.reward)
 
-    with torch.no_grad():
-        return sampler.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=ahead.random)
-
-
-def mean(rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"]) -> Float[Tensor, "b"]:
-    """The mean reward of weighted guesses."""
-    return (log_w.exp() * rewards).sum(0).detach()
+    return sampler.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=ahead.random)

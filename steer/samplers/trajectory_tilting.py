@@ -1,11 +1,12 @@
 """Flow Map Trajectory Tilting (FMTT): bend the path toward where it will land, and weigh what bending costs.
 
-The target moves from noise to the tilt, p_t exp(r_t) with r_t = t V_t and V_t = scale * r at the look-ahead of x_t:
+The target moves from noise to the tilt, p_t exp(r_t) with r_t = l_t V_t, l_t = t unless another level is asked for, and
+V_t = scale * r at the look-ahead of x_t:
 
     dx = [b + eps (s + grad r_t) + chi grad r_t] dt + sqrt(2 eps) dW,      dA = (d_t r_t + b . grad r_t) dt + (chi terms).
 
-For the flow map's own look-ahead X_{t,1} the weight rate is scale * r(X_{t,1}(x_t)) itself: no derivative is left. Every
-other look-ahead has its rate from the gradient in (x, t) already taken for the drift, so all are exact under their
+For the flow map's own look-ahead X_{t,1} and l_t = t the weight rate is scale * r(X_{t,1}(x_t)) itself: no derivative is
+left. Every other look-ahead has its rate from the gradient in (x, t) already taken for the drift, so all are exact under their
 weights, for any eps and chi; they differ in the variance of the weights, and in cost.
 
 Reference: Sabour et al. 2025, arXiv 2511.22688.
@@ -19,15 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond, FlowMap
-from steer.interpolant import batch_time
+from steer.flow_map import Cond
+from steer.interpolant import Schedule
 from steer.lookahead import Lookahead, MapJump
 from steer.resampling import Scheme, effective_sample_size, systematic
 from steer.samplers.base import Claim, Result, Run, Stepwise, log_mean_exp
-from steer.samplers.looking import Landed, mean
+from steer.samplers.levels import Level, Tempering, proportional
+from steer.samplers.looking import Landed
 from steer.samplers.sde import NoiseLevel, noise_level
 from steer.samplers.weighting import Glance, Move, PathWeights, TransitionWeights, Weighting
-from steer.tilt import Value, check_finite, name_of, no_gradient
+from steer.slope import Asked, look, rise
+from steer.tilt import Value, no_gradient
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,18 @@ class TrajectoryTilting(Stepwise[Population]):
     The final weights are part of the result: averages under the tilted law weigh by `log_w`. With `resample_below=0` the
     particles never meet, and x alone is guidance without correction.
 
+    The trace has the "level" too, and how uneven each step made the weights: the "length" sd(dA), whose sum over the steps is,
+    with path weights, the thermodynamic length int sqrt(Var dA/dt) dt; and the "discrepancy" log(1 + CV^2) of exp(dA), whose
+    sum is the total discrepancy.
+
     Args:
         steps: Euler-Maruyama steps.
         lookahead: where x_t will land; MapJump() by default.
         resample_below: resample a prompt when its effective sample size falls below this fraction of its particles.
         eps: the noise level, as in Sde: a factor of sigma, or a function of t.
-        chi: t -> extra drift along grad r_t, weighted accordingly; none by default, nor in a last step without noise.
+        chi: extra drift along grad r_t, weighted accordingly: a factor of eps, or a function of t; none by default, nor in
+            a last step without noise.
+        level: l_t, a function of t that ends at 1, or Tempering(): what its own step can bear.
         weighting: PathWeights() by default, or TransitionWeights(), the default for look-aheads that draw: the noise of
             their values cancels between one transition and the next, and along a path it would not.
         guide: whether grad r_t bends the drift. Without, nothing needs a gradient: the plain dynamics, reweighed by
@@ -93,7 +102,8 @@ class TrajectoryTilting(Stepwise[Population]):
         resample_below: float = 0.5,
         *,
         eps: float | NoiseLevel = 1.0,
-        chi: Callable[[float], float] | None = None,
+        chi: float | Callable[[float], float] | None = None,
+        level: Level | Tempering = proportional,
         weighting: Weighting | None = None,
         guide: bool = True,
         resampling: Scheme = systematic,
@@ -108,7 +118,11 @@ class TrajectoryTilting(Stepwise[Population]):
         if not guide and (chi is not None or weighting is not None):
             raise ValueError("guide=False leaves no drift to weigh: drop chi and weighting, or guide")
         self.lookahead, self.resample_below = lookahead or MapJump(), resample_below
-        self.eps, self.chi, self.guide = eps, chi, guide
+        if not isinstance(level, Tempering) and abs(level(1.0) - 1) > 1e-12:
+            raise ValueError(f"a level ends at 1, where all of the tilt is asked for; got {level(1.0)} at t = 1")
+        if isinstance(level, Tempering) and search is not None:
+            raise ValueError("a search does not weigh, so there is nothing to temper by: drop level or search")
+        self.eps, self.chi, self.guide, self.level = eps, chi, guide, level
         by_path = guide and not self.lookahead.random
         if isinstance(weighting, PathWeights) and not by_path:
             raise ValueError(
@@ -130,15 +144,23 @@ class TrajectoryTilting(Stepwise[Population]):
             raise ValueError("guidance needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
         if self.guide and not run.tilt.differentiable:
             raise ValueError(no_gradient(run.tilt.reward, "TrajectoryTilting(guide=False) or BestOfN"))
-        zeros = x.new_zeros(run.prompts, run.particles)
-        return Population(x, self.look(run, x, 0.0), zeros, zeros[:, 0], 0)
+        level = 0.0 if isinstance(self.level, Tempering) else self.level(0.0)
+        glance = self.look(run, x, 0.0)
+        glance = glance.at(torch.full_like(glance.value, level))
+        log_w = run.by_prompt(glance.tilt if self.search is None else torch.zeros_like(glance.value))
+        return Population(x, glance, log_w, torch.zeros_like(log_w[:, 0]), 0)
 
     def step(self, run: Run, now: Population, s: float, t: float) -> Population:
         move = self.draw(run, now.x, s, t)
         x = self.advance(run, now, move)
-        glance = self.look(run, x, t)
-        increment = run.by_prompt(self.weighting(now.glance, glance, move)) if self.search is None else 0.0
-        return self.select(run, Population(x, glance, now.log_w + increment, now.log_z, now.steps + 1), t)
+        move = move._replace(step=x - now.x)
+        glance = self.raised(run, now, self.look(run, x, t), move)
+        if self.search is not None:
+            return self.select(run, Population(x, glance, now.log_w, now.log_z, now.steps + 1), t)
+        gain = run.by_prompt(self.weighting(now.glance, glance, move))
+        length, discrepancy = unevenness(now.log_w, gain)
+        run.record(level=run.by_prompt(glance.level)[:, 0], length=length, discrepancy=discrepancy)
+        return self.select(run, Population(x, glance, now.log_w + gain, now.log_z, now.steps + 1), t)
 
     def finish(self, run: Run, last: Population) -> Result:
         log_z = last.log_z + log_mean_exp(last.log_w) if self.search is None else None
@@ -148,15 +170,33 @@ class TrajectoryTilting(Stepwise[Population]):
     def draw(self, run: Run, x: Tensor, s: float, t: float) -> Move:
         """The noise of a step, and its two coefficients."""
         eps = noise_level(self.eps, run, s, t)
-        chi = float(self.chi(s)) if self.chi is not None and (eps > 0 or callable(self.eps)) else 0.0
+        chi = self.extra(run, s, t, eps) if eps > 0 or callable(self.eps) else 0.0
         return Move(s, t, eps, chi, (2 * eps * (t - s)) ** 0.5 * run.normal(x))
+
+    def extra(self, run: Run, s: float, t: float, eps: float) -> float:
+        """The extra drift of a step from s to t."""
+        if self.chi is None:
+            return 0.0
+        return float(self.chi(s)) if callable(self.chi) else self.chi * eps
+
+    def raised(self, run: Run, now: Population, seen: Glance, move: Move) -> Glance:
+        """What is seen after a step, at the level that is asked for then."""
+        if not isinstance(self.level, Tempering) or move.t == 1.0:
+            level = 1.0 if isinstance(self.level, Tempering) else self.level(move.t)
+            return seen.at(torch.full_like(seen.value, level))
+
+        def at(level: Tensor) -> Glance:
+            return seen.at(level.repeat_interleave(run.particles))
+
+        def log_w(level: Tensor) -> Tensor:
+            return now.log_w + run.by_prompt(self.weighting(now.glance, at(level), move))
+
+        return at(self.level(log_w, run.by_prompt(now.glance.level)[:, 0]))
 
     def advance(self, run: Run, now: Population, move: Move) -> Tensor:
         """x + [b + eps s + (eps + chi) grad r] h + noise."""
-        schedule, v, h = run.flow_map.schedule, now.glance.velocity, move.t - move.s
-        drift = v + (move.eps + move.chi) * now.glance.gradient
-        if move.eps > 0:
-            drift = drift + move.eps * schedule.score(schedule.from_velocity(v, now.x, move.s), now.x, move.s)
+        glance, h = now.glance, move.t - move.s
+        drift = glance.velocity + move.eps * glance.score + (move.eps + move.chi) * glance.gradient
         return now.x + h * drift + move.noise
 
     def look(self, run: Run, x: Float[Tensor, "b *shape"], t: float) -> Glance:
@@ -167,10 +207,20 @@ class TrajectoryTilting(Stepwise[Population]):
             Landed() if t == 1.0 and (self.lookahead.follows(run.flow_map) or not self.guide) else self.lookahead
         )
 
+        follows = lookahead.follows(run.flow_map)
+
         def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Glance:
             value = Value(tilt.with_scale(scale), lookahead)
-            glance = glimpse if self.guide else peek
-            return glance(value, run.flow_map, x, t, cond, run.generators[int(prompt[0])])
+            asked = Asked(run.flow_map, x, t, cond, run.generators[int(prompt[0])])
+            if not self.guide:
+                view = look(value, asked)
+            else:
+                view = rise(value, asked, "TrajectoryTilting(guide=False) or BestOfN", in_time=not follows)
+            assert view.velocity is not None
+            along = 0.0 if follows else (view.slope * view.velocity).flatten(1).sum(1)
+            rate, level = view.in_time + along, torch.ones_like(view.value)
+            score = score_of(run.flow_map.schedule, view.velocity, x, t)
+            return Glance(view.value, view.velocity, score, view.slope, rate, view.reward, view.guess, level)
 
         return self.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=lookahead.random)
 
@@ -208,30 +258,17 @@ def descend(run: Run, now: Population, ancestors: Tensor, chosen: Tensor) -> Pop
     return Population(now.x[index], Glance(*(part[index] for part in now.glance)), log_w, log_z, now.steps)
 
 
-@torch.enable_grad()
-def glimpse(
-    value: Value, flow_map: FlowMap, x: Tensor, t: float, cond: Cond, generator: torch.Generator | None
-) -> Glance:
-    """V_t(x), its gradient and its rate along the flow, by one backward pass in (x, t)."""
-    follows = value.lookahead.follows(flow_map)
-    x = x.detach().requires_grad_()
-    times = batch_time(t, x).clone().requires_grad_(not follows)
-    guesses, velocity = value.lookahead.with_velocity(flow_map, x, times, cond, generator)
-    rewards = value.rewards(guesses, times, cond)
-    if not rewards.requires_grad:
-        raise ValueError(no_gradient(value.tilt.reward, "TrajectoryTilting(guide=False) or BestOfN"))
-    v = value.of(rewards, guesses.log_w)
-    inputs = [x] if follows else [x, times]
-    gradients = torch.autograd.grad(v.sum(), inputs, allow_unused=True, materialize_grads=True)
-    check_finite(gradients[0], f"the gradient of {name_of(value.tilt.reward)}", t)
-    gradient, v, times = t * gradients[0], v.detach(), times.detach()
-    rate = v if follows else v + t * gradients[1] + (gradient * velocity).flatten(1).sum(1)
-    return Glance(v, velocity, gradient, rate.to(v.dtype), mean(rewards, guesses.log_w), guesses.x1[0].detach())
+def score_of(schedule: Schedule, velocity: Tensor, x: Tensor, t: float) -> Tensor:
+    """The score that goes with a velocity; zero at t = 1."""
+    return torch.zeros_like(x) if t == 1.0 else schedule.score(schedule.from_velocity(velocity, x, t), x, t)
 
 
-def peek(value: Value, flow_map: FlowMap, x: Tensor, t: float, cond: Cond, generator: torch.Generator | None) -> Glance:
-    """V_t(x) alone, for dynamics that are not guided: gradient and rate are zero and not used."""
-    guesses, velocity = value.lookahead.with_velocity(flow_map, x, t, cond, generator)
-    rewards = value.rewards(guesses, t, cond)
-    v = value.of(rewards, guesses.log_w)
-    return Glance(v, velocity, torch.zeros_like(x), torch.zeros_like(v), mean(rewards, guesses.log_w), guesses.x1[0])
+def unevenness(log_w: Float[Tensor, "p n"], gain: Float[Tensor, "p n"]) -> tuple[Tensor, Tensor]:
+    """Of the gains of log weights in one step, under the weights before it: standard deviation, and log(1 + CV^2) of exp."""
+    log_p = torch.log_softmax(log_w, dim=1)
+    p = log_p.exp()
+    middle = (p * gain).sum(1, keepdim=True)
+    length = (p * (gain - middle).square()).sum(1).sqrt()
+    centred = log_p + gain - middle
+    discrepancy = torch.logsumexp(centred + gain - middle, dim=1) - 2 * torch.logsumexp(centred, dim=1)
+    return length, discrepancy.clamp_min(0)  # of rounding: it is never negative

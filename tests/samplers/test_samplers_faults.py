@@ -13,7 +13,10 @@ from steer.tilt import NonFiniteReward, Tilt
 every = pytest.mark.parametrize("name", BUILD)
 guided = pytest.mark.parametrize("name", [n for n, b in BUILD.items() if getattr(b(), "guide", False)])
 # Of noise, all of these expect the same, whatever the noise.
-AVERAGING = {"denoiser, extra drift", "denoiser, transitions", "posterior", "glass", "renoise", "unguided"}
+AVERAGING = {
+    *("denoiser, extra drift", "denoiser, transitions", "posterior", "glass", "renoise", "unguided"),
+    *("tds", "das", "reversal", "all of the tilt", "glass, in pieces", "ValueSmc"),
+}
 FIRST_POTENTIAL = {"fk, max": 0.25, "fk, sum, posterior": 0.5}  # when it first asks the reward; others wait for t = 1
 REWARD = Quadratic([0.0, 0.0], 1.0)
 

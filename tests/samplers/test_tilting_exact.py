@@ -14,7 +14,23 @@ from steer.flow_map import OdeMap
 from steer.interpolant import Trigonometric, VariancePreserving
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
 from steer.resampling import multinomial, residual, stratified
-from steer.samplers import FkSteering, Jump, Ode, PathWeights, Sde, Search, TrajectoryTilting, TransitionWeights
+from steer.samplers import (
+    FkSteering,
+    Jump,
+    Ode,
+    PathWeights,
+    ReversalWeights,
+    Rising,
+    Sde,
+    Search,
+    Tempering,
+    TrajectoryTilting,
+    TransitionWeights,
+    ValueSmc,
+    das,
+    tds,
+)
+from steer.samplers.levels import whole
 from steer.solvers import Euler
 from steer.tilt import Tilt
 
@@ -57,6 +73,8 @@ SETTINGS = {
     "identity": {"lookahead": Identity()},
     "identity, extra drift": {"lookahead": Identity(), "chi": lambda t: 0.5 * (1 - t)},
     "identity, transition weights": {"lookahead": Identity(), "weighting": TransitionWeights()},
+    "identity, reversal weights": {"lookahead": Identity(), "weighting": ReversalWeights(), "chi": 0.5},
+    "posterior, reversal weights": {"lookahead": Posterior(8), "weighting": ReversalWeights()},
     "identity, more noise": {"lookahead": Identity(), "eps": lambda t: 2 * (1 - t)},
     "identity, no resampling": {"lookahead": Identity(), "resample_below": 0.0},
     "identity, resampling always": {"lookahead": Identity(), "resample_below": 1.0},
@@ -64,6 +82,14 @@ SETTINGS = {
     "posterior": {"lookahead": Posterior(8)},
     "glass": {"lookahead": Glass(4, steps=2)},
     "renoise": {"lookahead": Renoise(8, nodes=1)},
+    "all of the tilt": {"lookahead": Denoiser(), "level": whole},
+    "all of the tilt, extra drift": {"lookahead": Identity(), "level": whole, "chi": -0.5},
+    "map, rising": {"lookahead": MapJump(), "level": Rising(4.0)},
+    "denoiser, rising, extra drift": {"lookahead": Denoiser(), "level": Rising(4.0), "chi": 0.5},
+    "map, tempering": {"lookahead": MapJump(), "level": Tempering(0.97)},
+    "denoiser, tempering, extra drift": {"lookahead": Denoiser(), "level": Tempering(0.9), "chi": 0.5},
+    "posterior, in pieces": {"lookahead": Posterior(8, at_once=3)},
+    "glass, in pieces": {"lookahead": Glass(4, steps=2, at_once=1)},
     "unguided": {"lookahead": Denoiser(), "guide": False},
     "multinomial": {"lookahead": Identity(), "resampling": multinomial},
     "stratified": {"lookahead": Identity(), "resampling": stratified},
@@ -76,6 +102,20 @@ def test_every_setting_samples_the_tilted_law(setting):
     model, (x0, g) = world(), noise(12, 512)
     law, log_z = model.tilted(REWARD)
     check_tilted(TrajectoryTilting(50, **setting)(model, x0, Tilt(REWARD), generator=g), law, log_z)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *(tds(50), das(50), das(50, level=Tempering(0.9)), tds(50, MapJump())),
+        *(ValueSmc(50), ValueSmc(50, Posterior(2)), ValueSmc(50, Glass(2, steps=2)), ValueSmc(50, Denoiser())),
+    ],
+    ids=["tds", "das", "das, tempering", "tds, map", "values", "values, 2 draws", "values, glass", "values, denoiser"],
+)
+def test_twisted_and_value_monte_carlo_sample_the_tilted_law(sampler):
+    model, (x0, g) = world(), noise(12, 512)
+    law, log_z = model.tilted(REWARD)
+    check_tilted(sampler(model, x0, Tilt(REWARD), generator=g), law, log_z)
 
 
 @pytest.mark.parametrize("potential", ["difference", "max", "sum"])

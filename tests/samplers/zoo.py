@@ -9,7 +9,22 @@ import torch
 
 import steer.samplers
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
-from steer.samplers import FkSteering, Jump, Ode, Sampler, Sde, Search, TrajectoryTilting, TransitionWeights
+from steer.samplers import (
+    FkSteering,
+    Jump,
+    Ode,
+    ReversalWeights,
+    Sampler,
+    Sde,
+    Search,
+    Tempering,
+    TrajectoryTilting,
+    TransitionWeights,
+    ValueSmc,
+    das,
+    tds,
+)
+from steer.samplers.levels import whole
 from steer.solvers import Heun
 
 STEPS = 4
@@ -46,6 +61,11 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "unguided": partial(TrajectoryTilting, STEPS, Denoiser(), guide=False),
     "fk, max": partial(FkSteering, STEPS, potential="max", every=1),
     "fk, sum, posterior": partial(FkSteering, STEPS, Posterior(3), "sum", 2),
+    "tds": partial(tds, STEPS),
+    "das": partial(das, STEPS, level=Tempering(0.7)),
+    "reversal": partial(TrajectoryTilting, STEPS, Denoiser(), weighting=ReversalWeights(), chi=0.5, **ALWAYS),
+    "all of the tilt": partial(TrajectoryTilting, STEPS, Denoiser(), level=whole, chi=-0.5, **ALWAYS),
+    "glass, in pieces": partial(ValueSmc, STEPS, Glass(3, steps=1, at_once=2)),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
 }
 DETERMINISTIC = {"NoiseOptimisation", "Ode", "Jump", "heun", "noiseless"}
@@ -54,6 +74,8 @@ DRAWING = {
     "glass",
     "renoise",
     "fk, sum, posterior",
+    "glass, in pieces",
+    "ValueSmc",
 }  # which draws fall to whom depends on the pieces of max_batch
 
 

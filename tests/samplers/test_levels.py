@@ -1,0 +1,90 @@
+"""Levels of the tilt on the way, and the figures that tell how uneven a step made the weights."""
+
+import math
+
+import pytest
+import torch
+from ball import Ball
+from zoo import noise, seeded
+
+from rewards import Linear as LinearReward
+from rewards import Quadratic
+from steer.analytic import GaussianMixture
+from steer.lookahead import Denoiser, MapJump, Posterior
+from steer.resampling import effective_sample_size
+from steer.samplers import Rising, Search, Tempering, TrajectoryTilting, ValueSmc, tds
+from steer.tilt import Tilt
+
+
+def test_tempering_goes_as_far_as_it_may():
+    value = noise(3, 50, 1)[..., 0] * torch.tensor([[0.1], [3.0], [30.0]])
+    low = torch.tensor([0.0, 0.2, 0.001], dtype=torch.float64)
+
+    def log_w(level):
+        return level[:, None] * value
+
+    level = Tempering(0.9)(log_w, low)
+    assert level[0] == 1
+    left = effective_sample_size(log_w(level)) / effective_sample_size(log_w(low))
+    torch.testing.assert_close(left[1:], torch.full((2,), 0.9, dtype=torch.float64), rtol=1e-6, atol=0)
+    assert (level[1:] > low[1:]).all()
+
+
+def test_a_level_rises_to_one_and_a_harder_prompt_is_given_less_of_it():
+    sampler = TrajectoryTilting(8, MapJump(), level=Tempering(0.9), resample_below=0.5)
+    tilt = Tilt(LinearReward([1.0, 0.0]), torch.tensor([0.5, 3.0]))
+    level = sampler(Ball(), noise(2, 200, 2), tilt, None, seeded()).trace["level"]
+    assert level.shape == (8, 2)
+    assert (level.diff(dim=0) >= 0).all()
+    assert (level[-1] == 1).all()
+    assert (level[0] < 0.9).all()
+    assert level[0, 1] < level[0, 0] / 2
+
+
+def test_the_exponential_rise():
+    assert Rising(3.0)(0.0) == 0
+    assert Rising(3.0)(0.5) == pytest.approx(1 / 3)  # (2 - 1) / 3
+    assert Rising(3.0)(1.0) == 1
+    assert Rising(1e-6)(0.3) == pytest.approx(0.3, abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [10, 40])
+def test_length_and_discrepancy_of_a_linear_tilt(steps):
+    """Standard normal data, r = a . x: a step gains h a . N, so the length is |a| and every log(1 + CV^2) is h^2 |a|^2."""
+    sampler, size = TrajectoryTilting(steps, MapJump(), resample_below=0.5), 1.5
+    tilt = Tilt(LinearReward([0.6 * size, 0.8 * size]))
+    trace = sampler(Ball(), noise(8, 2000, 2), tilt, None, seeded()).trace
+    for name, expected, step_error in (("length", size, 0.0), ("discrepancy", size**2 / steps, size**2 / steps**2)):
+        total = trace[name].sum(0)
+        assert abs(total.mean() - expected) < 4 * total.std() / math.sqrt(8) + step_error + 0.02 * expected
+
+
+def test_good_values_leave_the_weights_alone():
+    """On the path of values the law is its own: the weights move by the steps and by the error of the values alone."""
+    model, tilt = GaussianMixture([[-1.5, 0.0], [1.5, 0.5]], 0.7, [0.6, 0.4]), Tilt(Quadratic([1.0, 0.5], 1.0))
+    ess = {}
+    for name, sampler in (
+        ("many", ValueSmc(100, Posterior(128), resample_below=0)),
+        ("coarse", ValueSmc(25, Posterior(128), resample_below=0)),
+        ("few", ValueSmc(100, Posterior(4), resample_below=0)),
+        ("denoiser", tds(100, resample_below=0)),
+    ):
+        result = sampler(model, noise(4, 256, 2), tilt, None, seeded())
+        ess[name] = effective_sample_size(result.log_w).mean() / 256
+    assert ess["many"] > 0.9
+    for other in ("coarse", "few", "denoiser"):
+        assert ess["many"] > ess[other] + 0.05
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: TrajectoryTilting(2, Denoiser(), level=lambda t: 0.5 * t), "ends at 1"),
+        (lambda: TrajectoryTilting(2, level=Tempering(), search=Search()), "nothing to temper"),
+        (lambda: Tempering(1.0), "keep=1.0"),
+        (lambda: Rising(0.0), "positive"),
+    ],
+)
+def test_refusals_of_levels(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
