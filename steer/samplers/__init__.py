@@ -3,16 +3,19 @@
 from steer.samplers.base import Result, Run, Sampler, Stepwise
 from steer.samplers.best_of_n import BestOfN
 from steer.samplers.fk_steering import FkSteering
+from steer.samplers.flow_map_reward_guidance import FlowMapRewardGuidance
 from steer.samplers.jump import Jump
 from steer.samplers.noise_optimisation import NoiseOptimisation
 from steer.samplers.ode import Ode
 from steer.samplers.sde import Sde
+from steer.samplers.training_free_guidance import TrainingFreeGuidance
 from steer.samplers.trajectory_tilting import Search, TrajectoryTilting
 from steer.samplers.weighting import PathWeights, TransitionWeights
 
 __all__ = [
     "BestOfN",
     "FkSteering",
+    "FlowMapRewardGuidance",
     "Jump",
     "NoiseOptimisation",
     "Ode",
@@ -23,6 +26,7 @@ __all__ = [
     "Sde",
     "Search",
     "Stepwise",
+    "TrainingFreeGuidance",
     "TrajectoryTilting",
     "TransitionWeights",
 ]

@@ -9,7 +9,18 @@ import torch
 
 import steer.samplers
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
-from steer.samplers import FkSteering, Jump, Ode, Sampler, Sde, Search, TrajectoryTilting, TransitionWeights
+from steer.samplers import (
+    FkSteering,
+    FlowMapRewardGuidance,
+    Jump,
+    Ode,
+    Sampler,
+    Sde,
+    Search,
+    TrajectoryTilting,
+    TransitionWeights,
+)
+from steer.samplers.training_free import mpgd, tfg, ugd
 from steer.solvers import Heun
 
 STEPS = 4
@@ -46,9 +57,23 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "unguided": partial(TrajectoryTilting, STEPS, Denoiser(), guide=False),
     "fk, max": partial(FkSteering, STEPS, potential="max", every=1),
     "fk, sum, posterior": partial(FkSteering, STEPS, Posterior(3), "sum", 2),
+    "tfg": partial(tfg, STEPS, n_iter=2, n_mc=2, n_recur=2),
+    "mpgd": partial(mpgd, STEPS),
+    "ugd, map": partial(ugd, STEPS, n_iter=2, lookahead=MapJump(), norm=0.1),
+    "fmrg, endpoint": partial(FlowMapRewardGuidance, STEPS, "endpoint", n_opt=2),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
 }
-DETERMINISTIC = {"NoiseOptimisation", "Ode", "Jump", "heun", "noiseless"}
+DETERMINISTIC = {
+    "FlowMapRewardGuidance",
+    "Jump",
+    "NoiseOptimisation",
+    "Ode",
+    "fmrg, endpoint",
+    "heun",
+    "mpgd",
+    "noiseless",
+    "ugd, map",
+}
 DRAWING = {
     "posterior",
     "glass",
