@@ -3,11 +3,13 @@
 from steer.samplers.base import Result, Run, Sampler, Stepwise
 from steer.samplers.best_of_n import BestOfN
 from steer.samplers.fk_steering import FkSteering
+from steer.samplers.flow_map_reward_guidance import FlowMapRewardGuidance
 from steer.samplers.jump import Jump
 from steer.samplers.levels import Rising, Tempering
 from steer.samplers.noise_optimisation import NoiseOptimisation
 from steer.samplers.ode import Ode
 from steer.samplers.sde import Sde
+from steer.samplers.training_free_guidance import TrainingFreeGuidance
 from steer.samplers.trajectory_tilting import Search, TrajectoryTilting
 from steer.samplers.twisted import das, tds
 from steer.samplers.value_smc import ValueSmc
@@ -16,6 +18,7 @@ from steer.samplers.weighting import PathWeights, ReversalWeights, TransitionWei
 __all__ = [
     "BestOfN",
     "FkSteering",
+    "FlowMapRewardGuidance",
     "Jump",
     "NoiseOptimisation",
     "Ode",
@@ -29,6 +32,7 @@ __all__ = [
     "Search",
     "Stepwise",
     "Tempering",
+    "TrainingFreeGuidance",
     "TrajectoryTilting",
     "TransitionWeights",
     "ValueSmc",

@@ -18,6 +18,9 @@ AVERAGING = {
     *("tds", "das", "reversal", "all of the tilt", "glass, in pieces", "ValueSmc"),
 }
 FIRST_POTENTIAL = {"fk, max": 0.25, "fk, sum, posterior": 0.5}  # when it first asks the reward; others wait for t = 1
+FIRST_LOOK = {"FlowMapRewardGuidance": 0, "fmrg, endpoint": 0} | dict.fromkeys(
+    ["TrainingFreeGuidance", "mpgd", "tfg", "ugd, map"], 0.001
+)
 REWARD = Quadratic([0.0, 0.0], 1.0)
 
 
@@ -38,7 +41,7 @@ def test_a_reward_that_is_not_finite_stops_with_sample_and_time(name, bad):
     for most in (None, 3):
         error = raised(NonFiniteReward, BUILD[name](max_batch=most), x0, tilt)
         looks = isinstance(BUILD[name](), TrajectoryTilting)
-        first = FIRST_POTENTIAL.get(name, 1) if not looks else 0.25 if name in AVERAGING else 0
+        first = (FIRST_POTENTIAL | FIRST_LOOK).get(name, 1) if not looks else 0.25 if name in AVERAGING else 0
         assert f"is {bad:g} for sample 9 at t = {first};" in str(error)
 
 

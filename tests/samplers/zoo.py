@@ -11,6 +11,7 @@ import steer.samplers
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
 from steer.samplers import (
     FkSteering,
+    FlowMapRewardGuidance,
     Jump,
     Ode,
     ReversalWeights,
@@ -25,6 +26,7 @@ from steer.samplers import (
     tds,
 )
 from steer.samplers.levels import whole
+from steer.samplers.training_free import mpgd, tfg, ugd
 from steer.solvers import Heun
 
 STEPS = 4
@@ -66,9 +68,23 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "reversal": partial(TrajectoryTilting, STEPS, Denoiser(), weighting=ReversalWeights(), chi=0.5, **ALWAYS),
     "all of the tilt": partial(TrajectoryTilting, STEPS, Denoiser(), level=whole, chi=-0.5, **ALWAYS),
     "glass, in pieces": partial(ValueSmc, STEPS, Glass(3, steps=1, at_once=2)),
+    "tfg": partial(tfg, STEPS, n_iter=2, n_mc=2, n_recur=2),
+    "mpgd": partial(mpgd, STEPS),
+    "ugd, map": partial(ugd, STEPS, n_iter=2, lookahead=MapJump(), norm=0.1),
+    "fmrg, endpoint": partial(FlowMapRewardGuidance, STEPS, "endpoint", n_opt=2),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
 }
-DETERMINISTIC = {"NoiseOptimisation", "Ode", "Jump", "heun", "noiseless"}
+DETERMINISTIC = {
+    "FlowMapRewardGuidance",
+    "Jump",
+    "NoiseOptimisation",
+    "Ode",
+    "fmrg, endpoint",
+    "heun",
+    "mpgd",
+    "noiseless",
+    "ugd, map",
+}
 DRAWING = {
     "posterior",
     "glass",

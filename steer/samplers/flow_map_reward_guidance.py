@@ -1,0 +1,155 @@
+"""Flow Map Reward Guidance (FMRG): one deterministic path, bent at each of a few jumps toward a better end.
+
+With u = (X_{s,t}(x) - x) / (t - s) the map's average velocity over a step and z = X_{s,1}(x) where x would land,
+
+    J (Jacobian):  y = x, then n_opt times y <- y + strength grad_y scale r(X_{s,1}(y));    x_t = x + (t - s) (u + y - x),
+    E (endpoint):  z' = z, then n_opt times z' <- z' + strength grad scale r(z');           x_t = x + (t - s) u + w (z' - z).
+
+J follows from an optimal control problem, whose value the map's own look-ahead gives, and its gradient passes through the
+map. E leaves the Jacobian out: nothing is differentiated but the reward. The weight w = alpha_t sigma_s: a clean guess that
+moves by d moves x_t = alpha_t x1 + sigma_t x0 by alpha_t d with the noise as it was, on any path, and d is trusted by the share
+sigma_s, as FlowDPS has it (Kim et al. 2025, arXiv 2503.08136). On the linear path w = (1 - s) t, as published.
+
+As published, every gradient is first brought to the length of u, sample by sample (`rescale`): a velocity, so that E's
+displacement is then multiplied by t - s too. That erases the scale of the reward but for its sign.
+
+Left out: the authors' warm-up, which restarts from the best of several particles, and their Adam variant.
+
+Reference: Huang, Lin, Shah, Nair & Boffi 2026, arXiv 2604.27147.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.flow_map import Cond, FlowMap
+from steer.samplers.base import Result, Run, Stepwise
+from steer.samplers.training_free_guidance import of_length
+from steer.tilt import Tilt, check_finite, name_of, no_gradient
+
+Form = Literal["jacobian", "endpoint"]
+
+
+class Bend(NamedTuple):
+    """Where a guided step leads (B, *shape), and r at the end it set out for (B,)."""
+
+    x: Tensor
+    reward: Tensor
+
+
+class FlowMapRewardGuidance(Stepwise[Tensor]):
+    """FMRG in either form. A maximiser: posed as the control of one path for the sake of r(x1); it states no law.
+
+    Args:
+        steps: jumps from noise to data; of the grid, if not all of them are guided.
+        form: "jacobian" or "endpoint".
+        strength: lambda, t -> float or a number: of every gradient step. With `rescale`, 1 is as far as the map itself goes.
+        n_opt: gradient steps at each jump.
+        rescale: bring every sample's gradient to the length of its average velocity, as published.
+        chord: step along the way to the landing point, u = X_{s,1}(x) - x over 1 - s, which is known already, instead of
+            asking the map for X_{s,t}(x): one evaluation less a step, and exact only for straight flow lines.
+        guided: how many of the steps, the first ones, are guided; one plain jump covers what is left. All by default.
+        max_batch: as in Stepwise.
+
+    Raises:
+        ValueError: settings out of range; when called, without a reward or with one that has no gradient.
+    """
+
+    claim = "maximiser"
+
+    def __init__(
+        self,
+        steps: int = 8,
+        form: Form = "jacobian",
+        strength: float | Callable[[float], float] = 1.0,
+        n_opt: int = 1,
+        *,
+        rescale: bool = True,
+        chord: bool = False,
+        guided: int | None = None,
+        max_batch: int | None = None,
+    ):
+        super().__init__(steps, max_batch)
+        if form not in get_args(Form):
+            raise ValueError(f"form is one of {', '.join(get_args(Form))}; got {form!r}")
+        if n_opt < 1 or (guided is not None and not 0 <= guided <= steps):
+            raise ValueError(f"n_opt is at least 1 and guided in 0 ... steps; got n_opt={n_opt}, guided={guided}")
+        self.form, self.strength, self.n_opt, self.rescale, self.chord = form, strength, n_opt, rescale, chord
+        self.guided = steps if guided is None else guided
+
+    def times(self) -> list[float]:
+        grid = super().times()
+        return grid if self.guided == self.steps else [*grid[: self.guided + 1], 1.0]
+
+    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Tensor:
+        if run.tilt is None:
+            raise ValueError("FlowMapRewardGuidance climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump")
+        if torch.is_inference_mode_enabled():
+            raise ValueError("guidance needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
+        if not run.tilt.differentiable:
+            raise ValueError(no_gradient(run.tilt.reward, "FkSteering or BestOfN"))
+        return x
+
+    def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
+        tilt, steered = run.tilt, round(s * self.steps) < self.guided
+        assert tilt is not None
+
+        def part(x: Tensor, scale: Tensor, cond: Cond) -> Bend:
+            if steered:
+                return self.bend(run.flow_map, x, tilt.with_scale(scale), s, t, cond)
+            x = run.flow_map(x, s, t, cond)
+            return Bend(x, tilt.rewards(x, cond, t))
+
+        bend = self.in_batches(part, run, x, tilt.scale_for(len(x)))
+        run.record(t=t, reward=run.by_prompt(bend.reward).mean(1))
+        return bend.x
+
+    def finish(self, run: Run, x: Tensor) -> Result:
+        tilt = self.tilt_of(run, x)
+        return Result(run.by_prompt(x), torch.zeros_like(tilt), None, tilt)
+
+    # --- its parts ----------------------------------------------------------------------------------------------------
+    def bend(self, flow_map: FlowMap, x: Tensor, tilt: Tilt, s: float, t: float, cond: Cond) -> Bend:
+        """A guided step, for some of the samples."""
+        jacobian = self.form == "jacobian"
+        with torch.set_grad_enabled(jacobian):
+            y = x.detach().requires_grad_(jacobian)
+            z = flow_map.lookahead(y, s, cond)
+        u = self.average_velocity(flow_map, x, z.detach(), s, t, cond)
+        if jacobian:
+            moved, reward = self.climb(tilt, y, z, lambda y: flow_map.lookahead(y, s, cond), u, s, cond)
+            return Bend(x + (t - s) * (u + moved), reward)
+        z = z.detach().requires_grad_()
+        moved, reward = self.climb(tilt, z, z, lambda z: z, u, s, cond)
+        weight = float(flow_map.schedule(t).alpha * flow_map.schedule(s).sigma) * (t - s if self.rescale else 1.0)
+        return Bend(x + (t - s) * u + weight * moved, reward)
+
+    def average_velocity(self, flow_map: FlowMap, x: Tensor, z: Tensor, s: float, t: float, cond: Cond) -> Tensor:
+        """u over the step; over all that is left, if that is the same or taken for it."""
+        return (z - x) / (1 - s) if self.chord or t == 1.0 else (flow_map(x, s, t, cond) - x) / (t - s)
+
+    def climb(
+        self, tilt: Tilt, y: Tensor, z: Tensor, land: Callable[[Tensor], Tensor], u: Tensor, s: float, cond: Cond
+    ) -> tuple[Tensor, Float[Tensor, "b"]]:
+        """What n_opt gradient steps add to y, which lands at z, and the reward at that first z."""
+        start, first = y.detach(), None
+        strength = float(self.strength(s) if callable(self.strength) else self.strength)
+        for k in range(self.n_opt):
+            with torch.enable_grad():
+                if k > 0:
+                    y = y.detach().requires_grad_()
+                    z = land(y)
+                rewards = tilt.rewards(z, cond, s)
+                if not rewards.requires_grad:
+                    raise ValueError(no_gradient(tilt.reward, "FkSteering or BestOfN"))
+                (gradient,) = torch.autograd.grad(tilt.scaled(rewards).sum(), y)
+            check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", s)
+            first = rewards.detach() if first is None else first
+            if self.rescale:
+                gradient = of_length(u.flatten(1).norm(dim=1), gradient)
+            y = y.detach() + strength * gradient
+        assert first is not None
+        return y - start, first
