@@ -11,6 +11,7 @@ from steer.metrics.floor import sampling_floor
 from steer.metrics.frechet import FrechetDistance, frechet_distance
 from steer.metrics.grid_kl import GridKl, cell_frequencies
 from steer.metrics.heldout import HeldoutReward
+from steer.metrics.mmd import MaximumMeanDiscrepancy
 from steer.metrics.sliced_wasserstein import SlicedWasserstein
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FrechetDistance",
     "GridKl",
     "HeldoutReward",
+    "MaximumMeanDiscrepancy",
     "PairwiseDiversity",
     "SlicedWasserstein",
     "cell_frequencies",

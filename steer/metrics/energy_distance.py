@@ -8,6 +8,8 @@ laws agree. `sampling_floor` gives its size then. Self-normalised weights cost a
 Reference: Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,21 +47,30 @@ def energy_distance(
     return 2 * distance_between(x, y, w, v) - distance_within(x, w) - distance_within(y, v)
 
 
+Pairing = Callable[[Tensor, Tensor], Tensor]  # (n, d), (m, d) -> (n, m)
+
+
 def distance_between(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], w: Float[Tensor, " n"], v: Float[Tensor, " m"]
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    w: Float[Tensor, " n"],
+    v: Float[Tensor, " m"],
+    pairing: Pairing = torch.cdist,
 ) -> Float[Tensor, ""]:
-    """sum_ij w_i v_j |x_i - y_j|, a block of rows at a time."""
+    """sum_ij w_i v_j |x_i - y_j|, or of another function of the pairs, a block of rows at a time."""
     rows = max(1, MAX_PAIRS // len(y))
-    blocks = [a @ torch.cdist(b, y) @ v for b, a in zip(x.split(rows), w.split(rows), strict=True)]
+    blocks = [a @ pairing(b, y) @ v for b, a in zip(x.split(rows), w.split(rows), strict=True)]
     return torch.stack(blocks).sum()
 
 
-def distance_within(x: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """sum_{i != j} w_i w_j |x_i - x_j| / sum_{i != j} w_i w_j."""
+def distance_within(
+    x: Float[Tensor, "n d"], w: Float[Tensor, " n"], pairing: Pairing = torch.cdist, of_itself: float = 0.0
+) -> Float[Tensor, ""]:
+    """sum_{i != j} w_i w_j |x_i - x_j| / sum_{i != j} w_i w_j; `of_itself` is what a point and itself make in a pairing."""
     mass = pair_mass(w)
     if not mass > MIN_PAIR_MASS:
         raise ValueError("expected at least two samples with weight, got one; resample or temper the weights first")
-    return distance_between(x, x, w, w) / mass
+    return (distance_between(x, x, w, w, pairing) - of_itself * w.square().sum()) / mass
 
 
 class EnergyDistance(TwoSamples):
