@@ -1,28 +1,36 @@
 """Samplers: sampler(flow_map, x0, tilt=None, cond=None, generator=None) -> Result, one method per file."""
 
 from steer.samplers.base import Result, Run, Sampler, Stepwise
+from steer.samplers.beam_search import BeamSearch
 from steer.samplers.best_of_n import BestOfN
+from steer.samplers.best_of_rounds import BestOfRounds
 from steer.samplers.fk_steering import FkSteering
 from steer.samplers.jump import Jump
 from steer.samplers.noise_optimisation import NoiseOptimisation
 from steer.samplers.ode import Ode
+from steer.samplers.rollover_budget import RolloverBudgetForcing
 from steer.samplers.sde import Sde
+from steer.samplers.svdd import Svdd
 from steer.samplers.trajectory_tilting import Search, TrajectoryTilting
 from steer.samplers.weighting import PathWeights, TransitionWeights
 
 __all__ = [
+    "BeamSearch",
     "BestOfN",
+    "BestOfRounds",
     "FkSteering",
     "Jump",
     "NoiseOptimisation",
     "Ode",
     "PathWeights",
     "Result",
+    "RolloverBudgetForcing",
     "Run",
     "Sampler",
     "Sde",
     "Search",
     "Stepwise",
+    "Svdd",
     "TrajectoryTilting",
     "TransitionWeights",
 ]

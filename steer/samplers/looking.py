@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
@@ -19,6 +19,19 @@ class Seen(NamedTuple):
     reward: Tensor
 
 
+class Sighted(NamedTuple):
+    """Particles x (B, *shape) and what was seen ahead of them: value and reward, (B,) each."""
+
+    x: Tensor
+    value: Tensor
+    reward: Tensor
+
+    def take(self, new: "Sighted", better: Bool[Tensor, "m"], rows: Int[Tensor, "m"]) -> None:
+        """Writes the new ones that are better into their rows."""
+        for old, fresh in zip(self, new, strict=True):
+            old[rows[better]] = fresh[better]
+
+
 class Landed(Identity):
     """The look-ahead at t = 1, where every map is the identity: it does not move along the flow any more."""
 
@@ -26,11 +39,24 @@ class Landed(Identity):
         return True
 
 
-def look(sampler: Stepwise, run: Run, x: Float[Tensor, "b *shape"], t: float, lookahead: Lookahead) -> Seen:
-    """The value of each particle's look-ahead at time t; at t = 1, where all have landed, that of the particle itself."""
+def look(
+    sampler: Stepwise,
+    run: Run,
+    x: Float[Tensor, "b *shape"],
+    t: float,
+    lookahead: Lookahead,
+    rows: Int[Tensor, "b"] | None = None,
+) -> Seen:
+    """The value of each particle's look-ahead at time t; at t = 1, where all have landed, that of the particle itself.
+
+    With `rows`, x are those samples of the batch alone.
+    """
     tilt = run.tilt
     assert tilt is not None
     ahead = Landed() if t == 1.0 else lookahead
+    scale, prompt = tilt.scale_for(len(run.prompt)), run.prompt
+    if rows is not None:
+        scale, prompt = scale[rows.to(scale.device)], prompt[rows.cpu()]
 
     def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Seen:
         value = Value(tilt.with_scale(scale), ahead)
@@ -39,7 +65,7 @@ def look(sampler: Stepwise, run: Run, x: Float[Tensor, "b *shape"], t: float, lo
         return Seen(value.of(rewards, guesses.log_w), mean(rewards, guesses.log_w))
 
     with torch.no_grad():
-        return sampler.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=ahead.random)
+        return sampler.in_batches(part, run, x, scale, prompt, apart=ahead.random, rows=rows)
 
 
 def mean(rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"]) -> Float[Tensor, "b"]:

@@ -27,9 +27,17 @@ def liking(x, cond):
 def test_every_sampler_says_what_it_claims():
     assert {cls.__name__ for cls in concrete()} >= {"Ode", "Sde", "Jump", "BestOfN", "TrajectoryTilting"}
     assert {name: build().claim for name, build in BUILD.items() if build().claim != "exact"} == {
+        "BeamSearch": "maximiser",
         "BestOfN": "maximiser",
+        "BestOfRounds": "maximiser",
         "NoiseOptimisation": "maximiser",
+        "RolloverBudgetForcing": "maximiser",
+        "Svdd": "biased",
+        "beams, posterior": "maximiser",
+        "rollover, posterior": "maximiser",
         "search": "maximiser",
+        "svdd, less noise": "biased",
+        "svdd, posterior": "biased",
     }
 
 
@@ -37,10 +45,10 @@ def test_every_sampler_says_what_it_claims():
 def test_shapes_and_trace(name):
     prompts, particles, shape = 2, 3, (1, 4, 4)
     result = BUILD[name]()(Ball(), noise(prompts, particles, *shape), Tilt(liking), torch.tensor([0, 1]), seeded())
-    returned = 1 if name == "BestOfN" else particles
+    returned = 1 if name in {"BestOfN", "BestOfRounds"} else particles
     assert result.x.shape == (prompts, returned, *shape)
     assert result.log_w.shape == result.tilt.shape == (prompts, returned)
-    assert (result.log_z is None) == (BUILD[name]().claim == "maximiser")
+    assert (result.log_z is None) == (BUILD[name]().claim != "exact")
     assert result.log_z is None or result.log_z.shape == (prompts,)
     assert torch.allclose(result.trace["t"], torch.arange(1, STEPS + 1) / STEPS)
     assert not result.x.requires_grad

@@ -9,7 +9,19 @@ import torch
 
 import steer.samplers
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
-from steer.samplers import FkSteering, Jump, Ode, Sampler, Sde, Search, TrajectoryTilting, TransitionWeights
+from steer.samplers import (
+    BeamSearch,
+    FkSteering,
+    Jump,
+    Ode,
+    RolloverBudgetForcing,
+    Sampler,
+    Sde,
+    Search,
+    Svdd,
+    TrajectoryTilting,
+    TransitionWeights,
+)
 from steer.solvers import Heun
 
 STEPS = 4
@@ -47,6 +59,10 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "fk, max": partial(FkSteering, STEPS, potential="max", every=1),
     "fk, sum, posterior": partial(FkSteering, STEPS, Posterior(3), "sum", 2),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
+    "beams, posterior": partial(BeamSearch, STEPS, 1, Posterior(3), 1),
+    "svdd, less noise": partial(Svdd, STEPS, 3, MapJump(), eps=1.0),
+    "svdd, posterior": partial(Svdd, STEPS, 3, Posterior(3)),
+    "rollover, posterior": partial(RolloverBudgetForcing, STEPS, 3, Posterior(3)),
 }
 DETERMINISTIC = {"NoiseOptimisation", "Ode", "Jump", "heun", "noiseless"}
 DRAWING = {
@@ -54,7 +70,11 @@ DRAWING = {
     "glass",
     "renoise",
     "fk, sum, posterior",
+    "beams, posterior",
+    "svdd, posterior",
+    "rollover, posterior",
 }  # which draws fall to whom depends on the pieces of max_batch
+FORGETFUL = {"Svdd", "svdd, posterior"}  # whose first step leaves nothing of x0
 
 
 def noise(*shape, seed=0):
