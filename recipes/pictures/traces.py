@@ -15,7 +15,7 @@ TITLES = {"reward": "Reward of the look-ahead", "ess": "Effective sample size, a
 
 
 def curves(path: str | Path, trace: Mapping[str, Tensor], particles: int, base_reward: float | None = None) -> None:
-    """Draws what a trace has of "reward" (T, P) and "ess" (T, P) against "t" (T,).
+    """Draws what a trace has of "reward" (T, P) and "ess" (T, P) against "t" (T,), or "seen_t" if not every step has them.
 
     A thin line for each prompt and a thick one for their mean; marks at the times when prompts were resampled
     ("resampled", (T, P)), the darker the more of them.
@@ -49,14 +49,20 @@ def check(trace: Mapping[str, Tensor]) -> list[str]:
     if not names or "t" not in trace:
         raise ValueError(f"curves needs 't' and 'reward' or 'ess' in the trace; got {', '.join(trace) or 'nothing'}")
     for name in names:
-        if trace[name].ndim != 2 or trace[name].shape[:1] != trace["t"].shape:
+        if trace[name].ndim != 2 or trace[name].shape[:1] != times(trace, name).shape:
             raise ValueError(f"curves needs {name!r} (T, P) with T = {len(trace['t'])}; got {tuple(trace[name].shape)}")
     return names
 
 
+def times(trace: Mapping[str, Tensor], name: str) -> Tensor:
+    """The times of the steps that recorded it."""
+    seen = trace.get("seen_t", trace["t"])
+    return seen if len(seen) == len(trace[name]) else trace["t"]
+
+
 def reward_panel(axes: Axes, trace: Mapping[str, Tensor], base_reward: float | None) -> None:
     """The reward, and the level of the unsteered samples."""
-    lines(axes, trace["t"], trace["reward"])
+    lines(axes, times(trace, "reward"), trace["reward"])
     if base_reward is not None:
         axes.axhline(base_reward, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
     write_numbers(axes)
@@ -67,10 +73,11 @@ def reward_panel(axes: Axes, trace: Mapping[str, Tensor], base_reward: float | N
 
 def ess_panel(axes: Axes, trace: Mapping[str, Tensor], particles: int) -> None:
     """The effective sample size, and when it led to resampling."""
-    lines(axes, trace["t"], trace["ess"] / particles)
+    lines(axes, times(trace, "ess"), trace["ess"] / particles)
     axes.set(ylim=(0, 1.04), yticks=[0, 0.5, 1])
     if "resampled" in trace and trace["resampled"].any():
-        for t, share in zip(trace["t"].tolist(), trace["resampled"].double().mean(1).tolist(), strict=True):
+        shares = trace["resampled"].double().mean(1).tolist()
+        for t, share in zip(times(trace, "resampled").tolist(), shares, strict=True):
             axes.axvline(t, 0, 0.13, color=OCHRE, linewidth=1.3, alpha=max(share, 0.3) if share else 0)
         at: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "bottom"}
         axes.text(1, 1.05, "| resampled", fontsize=SMALL, color=OCHRE, **at)

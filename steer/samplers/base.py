@@ -8,7 +8,7 @@ not depend on which others share the batch, and the network is called on at most
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -34,7 +34,8 @@ class Result:
         log_w: their log weights (prompts, particles), not normalised: averages under the promised law weigh by them.
         log_z: estimate of log E[exp(scale r)] (prompts,), or None from a method that has none.
         tilt: scale * r(x) (prompts, particles), or None without a reward.
-        trace: one row per step: "t" (T,), and whatever the method tells of "ess", "resampled", "reward", "film".
+        trace: one row per step: "t" (T,), and whatever the method tells of "ess", "resampled", "reward", "film"; with the
+            times "seen_t" or "film_t" where not every step does.
         evaluations: forward and backward passes per returned sample.
     """
 
@@ -76,12 +77,18 @@ class Run:
         """The batch as (prompts, particles, ...)."""
         return x.unflatten(0, (self.prompts, self.particles))
 
-    def normal(self, like: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
-        """Standard normal noise, every prompt's from its own generator."""
-        shape = (self.particles, *like.shape[1:])
-        return torch.cat(
-            [torch.randn(shape, generator=g, dtype=like.dtype, device=like.device) for g in self.generators]
-        )
+    def normal(
+        self, like: Float[Tensor, "b *shape"], rows: Int[Tensor, "b"] | None = None
+    ) -> Float[Tensor, "b *shape"]:
+        """Standard normal noise for the batch, or for these rows of it, every prompt's from its own generator."""
+        shape, dtype, device = like.shape[1:], like.dtype, like.device
+        shares = zip(self.shares(rows), self.generators, strict=True)
+        return torch.cat([torch.randn((n, *shape), generator=g, dtype=dtype, device=device) for n, g in shares if n])
+
+    def shares(self, rows: Int[Tensor, "b"] | None = None) -> list[int]:
+        """How many samples of the batch, or of these rows of it, each prompt has."""
+        prompt = self.prompt if rows is None else self.prompt[rows.cpu()]
+        return prompt.bincount(minlength=self.prompts).tolist()
 
     def ancestors(self, scheme: Callable, log_w: Float[Tensor, "p n"], chosen: Bool[Tensor, "p"]) -> Int[Tensor, "p n"]:
         """A resampling scheme applied to each chosen prompt with its own generator; the others stay as they are."""
@@ -89,12 +96,17 @@ class Run:
         rows = zip(log_w, self.generators, chosen.tolist(), strict=True)
         return torch.cat([scheme(row[None], g) if due else stay for row, g, due in rows])
 
-    def batches(self, most: int | None, apart: bool = False) -> list[slice]:
-        """The batch in pieces of at most `most` samples, and with `apart` no two prompts in one piece."""
-        whole = self.particles if apart else self.prompts * self.particles
-        size = min(most or whole, whole)
-        ends = range(whole, self.prompts * self.particles + 1, whole)
-        return [slice(i, min(i + size, end)) for end in ends for i in range(end - whole, end, size)]
+    def batches(self, most: int | None, apart: bool = False, rows: Int[Tensor, "b"] | None = None) -> list[slice]:
+        """The batch, or these rows of it, in pieces of at most `most`, and with `apart` no two prompts in one piece."""
+        wholes = self.shares(rows) if apart else [sum(self.shares(rows))]
+        ends = zip(wholes, accumulate(wholes), strict=True)
+        return [slice(i, min(i + (most or n), end)) for n, end in ends if n for i in range(end - n, end, most or n)]
+
+    def cond_of(self, rows: Int[Tensor, "b"] | None = None) -> Cond:
+        """The conditions of the batch, or of these rows of it."""
+        if rows is None or self.cond is None:
+            return self.cond
+        return [self.cond[i] for i in rows.tolist()] if isinstance(self.cond, list) else self.cond[rows]
 
     def record(self, **row: Tensor | float) -> None:
         """Adds a row to the trace."""
@@ -188,17 +200,21 @@ class Stepwise(Sampler, Generic[State]):
         returned = result.x.shape[0] * result.x.shape[1]
         return replace(result, trace=run.trace(), evaluations=tally.per(returned))
 
-    def in_batches(self, function: Callable, run: Run, *tensors: Tensor, apart: bool = False):
+    def in_batches(
+        self, function: Callable, run: Run, *tensors: Tensor, apart: bool = False, rows: Int[Tensor, "b"] | None = None
+    ):
         """function(*parts, cond part) on at most max_batch samples at a time; the results, tensors or tuples, joined.
 
-        With `apart`, samples of different prompts do not meet in a part, so that the part may draw for its prompt.
+        With `apart`, samples of different prompts do not meet in a part, so that the part may draw for its prompt. With
+        `rows`, in rising order, the tensors are of those samples of the batch alone.
         """
-        parts = []
-        for rows in run.batches(self.max_batch, apart):
+        parts, cond = [], run.cond_of(rows)
+        for piece in run.batches(self.max_batch, apart, rows):
             try:
-                parts.append(function(*(x[rows] for x in tensors), None if run.cond is None else run.cond[rows]))
+                parts.append(function(*(x[piece] for x in tensors), None if cond is None else cond[piece]))
             except NonFiniteReward as error:
-                raise error.further(rows.start) from None
+                at = piece.start + error.sample
+                raise error.further((at if rows is None else int(rows[at])) - error.sample) from None
         if isinstance(parts[0], Tensor):
             return torch.cat(parts)
         return type(parts[0])(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -23,7 +23,7 @@ from steer.lookahead import Denoiser, Lookahead
 from steer.resampling import Scheme, effective_sample_size, systematic
 from steer.samplers.base import Result, Run, Stepwise, log_mean_exp
 from steer.samplers.looking import look
-from steer.samplers.sde import NoiseLevel, noise_level, noisy_step
+from steer.samplers.sde import NoiseLevel, noisy_step, separating_level
 
 Potential = Literal["difference", "max", "sum"]
 
@@ -107,10 +107,7 @@ class FkSteering(Stepwise[Walkers]):
     # --- its parts ----------------------------------------------------------------------------------------------------
     def advance(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
         """A step of Sde, refused without noise while copies may be about."""
-        eps = noise_level(self.eps, run, s, t)
-        if eps == 0 and t < 1:
-            raise ValueError(f"copies stay alike without noise: eps is 0 at t = {s:.4g}; give a positive one")
-        return noisy_step(self, run, x, s, t, eps)
+        return noisy_step(self, run, x, s, t, separating_level(self.eps, run, s, t, "copies"))
 
     def weighed(self, now: Walkers, value: Tensor, t: float) -> Walkers:
         """With the potential of time t in the weights; at t = 1 the one that settles all accounts."""
@@ -129,7 +126,8 @@ class FkSteering(Stepwise[Walkers]):
         """Resampling where a prompt's weights have grown uneven; nothing at t = 1."""
         ess = effective_sample_size(now.log_w)
         due = ess < self.resample_below * run.particles if t < 1 else torch.zeros_like(ess, dtype=torch.bool)
-        run.record(t=t, ess=ess, resampled=due, reward=(torch.softmax(now.log_w, dim=1) * reward).sum(1))
+        mean = (torch.softmax(now.log_w, dim=1) * reward).sum(1)
+        run.record(t=t, seen_t=t, ess=ess, resampled=due, reward=mean)
         if not due.any():
             return now
         ancestors = run.ancestors(self.resampling, now.log_w, due)

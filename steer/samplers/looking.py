@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steer import slope
@@ -19,6 +19,19 @@ class Seen(NamedTuple):
     reward: Tensor
 
 
+class Sighted(NamedTuple):
+    """Particles x (B, *shape) and what was seen ahead of them: value and reward, (B,) each."""
+
+    x: Tensor
+    value: Tensor
+    reward: Tensor
+
+    def take(self, new: "Sighted", better: Bool[Tensor, "m"], rows: Int[Tensor, "m"]) -> None:
+        """Writes the new ones that are better into their rows."""
+        for old, fresh in zip(self, new, strict=True):
+            old[rows[better]] = fresh[better]
+
+
 class Landed(Identity):
     """The look-ahead at t = 1, where every map is the identity: it does not move along the flow any more."""
 
@@ -26,15 +39,28 @@ class Landed(Identity):
         return True
 
 
-def look(sampler: Stepwise, run: Run, x: Float[Tensor, "b *shape"], t: float, lookahead: Lookahead) -> Seen:
-    """The value of each particle's look-ahead at time t; at t = 1, where all have landed, that of the particle itself."""
+def look(
+    sampler: Stepwise,
+    run: Run,
+    x: Float[Tensor, "b *shape"],
+    t: float,
+    lookahead: Lookahead,
+    rows: Int[Tensor, "b"] | None = None,
+) -> Seen:
+    """The value of each particle's look-ahead at time t; at t = 1, where all have landed, that of the particle itself.
+
+    With `rows`, x are those samples of the batch alone.
+    """
     tilt = run.tilt
     assert tilt is not None
     ahead = Landed() if t == 1.0 else lookahead
+    scale, prompt = tilt.scale_for(len(run.prompt)), run.prompt
+    if rows is not None:
+        scale, prompt = scale[rows.to(scale.device)], prompt[rows.cpu()]
 
     def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Seen:
         asked = slope.Asked(run.flow_map, x, t, cond, run.generators[int(prompt[0])])
         view = slope.look(Value(tilt.with_scale(scale), ahead), asked, velocity=False)
         return Seen(view.value, view.reward)
 
-    return sampler.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=ahead.random)
+    return sampler.in_batches(part, run, x, scale, prompt, apart=ahead.random, rows=rows)

@@ -4,6 +4,7 @@ Reference: Albergo, Boffi & Vanden-Eijnden 2023, arXiv 2303.08797.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -40,15 +41,31 @@ class Sde(Stepwise[Tensor]):
         return self.weigh(run, x)
 
 
-def noisy_step(sampler: Stepwise, run: Run, x: Tensor, s: float, t: float, eps: float) -> Tensor:
-    """One step of Euler-Maruyama from s to t on a batch: x + [b + eps s] h + sqrt(2 eps h) e."""
+class Transition(NamedTuple):
+    """N(mean, std^2 I): where a batch (B, *shape) goes in one step."""
+
+    mean: Tensor
+    std: float
+
+    def draw(self, run: Run) -> Tensor:
+        """One draw for every sample."""
+        return self.mean + self.std * run.normal(self.mean)
+
+
+def euler_maruyama(sampler: Stepwise, run: Run, x: Tensor, s: float, t: float, eps: float) -> Transition:
+    """One step from s to t on a batch: x + [b + eps s] h + sqrt(2 eps h) e."""
     schedule = run.flow_map.schedule
 
     def drift(x: Tensor, cond: Cond) -> Tensor:
         v = run.flow_map.velocity(x, s, cond)
         return v if eps == 0 else v + eps * schedule.score(schedule.from_velocity(v, x, s), x, s)
 
-    return x + (t - s) * sampler.in_batches(drift, run, x) + (2 * eps * (t - s)) ** 0.5 * run.normal(x)
+    return Transition(x + (t - s) * sampler.in_batches(drift, run, x), (2 * eps * (t - s)) ** 0.5)
+
+
+def noisy_step(sampler: Stepwise, run: Run, x: Tensor, s: float, t: float, eps: float) -> Tensor:
+    """A draw of it."""
+    return euler_maruyama(sampler, run, x, s, t, eps).draw(run)
 
 
 def noise_level(eps: float | NoiseLevel, run: Run, s: float, t: float) -> float:
@@ -56,4 +73,12 @@ def noise_level(eps: float | NoiseLevel, run: Run, s: float, t: float) -> float:
     level = float(eps(s) if callable(eps) else eps * run.flow_map.schedule(t).sigma)
     if not level >= 0:
         raise ValueError(f"the noise level eps must be at least 0; at t = {s:.4g} it is {level}")
+    return level
+
+
+def separating_level(eps: float | NoiseLevel, run: Run, s: float, t: float, alike: str) -> float:
+    """noise_level, refused with a ValueError where it is 0 before t = 1 and `alike` (copies, proposals) would stay so."""
+    level = noise_level(eps, run, s, t)
+    if level == 0 and t < 1:
+        raise ValueError(f"{alike} stay alike without noise: eps is 0 at t = {s:.4g}; give a positive one")
     return level

@@ -174,6 +174,13 @@ def test_curves_are_drawn_of_what_the_trace_has(tmp_path, prompts):
     assert (tmp_path / "full.png").stat().st_size > 10_000
 
 
+def test_curves_of_what_only_some_steps_looked_at(tmp_path):
+    seen = {"t": torch.arange(1, 5) / 4, "seen_t": torch.tensor([0.5, 1.0]), "reward": torch.zeros(2, 3)}
+    pictures.curves(tmp_path / "some.png", seen | {"ess": torch.ones(2, 3), "resampled": torch.eye(2, 3)}, particles=8)
+    pictures.curves(tmp_path / "reward.png", seen, particles=8)
+    assert (tmp_path / "some.png").stat().st_size > (tmp_path / "reward.png").stat().st_size > 0
+
+
 def test_training_curves_of_long_short_flat_and_broken_logs(tmp_path):
     logs = {
         "train/loss": {s: 100.0 * 0.99**s for s in range(1000)},

@@ -27,6 +27,7 @@ def liking(x, cond):
 def test_every_sampler_says_what_it_claims():
     assert {cls.__name__ for cls in concrete()} >= {"Ode", "Sde", "Jump", "BestOfN", "TrajectoryTilting"}
     assert {name: build().claim for name, build in BUILD.items() if build().claim != "exact"} == {
+        "BeamSearch": "maximiser",
         "BestOfN": "maximiser",
         "FlowMapRewardGuidance": "maximiser",
         "NoiseOptimisation": "maximiser",
@@ -36,6 +37,13 @@ def test_every_sampler_says_what_it_claims():
         "search": "maximiser",
         "tfg": "biased",
         "ugd, map": "biased",
+        "BestOfRounds": "maximiser",
+        "RolloverBudgetForcing": "maximiser",
+        "Svdd": "biased",
+        "beams, posterior": "maximiser",
+        "rollover, posterior": "maximiser",
+        "svdd, less noise": "biased",
+        "svdd, posterior": "biased",
     }
 
 
@@ -43,7 +51,7 @@ def test_every_sampler_says_what_it_claims():
 def test_shapes_and_trace(name):
     prompts, particles, shape = 2, 3, (1, 4, 4)
     result = BUILD[name]()(Ball(), noise(prompts, particles, *shape), Tilt(liking), torch.tensor([0, 1]), seeded())
-    returned = 1 if name == "BestOfN" else particles
+    returned = 1 if name in {"BestOfN", "BestOfRounds"} else particles
     assert result.x.shape == (prompts, returned, *shape)
     assert result.log_w.shape == result.tilt.shape == (prompts, returned)
     assert (result.log_z is None) == (BUILD[name]().claim != "exact")

@@ -10,14 +10,17 @@ import torch
 import steer.samplers
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
 from steer.samplers import (
+    BeamSearch,
     FkSteering,
     FlowMapRewardGuidance,
     Jump,
     Ode,
     ReversalWeights,
+    RolloverBudgetForcing,
     Sampler,
     Sde,
     Search,
+    Svdd,
     Tempering,
     TrajectoryTilting,
     TransitionWeights,
@@ -73,6 +76,10 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "ugd, map": partial(ugd, STEPS, n_iter=2, lookahead=MapJump(), norm=0.1),
     "fmrg, endpoint": partial(FlowMapRewardGuidance, STEPS, "endpoint", n_opt=2),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
+    "beams, posterior": partial(BeamSearch, STEPS, 1, Posterior(3), 1),
+    "svdd, less noise": partial(Svdd, STEPS, 3, MapJump(), eps=1.0),
+    "svdd, posterior": partial(Svdd, STEPS, 3, Posterior(3)),
+    "rollover, posterior": partial(RolloverBudgetForcing, STEPS, 3, Posterior(3)),
 }
 DETERMINISTIC = {
     "FlowMapRewardGuidance",
@@ -92,7 +99,11 @@ DRAWING = {
     "fk, sum, posterior",
     "glass, in pieces",
     "ValueSmc",
+    "beams, posterior",
+    "svdd, posterior",
+    "rollover, posterior",
 }  # which draws fall to whom depends on the pieces of max_batch
+FORGETFUL = {"Svdd", "svdd, posterior"}  # whose first step leaves nothing of x0
 
 
 def noise(*shape, seed=0):
