@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser().parse_known_args(words)  # key=value may come before and after options
     if strange := [word for word in rest if word.startswith("-") or arguments.command not in RUNS]:
         parser().error(f"unrecognized arguments: {' '.join(strange)}")
+    warnings.formatwarning = lambda message, *_, **__: f"steer: warning: {' '.join(str(message).split())}\n"
     try:
         run(arguments, rest, "steer " + shlex.join(words))
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from steer.analytic import GaussianMixture
 from steer.build import build, resolve
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond, FlowMap
-from steer.guidance import Unconditional
+from steer.guidance import Guidance, Guided, Unconditional
 from steer.samplers import Sampler
 from steer.tilt import Tilt
 
@@ -124,8 +124,22 @@ def number_of(label: Any, names: list[str]) -> int:
 
 
 def told(flow_map: FlowMap, config: DictConfig) -> FlowMap:
-    """The map as it is, or one that is not told the condition."""
-    return flow_map if config.condition.model else Unconditional(flow_map)
+    """The map as it is, or one that is not told the condition; guided by config.guidances, one after the other."""
+    flow_map = flow_map if config.condition.model else Unconditional(flow_map)
+    for node in config.get("guidances") or []:
+        flow_map = guided(flow_map, node)
+    return flow_map
+
+
+def guided(flow_map: FlowMap, node: Any) -> FlowMap:
+    """The map with one guidance more: a `Guidance`, or a flow map around a flow map such as ClassifierFree."""
+    target = resolve(node["_target_"]) if isinstance(node, DictConfig) and "_target_" in node else None
+    if isinstance(target, type) and issubclass(target, FlowMap):
+        return make(node, flow_map=flow_map)
+    guidance = make(node)
+    if not isinstance(guidance, Guidance):
+        raise ValueError(f"guidances holds guidances and flow maps around flow maps; got a {type(guidance).__name__}")
+    return Guided(flow_map, guidance)
 
 
 def noise(config: DictConfig, shape: Sequence[int], prompts: int, dtype: torch.dtype = torch.float32) -> Tensor:

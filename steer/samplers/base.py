@@ -71,6 +71,7 @@ class Run:
             2**62, (self.prompts,), generator=generator, device=generator.device if generator else "cpu"
         )
         self.generators = [torch.Generator(x0.device).manual_seed(int(seed)) for seed in seeds]
+        self.collapsed = False  # whether it has been said that the weights have come down to one particle
         self.records: list[dict[str, Tensor]] = []
 
     def by_prompt(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "p n *shape"]:

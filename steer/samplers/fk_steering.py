@@ -22,6 +22,7 @@ from torch import Tensor
 from steer.lookahead import Denoiser, Lookahead
 from steer.resampling import Scheme, effective_sample_size, systematic
 from steer.samplers.base import Result, Run, Stepwise, log_mean_exp
+from steer.samplers.collapse import warn_of_collapse
 from steer.samplers.looking import look
 from steer.samplers.sde import NoiseLevel, noisy_step, separating_level
 
@@ -125,6 +126,7 @@ class FkSteering(Stepwise[Walkers]):
     def select(self, run: Run, now: Walkers, reward: Tensor, t: float) -> Walkers:
         """Resampling where a prompt's weights have grown uneven; nothing at t = 1."""
         ess = effective_sample_size(now.log_w)
+        warn_of_collapse(run, now.log_w, t)
         due = ess < self.resample_below * run.particles if t < 1 else torch.zeros_like(ess, dtype=torch.bool)
         mean = (torch.softmax(now.log_w, dim=1) * reward).sum(1)
         run.record(t=t, seen_t=t, ess=ess, resampled=due, reward=mean)

@@ -25,9 +25,10 @@ from steer.interpolant import Schedule
 from steer.lookahead import Lookahead, MapJump
 from steer.resampling import Scheme, effective_sample_size, systematic
 from steer.samplers.base import Claim, Result, Run, Stepwise, log_mean_exp
+from steer.samplers.collapse import warn_of_collapse
 from steer.samplers.levels import Level, Tempering, proportional
 from steer.samplers.looking import Landed
-from steer.samplers.sde import NoiseLevel, noise_level
+from steer.samplers.sde import NoiseLevel, noise_level, separating_level
 from steer.samplers.weighting import Glance, Move, PathWeights, TransitionWeights, Weighting
 from steer.slope import Asked, look, rise
 from steer.tilt import Value, no_gradient
@@ -226,6 +227,7 @@ class TrajectoryTilting(Stepwise[Population]):
 
     def select(self, run: Run, now: Population, t: float) -> Population:
         """Resampling where the weights of a prompt have grown uneven, or the search's selection; nothing at t = 1."""
+        warn_of_collapse(run, now.log_w, t)
         if t == 1.0:
             return self.record(run, now, t, torch.zeros(run.prompts, dtype=torch.bool))
         if self.search is not None:
@@ -236,7 +238,15 @@ class TrajectoryTilting(Stepwise[Population]):
             chosen = effective_sample_size(now.log_w) < self.resample_below * run.particles
             ancestors = run.ancestors(self.resampling, now.log_w, chosen) if chosen.any() else None
         now = self.record(run, now, t, chosen)
+        if chosen.any():
+            self.part(run, t)
         return now if ancestors is None else descend(run, now, ancestors, chosen)
+
+    def part(self, run: Run, t: float) -> None:
+        """Refuses, with a ValueError, to make copies that no noise would part."""
+        after = next(end for end in self.times() if end > t)
+        if after < 1:
+            separating_level(self.eps, run, t, after, "copies")
 
     def record(self, run: Run, now: Population, t: float, chosen: Tensor) -> Population:
         """Keeps the figures of this step, and the film."""

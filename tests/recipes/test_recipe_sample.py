@@ -64,6 +64,25 @@ def test_other_samplers_by_their_name(steer, target):
     assert (metrics["diversity"] is None) == (target == "BestOfN")
 
 
+def test_guidances_come_before_the_sampler(steer):
+    """A push to the right moves samples right, and the law is then not the model's any more: no closed form is claimed."""
+    Path("push.py").write_text(
+        "import torch\nfrom steer.guidance import Guidance\n"
+        "class Push(Guidance):\n    def __init__(self, by):\n        self.by = by\n"
+        "    def __call__(self, flow_map, x, t, cond=None, generator=None):\n"
+        "        return self.by * torch.tensor([1.0, 0.0], dtype=x.dtype) + 0 * x\n"
+    )
+    pushes = "guidances=[{_target_: push.py:Push, by: 2.0}, {_target_: push.py:Push, by: -0.5}]"
+    few = [*RING[:3], "sampler._target_=steer.samplers.Ode", "reward=null"]
+    plain, pushed = (load_file(Path(steer(*few, *more)) / "samples.safetensors") for more in ([], [pushes]))
+    assert (pushed["x"] - plain["x"]).mean(1)[0, 0] > 0.5
+    metrics = steer.metrics(*RING, pushes)
+    assert metrics["log_z_exact"] is None
+    guided = ["guidances=[{_target_: steer.guidance.ClassifierFree, weight: 3.0}]", "condition.labels=[2]"]
+    assert steer.metrics(*RING, *guided)["evaluations"]["network_forward"] == 2 * (2 * 12 + 2)
+    assert "guidances holds" in steer.fails(*RING, "guidances=[{_target_: steer.samplers.Ode}]")
+
+
 def test_without_a_reward(steer):
     metrics = steer.metrics("sample", "ring/base", "particles=32", "sampler.steps=4")
     assert metrics["reward_mean"] is None

@@ -46,6 +46,23 @@ def test_from_signed_keeps_the_gradient_beyond_the_range():
     assert torch.autograd.grad(image.sum(), x)[0].tolist() == [0.5] * 5
 
 
+def test_a_decoder_may_be_run_again_instead_of_kept():
+    ran = []
+
+    def decode(x):
+        ran.append(len(x))
+        return (3 * x).sin()
+
+    x = X.clone().requires_grad_()
+    (kept,) = torch.autograd.grad(Decoded(NEAR, decode)(x).sum(), x)
+    assert ran == [2]
+    (again,) = torch.autograd.grad(Decoded(NEAR, decode, recompute=True)(x).sum(), x)
+    assert ran == [2, 2, 2]
+    assert torch.equal(kept, again)
+    Decoded(NEAR, decode, recompute=True)(X)
+    assert ran == [2, 2, 2, 2]
+
+
 def test_a_decoder_is_frozen():
     decoder = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     Decoded(UP, decoder)

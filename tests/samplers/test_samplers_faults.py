@@ -1,13 +1,16 @@
 """Bad input ends in one line that says what was expected, what came, and what to do."""
 
+import re
+
 import pytest
 import torch
 from ball import Ball
 from zoo import BUILD, FORGETFUL, noise, seeded
 
 from rewards import Quadratic
-from steer.lookahead import Denoiser, Posterior
-from steer.samplers import BestOfN, Ode, PathWeights, Sde, Search, TrajectoryTilting
+from steer.lookahead import Denoiser, Identity, Posterior
+from steer.samplers import BestOfN, FkSteering, Ode, PathWeights, Sde, Search, TrajectoryTilting
+from steer.samplers.collapse import WeightCollapse
 from steer.tilt import NonFiniteReward, Tilt
 
 every = pytest.mark.parametrize("name", BUILD)
@@ -123,6 +126,35 @@ def test_samplers_that_need_a_reward_say_so():
 
 def test_noise_levels_are_not_negative():
     assert "at t = 0.5 it is -1" in str(raised(ValueError, Sde(2, lambda t: 1 - 4 * t), noise(1, 2, 2), None))
+
+
+def test_weights_that_come_down_to_one_are_told_of_once():
+    """The second prompt's reward is a million times as steep as the first's."""
+    tilt = Tilt(Quadratic([1.0, 0.0], 1.0), torch.tensor([1.0, 1e6]))
+    with pytest.warns(WeightCollapse) as caught:
+        result = TrajectoryTilting(6, Identity())(Ball(), noise(2, 8, 2), tilt, None, seeded())
+    (warning,) = caught
+    assert "of prompt 1 but that of sample" in str(warning.message)
+    assert "Tempering()" in str(warning.message)
+    t, sample = (re.search(pattern, str(warning.message))[1] for pattern in (r"t = ([\d.]+) ", r"sample (\d+)"))
+    first = (result.trace["ess"][:, 1] < 1.01).nonzero()[0, 0]
+    assert float(t) == pytest.approx(float(result.trace["t"][first]), rel=1e-3)
+    assert 8 <= int(sample) < 16
+
+
+@pytest.mark.parametrize("sampler", [FkSteering(4, every=1), Sde(4)], ids=["fk", "sde"])
+def test_weights_that_stay_many_are_not_told_of(sampler, recwarn):
+    sampler(Ball(), noise(2, 8, 2), Tilt(REWARD), None, seeded())
+    assert not recwarn
+
+
+def test_copies_that_no_noise_would_part_are_not_made():
+    sampler = TrajectoryTilting(4, Identity(), resample_below=1.0, eps=lambda t: 1.0 if t == 0 else 0.0)
+    assert "copies stay alike without noise: eps is 0 at t = 0.25" in str(
+        raised(ValueError, sampler, noise(1, 8, 2), Tilt(Quadratic([1.0, 0.0], 3.0)))
+    )
+    never = TrajectoryTilting(4, Identity(), resample_below=0.0, eps=lambda t: 0.0)
+    assert never(Ball(), noise(1, 8, 2), Tilt(REWARD), None, seeded()).x.isfinite().all()
 
 
 def test_extra_drift_without_noise_cannot_be_weighed():
