@@ -94,7 +94,9 @@ class Measure:
 
 
 def of_population(result: Result) -> Figures:
-    """What the sampler says of itself: log Z (the mean over prompts), smallest ESS, number of resamplings, cost."""
+    """What the sampler says of itself: log Z (the mean over prompts), smallest ESS, number of resamplings, how uneven
+    the path made the weights in all (thermodynamic length, total discrepancy; means over prompts), cost.
+    """
     ess = [effective_sample_size(result.log_w).min().item()]
     if "ess" in result.trace:
         ess.append(result.trace["ess"].min().item())
@@ -104,6 +106,11 @@ def of_population(result: Result) -> Figures:
         "log_z_of_prompts": None if result.log_z is None else result.log_z.double().tolist(),
         "ess_min": min(ess),
         "resamples": int(resampled.sum()),
+        **{
+            f"path_{name}": float(result.trace[name].sum(0).mean())
+            for name in ("length", "discrepancy")
+            if name in result.trace
+        },
         "evaluations": asdict(result.evaluations),
     }
 

@@ -15,6 +15,8 @@ WORDS = {
     "diversity": "diversity",
 }
 
+PATH = {"path_length": "thermodynamic length of the path", "path_discrepancy": "total discrepancy of its steps"}
+
 
 def comparison(metrics: Figures, before: str, after: str) -> Table:
     """The same figures of the samples before and after, those that were measured."""
@@ -40,6 +42,7 @@ def cost(metrics: Figures) -> Table:
         ["log Z in closed form", "", number(metrics["log_z_exact"])],
         ["smallest effective sample size", "", number(metrics["ess_min"])],
         ["resamplings", "", number(metrics["resamples"])],
+        *([word, "", number(metrics[name])] for name, word in PATH.items() if name in metrics),
         *([name.replace("_", " ") + "s", number(base[name]), number(evaluations[name])] for name in evaluations),
         ["seconds in all", number(metrics["base_seconds"]), number(metrics["seconds"])],
     ]

@@ -10,6 +10,7 @@ from rewards.compose import Clipped, Decoded, Ensemble, Smoothed, Sum, from_sign
 from rewards.jpeg import JpegSize
 from rewards.linear import Linear
 from rewards.quadratic import Quadratic
+from rewards.switch import Switch
 from rewards.symmetry import Symmetry
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Reward",
     "Smoothed",
     "Sum",
+    "Switch",
     "Symmetry",
     "as_reward",
     "from_signed",

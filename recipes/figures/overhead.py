@@ -1,74 +1,162 @@
-"""What does steering cost beyond the evaluations it counts? Wall time of a guided run over the bare network and reward.
+"""What does steering cost beyond the evaluations it counts, in time and in memory?
 
-    make bench        # a minute
+    make bench        # three minutes on one core
 
-A guided run of the shipped map is timed against the same forwards and backwards of network and classifier, same batches,
-in the same process, the two in turn. Printed are the medians and their ratio.
+Time: a run of each method on the shipped map, over the part of it that is spent inside the network, the reward and the
+gradients through both; everything else is the method's own. One run measures both, so a busy machine slows both alike.
+Memory: the peak of a process that samples, by particles with `max_batch` fixed and by draws with `at_once` fixed, less that of
+the smallest.
 """
 
+import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import torch
 
 import steer
 from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
 from steer.flow_map import FlowMap
-from steer.guidance import Unconditional
-from steer.lookahead import Denoiser, MapJump
-from steer.samplers import TrajectoryTilting
-from steer.tilt import Tilt
+from steer.guidance import Guided, Unconditional, ValueGuidance
+from steer.lookahead import Denoiser, Glass, MapJump
+from steer.samplers import (
+    BeamSearch,
+    BestOfN,
+    BestOfRounds,
+    FkSteering,
+    FlowMapRewardGuidance,
+    Jump,
+    NoiseOptimisation,
+    Ode,
+    RolloverBudgetForcing,
+    Sampler,
+    Sde,
+    Svdd,
+    Tempering,
+    TrajectoryTilting,
+    ValueSmc,
+    das,
+    tds,
+)
+from steer.samplers.training_free import dps, tfg
+from steer.tilt import Tilt, Value
 
-ROUNDS, STEPS, PROMPTS, PARTICLES = 7, 8, 4, 16
+ROUNDS, STEPS, PROMPTS, PARTICLES = 5, 6, 4, 8
+MEMORY = {"particles": (16, 64, 256), "draws": (4, 16, 64)}
+
+METHODS: dict[str, Callable[[], Sampler]] = {
+    "Ode": lambda: Ode(STEPS),
+    "Sde": lambda: Sde(STEPS),
+    "Jump": lambda: Jump(STEPS),
+    "BestOfN": lambda: BestOfN(Jump(1)),
+    "BestOfRounds": lambda: BestOfRounds(3),
+    "BeamSearch": lambda: BeamSearch(STEPS, 2, every=2),
+    "Svdd": lambda: Svdd(STEPS, 4),
+    "RolloverBudgetForcing": lambda: RolloverBudgetForcing(STEPS, 4),
+    "FkSteering": lambda: FkSteering(STEPS, every=2),
+    "NoiseOptimisation": lambda: NoiseOptimisation(STEPS),
+    "TrajectoryTilting, map": lambda: TrajectoryTilting(STEPS, MapJump()),
+    "TrajectoryTilting, denoiser": lambda: TrajectoryTilting(STEPS, Denoiser()),
+    "TrajectoryTilting, tempering": lambda: TrajectoryTilting(STEPS, MapJump(), level=Tempering()),
+    "TrajectoryTilting, unguided": lambda: TrajectoryTilting(STEPS, MapJump(), guide=False),
+    "tds": lambda: tds(STEPS),
+    "das": lambda: das(STEPS),
+    "ValueSmc, GLASS of 2 draws": lambda: ValueSmc(3, Glass(2, steps=2)),
+    "dps": lambda: dps(STEPS),
+    "tfg": lambda: tfg(3, n_mc=2),
+    "FlowMapRewardGuidance": lambda: FlowMapRewardGuidance(STEPS),
+    "Ode, value guidance": lambda: Ode(STEPS),
+}
 
 
-def bare_map(flow_map: FlowMap, tilt: Tilt, x: torch.Tensor, labels: torch.Tensor) -> None:
-    """Per step: one velocity, one jump to data, its reward, and the gradient back to x; at the end, the reward."""
-    for k in range(STEPS):
-        z = x.detach().requires_grad_()
-        torch.autograd.grad(tilt.reward(flow_map(z, k / STEPS, 1.0), labels).sum(), z)
-        with torch.no_grad():
-            flow_map.velocity(x, k / STEPS)
-    z = x.detach().requires_grad_()
-    torch.autograd.grad(tilt.reward(z, labels).sum(), z)
-    with torch.no_grad():
-        flow_map.velocity(x, 1.0)
+class Clock:
+    """Seconds inside the calls it has wrapped."""
+
+    def __init__(self) -> None:
+        self.inside = 0.0
+
+    def of(self, function: Callable) -> Callable:
+        """The function, timed."""
+
+        @wraps(function)  # rewards are asked by their signature
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.inside += time.perf_counter() - start
+
+        return timed
 
 
-def bare_denoiser(flow_map: FlowMap, tilt: Tilt, x: torch.Tensor, labels: torch.Tensor) -> None:
-    """Per state: one denoising, its reward, and the gradient back to x."""
-    for k in range(STEPS + 1):
-        z = x.detach().requires_grad_()
-        torch.autograd.grad(tilt.reward(flow_map.denoise(z, k / STEPS), labels).sum(), z)
+@contextmanager
+def clocked(flow_map: FlowMap, tilt: Tilt) -> Iterator[Clock]:
+    """Network, reward and gradients are timed inside the `with`."""
+    clock, network, grad = Clock(), flow_map.get_submodule("flow_map.network"), torch.autograd.grad
+    forward, reward = network.forward, tilt.reward.forward
+    network.forward, tilt.reward.forward, torch.autograd.grad = map(clock.of, (forward, reward, grad))
+    try:
+        yield clock
+    finally:
+        network.forward, tilt.reward.forward, torch.autograd.grad = forward, reward, grad
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def ask() -> tuple[FlowMap, Tilt]:
+    """The shipped map, and a classifier's reward at a scale that resamples now and then."""
+    reward = Decoded(ClassLogProbability(load_classifier("fashion-patch")), from_signed)
+    return Unconditional(steer.load("fashion")), Tilt(reward, 3.0)
+
+
+def run(name: str) -> tuple[float, float]:
+    """Seconds of a run of the method, and those inside its evaluations."""
+    flow_map, tilt = ask()
+    model = Guided(flow_map, ValueGuidance(Value(tilt, Denoiser()))) if "value guidance" in name else flow_map
+    x0 = torch.randn(PROMPTS, PARTICLES, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    sampler, generator = METHODS[name](), torch.Generator().manual_seed(1)
+    with clocked(flow_map, tilt) as clock:
+        start = time.perf_counter()
+        sampler(model, x0, tilt, torch.arange(PROMPTS), generator)
+        return time.perf_counter() - start, clock.inside
+
+
+def peak(what: str, size: int) -> float:
+    """Peak memory of this process in MiB after sampling, batches of 16 samples or 4 draws."""
+    flow_map, tilt = ask()
+    particles = size if what == "particles" else 1
+    sampler = TrajectoryTilting(2, MapJump(), max_batch=16)
+    if what == "draws":
+        sampler = TrajectoryTilting(2, Glass(size, steps=1, at_once=4), max_batch=1)
+    x0 = torch.randn(1, particles, 1, 28, 28)
+    sampler(flow_map, x0, tilt, torch.arange(1))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def alone(what: str, size: int) -> float:
+    """The same in a process of its own."""
+    words = [sys.executable, "-m", "recipes.figures.overhead", what, str(size)]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
-    flow_map = Unconditional(steer.load("fashion"))
-    tilt = Tilt(Decoded(ClassLogProbability(load_classifier("fashion-patch")), from_signed))
-    generator, labels = torch.Generator().manual_seed(0), torch.arange(PROMPTS)
-    x0 = torch.randn(PROMPTS, PARTICLES, 1, 28, 28, generator=generator)
-    flat, repeated = x0.flatten(0, 1), labels.repeat_interleave(PARTICLES)
-    for name, lookahead, bare in (("map", MapJump(), bare_map), ("denoiser", Denoiser(), bare_denoiser)):
-        sampler, pairs = TrajectoryTilting(STEPS, lookahead), []
-        for _ in range(ROUNDS + 1):
-            guided = seconds(partial(sampler, flow_map, x0, tilt, labels, generator))
-            alone = seconds(partial(bare, flow_map, tilt, flat, repeated))
-            pairs.append((guided, alone))
-        ratios = [guided / alone for guided, alone in pairs[1:]]
-        middle = [statistics.median(column) for column in zip(*pairs[1:], strict=True)]
-        print(
-            f"{name:9s} guided {middle[0]:.3f} s, bare {middle[1]:.3f} s, ratio {statistics.median(ratios):.3f}"
-            f" (from {min(ratios):.3f} to {max(ratios):.3f} over {ROUNDS} pairs)"
-        )
+    if len(sys.argv) == 3:
+        print(peak(sys.argv[1], int(sys.argv[2])))
+        return
+    print("| method | seconds | inside its evaluations | ratio |\n|---|---|---|---|")
+    for name in METHODS:
+        pairs = [run(name) for _ in range(ROUNDS + 1)][1:]
+        whole, inside = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(whole / inside for whole, inside in pairs)
+        print(f"| {name} | {whole:.3f} | {inside:.3f} | {ratio:.3f} |", flush=True)
+    for what, sizes in MEMORY.items():
+        peaks = [alone(what, size) for size in sizes]
+        told = ", ".join(f"{size}: {now - peaks[0]:+.0f} MiB" for size, now in zip(sizes, peaks, strict=True))
+        print(f"peak memory by {what}, against {peaks[0]:.0f} MiB: {told}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ def test_a_run_folder_holds_what_is_promised(steer):
     assert samples["log_w"].shape == (1, 64)
     page = (folder / "report.html").read_text()
     assert "log Z, closed form" in page
+    assert "thermodynamic length" in page
+    assert metrics["path_length"] > 0
     assert "http" not in page.replace("http://www.w3.org", "")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rewards import Clipped, Decoded, Ensemble, JpegSize, Linear, Quadratic, Smoothed, Sum, from_signed
+from rewards import Clipped, Decoded, Ensemble, JpegSize, Linear, Quadratic, Smoothed, Sum, Switch, from_signed
 
 X = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)
 UP = Linear([0.0, 1.0])  # 2, -1
@@ -31,6 +31,25 @@ def test_sum_refuses_what_it_cannot_weigh():
         Sum({"up": UP}, weights={"up": math.nan})
     with pytest.raises(ValueError, match="at least one"):
         Sum({})
+
+
+@pytest.mark.parametrize("cond", [torch.tensor([7, 2, 7, 2]), ["7", "2", "7", "2"]], ids=["labels", "words"])
+def test_a_switch_gives_every_prompt_its_own_reward(cond):
+    x = torch.cat((X, X + 1))
+    reward = Switch({2: UP, "7": NEAR})
+    assert reward(x, cond).tolist() == [float(NEAR(x[:1])), float(UP(x[1:2])), float(NEAR(x[2:3])), float(UP(x[3:]))]
+    assert not Switch({2: JpegSize(), 7: UP}).differentiable
+
+
+def test_a_switch_refuses_conditions_without_a_reward():
+    reward = Switch({2: UP, 7: NEAR})
+    with pytest.raises(ValueError, match="among 2, 7, got '3'"):
+        reward(X, torch.tensor([2, 3]))
+    with pytest.raises(ValueError, match="a class label or a text per sample"):
+        reward(X)
+    with pytest.raises(ValueError, match="at least one reward"):
+        Switch({})
+    assert Switch({2: UP}, otherwise=NEAR)(X, ["a", "2"]).tolist() == [float(NEAR(X[:1])), float(UP(X[1:]))]
 
 
 def test_decoded_and_its_terms():

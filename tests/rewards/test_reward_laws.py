@@ -24,6 +24,13 @@ EXAMPLES = {
     "Decoded": (lambda: rewards.Decoded(rewards.Brightness(), rewards.from_signed), RGB, None),
     "Clipped": (lambda: rewards.Clipped(WIGGLE, low=-0.5), PLANE, None),
     "Ensemble": (lambda: rewards.Ensemble([WIGGLE, rewards.Linear([1.0, 2.0])], pessimism=0.5), PLANE, None),
+    "Switch": (
+        lambda: rewards.Switch(
+            {0: WIGGLE, 3: rewards.Linear([1.0, 2.0])}, otherwise=rewards.Quadratic([0.0, 1.0], 2.0)
+        ),
+        PLANE,
+        torch.tensor([3, 0, 1, 3, 4]),
+    ),
     "Smoothed": (lambda: rewards.Smoothed(rewards.Symmetry(), 0.1, shift=2), RGB, None),
     "Colour": (lambda: rewards.Colour([0.9, 0.1, 0.2]), RGB, None),
     "ClassLogProbability": (lambda: rewards.ClassLogProbability(ResidualClassifier(width=8)), GREY, torch.arange(B)),

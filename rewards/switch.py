@@ -1,0 +1,62 @@
+"""A reward for each prompt: who judges a sample is decided by its condition."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rewards.base import Cond, Reward, as_reward
+from rewards.compose import Composite
+
+
+class Switch(Composite):
+    """r(x, c) = r_c(x, c): prompts of one batch, each with a reward of its own.
+
+    Args:
+        rewards: r_c by condition: a class label (or its number as a word, as a config has it), or a text.
+        otherwise: the reward of all other conditions; without one they are refused.
+
+    Raises:
+        ValueError: without a reward; when called, for a condition that has none, or without conditions.
+    """
+
+    def __init__(
+        self,
+        rewards: Mapping[int | str, Reward | Callable[..., Tensor]],
+        otherwise: Reward | Callable[..., Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if not rewards:
+            raise ValueError("Switch: expected at least one reward by condition, got none: pass {condition: reward}")
+        self.keys = [str(key) for key in rewards]
+        parts = [as_reward(reward) for reward in rewards.values()]
+        if otherwise is not None:
+            parts.append(as_reward(otherwise))
+        self.parts, self.open = nn.ModuleList(parts), otherwise is not None
+        self.inherit(parts)
+
+    def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
+        places = torch.tensor(self.places(x, cond), device=x.device)
+        order, values = [], []
+        for place in places.unique().tolist():
+            rows = (places == place).nonzero()[:, 0]
+            told = cond[rows] if isinstance(cond, Tensor) else [cond[i] for i in rows.tolist()]  # type: ignore[index]
+            order.append(rows)
+            values.append(self.parts[place](x[rows], told))
+        return torch.cat(values)[torch.cat(order).argsort()]
+
+    def places(self, x: Float[Tensor, "b *shape"], cond: Cond) -> list[int]:
+        """Which of the parts each sample is for."""
+        if cond is None or (isinstance(cond, Tensor) and (cond.ndim != 1 or cond.is_floating_point())):
+            raise ValueError("Switch: expected a class label or a text per sample in cond: give condition.labels")
+        keys = [str(key) for key in (cond.tolist() if isinstance(cond, Tensor) else cond)]
+        if len(keys) != len(x):
+            raise ValueError(f"Switch: expected a condition for each of {len(x)} samples, got {len(keys)}")
+        strange = [key for key in keys if key not in self.keys]
+        if strange and not self.open:
+            raise ValueError(
+                f"Switch: expected conditions among {', '.join(self.keys)}, got {strange[0]!r}: "
+                "add a reward for it, or otherwise="
+            )
+        return [self.keys.index(key) if key in self.keys else len(self.keys) for key in keys]
