@@ -18,8 +18,11 @@ RUNS = {
     "sample": "draw samples that a reward steers, beside unsteered ones",
     "train": "learn a flow map, or a classifier, from data",
     "tune": "tune a flow map to a reward",
+    "compare": "hold several methods against each other at equal evaluations",
     "evaluate": "hold the samples of a flow map against data",
 }
+
+KEPT = {"train": "checkpoint", "tune": "checkpoint", "compare": "cell"}  # what a run that is stopped goes on from
 
 
 class OneLine(argparse.ArgumentParser):
@@ -91,10 +94,10 @@ def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
 
 def how_to_resume(words: Sequence[str]) -> str:
     """What to type after Ctrl-C."""
-    if words[0] not in ("train", "tune"):
+    if words[0] not in KEPT:
         return "; nothing of it was kept"
     again = [word for word in words if not word.startswith("run.resume=")]
-    return f"; to go on from its last checkpoint: {shlex.join(['steer', *again, 'run.resume=true'])}"
+    return f"; to go on from its last {KEPT[words[0]]}: {shlex.join(['steer', *again, 'run.resume=true'])}"
 
 
 if __name__ == "__main__":

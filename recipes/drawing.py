@@ -32,8 +32,8 @@ class Gallery:
     decode: Callable[[Tensor], Tensor] | None
     titles: Sequence[str]
 
-    def samples(self, panels: Mapping[str, Result], truth: Tensor | None = None) -> list[Picture]:
-        """grid.png: a panel for each result. Images appear in proportion to their weights, points in size."""
+    def samples(self, panels: Mapping[str, Result], truth: Tensor | None = None, columns: int = 8) -> list[Picture]:
+        """grid.png: a panel for each result. Images, `columns` a row, appear in proportion to their weights; points in size."""
         path = self.folder / "grid.png"
         if self.shape == (2,):
             clouds = [(title, *cloud(result)) for title, result in panels.items()]
@@ -41,8 +41,8 @@ class Gallery:
             law = "" if truth is None else " Outlined: where the law aimed at has half and nine tenths of its mass."
             return [(f"{' | '.join(panels)}: the samples.{law}", path)]
         if len(self.shape) == 3:
-            images = [(title, self.images(representatives(result))) for title, result in panels.items()]
-            pictures.grid(path, images, self.row_labels)
+            images = [(title, self.images(representatives(result, columns))) for title, result in panels.items()]
+            pictures.grid(path, images, self.row_labels, columns)
             return [(f"{' | '.join(panels)}: samples in proportion to their weights, a row for each prompt.", path)]
         return []
 

@@ -1,10 +1,11 @@
 """The tables of a report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from recipes.measure import Figures
-from recipes.report import number, plus_minus
+from recipes.report import number, plus_minus, shown
 
 Table = tuple[str, Sequence[Sequence[Any]]]
 
@@ -16,6 +17,16 @@ WORDS = {
 }
 
 PATH = {"path_length": "thermodynamic length of the path", "path_discrepancy": "total discrepancy of its steps"}
+CONTEST = {  # what steer compare measures of every cell
+    "reward_mean": "reward",
+    "reward_mean_unweighted": "reward, unweighted",
+    "heldout_reward_mean": "held-out reward",
+    "judge_accuracy": "judge's accuracy",
+    "diversity": "diversity",
+    "law_distance": "distance to the law",
+    "log_z_error": "log Z error",
+    "ess": "effective samples of a prompt",
+}
 
 
 def comparison(metrics: Figures, before: str, after: str) -> Table:
@@ -64,3 +75,62 @@ def logged_table(metrics: Figures) -> Table:
     """The end of what was logged."""
     rows = [[name, value] for name, value in metrics["logged"].items()]
     return "What was logged, averaged over the last tenth of the run.", [["", "value"], *rows]
+
+
+def contest(metrics: Figures) -> list[Table]:
+    """For each figure a row for each method, in the order of the config, and a column for each budget."""
+    rows, draws = metrics["rows"], metrics["exact_draws"] or {}
+    names = {row["method"]: words(row["method"]) for row in rows}
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    cells = {(row["method"], row["budget"]): row for row in rows if "error" not in row}
+    claims = names | {m: f"{names[m]} ({row['claim']})" for (m, _), row in cells.items()}
+
+    def table(caption: str, shown: Callable[[Figures], Any], names: Mapping[str, str] = names) -> Table:
+        body = [
+            [name, *(shown(cells[m, b]) if (m, b) in cells else None for b in budgets)] for m, name in names.items()
+        ]
+        return caption, [["", *map(number, budgets)], *body]
+
+    spent = "What each method claims, its size for each budget, and the evaluations per returned sample it spent, as counted."
+    tables = [table(spent, sized, claims)]
+    for name, word in CONTEST.items():
+        if any(measured(row, name) for row in cells.values()):
+            caption, body = table(f"{word[0].upper()}{word[1:]}.", partial(estimate, name=name))
+            exact = [["exact draws", *[estimate(draws, name)] * len(budgets)]] if measured(draws, name) else []
+            tables.append((caption, [*body, *exact]))
+    return [*tables, table("Seconds, of all samples of a seed.", lambda row: number(row["seconds"]))]
+
+
+def sized(row: Figures) -> str:
+    """The size of a method, and what it spent."""
+    over = " (over)" if row["spent"] > row["budget"] * (1 + 1e-9) else ""
+    return f"{row['size']} {words(row['setting'])}: {number(row['spent'])}{over}"
+
+
+def measured(row: Figures, name: str) -> bool:
+    """Whether a row has that figure."""
+    return name in row and row[name] == row[name]
+
+
+def left_out(metrics: Figures) -> list[Table]:
+    """The cells that are empty, and why."""
+    rows = [[words(row["method"]), number(row["budget"]), row["error"]] for row in metrics["rows"] if "error" in row]
+    return [("Left out.", [["", "budget", "why"], *rows])] if rows else []
+
+
+def words(name: str) -> str:
+    """A name of a config as it is read."""
+    return name.replace("_", " ")
+
+
+def markdown(title: str, claim_line: str, tables: Sequence[Table]) -> str:
+    """The tables as a Markdown page."""
+    lines = [f"# {title}", "", claim_line]
+    for caption, (head, *body) in tables:
+        lines += ["", caption, "", *map(ruled, [head, ["---"] * len(head), *body])]
+    return "\n".join(lines) + "\n"
+
+
+def ruled(row: Sequence[Any]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(shown(cell).replace("|", "\\|") for cell in row) + " |"

@@ -4,11 +4,10 @@
 
 Time: a run of each method on the shipped map, over the part of it that is spent inside the network, the reward and the
 gradients through both; everything else is the method's own. One run measures both, so a busy machine slows both alike.
-Memory: the peak of a process that samples, by particles with `max_batch` fixed and by draws with `at_once` fixed, less that of
-the smallest.
+Memory: how far the peak of a process rises while it samples, by particles with `max_batch` fixed and by draws with `at_once`
+fixed, and for comparison without either (Linux only).
 """
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ from steer.samplers.training_free import dps, tfg
 from steer.tilt import Tilt, Value
 
 ROUNDS, STEPS, PROMPTS, PARTICLES = 5, 6, 4, 8
-MEMORY = {"particles": (16, 64, 256), "draws": (4, 16, 64)}
+MEMORY = {"particles": (64, 256, 1024), "draws": (16, 64, 256)}
 
 METHODS: dict[str, Callable[[], Sampler]] = {
     "Ode": lambda: Ode(STEPS),
@@ -98,13 +98,16 @@ class Clock:
 @contextmanager
 def clocked(flow_map: FlowMap, tilt: Tilt) -> Iterator[Clock]:
     """Network, reward and gradients are timed inside the `with`."""
-    clock, network, grad = Clock(), flow_map.get_submodule("flow_map.network"), torch.autograd.grad
-    forward, reward = network.forward, tilt.reward.forward
-    network.forward, tilt.reward.forward, torch.autograd.grad = map(clock.of, (forward, reward, grad))
+    clock, network, reward = Clock(), flow_map.get_submodule("flow_map.network"), tilt.reward
+    owners = [(network, "forward"), (reward, "forward"), (torch.autograd, "grad")]
+    plain = [getattr(owner, name) for owner, name in owners]
+    for (owner, name), function in zip(owners, plain, strict=True):
+        setattr(owner, name, clock.of(function))
     try:
         yield clock
     finally:
-        network.forward, tilt.reward.forward, torch.autograd.grad = forward, reward, grad
+        for (owner, name), function in zip(owners, plain, strict=True):
+            setattr(owner, name, function)
 
 
 def ask() -> tuple[FlowMap, Tilt]:
@@ -125,27 +128,36 @@ def run(name: str) -> tuple[float, float]:
         return time.perf_counter() - start, clock.inside
 
 
-def peak(what: str, size: int) -> float:
-    """Peak memory of this process in MiB after sampling, batches of 16 samples or 4 draws."""
+def rise(what: str, size: int, most: int | None) -> float:
+    """MiB by which the peak memory of this process rises in sampling, with at most so many particles or draws at once."""
     flow_map, tilt = ask()
     particles = size if what == "particles" else 1
-    sampler = TrajectoryTilting(2, MapJump(), max_batch=16)
+    sampler = TrajectoryTilting(1, MapJump(), max_batch=most)
     if what == "draws":
-        sampler = TrajectoryTilting(2, Glass(size, steps=1, at_once=4), max_batch=1)
+        sampler = TrajectoryTilting(1, Glass(size, steps=1, at_once=most))
     x0 = torch.randn(1, particles, 1, 28, 28)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = peak()
     sampler(flow_map, x0, tilt, torch.arange(1))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak() - before
 
 
-def alone(what: str, size: int) -> float:
+def peak() -> float:
+    """The peak memory of this process, MiB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def alone(what: str, size: int, most: int | None) -> float:
     """The same in a process of its own."""
-    words = [sys.executable, "-m", "recipes.figures.overhead", what, str(size)]
+    words = [sys.executable, "-m", "recipes.figures.overhead", what, str(size), str(most or "")]
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
-    if len(sys.argv) == 3:
-        print(peak(sys.argv[1], int(sys.argv[2])))
+    if len(sys.argv) == 4:
+        what, size, most = sys.argv[1:]
+        print(rise(what, int(size), int(most) if most else None))
         return
     print("| method | seconds | inside its evaluations | ratio |\n|---|---|---|---|")
     for name in METHODS:
@@ -154,9 +166,9 @@ def main() -> None:
         ratio = statistics.median(whole / inside for whole, inside in pairs)
         print(f"| {name} | {whole:.3f} | {inside:.3f} | {ratio:.3f} |", flush=True)
     for what, sizes in MEMORY.items():
-        peaks = [alone(what, size) for size in sizes]
-        told = ", ".join(f"{size}: {now - peaks[0]:+.0f} MiB" for size, now in zip(sizes, peaks, strict=True))
-        print(f"peak memory by {what}, against {peaks[0]:.0f} MiB: {told}")
+        for most in (sizes[0], None):
+            told = ", ".join(f"{size}: {alone(what, size, most):.0f} MiB" for size in sizes)
+            print(f"memory by {what}, at most {most or 'all'} at once: {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 All of them are drawn on white at twice the size they are meant to be seen at, and none asks what a config is.
 """
 
+from recipes.pictures.contest import Point, contest
 from recipes.pictures.film import filmstrip
 from recipes.pictures.image_grid import grid
 from recipes.pictures.point_clouds import Cloud, plane
 from recipes.pictures.traces import curves
 from recipes.pictures.training import training_curves
 
-__all__ = ["Cloud", "curves", "filmstrip", "grid", "plane", "training_curves"]
+__all__ = ["Cloud", "Point", "contest", "curves", "filmstrip", "grid", "plane", "training_curves"]

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from recipes import config
 
-COMMANDS = ("sample", "train", "tune", "evaluate")
+COMMANDS = ("sample", "train", "tune", "compare", "evaluate")
 
 
 def command_of(name):

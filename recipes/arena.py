@@ -1,0 +1,80 @@
+"""What the methods of a comparison are given alike: the map, the tilt, the prompts, and chance of their own.
+
+A method that returns as many samples as it draws gets a population for each prompt. One that chooses, such as best of N,
+gets a group of candidates for each sample it is to return, and is handed as many groups at once as memory allows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steer import counting
+from steer.data.stream import keyed_generator
+from steer.flow_map import Cond, FlowMap
+from steer.samplers import Result, Sampler
+from steer.tilt import Tilt
+
+
+def pick(cond: Cond, rows: Sequence[int]) -> Cond:
+    """The conditions of some prompts, in that order."""
+    if cond is None:
+        return None
+    return cond[list(rows)] if isinstance(cond, Tensor) else [cond[row] for row in rows]
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The common ground of all methods.
+
+    Args:
+        flow_map, tilt, cond: as samplers take them; cond has one entry per prompt.
+        prompts, particles: how many, and the samples to return for each.
+        blank: an empty tensor (0, *shape), of the noise's dtype and device.
+        max_batch: the most noise particles a sampler is handed at once, if a group has no more.
+
+    Raises:
+        ValueError: a max_batch below 1.
+    """
+
+    flow_map: FlowMap
+    tilt: Tilt
+    cond: Cond
+    prompts: int
+    particles: int
+    blank: Tensor
+    max_batch: int
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch is at least 1; got {self.max_batch}")
+
+    def draw(self, sampler: Sampler, drawn: int, groups: int, *key: int | str) -> Result:
+        """Samples (prompts, groups x returned, *shape) of `groups` calls a prompt, on `drawn` noise particles each.
+
+        All chance comes from the key, whatever max_batch. Evaluations are counted here, per returned sample, and not
+        taken from the sampler. Weights of several groups are normalised group by group, and have no log Z.
+        """
+        rows = [p for p in range(self.prompts) for _ in range(groups)]
+        chance = (keyed_generator("noise", *key), keyed_generator("chance", *key, device=self.blank.device))
+        at_once = max(self.max_batch // drawn, 1)
+        with counting.count() as tally:
+            parts = [self.call(sampler, drawn, rows[i : i + at_once], *chance) for i in range(0, len(rows), at_once)]
+        x, log_w = torch.cat([part.x for part in parts]), torch.cat([part.log_w for part in parts])
+        log_w, log_z = (log_w, [part.log_z for part in parts]) if groups == 1 else (log_w.log_softmax(1), [None])
+        return Result(
+            x.unflatten(0, (self.prompts, groups)).flatten(1, 2),
+            log_w.unflatten(0, (self.prompts, groups)).flatten(1, 2),
+            None if any(z is None for z in log_z) else torch.cat(log_z),  # type: ignore[arg-type]
+            evaluations=tally.per(log_w.numel()),
+        )
+
+    def call(
+        self, sampler: Sampler, drawn: int, rows: list[int], noise: torch.Generator, chance: torch.Generator
+    ) -> Result:
+        """One call of the sampler, with a group for each row; a row is the number of its prompt."""
+        shape = (drawn, *self.blank.shape[1:])
+        x0 = torch.stack([torch.randn(shape, generator=noise, dtype=self.blank.dtype) for _ in rows])
+        tilt = self.tilt if self.tilt.scale.ndim == 0 else self.tilt.with_scale(self.tilt.scale[rows])
+        return sampler(self.flow_map, x0.to(self.blank.device), tilt, pick(self.cond, rows), chance)

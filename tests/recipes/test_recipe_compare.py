@@ -1,0 +1,318 @@
+"""steer compare: sizes that spend the budget and no more, cells that depend on nothing but their key, and what is shown."""
+
+import inspect
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import recipes.compare
+import steer.samplers
+from recipes import pictures
+from recipes.arena import Arena
+from recipes.cells import over_seeds
+from recipes.cli import main
+from recipes.sizes import CANDIDATES, Price, Sizer, integer_settings, with_setting
+from rewards import Quadratic
+from steer import counting
+from steer.analytic import ring
+from steer.counting import Evaluations
+from steer.samplers import BestOfN, Jump, Result, Sampler
+from steer.tilt import Tilt
+
+RING = ["compare", "ring/compare", "particles=16", "model.steps=4", "budgets=[6,13]", "seeds=2"]
+TWO = [
+    f"methods.{name}=null" for name in ("FMTT_map", "FMTT_no_look-ahead", "FMTT_denoiser")
+]  # what is left: FK, best of N
+SAMPLERS = {name: cls for name in steer.samplers.__all__ if inspect.isclass(cls := getattr(steer.samplers, name))}
+SHIPPED = {name: cls for name, cls in SAMPLERS.items() if issubclass(cls, Sampler) and not inspect.isabstract(cls)}
+
+
+def node_of(name, **more):
+    """A sampler's node; one around another gets a stochastic one of few steps."""
+    if "base_sampler" in inspect.signature(SHIPPED[name]).parameters:
+        more = {"base_sampler": {"_target_": "steer.samplers.Sde", "steps": 3}, **more}
+    return {"_target_": f"steer.samplers.{name}", **more}
+
+
+def arena_of(prompts=1, particles=6, max_batch=64, scale=1.0):
+    blank = torch.empty(0, 2, dtype=torch.float64)
+    tilt = Tilt(Quadratic([3.0, 2.0], 0.5), scale)
+    return Arena(ring(steps=4), tilt, None, prompts, particles, blank, max_batch)
+
+
+def sizer(node, size=None, candidates=None, price=None, arena=None):
+    return Sizer(node, size, candidates, arena or arena_of(), price or Price())
+
+
+class Squares(Sampler):
+    """Costs steps^2 jumps, says that it costs nothing, takes even numbers of steps alone, from 4 to `most`."""
+
+    claim = "biased"
+
+    def __init__(self, steps: int = 4, most: float = 1e9):
+        if steps % 2 or not 4 <= steps <= most:
+            raise ValueError("an even number of steps, at least 4, and not too many")
+        self.steps = steps
+
+    def __call__(self, flow_map, x0, tilt=None, cond=None, generator=None):
+        x = x0.flatten(0, 1)
+        for _ in range(self.steps**2):
+            counting.network(x)
+        return Result(x0, x0[..., 0], None)
+
+
+class Best3(BestOfN):
+    """The three best of N."""
+
+    def __call__(self, flow_map, x0, tilt=None, cond=None, generator=None):
+        drawn = self.base_sampler(flow_map, x0, tilt, cond, generator)
+        top = drawn.tilt.topk(3, dim=1).indices
+        x = torch.stack([row[index] for row, index in zip(drawn.x, top, strict=True)])
+        return Result(x, drawn.log_w.gather(1, top), None)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("budget", [7, 31.5])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_sampler_spends_its_budget_and_one_size_more_would_not(name, budget):
+    method = sizer(node_of(name))
+    fit = method.plan([budget]).fits[str(budget)]
+
+    def spent(size):
+        drawn = size if method.setting == CANDIDATES else method.arena.particles
+        groups = math.ceil(method.arena.particles / fit.returned)
+        return method.price(method.arena.draw(method.sampler(method.setting, size), drawn, groups, "real").evaluations)
+
+    assert spent(fit.size) == fit.cost <= budget < spent(fit.size + 1)
+    assert method.setting == (CANDIDATES if name == "BestOfN" else "steps")
+
+
+def test_sizes_by_hand():
+    denoiser = {"lookahead": {"_target_": "steer.lookahead.Denoiser"}}
+    assert sizer(node_of("FkSteering")).plan([100]).fits["100"].size == 96  # 96 velocities and 4 looks before the end
+    fmtt = node_of("TrajectoryTilting", **denoiser)
+    assert sizer(fmtt).plan([30]).fits["30"].size == 9  # 10 looks of a forward and a backward, each 3
+    assert sizer(fmtt, price=Price(0.0)).plan([30]).fits["30"].size == 29
+    assert sizer(fmtt, price=Price(0.0, 1.0, 2.0)).plan([30]).fits["30"].size == 6  # 7 looks of 1 + 1 + 2
+    jumps = {"base_sampler": {"_target_": "steer.samplers.Jump", "steps": 4}}
+    assert sizer(node_of("BestOfN", **jumps)).plan([3, 30]).fits["30"][:3] == (7, 7, 1)
+    assert "3" not in sizer(node_of("BestOfN", **jumps)).plan([3, 30]).fits
+
+
+def test_any_whole_number_can_be_the_size():
+    posterior = {"lookahead": {"_target_": "steer.lookahead.ShortOde", "steps": 2}}
+    node = node_of("TrajectoryTilting", steps=3, **posterior)
+    names = integer_settings(node)
+    assert {"steps", "film", "lookahead.steps"} <= set(names)
+    assert not {"resample_below", "max_batch"} & set(names)
+    assert with_setting(node, "lookahead.steps", 9)["lookahead"]["steps"] == 9
+    assert node["lookahead"]["steps"] == 2
+    method = sizer(node, size="lookahead.steps")
+    small, large = (method.plan([budget]).fits[str(budget)] for budget in (40, 80))
+    assert method.setting == "lookahead.steps"
+    assert small.size < large.size
+    assert small.cost <= 40 < method.trial(small.size + 1).cost
+    base = sizer(node_of("BestOfN"), size="base_sampler.steps", candidates=5)
+    assert base.plan([31]).fits["31"][:3] == (6, 5, 1)  # five candidates of six steps
+    assert "say candidates=N" in sizer(node_of("BestOfN"), size="base_sampler.steps").plan([31]).errors["31"]
+    assert "does not grow with film" in sizer(node, size="film").plan([400]).errors["400"]
+
+
+def test_costs_that_are_not_affine_and_sizes_that_are_refused():
+    fits = sizer({"_target_": f"{__file__}:Squares"}).plan([10, 17, 143, 144, 1000]).fits
+    assert {budget: fit[:2] for budget, fit in fits.items()} == {
+        "17": (4, 6), "143": (10, 6), "144": (12, 6), "1000": (30, 6),
+    }  # fmt: skip
+    assert fits["143"].cost == 100  # counted, whatever the sampler says
+    few = sizer({"_target_": f"{__file__}:Squares", "most": 12}).plan([10, 1000])
+    assert few.fits["1000"].size == 12
+    assert few.errors["10"] == "the smallest, 4 steps, costs 16 evaluations"
+
+
+def test_prices_are_per_pass():
+    assert Price(2.0, 0.5, 0.25)(Evaluations(10, 3, 4, 8)) == 10 + 6 + 2 + 2
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("drawn", "groups"), [(7, 6), (3, 2)])
+def test_draws_depend_on_the_key_and_not_on_the_batches(drawn, groups):
+    sampler = BestOfN(steer.samplers.Sde(3))
+    results = [arena_of(2, max_batch=n).draw(sampler, drawn, groups, "key", 1) for n in (1, 10, 1000)]
+    assert results[0].x.shape == (2, groups, 2)
+    for result in results[1:]:
+        torch.testing.assert_close(result.x, results[0].x, rtol=0, atol=1e-12)
+    other = arena_of(2).draw(sampler, drawn, groups, "key", 2)
+    assert not torch.equal(other.x, results[0].x)
+    assert results[0].evaluations.network_forward == 3 * drawn
+
+
+def test_groups_are_of_their_own_prompt_and_weigh_alike():
+    scale = torch.tensor([0.0, 50.0], dtype=torch.float64)
+    result = arena_of(2, scale=scale).draw(Best3(Jump(1)), 30, 40, "key")
+    assert result.x.shape == (2, 120, 2)
+    reach = (result.x - torch.tensor([3.0, 2.0])).norm(dim=2).mean(1)
+    assert reach[0] > 2 * reach[1]  # of the second prompt alone the best are kept
+    torch.testing.assert_close(result.log_w.exp().unflatten(1, (40, 3)).sum(2), torch.ones(2, 40, dtype=torch.float64))
+
+
+def test_errors_are_over_seeds_with_prompts_as_given():
+    cells = [{"a_mean": [1.0, 10.0]}, {"a_mean": [3.0, 14.0]}]
+    figures = over_seeds(cells)
+    assert figures["a_mean"] == 7.0
+    assert figures["a_std_error"] == pytest.approx(
+        math.sqrt(2 / 2 + 8 / 2) / 2
+    )  # variances 2 and 8, two seeds, two prompts
+    assert math.isnan(over_seeds(cells[:1])["a_std_error"])
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+def figures_of(folder, *drop):
+    """The rows of metrics.json by method and budget, without their seconds."""
+    rows = json.loads((Path(folder) / "metrics.json").read_text())["rows"]
+    return {
+        (row["method"], row["budget"]): {k: v for k, v in row.items() if k not in ("seconds", *drop)} for row in rows
+    }
+
+
+def test_the_ring(steer):
+    folder = Path(steer(*RING, "seeds=4", "particles=200", "budgets=[4,40]"))
+    files = {"config.yaml", "metrics.json", "compare.md", "report.html", "curves.png", "sizes.json", "cells"}
+    assert {path.name for path in folder.iterdir()} == files
+    rows = figures_of(folder)
+    assert len(rows) == 5 * 2
+    for name in ("FMTT_map", "FMTT_denoiser", "FMTT_no_look-ahead", "FK_steering"):
+        row = rows[name, 40]
+        assert 36 < row["spent"] <= 40
+        assert (
+            abs(row["log_z_error"]) < 4 * row["log_z_error_std_error"] + 0.2
+        )  # ten steps are few for the weights of FMTT
+        assert row["law_distance"] < 0.4
+    best = rows["best_of_N_by_1_jump", 40]
+    assert best["size"] == best["spent"] == 40
+    assert best["log_z_error"] is None
+    assert best["reward_mean"] > rows["FMTT_map", 40]["reward_mean"]  # and so says nothing of the law
+    assert best["law_distance"] > 0.4
+    assert rows["FMTT_denoiser", 4] == {
+        "method": "FMTT_denoiser", "budget": 4, "error": "the smallest, 1 steps, costs 6 evaluations",
+    }  # fmt: skip
+    page = (folder / "compare.md").read_text()
+    assert "| FMTT denoiser | 4 | the smallest, 1 steps, costs 6 evaluations |" in page
+    assert "| best of N by 1 jump (maximiser) | 4 candidates: 4 | 40 candidates: 40 |" in page
+    assert "a forward pass of the network counts as 1, its backward as 2, rewards as nothing" in page
+    assert "± one standard error over 4 seeds" in (folder / "report.html").read_text()
+
+
+def test_stopped_and_resumed(steer, monkeypatch):
+    whole = steer(*RING, *TWO, "run.dir=whole")
+    real, calls = recipes.compare.cell, []
+
+    def stops(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr("recipes.compare.cell", stops)
+    assert main([*RING, *TWO, "run.dir=parts"]) == 130
+    assert "go on from its last cell: steer compare" in steer.capsys.readouterr().err
+    before = {path.name: path.read_text() for path in Path("parts/cells").glob("*.json")}
+    assert len(before) == 3
+    monkeypatch.setattr("recipes.compare.cell", real)
+    monkeypatch.setattr("recipes.sizes.Sizer.plan", None)  # sizes are kept too
+    assert steer(*RING, *TWO, "run.dir=parts", "run.resume=true") == "parts"
+    assert {name: Path("parts/cells", name).read_text() for name in before} == before
+    assert figures_of("parts") == figures_of(whole)
+    assert "other settings, of budgets" in steer.fails(*RING, *TWO, "run.dir=parts", "run.resume=true", "budgets=[5]")
+
+
+def test_a_cell_depends_on_its_key_alone(steer):
+    node = "sampler: {_target_: steer.samplers.FkSteering, every: 5}"
+    Path("two.yaml").write_text(
+        "model: {_target_: steer.analytic.ring}\nreward: {_target_: rewards.Quadratic, center: [3.0, 2.0], precision: 0.5}\n"
+        f"methods: {{best_of_N_by_1_jump: {{sampler: {{_target_: steer.samplers.BestOfN, "
+        f"base_sampler: {{_target_: steer.samplers.Jump}}}}}}, FK_steering: {{{node}}}}}\n"
+    )
+    both = figures_of(steer(*RING, *TWO))
+    other = figures_of(steer("compare", "two.yaml", *RING[2:], "budgets=[9,13]"))
+    assert list(other) != list(both)
+    for key in (("FK_steering", 13), ("best_of_N_by_1_jump", 13)):
+        assert other[key] == both[key]
+    assert figures_of(steer(*RING, *TWO, "seeds=[7]"))["FK_steering", 13] != both["FK_steering", 13]
+
+
+def test_a_method_that_cannot_is_a_row(steer):
+    Path("mine.py").write_text(
+        "from rewards import Reward\n"
+        "class Black(Reward):\n    differentiable = False\n    def forward(self, x, cond=None):\n        return x[:, 1]\n"
+    )
+    rows = figures_of(folder := steer(*RING, "reward=mine.py:Black"))
+    assert "Black has no gradient" in rows["FMTT_map", 13]["error"]
+    assert all(rows[name, 13]["reward_mean"] > 3 for name in ("best_of_N_by_1_jump", "FK_steering"))
+    assert "Black has no gradient" in (Path(folder) / "report.html").read_text()
+    Path("late.py").write_text(
+        "import torch\ndef late(x):\n    return torch.where(torch.arange(len(x)) == 11, torch.nan, x[:, 1])\n"
+    )
+    rows = figures_of(steer(*RING, *TWO, "reward=late.py:late", "particles=8", "max_batch=6"))
+    assert "late is nan for sample 11" in rows["best_of_N_by_1_jump", 13]["error"]
+    assert {key for key, row in rows.items() if "error" in row} == {("best_of_N_by_1_jump", 13)}
+    Path("few.py").write_text(
+        "def few(x):\n    return x[:, 1] / (len(x) < 8)\n"
+    )  # bad with all samples, not in a trial
+    rows = figures_of(steer(*RING, *TWO, "reward=few.py:few", "particles=8", "max_batch=6", "budgets=[6]"))
+    assert "few is" in rows["FK_steering", 6]["error"]
+
+
+def test_best_of_n_is_always_among_them(steer):
+    folder = steer(*RING, *TWO, "methods.best_of_N_by_1_jump=null", "seeds=1")
+    assert {name for name, _ in figures_of(folder)} == {"FK_steering", "best_of_N_by_1_jump", "best_of_N_by_4_jumps"}
+    methods = OmegaConf.load(f"{folder}/config.yaml").methods
+    assert methods.best_of_N_by_4_jumps.sampler.base_sampler.steps == 4
+    assert "of one seed, hence without errors" in (Path(folder) / "compare.md").read_text()
+
+
+def test_images(steer, fashion):
+    some = ["methods.FMTT_denoiser=null", "methods.noise_optimisation=null", "methods.best_of_N_by_4_jumps=null"]
+    folder = Path(steer("compare", "fashion/compare", *fashion, *some, "particles=3", "seeds=1", "budgets=[6]"))
+    assert (folder / "grid.png").exists()
+    row = figures_of(folder)["FK_steering", 6]
+    assert 0 <= row["judge_accuracy"] <= 1
+    assert row["heldout_reward_mean"] < 0
+    assert "law_distance" not in row
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([f"methods.{name}=null" for name in ("FMTT_map", "FMTT_denoiser", "FMTT_no_look-ahead", "FK_steering",
+          "best_of_N_by_1_jump")], "methods is empty; name at least one"),
+        (["budgets=[0.5]"], "budgets has 0.5, but the cheapest method, FK_steering, needs 1 evaluations"),
+        (["budgets=[]"], "budgets is a list of evaluations per returned sample"),
+        (["budgets=[some]"], "budgets is a list of evaluations per returned sample"),
+        (["seeds=0"], "seeds is how many, at least 1"),
+        (["seeds=[a]"], "seeds is how many, at least 1"),
+        (["methods.FK_steering.size=step"], "methods.FK_steering: size is one of candidates, steps, every; got 'step'"),
+        (["methods.FK_steering.candidates=0"], "candidates is a whole number, at least 1"),
+        (["methods.FK_steering.budget=3"], "methods.FK_steering has a sampler, and may have size and candidates"),
+        (["methods.mine=3"], "methods.mine has a sampler"),
+        (["methods.FK_steering.sampler.stepz=3"], "takes no argument 'stepz'; did you mean 'steps'"),
+        (["methods.FK_steering.sampler._target_=steer.samplers.Search"], "expected a sampler"),
+        (["price.backwards=1"], "did you mean 'backward'"),
+        (["max_batch=0"], "max_batch is at least 1"),
+        (["run.resume=true"], "there is no run runs/ring-compare to resume"),
+    ],
+)  # fmt: skip
+def test_one_line(steer, words, says):
+    assert says in steer.fails(*RING, *words)
+    assert not Path("runs").exists()
+
+
+def test_a_picture_of_many_methods(tmp_path):
+    points = {f"method {i}": [pictures.Point(30, i, 0.1), pictures.Point(100, i + 1, math.nan)] for i in range(11)}
+    pictures.contest(tmp_path / "a.png", {"reward": points, "distance": points}, "cost", [30, 100], {"reward": 3.0})
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="at least one point"):
+        pictures.contest(tmp_path / "b.png", {"reward": {"a": []}}, "cost", [30])
