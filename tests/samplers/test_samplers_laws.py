@@ -29,6 +29,9 @@ def test_every_sampler_says_what_it_claims():
     assert {name: build().claim for name, build in BUILD.items() if build().claim != "exact"} == {
         "BestOfN": "maximiser",
         "NoiseOptimisation": "maximiser",
+        "PlugAndPlay": "maximiser",
+        "plug and play, half way": "maximiser",
+        "plug and play, map": "maximiser",
         "search": "maximiser",
     }
 

@@ -8,8 +8,18 @@ from functools import partial
 import torch
 
 import steer.samplers
-from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
-from steer.samplers import FkSteering, Jump, Ode, Sampler, Sde, Search, TrajectoryTilting, TransitionWeights
+from steer.lookahead import Denoiser, FlowMapDenoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
+from steer.samplers import (
+    FkSteering,
+    Jump,
+    Ode,
+    PlugAndPlay,
+    Sampler,
+    Sde,
+    Search,
+    TrajectoryTilting,
+    TransitionWeights,
+)
 from steer.solvers import Heun
 
 STEPS = 4
@@ -46,6 +56,8 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "unguided": partial(TrajectoryTilting, STEPS, Denoiser(), guide=False),
     "fk, max": partial(FkSteering, STEPS, potential="max", every=1),
     "fk, sum, posterior": partial(FkSteering, STEPS, Posterior(3), "sum", 2),
+    "plug and play, map": partial(PlugAndPlay, STEPS, MapJump()),
+    "plug and play, half way": partial(PlugAndPlay, STEPS, FlowMapDenoiser(0.5), draws=2),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
 }
 DETERMINISTIC = {"NoiseOptimisation", "Ode", "Jump", "heun", "noiseless"}
