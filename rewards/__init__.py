@@ -9,6 +9,7 @@ from rewards.colour import Colour
 from rewards.compose import Clipped, Decoded, Ensemble, Smoothed, Sum, from_signed
 from rewards.jpeg import JpegSize
 from rewards.linear import Linear
+from rewards.measurement import Measurement
 from rewards.quadratic import Quadratic
 from rewards.switch import Switch
 from rewards.symmetry import Symmetry
@@ -24,6 +25,7 @@ __all__ = [
     "FunctionReward",
     "JpegSize",
     "Linear",
+    "Measurement",
     "Quadratic",
     "Reward",
     "Smoothed",

@@ -156,8 +156,7 @@ def alone(what: str, size: int, most: int | None) -> float:
 
 def main() -> None:
     if len(sys.argv) == 4:
-        what, size, most = sys.argv[1:]
-        print(rise(what, int(size), int(most) if most else None))
+        print(rise(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None))
         return
     print("| method | seconds | inside its evaluations | ratio |\n|---|---|---|---|")
     for name in METHODS:

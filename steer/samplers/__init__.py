@@ -10,6 +10,7 @@ from steer.samplers.jump import Jump
 from steer.samplers.levels import Rising, Tempering
 from steer.samplers.noise_optimisation import NoiseOptimisation
 from steer.samplers.ode import Ode
+from steer.samplers.plug_and_play import Decaying, Matched, PlugAndPlay
 from steer.samplers.rollover_budget import RolloverBudgetForcing
 from steer.samplers.sde import Sde
 from steer.samplers.svdd import Svdd
@@ -23,12 +24,15 @@ __all__ = [
     "BeamSearch",
     "BestOfN",
     "BestOfRounds",
+    "Decaying",
     "FkSteering",
     "FlowMapRewardGuidance",
     "Jump",
+    "Matched",
     "NoiseOptimisation",
     "Ode",
     "PathWeights",
+    "PlugAndPlay",
     "Result",
     "ReversalWeights",
     "Rising",

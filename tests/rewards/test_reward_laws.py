@@ -10,9 +10,11 @@ from torch import nn
 
 import rewards
 from rewards.networks import ResidualClassifier
+from rewards.operators import Mask
 
 B = 5
 PLANE, GREY, RGB = (2,), (1, 28, 28), (3, 12, 16)
+MASK, IMAGES = Mask.box(GREY, 8, 8, 10, 12), torch.rand(B, *GREY, generator=torch.Generator().manual_seed(3))
 WIGGLE = rewards.FunctionReward(lambda x: torch.sin(3 * x).flatten(1).sum(1))
 EXAMPLES = {
     # class: (how to build it, the shape of a sample, one condition per sample); a class that is missing here is built
@@ -34,6 +36,7 @@ EXAMPLES = {
     "Smoothed": (lambda: rewards.Smoothed(rewards.Symmetry(), 0.1, shift=2), RGB, None),
     "Colour": (lambda: rewards.Colour([0.9, 0.1, 0.2]), RGB, None),
     "ClassLogProbability": (lambda: rewards.ClassLogProbability(ResidualClassifier(width=8)), GREY, torch.arange(B)),
+    "Measurement": (lambda: rewards.Measurement(MASK, MASK(IMAGES), 0.5), GREY, torch.arange(B).flip(0)),
     "ClipScore": (None, RGB, ["a shirt", "a bag", "a shirt", "", "a boot"]),
 }
 

@@ -8,13 +8,14 @@ from functools import partial
 import torch
 
 import steer.samplers
-from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
+from steer.lookahead import Denoiser, FlowMapDenoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
 from steer.samplers import (
     BeamSearch,
     FkSteering,
     FlowMapRewardGuidance,
     Jump,
     Ode,
+    PlugAndPlay,
     ReversalWeights,
     RolloverBudgetForcing,
     Sampler,
@@ -75,6 +76,8 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "mpgd": partial(mpgd, STEPS),
     "ugd, map": partial(ugd, STEPS, n_iter=2, lookahead=MapJump(), norm=0.1),
     "fmrg, endpoint": partial(FlowMapRewardGuidance, STEPS, "endpoint", n_opt=2),
+    "plug and play, map": partial(PlugAndPlay, STEPS, MapJump()),
+    "plug and play, half way": partial(PlugAndPlay, STEPS, FlowMapDenoiser(0.5), draws=2),
     "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
     "beams, posterior": partial(BeamSearch, STEPS, 1, Posterior(3), 1),
     "svdd, less noise": partial(Svdd, STEPS, 3, MapJump(), eps=1.0),
@@ -103,7 +106,7 @@ DRAWING = {
     "svdd, posterior",
     "rollover, posterior",
 }  # which draws fall to whom depends on the pieces of max_batch
-FORGETFUL = {"Svdd", "svdd, posterior"}  # whose first step leaves nothing of x0
+FORGETFUL = {"PlugAndPlay", "Svdd", "svdd, posterior"}  # whose first step leaves nothing of x0
 
 
 def noise(*shape, seed=0):
