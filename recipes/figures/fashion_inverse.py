@@ -28,7 +28,7 @@ from steer.counting import Evaluations
 from steer.data import fashion_mnist
 from steer.guidance import Unconditional
 from steer.lookahead import Denoiser, FlowMapDenoiser, MapJump
-from steer.samplers import Decaying, Matched, PlugAndPlay, Result, Sampler, TrajectoryTilting
+from steer.samplers import Decaying, Matched, PlugAndPlay, Result, Sampler, TrajectoryTilting, training_free
 from steer.tilt import Tilt
 
 IMAGES, NOISE, SHOWN, JUDGE_BY, TILE = 40, 0.05, (0, 2, 6, 8, 13, 18, 19, 20), "fashion-patch", 56
@@ -50,8 +50,8 @@ PROBLEMS = {
     "4x super-resolution": Problem(Downsample(4), 1 / 16, lambda y: 16 * Downsample(4).adjoint(y)),
     "deblurring": Problem(Blur.gaussian(1.5), 1.0),
 }
-STRENGTHS = {  # for each problem, of the best PSNR in `tune`: eps of the first two, the power of the last
-    "DPS": (1.0, 8.0, 2.0),
+STRENGTHS = {  # for each problem, of the best PSNR in `tune`: rho of DPS, eps of FMTT, the power of PnP-Flow
+    "DPS": (0.6, 1.0, 2.0),
     "FMTT": (2.0, 4.0, 1.0),
     "PnP-Flow": (0.3, 0.5, 0.1),
 }
@@ -59,17 +59,20 @@ STRENGTHS = {  # for each problem, of the best PSNR in `tune`: eps of the first 
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler for a measurement of signed images and |A|^2, its particles for one image, and which result is meant."""
+    """A sampler for a measurement of signed images and |A|^2, its particles for one image, and which result is meant; and
+    whether it follows -|A(x) - y| instead of the log likelihood.
+    """
 
     sampler: Callable[[Measurement, float, float], Sampler]
     particles: int = 1
     mean: bool = False
     strength: str = ""
+    by_residual: bool = False
 
 
-def dps(reward: Measurement, square: float, eps: float) -> Sampler:
-    """Guidance by the gradient through the denoiser, without correction: to be `steer.samplers.training_free.dps`."""
-    return TrajectoryTilting(100, Denoiser(), resample_below=0, eps=eps)
+def dps(reward: Measurement, square: float, rho: float) -> Sampler:
+    """The paper's steps along the gradient of |A(x) - y| through the denoiser, 100 of them."""
+    return training_free.dps(100, rho, max_batch=160)
 
 
 def fmtt(reward: Measurement, square: float, eps: float) -> Sampler:
@@ -88,7 +91,7 @@ def flow_map_denoiser(reward: Measurement, square: float, reach: float) -> Sampl
 
 
 METHODS = {
-    "DPS-like guidance": Method(dps, strength="DPS"),
+    "DPS": Method(dps, strength="DPS", by_residual=True),
     "PnP-Flow": Method(pnp_flow, strength="PnP-Flow"),
     "plug and play, denoiser, prox": Method(lambda reward, square, _: flow_map_denoiser(reward, square, 0.0)),
     "flow-map denoiser, reach .5": Method(lambda reward, square, _: flow_map_denoiser(reward, square, 0.5)),
@@ -111,13 +114,20 @@ def observed(problem: Problem, x: Tensor) -> Tensor:
     return problem.operator.observe(x, NOISE, torch.Generator().manual_seed(1))
 
 
+def residual_of(reward: Measurement) -> Callable[[Tensor, Tensor], Tensor]:
+    """-|A(x) - y|, whose gradient has one length everywhere."""
+    return lambda x, cond: -reward.noise * (-2 * reward(x, cond)).sqrt()
+
+
 @cache
-def drawn(name: str, sampler: Callable, particles: int, strength: float, split: str, n: int) -> Result:
+def drawn(
+    name: str, sampler: Callable, particles: int, by_residual: bool, strength: float, split: str, n: int
+) -> Result:
     """The sampler's result for the first n images: as in any longer batch, since prompts do not know of each other."""
     problem, (x, _) = PROBLEMS[name], images(split)
     reward = Measurement(problem.operator, observed(problem, x), NOISE).signed()
     x0 = torch.randn(IMAGES, particles, 1, 28, 28, generator=torch.Generator().manual_seed(2))
-    flow_map, tilt = Unconditional(steer.load("fashion")), Tilt(reward)
+    flow_map, tilt = Unconditional(steer.load("fashion")), Tilt(residual_of(reward) if by_residual else reward)
     chance = torch.Generator().manual_seed(3)
     return sampler(reward, problem.square, strength)(flow_map, x0[:n], tilt, torch.arange(n), chance)
 
@@ -128,7 +138,7 @@ def restored(
     """Images in [0, 1], and the evaluations of one of them."""
     if strength is None:
         strength = STRENGTHS[method.strength][list(PROBLEMS).index(name)] if method.strength else 0.0
-    result = drawn(name, method.sampler, method.particles, strength, split, n)
+    result = drawn(name, method.sampler, method.particles, method.by_residual, strength, split, n)
     weights = result.log_w.softmax(1)
     if method.mean:
         x = (weights[..., None, None, None] * result.x).sum(1)
@@ -195,7 +205,7 @@ def draw() -> None:
 
 GRID = {
     "PnP-Flow": (0.1, 0.3, 0.5, 1.0),
-    "DPS-like guidance": (0.5, 1.0, 2.0, 4.0, 8.0),
+    "DPS": (0.3, 0.6, 1.0, 2.0, 4.0, 8.0),
     "FMTT, 8 particles: mean": (0.5, 1.0, 2.0, 4.0, 8.0),
 }
 
