@@ -126,12 +126,14 @@ def number_of(label: Any, names: list[str]) -> int:
 def told(flow_map: FlowMap, config: DictConfig) -> FlowMap:
     """The map as it is, or one that is not told the condition; guided by config.guidances, one after the other."""
     flow_map = flow_map if config.condition.model else Unconditional(flow_map)
-    for node in config.get("guidances") or []:
-        flow_map = guided(flow_map, node)
+    device = device_of(config)
+    for i, node in enumerate(config.get("guidances") or []):
+        chance = keyed_generator("guidance", i, config.seed, device=device)
+        flow_map = guided(flow_map, node, chance).to(device).eval()
     return flow_map
 
 
-def guided(flow_map: FlowMap, node: Any) -> FlowMap:
+def guided(flow_map: FlowMap, node: Any, generator: torch.Generator) -> FlowMap:
     """The map with one guidance more: a `Guidance`, or a flow map around a flow map such as ClassifierFree."""
     target = resolve(node["_target_"]) if isinstance(node, DictConfig) and "_target_" in node else None
     if isinstance(target, type) and issubclass(target, FlowMap):
@@ -139,7 +141,7 @@ def guided(flow_map: FlowMap, node: Any) -> FlowMap:
     guidance = make(node)
     if not isinstance(guidance, Guidance):
         raise ValueError(f"guidances holds guidances and flow maps around flow maps; got a {type(guidance).__name__}")
-    return Guided(flow_map, guidance)
+    return Guided(flow_map, guidance, generator=generator)
 
 
 def noise(config: DictConfig, shape: Sequence[int], prompts: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -30,6 +30,10 @@ class Switch(Composite):
         if not rewards:
             raise ValueError("Switch: expected at least one reward by condition, got none: pass {condition: reward}")
         self.keys = [str(key) for key in rewards]
+        if twice := {key for key in self.keys if self.keys.count(key) > 1}:
+            raise ValueError(
+                f"Switch: expected each condition once, got {min(twice)!r} as a number and a word: drop one"
+            )
         parts = [as_reward(reward) for reward in rewards.values()]
         if otherwise is not None:
             parts.append(as_reward(otherwise))
@@ -41,7 +45,7 @@ class Switch(Composite):
         order, values = [], []
         for place in places.unique().tolist():
             rows = (places == place).nonzero()[:, 0]
-            told = cond[rows] if isinstance(cond, Tensor) else [cond[i] for i in rows.tolist()]  # type: ignore[index]
+            told = cond[rows.to(cond.device)] if isinstance(cond, Tensor) else [cond[i] for i in rows.tolist()]  # type: ignore[index]
             order.append(rows)
             values.append(self.parts[place](x[rows], told))
         return torch.cat(values)[torch.cat(order).argsort()]

@@ -91,6 +91,8 @@ def rise(value: Value, asked: Asked, instead: str, in_time: bool = True, velocit
         inputs = [x, t] if in_time else [x]
         slope, *rest = torch.autograd.grad(values.sum(), inputs, allow_unused=True, materialize_grads=True)
         check_finite(slope, f"the gradient of {name_of(value.tilt.reward)}", asked.t)
+        if in_time:
+            check_finite(rest[0], f"the time derivative of {name_of(value.tilt.reward)} at its look-ahead", asked.t)
         values = values.detach()
         d_t = rest[0].to(values) if in_time else torch.zeros_like(values)
         return View(values, mean(rewards, guesses.log_w), guesses.x1[0].detach(), v, slope, d_t)

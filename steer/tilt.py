@@ -7,6 +7,7 @@ there: exact with draws from the posterior, an approximation with a single guess
 """
 
 import inspect
+import math
 from collections.abc import Callable
 
 import torch
@@ -109,8 +110,11 @@ class Value(nn.Module):
         cond: Cond = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b"]:
-        guesses = self.lookahead(flow_map, x, t, cond, generator)
-        return self.of(self.rewards(guesses, t, cond), guesses.log_w)
+        values = []
+        for lookahead, share in self.lookahead.pieces():
+            guesses = lookahead(flow_map, x, t, cond, generator)
+            values.append(self.of(self.rewards(guesses, t, cond), guesses.log_w) + math.log(share))
+        return torch.logsumexp(torch.stack(values), dim=0) if len(values) > 1 else values[0]
 
     def rewards(self, guesses: Guesses, t: Time, cond: Cond = None) -> Float[Tensor, "k b"]:
         """r at every guess."""

@@ -86,6 +86,7 @@ def test_the_network_never_sees_more_than_a_piece(draws):
     rise(value, asked()._replace(flow_map=model, generator=torch.Generator().manual_seed(0)), "")
     assert max(seen) == 2 * 5
     Guided(model, ValueGuidance(value)).velocity(asked().x, 0.4)
+    value(model, asked().x, 0.4)
     assert max(seen) == 2 * 5
 
 

@@ -9,7 +9,7 @@ from ball import Ball
 from rewards import Linear as LinearReward
 from rewards import Quadratic
 from steer import counting
-from steer.lookahead import Guesses, Identity, Posterior
+from steer.lookahead import Guesses, Identity, Lookahead, Posterior
 from steer.tilt import NonFiniteReward, Tilt, Value, check_finite, no_gradient
 
 
@@ -95,7 +95,7 @@ def test_who_has_no_gradient_and_why():
 
 
 # --- Value ------------------------------------------------------------------------------------------------------------
-class Given:
+class Given(Lookahead):
     """A look-ahead that guesses what it was told."""
 
     def __init__(self, x1, log_w):

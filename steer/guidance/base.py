@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer.flow_map import Cond, FlowMap, OdeMap
 from steer.interpolant import Time, batch_time
@@ -33,7 +33,7 @@ class Guided(FlowMap):
         flow_map: the model.
         guidances: corrections, added up.
         steps, solver: how a jump is made, since the map's own jumps know nothing of the guidance.
-        generator: chance of guidances that draw.
+        generator: chance of guidances that draw, for the whole batch: a prompt then notices its batch mates.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Guided(FlowMap):
         self.flow_map, self.guidances, self.schedule = flow_map, guidances, flow_map.schedule
         self.guidance = flow_map.guidance
         self.steps, self.solver, self.generator = steps, solver or Euler(), generator
+        self.held = nn.ModuleList(m for g in guidances for m in vars(g).values() if isinstance(m, nn.Module))
 
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         t = batch_time(t, x)

@@ -28,6 +28,11 @@ class ValueGuidance(Guidance):
     """
 
     def __init__(self, value: Value):
+        if value.tilt.scale.ndim:
+            raise ValueError(
+                "a guidance sees samples, not prompts: give its tilt one scale, and scales of single prompts to the"
+                " sampler's tilt"
+            )
         if not value.tilt.differentiable:
             raise ValueError(no_gradient(value.tilt.reward, "BestOfN"))
         self.value = value

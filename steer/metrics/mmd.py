@@ -45,6 +45,8 @@ def mmd(
         return torch.exp(-0.5 * (torch.cdist(a, b) / bandwidth).square())
 
     x, y = x.double(), y.double()
+    center = v @ y  # distances come from inner products
+    x, y = x - center, y - center
     within = distance_within(x, w, kernel, 1.0) + distance_within(y, v, kernel, 1.0)
     return within - 2 * distance_between(x, y, w, v, kernel)
 

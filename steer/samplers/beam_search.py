@@ -5,7 +5,7 @@ look-ahead, the best `beams` survive, and each becomes N / beams copies, which t
 
 The selection is that of TrajectoryTilting(guide=False, search=Search(every, beams / N)), and where both select the samples
 are the same. That one looks ahead at every step, for its trace and film; this one only where it selects: steps + steps / every
-evaluations instead of 2 steps + 1. And it refuses what would leave copies alike. (As a baseline: Sabour et al. 2025, arXiv
+evaluations instead of 2 steps. And it refuses what would leave copies alike. (As a baseline: Sabour et al. 2025, arXiv
 2511.22688.)
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from steer.lookahead import Lookahead, MapJump
 from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.looking import look
-from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, separating_level
+from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, will_part
 from steer.samplers.trajectory_tilting import Search
 
 
@@ -41,7 +41,7 @@ class BeamSearch(Stepwise[Beams]):
         steps: Euler-Maruyama steps.
         beams: survivors of a selection; a divisor of the number of particles. With one the search is greedy.
         lookahead: where x_t will land; MapJump() by default.
-        every: steps between selections.
+        every: steps between selections; a tenth of all by default.
         eps: the noise level, as in Sde.
         max_batch: as in Stepwise. A look-ahead that draws gets other draws of the same law with another.
 
@@ -57,12 +57,13 @@ class BeamSearch(Stepwise[Beams]):
         steps: int = 100,
         beams: int = 1,
         lookahead: Lookahead | None = None,
-        every: int = 10,
+        every: int | None = None,
         *,
         eps: float | NoiseLevel = 1.0,
         max_batch: int | None = None,
     ):
         super().__init__(steps, max_batch)
+        every = max(steps // 10, 1) if every is None else every
         if beams < 1 or every < 1:
             raise ValueError(f"BeamSearch needs beams >= 1 and every >= 1; got beams={beams}, every={every}")
         self.beams, self.lookahead, self.every, self.eps = beams, lookahead or MapJump(), every, eps
@@ -80,9 +81,9 @@ class BeamSearch(Stepwise[Beams]):
 
     def step(self, run: Run, now: Beams, s: float, t: float) -> Beams:
         branching = self.beams < run.particles
-        eps = separating_level(self.eps, run, s, t, "copies") if branching else noise_level(self.eps, run, s, t)
-        now = Beams(noisy_step(self, run, now.x, s, t, eps), now.value, now.steps + 1)
-        due = branching and t < 1 and now.steps % self.every == 0 and self.noise_after(run, now.steps) > 0
+        x = noisy_step(self, run, now.x, s, t, noise_level(self.eps, run, s, t))
+        now = Beams(x, now.value, now.steps + 1)
+        due = branching and now.steps % self.every == 0 and will_part(self.eps, run, self.times(), t)
         figures: dict[str, Tensor | float] = {"t": t, "resampled": torch.full((run.prompts,), due)}
         if due or t == 1.0:
             seen = look(self, run, now.x, t, self.lookahead)
@@ -95,11 +96,6 @@ class BeamSearch(Stepwise[Beams]):
         return Result(run.by_prompt(last.x), torch.zeros_like(last.value), None, last.value)
 
     # --- its parts ----------------------------------------------------------------------------------------------------
-    def noise_after(self, run: Run, steps: int) -> float:
-        """eps of the step that comes after so many."""
-        s, t = self.times()[steps : steps + 2]
-        return noise_level(self.eps, run, s, t)
-
     def branch(self, run: Run, now: Beams) -> Beams:
         """The best beams of each prompt, best first, over and over."""
         ancestors = Search(self.every, self.beams / run.particles)(now.value)

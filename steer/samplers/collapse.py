@@ -30,8 +30,7 @@ def warn_of_collapse(run: Run, log_w: Float[Tensor, "p n"], t: float) -> None:
     sample = prompt * run.particles + int(torch.argmax(rows))
     warnings.warn(
         f"at t = {t:.4g} every weight of prompt {prompt} but that of sample {sample} vanishes (the next is"
-        f" exp(-{best - second:.3g}) of it): lower tilt.scale, draw more particles, raise the tilt step by step with"
-        " TrajectoryTilting(level=Tempering()), or take BestOfN, which needs no weights",
+        f" exp(-{best - second:.3g}) of it): lower tilt.scale, draw more particles, or take BestOfN, which needs no weights",
         WeightCollapse,
         stacklevel=2,
     )

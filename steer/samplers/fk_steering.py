@@ -24,7 +24,7 @@ from steer.resampling import Scheme, effective_sample_size, systematic
 from steer.samplers.base import Result, Run, Stepwise, log_mean_exp
 from steer.samplers.collapse import warn_of_collapse
 from steer.samplers.looking import look
-from steer.samplers.sde import NoiseLevel, noisy_step, separating_level
+from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, will_part
 
 Potential = Literal["difference", "max", "sum"]
 
@@ -107,8 +107,8 @@ class FkSteering(Stepwise[Walkers]):
 
     # --- its parts ----------------------------------------------------------------------------------------------------
     def advance(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
-        """A step of Sde, refused without noise while copies may be about."""
-        return noisy_step(self, run, x, s, t, separating_level(self.eps, run, s, t, "copies"))
+        """A step of Sde."""
+        return noisy_step(self, run, x, s, t, noise_level(self.eps, run, s, t))
 
     def weighed(self, now: Walkers, value: Tensor, t: float) -> Walkers:
         """With the potential of time t in the weights; at t = 1 the one that settles all accounts."""
@@ -124,10 +124,12 @@ class FkSteering(Stepwise[Walkers]):
         return now._replace(log_w=now.log_w + log_g, spent=now.spent + log_g, value=value, running=running)
 
     def select(self, run: Run, now: Walkers, reward: Tensor, t: float) -> Walkers:
-        """Resampling where a prompt's weights have grown uneven; nothing at t = 1."""
+        """Resampling where a prompt's weights have grown uneven; nothing where copies would end as twins."""
         ess = effective_sample_size(now.log_w)
         warn_of_collapse(run, now.log_w, t)
-        due = ess < self.resample_below * run.particles if t < 1 else torch.zeros_like(ess, dtype=torch.bool)
+        due = ess < self.resample_below * run.particles
+        if due.any() and not will_part(self.eps, run, self.times(), t):
+            due = torch.zeros_like(due)
         mean = (torch.softmax(now.log_w, dim=1) * reward).sum(1)
         run.record(t=t, seen_t=t, ess=ess, resampled=due, reward=mean)
         if not due.any():

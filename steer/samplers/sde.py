@@ -3,6 +3,7 @@
 Reference: Albergo, Boffi & Vanden-Eijnden 2023, arXiv 2303.08797.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -71,9 +72,21 @@ def noisy_step(sampler: Stepwise, run: Run, x: Tensor, s: float, t: float, eps: 
 def noise_level(eps: float | NoiseLevel, run: Run, s: float, t: float) -> float:
     """eps of the step from s to t: a number times sigma at t, or a function's value at s. Raises ValueError below 0."""
     level = float(eps(s) if callable(eps) else eps * run.flow_map.schedule(t).sigma)
-    if not level >= 0:
-        raise ValueError(f"the noise level eps must be at least 0; at t = {s:.4g} it is {level}")
+    if not 0 <= level < math.inf:
+        raise ValueError(f"the noise level eps must be finite and at least 0; at t = {s:.4g} it is {level}")
     return level
+
+
+def will_part(eps: float | NoiseLevel, run: Run, times: list[float], t: float) -> bool:
+    """Whether the step after t has noise to part copies made at t. Without, they are refused before t = 1 (ValueError); and
+    pointless before a last step without noise, or at t = 1.
+    """
+    later = [end for end in times if end > t]
+    if not later:
+        return False
+    if later[0] < 1:
+        return separating_level(eps, run, t, later[0], "copies") > 0
+    return noise_level(eps, run, t, 1.0) > 0
 
 
 def separating_level(eps: float | NoiseLevel, run: Run, s: float, t: float, alike: str) -> float:

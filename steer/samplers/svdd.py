@@ -21,7 +21,7 @@ from torch import Tensor
 from steer.lookahead import Denoiser, Lookahead
 from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.looking import Sighted, look
-from steer.samplers.sde import NoiseLevel, Transition, euler_maruyama, separating_level
+from steer.samplers.sde import NoiseLevel, Transition, euler_maruyama, noise_level, separating_level
 
 
 class Svdd(Stepwise[Sighted]):
@@ -80,6 +80,8 @@ class Svdd(Stepwise[Sighted]):
         """eps of the step from s to t: c_t at its end, none at t = 1; or as given."""
         if self.eps is None:
             return float(run.flow_map.schedule.c_t(t)) if t < 1 else 0.0
+        if self.proposals == 1:
+            return noise_level(self.eps, run, s, t)
         return separating_level(self.eps, run, s, t, "proposals")
 
     def choose(self, run: Run, move: Transition, t: float) -> Sighted:

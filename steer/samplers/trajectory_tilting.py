@@ -12,8 +12,10 @@ weights, for any eps and chi; they differ in the variance of the weights, and in
 Reference: Sabour et al. 2025, arXiv 2511.22688.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,9 +28,9 @@ from steer.lookahead import Lookahead, MapJump
 from steer.resampling import Scheme, effective_sample_size, systematic
 from steer.samplers.base import Claim, Result, Run, Stepwise, log_mean_exp
 from steer.samplers.collapse import warn_of_collapse
-from steer.samplers.levels import Level, Tempering, proportional
+from steer.samplers.levels import Level, Tempering, constant, proportional
 from steer.samplers.looking import Landed
-from steer.samplers.sde import NoiseLevel, noise_level, separating_level
+from steer.samplers.sde import NoiseLevel, noise_level, will_part
 from steer.samplers.weighting import Glance, Move, PathWeights, TransitionWeights, Weighting
 from steer.slope import Asked, look, rise
 from steer.tilt import Value, no_gradient
@@ -74,8 +76,8 @@ class TrajectoryTilting(Stepwise[Population]):
     particles never meet, and x alone is guidance without correction.
 
     The trace has the "level" too, and how uneven each step made the weights: the "length" sd(dA), whose sum over the steps is,
-    with path weights, the thermodynamic length int sqrt(Var dA/dt) dt; and the "discrepancy" log(1 + CV^2) of exp(dA), whose
-    sum is the total discrepancy.
+    with path weights and no extra drift, the thermodynamic length int sqrt(Var dA/dt) dt; and the "discrepancy"
+    log(1 + CV^2) of exp(dA), whose sum is the total discrepancy.
 
     Args:
         steps: Euler-Maruyama steps.
@@ -84,7 +86,7 @@ class TrajectoryTilting(Stepwise[Population]):
         eps: the noise level, as in Sde: a factor of sigma, or a function of t.
         chi: extra drift along grad r_t, weighted accordingly: a factor of eps, or a function of t; none by default, nor in
             a last step without noise.
-        level: l_t, a function of t that ends at 1, or Tempering(): what its own step can bear.
+        level: l_t, a function of t that ends at 1, or 1 for all of the tilt from the start, or Tempering().
         weighting: PathWeights() by default, or TransitionWeights(), the default for look-aheads that draw: the noise of
             their values cancels between one transition and the next, and along a path it would not.
         guide: whether grad r_t bends the drift. Without, nothing needs a gradient: the plain dynamics, reweighed by
@@ -104,7 +106,7 @@ class TrajectoryTilting(Stepwise[Population]):
         *,
         eps: float | NoiseLevel = 1.0,
         chi: float | Callable[[float], float] | None = None,
-        level: Level | Tempering = proportional,
+        level: float | Level | Tempering = proportional,
         weighting: Weighting | None = None,
         guide: bool = True,
         resampling: Scheme = systematic,
@@ -119,6 +121,8 @@ class TrajectoryTilting(Stepwise[Population]):
         if not guide and (chi is not None or weighting is not None):
             raise ValueError("guide=False leaves no drift to weigh: drop chi and weighting, or guide")
         self.lookahead, self.resample_below = lookahead or MapJump(), resample_below
+        if isinstance(level, int | float):
+            level = partial(constant, float(level))
         if not isinstance(level, Tempering) and abs(level(1.0) - 1) > 1e-12:
             raise ValueError(f"a level ends at 1, where all of the tilt is asked for; got {level(1.0)} at t = 1")
         if isinstance(level, Tempering) and search is not None:
@@ -145,7 +149,7 @@ class TrajectoryTilting(Stepwise[Population]):
             raise ValueError("guidance needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
         if self.guide and not run.tilt.differentiable:
             raise ValueError(no_gradient(run.tilt.reward, "TrajectoryTilting(guide=False) or BestOfN"))
-        level = 0.0 if isinstance(self.level, Tempering) else self.level(0.0)
+        level = 0.0 if isinstance(self.level, Tempering) else self.level_at(self.level, 0.0)
         glance = self.look(run, x, 0.0)
         glance = glance.at(torch.full_like(glance.value, level))
         log_w = run.by_prompt(glance.tilt if self.search is None else torch.zeros_like(glance.value))
@@ -160,6 +164,9 @@ class TrajectoryTilting(Stepwise[Population]):
             return self.select(run, Population(x, glance, now.log_w, now.log_z, now.steps + 1), t)
         gain = run.by_prompt(self.weighting(now.glance, glance, move))
         length, discrepancy = unevenness(now.log_w, gain)
+        if now.steps == 0:  # the weights that the first level gave at once are a step too
+            first = unevenness(torch.zeros_like(now.log_w), now.log_w)
+            length, discrepancy = length + first[0], discrepancy + first[1]
         run.record(level=run.by_prompt(glance.level)[:, 0], length=length, discrepancy=discrepancy)
         return self.select(run, Population(x, glance, now.log_w + gain, now.log_z, now.steps + 1), t)
 
@@ -171,7 +178,9 @@ class TrajectoryTilting(Stepwise[Population]):
     def draw(self, run: Run, x: Tensor, s: float, t: float) -> Move:
         """The noise of a step, and its two coefficients."""
         eps = noise_level(self.eps, run, s, t)
-        chi = self.extra(run, s, t, eps) if eps > 0 or callable(self.eps) else 0.0
+        chi = 0.0 if eps == 0 and t == 1.0 else self.extra(run, s, t, eps)
+        if not math.isfinite(chi):
+            raise ValueError(f"the extra drift chi must be finite; at t = {s:.4g} it is {chi}")
         return Move(s, t, eps, chi, (2 * eps * (t - s)) ** 0.5 * run.normal(x))
 
     def extra(self, run: Run, s: float, t: float, eps: float) -> float:
@@ -180,10 +189,16 @@ class TrajectoryTilting(Stepwise[Population]):
             return 0.0
         return float(self.chi(s)) if callable(self.chi) else self.chi * eps
 
+    def level_at(self, level: Level, t: float) -> float:
+        """l_t, checked."""
+        if not math.isfinite(found := float(level(t))):
+            raise ValueError(f"a level must be finite; at t = {t:.4g} it is {found}")
+        return found
+
     def raised(self, run: Run, now: Population, seen: Glance, move: Move) -> Glance:
         """What is seen after a step, at the level that is asked for then."""
         if not isinstance(self.level, Tempering) or move.t == 1.0:
-            level = 1.0 if isinstance(self.level, Tempering) else self.level(move.t)
+            level = 1.0 if isinstance(self.level, Tempering) else self.level_at(self.level, move.t)
             return seen.at(torch.full_like(seen.value, level))
 
         def at(level: Tensor) -> Glance:
@@ -192,7 +207,7 @@ class TrajectoryTilting(Stepwise[Population]):
         def log_w(level: Tensor) -> Tensor:
             return now.log_w + run.by_prompt(self.weighting(now.glance, at(level), move))
 
-        return at(self.level(log_w, run.by_prompt(now.glance.level)[:, 0]))
+        return at(self.level(log_w, run.by_prompt(now.glance.level)[:, 0], move.s, move.t))
 
     def advance(self, run: Run, now: Population, move: Move) -> Tensor:
         """x + [b + eps s + (eps + chi) grad r] h + noise."""
@@ -204,49 +219,44 @@ class TrajectoryTilting(Stepwise[Population]):
         """One look ahead from every particle, at most max_batch at a time."""
         tilt = run.tilt
         assert tilt is not None
-        lookahead = (
-            Landed() if t == 1.0 and (self.lookahead.follows(run.flow_map) or not self.guide) else self.lookahead
-        )
-
-        follows = lookahead.follows(run.flow_map)
+        follows = self.lookahead.follows(run.flow_map)
+        landed = t == 1.0 and (
+            follows or not isinstance(self.weighting, PathWeights)
+        )  # no rate or gradient is asked then
+        lookahead = Landed() if landed else self.lookahead
 
         def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Glance:
             value = Value(tilt.with_scale(scale), lookahead)
             asked = Asked(run.flow_map, x, t, cond, run.generators[int(prompt[0])])
-            if not self.guide:
-                view = look(value, asked)
+            if not self.guide or landed:
+                view = look(value, asked, velocity=not landed)
             else:
                 view = rise(value, asked, "TrajectoryTilting(guide=False) or BestOfN", in_time=not follows)
-            assert view.velocity is not None
-            along = 0.0 if follows else (view.slope * view.velocity).flatten(1).sum(1)
+            velocity = torch.zeros_like(x) if view.velocity is None else view.velocity
+            along = 0.0 if follows else (view.slope * velocity).flatten(1).sum(1)
             rate, level = view.in_time + along, torch.ones_like(view.value)
-            score = score_of(run.flow_map.schedule, view.velocity, x, t)
-            return Glance(view.value, view.velocity, score, view.slope, rate, view.reward, view.guess, level)
+            score = score_of(run.flow_map.schedule, velocity, x, t)
+            return Glance(view.value, velocity, score, view.slope, rate, view.reward, view.guess, level)
 
         return self.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=lookahead.random)
 
     def select(self, run: Run, now: Population, t: float) -> Population:
-        """Resampling where the weights of a prompt have grown uneven, or the search's selection; nothing at t = 1."""
+        """Resampling where the weights of a prompt have grown uneven, or the search's selection; not where copies would end as
+        twins.
+        """
         warn_of_collapse(run, now.log_w, t)
-        if t == 1.0:
-            return self.record(run, now, t, torch.zeros(run.prompts, dtype=torch.bool))
         if self.search is not None:
-            due = now.steps % self.search.every == 0
-            chosen = torch.full((run.prompts,), due, device=run.device)
-            ancestors = self.search(run.by_prompt(now.glance.value)) if due else None
+            chosen = torch.full((run.prompts,), now.steps % self.search.every == 0, device=run.device)
         else:
             chosen = effective_sample_size(now.log_w) < self.resample_below * run.particles
-            ancestors = run.ancestors(self.resampling, now.log_w, chosen) if chosen.any() else None
+        if chosen.any() and not will_part(self.eps, run, self.times(), t):
+            chosen = torch.zeros_like(chosen)
         now = self.record(run, now, t, chosen)
-        if chosen.any():
-            self.part(run, t)
-        return now if ancestors is None else descend(run, now, ancestors, chosen)
-
-    def part(self, run: Run, t: float) -> None:
-        """Refuses, with a ValueError, to make copies that no noise would part."""
-        after = next(end for end in self.times() if end > t)
-        if after < 1:
-            separating_level(self.eps, run, t, after, "copies")
+        if not chosen.any():
+            return now
+        if self.search is not None:
+            return descend(run, now, self.search(run.by_prompt(now.glance.value)), chosen)
+        return descend(run, now, run.ancestors(self.resampling, now.log_w, chosen), chosen)
 
     def record(self, run: Run, now: Population, t: float, chosen: Tensor) -> Population:
         """Keeps the figures of this step, and the film."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from steer.lookahead import Denoiser, Lookahead
-from steer.samplers.levels import Level, Rising, Tempering, whole
+from steer.samplers.levels import Level, Rising, Tempering
 from steer.samplers.trajectory_tilting import TrajectoryTilting
 from steer.samplers.weighting import TransitionWeights
 
@@ -34,7 +34,7 @@ def tds(
     Args:
         steps, lookahead, resample_below, eps, more: as in TrajectoryTilting; Denoiser() by default.
     """
-    return _twisted(steps, lookahead, resample_below, eps, whole, **more)
+    return _twisted(steps, lookahead, resample_below, eps, 1.0, **more)
 
 
 def das(
@@ -59,7 +59,7 @@ def _twisted(
     lookahead: Lookahead | None,
     resample_below: float,
     eps: float | NoiseLevel,
-    level: Level | Tempering,
+    level: float | Level | Tempering,
     **more: Any,
 ) -> TrajectoryTilting:
     ahead, weighting = lookahead or Denoiser(), TransitionWeights()

@@ -15,7 +15,6 @@ from typing import Any
 
 from steer.lookahead import Lookahead, Posterior
 from steer.samplers.base import Run
-from steer.samplers.levels import whole
 from steer.samplers.trajectory_tilting import TrajectoryTilting
 from steer.samplers.weighting import ReversalWeights
 
@@ -26,7 +25,10 @@ class ValueSmc(TrajectoryTilting):
     Args:
         steps: Euler-Maruyama steps.
         lookahead: draws from p(x1 | x_t): Posterior(16) by default, for a map that has its own; Glass() for any velocity.
-        resample_below, eps, more: as in TrajectoryTilting.
+        resample_below, eps, more: as in TrajectoryTilting, whose level, chi, guide and weighting are given here.
+
+    Raises:
+        ValueError: for a step before the last without noise, which has no transitions to weigh by.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class ValueSmc(TrajectoryTilting):
         **more: Any,
     ):
         ahead, weighting = lookahead or Posterior(16), ReversalWeights()
-        super().__init__(steps, ahead, resample_below, eps=eps, level=whole, weighting=weighting, **more)
+        super().__init__(steps, ahead, resample_below, eps=eps, level=1.0, weighting=weighting, **more)
 
     def extra(self, run: Run, s: float, t: float, eps: float) -> float:
         """c_t in the middle of the step: at t = 0 it is infinite, where grad V is zero."""

@@ -136,8 +136,8 @@ class TransitionWeights(Weighting):
 class ReversalWeights(Weighting):
     """The ratio of four Gaussian transitions, there and back: guided and unguided, times exp(r_t(x') - r_s(x)).
 
-    The unguided chain is the same process backwards as forwards, p_s(x) F(x'|x) = p_t(x') B(x|x') up to O(h^2), with B of drift
-    -b + eps s; the path of targets p_t exp(r_t), were it met exactly, would be left by K forwards and by L of drift
+    The unguided process is the same backwards as forwards, p_s(x) F(x'|x) = p_t(x') B(x|x') in the limit of short steps, with B
+    of drift -b + eps s; the path of targets p_t exp(r_t), were it met exactly, would be left by K forwards and by L of drift
     -b - chi grad r + eps (s + grad r) backwards. So the weights are
 
         exp(r_t(x') - r_s(x)) [L(x|x') / B(x|x')] [F(x'|x) / K(x'|x)].
@@ -153,6 +153,11 @@ class ReversalWeights(Weighting):
             if move.chi == 0:
                 return dr
             raise ValueError(f"weights by reversal need noise: eps is 0 at t = {move.s:.4g}, where the drift is guided")
+        if move.t == 1.0:
+            raise ValueError(
+                "weights by reversal ask for the score at the end of a noisy step, and at t = 1 there may be none:"
+                " give eps as a number, whose last step has no noise"
+            )
         assert step is not None
         there, back = h * (move.eps + move.chi) * before.gradient, h * (move.eps - move.chi) * after.gradient
         returned = -step - h * (move.eps * after.score - after.velocity)  # the noise of the way back, unguided

@@ -136,6 +136,18 @@ def test_the_scale_is_the_tilts(schedule):
     assert (none == 0).all()
 
 
+def test_scales_of_single_prompts_are_refused():
+    with pytest.raises(ValueError, match="sees samples, not prompts"):
+        ValueGuidance(Value(Tilt(REWARDS["quadratic"], torch.tensor([1.0, 2.0])), Denoiser()))
+
+
+def test_a_guided_map_holds_the_modules_of_its_guidances():
+    """So that they move with it to another device."""
+    judge = torch.nn.Linear(2, 1)
+    guided = Guided(mixture(), ValueGuidance(Value(Tilt(judge), Denoiser())))
+    assert any(p is judge.weight for p in guided.parameters())
+
+
 # Guided is a flow map
 
 

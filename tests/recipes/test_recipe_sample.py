@@ -25,7 +25,7 @@ def test_a_run_folder_holds_what_is_promised(steer):
     assert metrics["claim"] == "exact"
     assert metrics["heldout_reward_mean"] is None
     assert metrics["reward_mean"] > metrics["base_reward_mean"]
-    assert metrics["evaluations"]["network_forward"] == 2 * 12 + 1  # a velocity and a jump each step
+    assert metrics["evaluations"]["network_forward"] == 2 * 12  # a velocity and a jump each step
     samples = load_file(folder / "samples.safetensors")
     assert samples["x"].shape == (1, 64, 2)
     assert samples["log_w"].shape == (1, 64)
@@ -82,6 +82,12 @@ def test_guidances_come_before_the_sampler(steer):
     assert metrics["log_z_exact"] is None
     guided = ["guidances=[{_target_: steer.guidance.ClassifierFree, weight: 3.0}]", "condition.labels=[2]"]
     assert steer.metrics(*RING, *guided)["evaluations"]["network_forward"] == 2 * (2 * 12 + 2)
+    draws = (
+        "guidances=[{_target_: steer.guidance.ValueGuidance, value: {_target_: steer.Value, tilt: {_target_: steer.Tilt,"
+        " reward: {_target_: rewards.Linear, direction: [1.0, 0.0]}}, lookahead: {_target_: steer.lookahead.Glass, draws: 2}}}]"
+    )
+    first, again = (load_file(Path(steer(*few, draws)) / "samples.safetensors")["x"] for _ in range(2))
+    assert (first == again).all()
     assert "guidances holds" in steer.fails(*RING, "guidances=[{_target_: steer.samplers.Ode}]")
 
 

@@ -49,6 +49,8 @@ def test_a_switch_refuses_conditions_without_a_reward():
         reward(X)
     with pytest.raises(ValueError, match="at least one reward"):
         Switch({})
+    with pytest.raises(ValueError, match="once, got '2'"):
+        Switch({2: UP, "2": NEAR})
     assert Switch({2: UP}, otherwise=NEAR)(X, ["a", "2"]).tolist() == [float(NEAR(X[:1])), float(UP(X[1:]))]
 
 

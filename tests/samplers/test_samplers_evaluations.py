@@ -6,7 +6,7 @@ from ball import Ball
 from zoo import noise, seeded
 
 from rewards import Quadratic
-from steer.lookahead import Denoiser, Identity, MapJump, Posterior, ShortOde
+from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, ShortOde
 from steer.samplers import BestOfN, Jump, Ode, Sde, Search, TrajectoryTilting
 from steer.solvers import Heun
 from steer.tilt import Tilt
@@ -14,8 +14,8 @@ from steer.tilt import Tilt
 N = 5  # steps; trajectory tilting looks ahead at N + 1 times
 PARTICLES = 4
 GUIDED = [
-    # The map: a jump at each time but the last, where it has landed, and a velocity at each.
-    (TrajectoryTilting(N, MapJump()), (2 * N + 1, N, N + 1, N + 1)),
+    # The map: a jump and a velocity at each time but the last, where it has landed.
+    (TrajectoryTilting(N, MapJump()), (2 * N, N, N + 1, N)),
     (TrajectoryTilting(N, MapJump(trusted=False)), (2 * N + 2, N + 1, N + 1, N + 1)),
     # The denoiser shares its velocity with the drift.
     (TrajectoryTilting(N, Denoiser()), (N + 1, N + 1, N + 1, N + 1)),
@@ -23,8 +23,10 @@ GUIDED = [
     (TrajectoryTilting(N, Identity()), (N + 1, 0, N + 1, N + 1)),
     # Two steps of Heun's four velocities, and the drift's.
     (TrajectoryTilting(N, ShortOde(2)), (5 * (N + 1), 4 * (N + 1), N + 1, N + 1)),
-    # Three draws cost this world no network, but a reward each.
-    (TrajectoryTilting(N, Posterior(3)), (N + 1, 0, 3 * (N + 1), 3 * (N + 1))),
+    # Three draws cost this world no network, but a reward each; in pieces as well, and at t = 1 there is one.
+    (TrajectoryTilting(N, Posterior(3)), (N, 0, 3 * N + 1, 3 * N)),
+    (TrajectoryTilting(N, Posterior(3, at_once=1)), (N, 0, 3 * N + 1, 3 * N)),
+    (TrajectoryTilting(N, Glass(3, steps=1, at_once=2)), (7 * N, 6 * N, 3 * N + 1, 3 * N)),
 ]
 UNGUIDED = [
     (Ode(N), (N, 0, 1, 0)),
@@ -34,8 +36,8 @@ UNGUIDED = [
     (Jump(N, renoise=True), (N, 0, 1, 0)),
     (BestOfN(Jump(N)), (PARTICLES * N, 0, PARTICLES, 0)),
     (BestOfN(BestOfN(Ode(N))), (PARTICLES * N, 0, PARTICLES, 0)),
-    (TrajectoryTilting(N, MapJump(), guide=False), (2 * N + 1, 0, N + 1, 0)),
-    (TrajectoryTilting(N, Denoiser(), guide=False), (N + 1, 0, N + 1, 0)),
+    (TrajectoryTilting(N, MapJump(), guide=False), (2 * N, 0, N + 1, 0)),
+    (TrajectoryTilting(N, Denoiser(), guide=False), (N, 0, N + 1, 0)),
 ]
 
 

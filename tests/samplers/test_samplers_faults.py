@@ -1,5 +1,6 @@
 """Bad input ends in one line that says what was expected, what came, and what to do."""
 
+import math
 import re
 
 import pytest
@@ -9,7 +10,17 @@ from zoo import BUILD, FORGETFUL, noise, seeded
 
 from rewards import Quadratic
 from steer.lookahead import Denoiser, Identity, Posterior
-from steer.samplers import BestOfN, FkSteering, Ode, PathWeights, Sde, Search, TrajectoryTilting
+from steer.samplers import (
+    BestOfN,
+    FkSteering,
+    Ode,
+    PathWeights,
+    ReversalWeights,
+    Sde,
+    Search,
+    TrajectoryTilting,
+    ValueSmc,
+)
 from steer.samplers.collapse import WeightCollapse
 from steer.tilt import NonFiniteReward, Tilt
 
@@ -26,6 +37,7 @@ FIRST_LOOK = {"FlowMapRewardGuidance": 0, "fmrg, endpoint": 0} | dict.fromkeys(
 FIRST_POTENTIAL = {
     "fk, max": 0.25,
     "fk, sum, posterior": 0.5,
+    "BeamSearch": 0.25,
     "RolloverBudgetForcing": 0.25,
     "beams, posterior": 0.25,
     "rollover, posterior": 0.25,
@@ -125,6 +137,32 @@ def test_samplers_that_need_a_reward_say_so():
     assert "tilt=" in str(raised(ValueError, TrajectoryTilting(2), noise(1, 2, 2), None))
 
 
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (Sde(2, lambda t: math.inf), "finite and at least 0; at t = 0 it is inf"),
+        (TrajectoryTilting(2, Denoiser(), chi=lambda t: math.inf), "chi must be finite; at t = 0 it is inf"),
+        (TrajectoryTilting(2, level=lambda t: t if t == 1 else float("nan")), "level must be finite; at t = 0"),
+        (TrajectoryTilting(2, eps=0.0, chi=lambda t: 1.0), "needs noise to be weighted"),
+        (ValueSmc(2, eps=0.0), "weights by reversal need noise: eps is 0 at t = 0"),
+        (TrajectoryTilting(2, weighting=ReversalWeights(), eps=lambda t: 0.5), "give eps as a number"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_levels_of_noise_drift_and_tilt_make_sense(sampler, message):
+    assert message in str(raised(ValueError, sampler, noise(1, 4, 2), Tilt(REWARD)))
+
+
+def test_a_look_ahead_whose_slope_in_time_is_infinite_is_told_of():
+    class Rooted(Identity):
+        def __call__(self, flow_map, x, t, cond=None, generator=None):
+            return super().__call__(flow_map, x + torch.as_tensor(t, dtype=x.dtype).reshape(-1, 1).sqrt(), t)
+
+    message = str(raised(NonFiniteReward, TrajectoryTilting(2, Rooted()), noise(1, 4, 2), Tilt(REWARD)))
+    assert "the time derivative of Quadratic at its look-ahead is" in message
+    assert "for sample 0 at t = 0" in message
+
+
 def test_noise_levels_are_not_negative():
     assert "at t = 0.5 it is -1" in str(raised(ValueError, Sde(2, lambda t: 1 - 4 * t), noise(1, 2, 2), None))
 
@@ -136,7 +174,7 @@ def test_weights_that_come_down_to_one_are_told_of_once():
         result = TrajectoryTilting(6, Identity())(Ball(), noise(2, 8, 2), tilt, None, seeded())
     (warning,) = caught
     assert "of prompt 1 but that of sample" in str(warning.message)
-    assert "Tempering()" in str(warning.message)
+    assert "BestOfN" in str(warning.message)
     t, sample = (re.search(pattern, str(warning.message))[1] for pattern in (r"t = ([\d.]+) ", r"sample (\d+)"))
     first = (result.trace["ess"][:, 1] < 1.01).nonzero()[0, 0]
     assert float(t) == pytest.approx(float(result.trace["t"][first]), rel=1e-3)
@@ -154,6 +192,10 @@ def test_copies_that_no_noise_would_part_are_not_made():
     assert "copies stay alike without noise: eps is 0 at t = 0.25" in str(
         raised(ValueError, sampler, noise(1, 8, 2), Tilt(Quadratic([1.0, 0.0], 3.0)))
     )
+    assert "copies stay alike" in str(
+        raised(ValueError, FkSteering(4, every=1, eps=lambda t: 0.0), noise(1, 8, 2), Tilt(REWARD))
+    )
+    FkSteering(4, every=1, resample_below=0, eps=lambda t: 0.0)(Ball(), noise(1, 8, 2), Tilt(REWARD), None, seeded())
     never = TrajectoryTilting(4, Identity(), resample_below=0.0, eps=lambda t: 0.0)
     assert never(Ball(), noise(1, 8, 2), Tilt(REWARD), None, seeded()).x.isfinite().all()
 

@@ -30,7 +30,6 @@ from steer.samplers import (
     das,
     tds,
 )
-from steer.samplers.levels import whole
 from steer.solvers import Euler
 from steer.tilt import Tilt
 
@@ -82,8 +81,8 @@ SETTINGS = {
     "posterior": {"lookahead": Posterior(8)},
     "glass": {"lookahead": Glass(4, steps=2)},
     "renoise": {"lookahead": Renoise(8, nodes=1)},
-    "all of the tilt": {"lookahead": Denoiser(), "level": whole},
-    "all of the tilt, extra drift": {"lookahead": Identity(), "level": whole, "chi": -0.5},
+    "all of the tilt": {"lookahead": Denoiser(), "level": 1.0},
+    "all of the tilt, extra drift": {"lookahead": Identity(), "level": 1.0, "chi": -0.5},
     "map, rising": {"lookahead": MapJump(), "level": Rising(4.0)},
     "denoiser, rising, extra drift": {"lookahead": Denoiser(), "level": Rising(4.0), "chi": 0.5},
     "map, tempering": {"lookahead": MapJump(), "level": Tempering(0.97)},

@@ -29,7 +29,6 @@ from steer.samplers import (
     das,
     tds,
 )
-from steer.samplers.levels import whole
 from steer.samplers.training_free import mpgd, tfg, ugd
 from steer.solvers import Heun
 
@@ -70,7 +69,7 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "tds": partial(tds, STEPS),
     "das": partial(das, STEPS, level=Tempering(0.7)),
     "reversal": partial(TrajectoryTilting, STEPS, Denoiser(), weighting=ReversalWeights(), chi=0.5, **ALWAYS),
-    "all of the tilt": partial(TrajectoryTilting, STEPS, Denoiser(), level=whole, chi=-0.5, **ALWAYS),
+    "all of the tilt": partial(TrajectoryTilting, STEPS, Denoiser(), level=1.0, chi=-0.5, **ALWAYS),
     "glass, in pieces": partial(ValueSmc, STEPS, Glass(3, steps=1, at_once=2)),
     "tfg": partial(tfg, STEPS, n_iter=2, n_mc=2, n_recur=2),
     "mpgd": partial(mpgd, STEPS),
