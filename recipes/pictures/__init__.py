@@ -6,7 +6,8 @@ All of them are drawn on white at twice the size they are meant to be seen at, a
 from recipes.pictures.film import filmstrip
 from recipes.pictures.image_grid import grid
 from recipes.pictures.point_clouds import Cloud, plane
+from recipes.pictures.step_errors import step_errors
 from recipes.pictures.traces import curves
 from recipes.pictures.training import training_curves
 
-__all__ = ["Cloud", "curves", "filmstrip", "grid", "plane", "training_curves"]
+__all__ = ["Cloud", "curves", "filmstrip", "grid", "plane", "step_errors", "training_curves"]
