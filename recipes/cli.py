@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+from recipes.claim import ClaimFailed
+
 EPILOG = """\
 CONFIG is a shipped name, such as ring/steer, or the path of a YAML file; any key of it can be set, as in
   steer sample fashion/steer tilt.scale=5 reward=my_file.py:my_function
@@ -20,6 +22,7 @@ RUNS = {
     "tune": "tune a flow map to a reward",
     "compare": "hold several methods against each other at equal evaluations",
     "evaluate": "hold the samples of a flow map against data",
+    "verify": "hold a sampling method against known laws; exit code 1 if it claims to be exact and does not pass",
 }
 
 KEPT = {"train": "checkpoint", "tune": "checkpoint", "compare": "cell"}  # what a run that is stopped goes on from
@@ -54,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0, 2 for bad input, 130 when interrupted."""
+    """Runs one command; returns its exit code: 0, 1 for a claim that fails, 2 for bad input, 130 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser().parse_known_args(words)  # key=value may come before and after options
     if strange := [word for word in rest if word.startswith("-") or arguments.command not in RUNS]:
@@ -65,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"steer: interrupted{how_to_resume(words)}", file=sys.stderr)
         return 130
+    except ClaimFailed as failed:
+        print(failed.folder)
+        print(f"steer: {failed}", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         if arguments.traceback:
             raise

@@ -24,7 +24,7 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
     """The config of one run, complete and resolved.
 
     Args:
-        command: whose keys and defaults: sample, train, tune, compare or evaluate.
+        command: whose keys and defaults: sample, train, tune, evaluate, compare or verify.
         name: a shipped config ("fashion/steer") or the path of a YAML file.
         overrides: "key=value", keys with dots, values in YAML; later ones win.
 

@@ -7,7 +7,8 @@ from recipes.pictures.contest import Point, contest
 from recipes.pictures.film import filmstrip
 from recipes.pictures.image_grid import grid
 from recipes.pictures.point_clouds import Cloud, plane
+from recipes.pictures.step_errors import step_errors
 from recipes.pictures.traces import curves
 from recipes.pictures.training import training_curves
 
-__all__ = ["Cloud", "Point", "contest", "curves", "filmstrip", "grid", "plane", "training_curves"]
+__all__ = ["Cloud", "Point", "contest", "curves", "filmstrip", "grid", "plane", "step_errors", "training_curves"]

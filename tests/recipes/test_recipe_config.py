@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from recipes import config
 
-COMMANDS = ("sample", "train", "tune", "compare", "evaluate")
+COMMANDS = ("sample", "train", "tune", "evaluate", "compare", "verify")
 
 
 def command_of(name):

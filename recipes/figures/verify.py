@@ -1,0 +1,168 @@
+"""Every method that claims to be exact, held against every world of steer.worlds: docs/verify.md.
+
+    python -m recipes.figures.verify        # half an hour on one core of one's own; taken up where it was stopped
+
+Every cell has noise of its own, so that of M cells M chance(|z| > 3) are to be expected beyond three standard errors.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy import stats
+
+from recipes.figures.cells import FOLDER, Cells
+from recipes.judgement import WITHIN, figures, judge
+from recipes.measure import Figures
+from recipes.report import plus_minus
+from recipes.truth import Size, hold
+from recipes.verdicts import HOW_TO_READ, markdown
+from steer.data.stream import key
+from steer.lookahead import Denoiser, Identity, MapJump, Posterior
+from steer.samplers import FkSteering, Jump, Ode, Sampler, Sde, TrajectoryTilting
+from steer.solvers import Heun
+from steer.worlds import WORLDS
+
+PAGE = Path("docs/verify.md")
+PROMPTS, PARTICLES, STEPS, AIM = 32, 512, (25, 50, 100), 0.02
+FEWER = {"tilting, map": 256, "tilting, map, extra drift": 256}  # particles, where a look-ahead costs sixteen RK4 steps
+FEW = {"Jump": (1, 2, 4), "Jump, renoised": (2, 4, 8)}  # exact at every number of jumps
+
+
+def chi(t: float) -> float:
+    """Extra drift."""
+    return 0.5 * (1 - t)
+
+
+SETTINGS: dict[str, Callable[[int], Sampler]] = {
+    "Ode": Ode,
+    "Ode, Heun": partial(Ode, solver=Heun()),
+    "Sde": Sde,
+    "Jump": Jump,
+    "Jump, renoised": partial(Jump, renoise=True),
+    "tilting, identity": partial(TrajectoryTilting, lookahead=Identity()),
+    "tilting, denoiser": partial(TrajectoryTilting, lookahead=Denoiser()),
+    "FK, difference": lambda n: FkSteering(n, potential="difference", every=n // 5),
+    "FK, max": lambda n: FkSteering(n, potential="max", every=n // 3 + 1),
+    "FK, sum": lambda n: FkSteering(n, potential="sum", every=n // 3 + 1),
+    "tilting, unguided": partial(TrajectoryTilting, lookahead=Denoiser(), guide=False),
+    "tilting, denoiser, extra drift": partial(TrajectoryTilting, lookahead=Denoiser(), chi=chi),
+    "tilting, identity, extra drift": partial(TrajectoryTilting, lookahead=Identity(), chi=chi),
+    "tilting, posterior of 4": partial(TrajectoryTilting, lookahead=Posterior(4)),
+    "tilting, map": partial(TrajectoryTilting, lookahead=MapJump()),
+    "tilting, map, extra drift": partial(TrajectoryTilting, lookahead=MapJump(), chi=chi),
+}
+
+STRAINED: dict[str, Callable[[int], Sampler]] = {  # the same potentials at five times, as the difference has them
+    "FK, max, five times": lambda n: FkSteering(n, potential="max", every=n // 5),
+    "FK, sum, five times": lambda n: FkSteering(n, potential="sum", every=n // 5),
+}
+
+
+def measure(setting: str, name: str) -> Figures:
+    """One setting in one world."""
+    start, world, build = time.process_time(), WORLDS[name](), (SETTINGS | STRAINED)[setting]
+    size = Size(PROMPTS, FEWER.get(setting, PARTICLES), key(setting))
+    held = [hold(build(n), n, world, name, size) for n in FEW.get(setting, STEPS)]
+    found = figures(held, judge(held, world, build(STEPS[0]).claim), world)
+    return {**found, "cpu_seconds": round(time.process_time() - start, 1)}
+
+
+def page(table: Mapping[str, Mapping[str, Figures]], strained: Mapping[str, Mapping[str, Figures]]) -> str:
+    """The matrices and what they add up to; last, and not counted, what goes beyond so few particles."""
+    found = [cell for row in table.values() for cell in row.values()]
+    at_zero = matrix(table, lambda c: f"{c['log_z_error']:+.4f} ± {c['log_z_std_error']:.4f}")
+    at_most = matrix(table, lambda c: plus_minus(c["sizes"][-1]["log_z_error"], c["sizes"][-1]["log_z_std_error"]))
+    orders = matrix(table, lambda c: "noise" if c["order"] is None else plus_minus(c["order"], c["order_std_error"]))
+    return (
+        "# Every exact method against every world\n\n"
+        "Written by `python -m recipes.figures.verify`; one method, or one of your own, by `steer verify worlds/verify "
+        "sampler._target_=mine.py:Mine`. The worlds are those of `steer/worlds.py`. "
+        f"{PROMPTS} repetitions of {PARTICLES} particles (256 for the map's look-ahead), {', '.join(map(str, STEPS))} steps; "
+        "1, 2 and 4 jumps, or 2, 4 and 8 with fresh noise between them. "
+        "FK steering has potentials at five times, or at three for the maximum and the sum; see the end.\n\n"
+        f"{HOW_TO_READ}\n\n{summary(found)}\n\n"
+        f"## Verdicts: the largest of log Z, mean and mode weights at step 0, in standard errors\n\n{matrix(table, told)}\n\n"
+        f"![each log Z at step 0, in standard errors](figures/verify.png)\n\n"
+        f"## Error of log Z at step 0\n\n{at_zero}\n\n"
+        f"## Error of log Z at the most steps\n\n{at_most}\n\n"
+        f"## Order of convergence of log Z\n\n{orders}\n\n"
+        "## Not counted above: where the particles do not suffice\n\n"
+        "Verdicts as above. Maximum and sum select by the same reward again at every potential and undo it at the end, by "
+        f"weights whose tails grow with the number of potentials.\n\n{matrix(strained, told)}\n"
+    )
+
+
+def told(cell: Figures) -> str:
+    """The worst of the three checks, and a verdict that is no pass."""
+    return f"{worst_of(cell):.1f}" if cell["verdict"] == "pass" else f"**{worst_of(cell):.1f} {cell['verdict']}**"
+
+
+def worst_of(cell: Figures) -> float:
+    """The largest of the three."""
+    return max(cell[f"{name}_in_std_errors"] for name in ("log_z", "mean", "mode_weights"))
+
+
+def summary(found: list[Figures]) -> str:
+    """How many are how far off, beside what chance makes of so many."""
+    checks = [cell[f"{name}_in_std_errors"] for cell in found for name in ("log_z", "mean", "mode_weights")]
+    log_z = [cell["log_z_in_std_errors"] for cell in found]
+    lines = [f"{len(found)} cells; {sum(c['verdict'] == 'pass' for c in found)} pass."]
+    for what, values in (("log Z alone", log_z), ("all three checks", checks)):
+        counts = ", ".join(
+            f"{sum(v > z for v in values)} beyond {z} ({len(values) * 2 * stats.norm.sf(z):.1f} expected)"
+            for z in (2, 3)
+        )
+        median = stats.norm.isf((1 - 0.5 ** (1 / len(values))) / 2)
+        lines.append(
+            f"- {what}, {len(values)} numbers: {counts}; the largest {max(values):.2f} (median by chance {median:.2f})."
+        )
+    last = [cell["sizes"][-1] for cell in found]
+    beyond = [one for one in last if abs(one["log_z_error"]) > AIM]
+    sure = sum(abs(one["log_z_error"]) - 2 * one["log_z_std_error"] > AIM for one in beyond)
+    lines.append(
+        f"- log Z at the most steps is off by more than {AIM} in {len(beyond)} cells, by two standard errors more in {sure}."
+    )
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def matrix(table: Mapping[str, Mapping[str, Figures]], shown: Callable[[Figures], str]) -> str:
+    """Settings down, worlds across."""
+    rows = [[name, *(shown(row[w]) if w in row else "" for w in WORLDS)] for name, row in table.items()]
+    return markdown([["", *WORLDS], *rows])
+
+
+def draw(table: Mapping[str, Mapping[str, Figures]]) -> None:
+    """log Z at step zero in standard errors: a row of dots for each setting, a dot for each world."""
+    figure = Figure(figsize=(8, 0.34 * len(SETTINGS) + 1.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    for i, name in enumerate(WORLDS):
+        cells = [(row, list(SETTINGS).index(setting)) for setting, row in table.items() if name in row]
+        z = [row[name]["log_z_in_std_errors"] * (1 if row[name]["log_z_error"] > 0 else -1) for row, _ in cells]
+        ax.plot(z, [at + 0.06 * (i - 3.5) for _, at in cells], "o", markersize=4, label=name, alpha=0.85)
+    ax.axvspan(-WITHIN, WITHIN, color="#888888", alpha=0.12, linewidth=0)
+    ax.axvline(0, color="#888888", linewidth=0.8)
+    ax.set_yticks(range(len(SETTINGS)), list(SETTINGS))
+    ax.invert_yaxis()
+    ax.set_xlim(-max(4, ax.dataLim.x1 + 0.5, 0.5 - ax.dataLim.x0), max(4, ax.dataLim.x1 + 0.5, 0.5 - ax.dataLim.x0))
+    ax.set_xlabel("error of log Z at step 0, in standard errors")
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+    figure.savefig(FOLDER / "verify.png", dpi=150)
+
+
+def main() -> None:
+    cells, table = Cells("verify"), {}
+    for setting in SETTINGS | STRAINED:
+        table[setting] = {name: cells.get(f"{setting}, {name}", partial(measure, setting, name)) for name in WORLDS}
+        counted, strained = ({s: row for s, row in table.items() if s in some} for some in (SETTINGS, STRAINED))
+        PAGE.write_text(page(counted, strained))  # as far as it is known
+        draw(counted)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What steer verify tells: a verdict on each world and on all, and the figures behind it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from recipes import report
+from recipes.judgement import RARE, TOO_NOISY, WITHIN
+from recipes.measure import Figures
+from recipes.tables import Table
+
+HOW_TO_READ = (
+    "Errors are estimate minus truth, ± one standard error over the repetitions; at step 0, extrapolated in h and h². An exact "
+    f"method passes a world if log Z, mean and mode weights are then within {WITHIN:g} standard errors of the truth (the "
+    f"worst coordinate and the worst mode of at least {RARE:.0%}, counted as the largest of so many), and the standard errors "
+    f"below {TOO_NOISY:g}. With one number of steps nothing is extrapolated, and its step error counts. Distance is to exact "
+    "draws, in that of other exact draws as many as the effective sample size: copies count there as independent, so that "
+    "above 1 is no failure."
+)
+
+
+def overall(found: Figures) -> str:
+    """The worst verdict of all worlds."""
+    verdicts = {world["verdict"] for world in found.values()}
+    return next(verdict for verdict in ("fail", "too noisy", "none", "pass") if verdict in verdicts)
+
+
+def says(found: Figures) -> str:
+    """In a sentence."""
+    verdict = overall(found)
+    where = ", ".join(name for name, world in found.items() if world["verdict"] == verdict)
+    return {
+        "pass": "The claim holds in every world.",
+        "fail": f"The claim fails in: {where}.",
+        "too noisy": f"Too noisy to tell in: {where}; give more prompts or particles.",
+        "none": "No law is claimed, so there is no verdict; the figures say how far from the tilted law it is.",
+    }[verdict]
+
+
+def verdicts(found: Figures) -> Table:
+    """A row for each world: log Z at the most steps and at step zero, its order, mean and mode weights, the verdict."""
+    head = [
+        "world",
+        "d",
+        "log Z",
+        "error, most steps",
+        "error, step 0",
+        "in s.e.",
+        "order",
+        "mean, in s.e.",
+        "modes, in s.e.",
+    ]
+    rows = [
+        [
+            name,
+            world["dimension"],
+            f"{world['log_z']:.4f}",
+            report.plus_minus(world["sizes"][-1]["log_z_error"], world["sizes"][-1]["log_z_std_error"]),
+            report.plus_minus(world["log_z_error"], world["log_z_std_error"]),
+            tenths(world["log_z_in_std_errors"]),
+            order(world),
+            tenths(world["mean_in_std_errors"]),
+            tenths(world["mode_weights_in_std_errors"]),
+            world["verdict"],
+        ]
+        for name, world in found.items()
+    ]
+    return "The verdict in each world.", [[*head, "verdict"], *rows]
+
+
+def order(world: Figures) -> str:
+    """The order of convergence, where there is something to converge and it can be seen."""
+    if world["log_z_error"] != world["log_z_error"]:
+        return "–"
+    return "below noise" if world["order"] is None else report.plus_minus(world["order"], world["order_std_error"])
+
+
+def sizes(found: Figures) -> Table:
+    """A row for each world and number of steps."""
+    costs = ("network_forward", "network_backward", "reward_forward", "reward_backward")
+    head = [
+        "world",
+        "steps",
+        "log Z error",
+        "in s.e.",
+        "worst mode weight",
+        "distance",
+        *(c.replace("_", " ") for c in costs),
+    ]
+    rows = [
+        [
+            name,
+            one["steps"] or "",
+            report.plus_minus(one["log_z_error"], one["log_z_std_error"]),
+            tenths(one["log_z_in_std_errors"]),
+            report.plus_minus(one["mode_weight_error"], one["mode_weight_std_error"]),
+            f"{one['distance_over_floor']:.2f}",
+            *(report.number(one["evaluations"][cost]) for cost in costs),
+        ]
+        for name, world in found.items()
+        for one in world["sizes"]
+    ]
+    return "Every number of steps; evaluations are per returned sample.", [head, *rows]
+
+
+def tenths(value: float) -> str:
+    """One decimal, or a dash."""
+    return f"{value:.1f}" if value == value else "–"
+
+
+def markdown(rows: Sequence[Sequence[Any]]) -> str:
+    """A table that reads as well in a terminal: the first row its head, its columns aligned."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

@@ -1,0 +1,233 @@
+"""steer verify: right methods pass, wrong ones that claim to be exact fail, and the others get figures but no verdict."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.cli import main
+from recipes.figures import verify as figure
+from recipes.judgement import at_step_zero, judge, order, surprise
+from recipes.truth import Held, Numbers, Size, errors, hold, std_error
+from steer.counting import Evaluations
+from steer.samplers import Jump
+from steer.tilt import Tilt
+from steer.worlds import WORLDS
+
+WORDS = ["verify", "worlds/verify", "worlds=[overlapping]", "prompts=16", "particles=256"]
+JUMP = ["sampler._target_=steer.samplers.Jump", "steps=[1,2]"]
+SAMPLERS = """
+from dataclasses import replace
+import torch
+from steer.samplers import Jump, Ode, Sde
+
+class Unweighted(Jump):
+    def finish(self, run, x):
+        result = super().finish(run, x)
+        return replace(result, log_w=torch.zeros_like(result.log_w))
+
+class Backwards(Jump):                    # a drift of the wrong sign, at every step size
+    def step(self, run, x, s, t):
+        return 2 * x - super().step(run, x, s, t)
+
+class WrongZ(Jump):
+    def finish(self, run, x):
+        result = super().finish(run, x)
+        return replace(result, log_z=result.log_z - 0.2)
+
+class NoZ(Jump):
+    def finish(self, run, x):
+        return replace(super().finish(run, x), log_z=None)
+
+class Biased(Unweighted):
+    claim = "biased"
+
+class Boasting(Jump):
+    claim = "best"
+
+class Refusing(Jump):
+    def start(self, run, x):
+        raise ValueError("no gradient here")
+
+class Nan(Jump):
+    def finish(self, run, x):
+        result = super().finish(run, x)
+        return replace(result, x=result.x * torch.nan)
+"""
+
+
+@pytest.fixture
+def mine(steer):
+    """The command, beside a file of samplers."""
+    Path("mine.py").write_text(SAMPLERS)
+    return steer
+
+
+def of_mine(name):
+    return [*WORDS, *JUMP, f"sampler._target_=mine.py:{name}"]
+
+
+def refuted(capsys, *words):
+    """Runs the command, expects exit code 1, and returns metrics.json and the last line said."""
+    assert main([*words, "--quiet"]) == 1
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    return json.loads((Path(out.strip()) / "metrics.json").read_text()), err
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+def test_a_right_method_passes_and_leaves_a_folder(mine):
+    folder = Path(mine(*WORDS, "worlds=[overlapping,lobes]", *JUMP))
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml",
+        "metrics.json",
+        "verify.md",
+        "log_z.png",
+        "report.html",
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["method"], metrics["claim"], metrics["verdict"]) == ("Jump", "exact", "pass")
+    assert list(metrics["worlds"]) == ["overlapping", "lobes"]
+    found = metrics["worlds"]["overlapping"]
+    assert found["log_z"] == pytest.approx(0.3047, abs=1e-4)
+    assert [one["steps"] for one in found["sizes"]] == [1, 2]
+    assert [one["evaluations"]["network_forward"] for one in found["sizes"]] == [1, 2]
+    assert all(one["evaluations"]["reward_forward"] == 1 for one in found["sizes"])
+    assert all(0.5 < one["distance_over_floor"] < 2 for one in found["sizes"])
+    assert abs(found["log_z_error"]) < 4 * found["log_z_std_error"] < 0.2
+    page = (folder / "verify.md").read_text()
+    assert "| overlapping | 2" in page
+    assert "The claim holds in every world." in page
+    assert "log Z" in (folder / "report.html").read_text()
+
+
+def test_the_same_command_gives_the_same_figures(mine):
+    first, again, other = (mine.metrics(*WORDS, *JUMP, *more)["worlds"] for more in ((), (), ("seed=1",)))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("name", ["Unweighted", "Backwards", "WrongZ"])
+def test_a_wrong_method_that_claims_to_be_exact_fails(mine, capsys, name):
+    metrics, says = refuted(capsys, *of_mine(name))
+    assert metrics["verdict"] == metrics["worlds"]["overlapping"]["verdict"] == "fail"
+    assert says == f"steer: {name} claims to be exact. The claim fails in: overlapping.\n"
+    found = metrics["worlds"]["overlapping"]
+    by = {"Unweighted": "mode_weights", "Backwards": "log_z", "WrongZ": "log_z"}[name]
+    assert found[f"{by}_in_std_errors"] > 3
+
+
+def test_too_few_samples_show_nothing(mine, capsys):
+    metrics, says = refuted(capsys, *WORDS, *JUMP, "prompts=4", "particles=8")
+    assert metrics["verdict"] == "too noisy"
+    assert "give more prompts or particles" in says
+
+
+def test_an_exact_method_without_log_z_is_held_to_its_samples(mine):
+    metrics = mine.metrics(*of_mine("NoZ"))
+    assert metrics["verdict"] == "pass"
+    assert metrics["worlds"]["overlapping"]["log_z_error"] is None
+
+
+def test_a_method_that_claims_no_law_gets_no_verdict(mine):
+    best = ["sampler._target_=steer.samplers.BestOfN", "sampler.base_sampler._target_=steer.samplers.Jump"]
+    for claim, words in (("biased", of_mine("Biased")), ("maximiser", [*WORDS, *best])):
+        folder = Path(mine(*words))
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert (metrics["claim"], metrics["verdict"]) == (claim, "none")
+        assert metrics["worlds"]["overlapping"]["sizes"][-1]["distance_over_floor"] > 2
+        assert "| pass" not in (folder / "verify.md").read_text()
+    assert metrics["worlds"]["overlapping"]["sizes"][0]["steps"] is None  # best of N has none
+
+
+def test_the_table_is_shown_unless_quiet(mine, capsys):
+    assert main([*WORDS, *JUMP]) == 0
+    out, err = capsys.readouterr()
+    assert out == "runs/worlds-verify\n"
+    assert "| world       | d |" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["worlds=[rings]"], "no world is called 'rings'; did you mean 'ring'?; there are: ring, overlapping"),
+        (["worlds=[]"], "worlds is empty"),
+        (["steps=[0]"], "steps is a list of different whole numbers"),
+        (["steps=[5,5]"], "steps is a list of different whole numbers"),
+        (["prompts=1"], "prompts >= 2"),
+        (["sampler.steps=50"], "instead of sampler.steps say steps=[50]"),
+        (["sampler=Jump"], "sampler is a node with a _target_"),
+        (["sampler._target_=mine.py:Mime"], "mine.py has no 'Mime'"),
+        (["sampler._target_=mine.py:Boasting"], "claim is one of exact, biased, maximiser; Boasting has 'best'"),
+        (["sampler._target_=mine.py:Refusing"], "in the world 'overlapping': no gradient here"),
+        (["sampler._target_=mine.py:Nan"], "in the world 'overlapping': the sampler returned x with entries"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(mine, words, says):
+    assert says in mine.fails(*WORDS, *JUMP, *words)
+    assert not Path("runs").exists()
+
+
+# --- the statistics ---------------------------------------------------------------------------------------------------
+def test_few_particles_many_repetitions_are_unbiased_together():
+    """With 4 particles the mean of log Z is far too low and the weighted means are pulled back; put together, neither."""
+    world = WORLDS["ring"]()
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(6000, 4, 2, generator=generator, dtype=torch.float64)
+    result = Jump(1)(world.flow_map, x0, Tilt(world.reward))
+    assert result.log_z.mean() - world.log_z < -0.3
+    error, influence = errors(result, world)
+    noise, judged = std_error(influence), world.weights > 0.01
+    assert float(error.log_z.abs() / noise.log_z) < 4
+    assert (error.mean.abs() / noise.mean < 4).all()
+    assert (error.weights.abs() / noise.weights < 4)[judged].all()
+    assert float(noise.log_z) < 0.03
+
+
+def made(errors_of_log_z, noise=0.0, repetitions=16):
+    """Runs of these sizes and errors, whose repetitions add +-noise sqrt(repetitions)."""
+    zeros = torch.zeros(1, dtype=torch.float64)
+    swing = noise * repetitions**0.5 * (-1.0) ** torch.arange(repetitions, dtype=torch.float64)[:, None]
+    influence = Numbers(swing, 0 * swing, 0 * swing)
+    return [
+        Held(n, Numbers(zeros + e, zeros, zeros), influence, 1.0, 1.0, Evaluations())
+        for n, e in errors_of_log_z.items()
+    ]
+
+
+def test_extrapolation_leaves_nothing_of_h_and_h2_and_the_order_is_found():
+    held = made({n: 0.01 + 3 / n - 20 / n**2 for n in (25, 50, 100)})
+    assert float(at_step_zero(held)[0].log_z) == pytest.approx(0.01)
+    assert float(at_step_zero(made({10: 0.3, 20: 0.2}))[0].log_z) == pytest.approx(0.1)
+    assert float(at_step_zero(made({10: 0.3}))[0].log_z) == pytest.approx(0.3)
+    for p in (1.0, 2.0):
+        found = order(made({n: -(n**-p) for n in (25, 50, 100)}, noise=1e-6))
+        assert found[0] == pytest.approx(p)
+    assert order(made(dict.fromkeys((25, 50, 100), 0.001), noise=0.01)) is None
+
+
+def test_noise_common_to_all_sizes_is_not_multiplied_by_the_extrapolation():
+    _, influence = at_step_zero(made({25: 0.1, 50: 0.1, 100: 0.1}, noise=0.01))
+    assert float(std_error(influence).log_z) == pytest.approx(0.01, rel=0.05)
+
+
+def test_surprise_goes_beyond_a_limit_as_often_as_a_gaussian():
+    x = torch.randn(4000, 8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = torch.tensor([surprise(e, s, 8) for e, s in zip(x.mean(1), x.std(1) / 8**0.5, strict=True)])
+    beyond = float((found > 2).double().mean())
+    assert abs(beyond - 0.0455) < 4 * (0.0455 / 4000) ** 0.5
+    assert surprise(torch.tensor([2.5]), torch.tensor([1.0]), 10**6) == pytest.approx(2.5, rel=1e-3)
+
+
+def test_a_method_that_is_not_exact_never_passes():
+    world = WORLDS["overlapping"]()
+    held = [hold(Jump(1), 1, world, "overlapping", Size(8, 512, 0))]
+    assert [judge(held, world, claim).verdict for claim in ("exact", "biased", "maximiser")] == ["pass", "none", "none"]
+
+
+def test_the_page_of_all_methods(monkeypatch):
+    monkeypatch.setattr(figure, "PROMPTS", 8)
+    table = {"Jump": {name: figure.measure("Jump", name) for name in ("overlapping", "lobes")}}
+    page = figure.page(table, {})
+    assert "2 cells; 2 pass." in page
+    assert "6 numbers: 0 beyond 2 (0.3 expected)" in page
