@@ -50,11 +50,12 @@ def measure(name: str, steps: int) -> Row:
     x0 = torch.randn(SEEDS, PARTICLES, 2, generator=generator, dtype=torch.float64)
     sampler = TrajectoryTilting(steps, LOOKAHEADS[name], BELOW)
     result = sampler(world().flow_map, x0, Tilt(world().reward), generator=generator)
-    rewards = torch.stack([world().reward(x) for x in result.x])
+    rewards, log_z = torch.stack([world().reward(x) for x in result.x]), result.log_z
+    assert log_z is not None
     return {
         "mmd": [float(mmd(x, truth(), BANDWIDTH, w)) for x, w in zip(result.x, result.log_w, strict=True)],
         "resamples": result.trace["resampled"].sum(0).double().tolist(),
-        "log_z_error": (result.log_z - world().log_z).abs().tolist(),
+        "log_z_error": (log_z - world().log_z).abs().tolist(),
         "reward": (result.log_w.softmax(1) * rewards).sum(1).tolist(),
         "length": result.trace["length"].sum(0).tolist(),
     }
