@@ -33,6 +33,18 @@ def create(config: DictConfig) -> Path:
     return folder
 
 
+@contextmanager
+def dropped_if_refused(folder: Path) -> Iterator[None]:
+    """Takes a new folder away again if what follows is refused (ValueError) before anything but its config was made."""
+    try:
+        yield
+    except ValueError:
+        if [path.name for path in folder.iterdir()] == ["config.yaml"]:
+            (folder / "config.yaml").unlink()
+            folder.rmdir()
+        raise
+
+
 def resume(config: DictConfig) -> Path:
     """The newest folder of that name, its config.yaml brought up to date.
 

@@ -38,8 +38,9 @@ def sample(job: Job) -> Path:
             result = sampler(flow_map, x0, tilt, prompts.cond, generator)
         return result, time.perf_counter() - start
 
-    base, base_seconds = run(base_sampler, None, "unsteered")
-    steered, seconds = run(sampler, tilt, "steered")
+    with run_folder.dropped_if_refused(folder):
+        base, base_seconds = run(base_sampler, None, "unsteered")
+        steered, seconds = run(sampler, tilt, "steered")
     save_file({"x": own(steered.x), "log_w": own(steered.log_w)}, folder / "samples.safetensors")
 
     exact = None if config.guidances else closed_form(model.flow_map, tilt)

@@ -12,16 +12,17 @@ HOW_TO_READ = (
     "Errors are estimate minus truth, ± one standard error over the repetitions; at step 0, extrapolated in h and h². An exact "
     f"method passes a world if log Z, mean and mode weights are then within {WITHIN:g} standard errors of the truth (the "
     f"worst coordinate and the worst mode of at least {RARE:.0%}, counted as the largest of so many), and the standard errors "
-    f"below {TOO_NOISY:g}. With one number of steps nothing is extrapolated, and its step error counts. Distance is to exact "
-    "draws, in that of other exact draws as many as the effective sample size: copies count there as independent, so that "
-    "above 1 is no failure."
+    f"below {TOO_NOISY:g}. Unsettled it is where log Z is beyond {WITHIN:g} at the most steps and not nearer there than at the "
+    "fewest. Standard errors are counted as a Gaussian's would be, few repetitions for less. With one number of steps nothing "
+    "is extrapolated, and its step error counts. Distance is to exact draws, in that of other exact draws as many as the "
+    "effective sample size: copies count there as independent, so that above 1 is no failure."
 )
 
 
 def overall(found: Figures) -> str:
     """The worst verdict of all worlds."""
     verdicts = {world["verdict"] for world in found.values()}
-    return next(verdict for verdict in ("fail", "too noisy", "none", "pass") if verdict in verdicts)
+    return next(verdict for verdict in ("fail", "too noisy", "unsettled", "none", "pass") if verdict in verdicts)
 
 
 def says(found: Figures) -> str:
@@ -29,9 +30,11 @@ def says(found: Figures) -> str:
     verdict = overall(found)
     where = ", ".join(name for name, world in found.items() if world["verdict"] == verdict)
     return {
-        "pass": "The claim holds in every world.",
+        "pass": f"The claim holds in {len(found)} of {len(found)} worlds asked.",
         "fail": f"The claim fails in: {where}.",
         "too noisy": f"Too noisy to tell in: {where}; give more prompts or particles.",
+        "unsettled": f"log Z is off at the most steps, and not seen to come nearer with them, in: {where}; give more steps,"
+        " prompts or particles.",
         "none": "No law is claimed, so there is no verdict; the figures say how far from the tilted law it is.",
     }[verdict]
 

@@ -55,7 +55,7 @@ def verify(job: Job) -> Path:
         "seconds": time.perf_counter() - start,
     }
     tell(job, folder, metrics)
-    if metrics["verdict"] in ("fail", "too noisy"):
+    if metrics["verdict"] in ("fail", "too noisy", "unsettled"):
         raise ClaimFailed(folder, f"{name} claims to be exact. {says(found)}")
     return folder
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from steer.worlds import Lobes, Summed
 from torch import Tensor
 
 from recipes.figures.cells import FOLDER, Cells
@@ -24,6 +23,7 @@ from steer.lookahead import Denoiser, Identity, Lookahead, MapJump
 from steer.metrics.mmd import mmd
 from steer.samplers import TrajectoryTilting
 from steer.tilt import Tilt
+from steer.worlds import Lobes, Summed
 
 SEEDS, PARTICLES, STEPS, BELOW, BANDWIDTH, TRUTH = 5, 1024, (50, 100, 200, 500), 0.9, 0.3, 8192
 HIGHEST, LOBES = 40.0, 12

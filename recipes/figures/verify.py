@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from recipes.figures.cells import FOLDER, Cells
-from recipes.judgement import WITHIN, figures, judge
+from recipes.judgement import WITHIN, figures, judge, settled
 from recipes.measure import Figures
 from recipes.report import plus_minus
 from recipes.truth import Size, hold
@@ -158,7 +158,10 @@ def draw(table: Mapping[str, Mapping[str, Figures]]) -> None:
 def main() -> None:
     cells, table = Cells("verify"), {}
     for setting in SETTINGS | STRAINED:
-        table[setting] = {name: cells.get(f"{setting}, {name}", partial(measure, setting, name)) for name in WORLDS}
+        row = {name: cells.get(f"{setting}, {name}", partial(measure, setting, name)) for name in WORLDS}
+        table[setting] = {
+            name: {**cell, "verdict": settled(cell["verdict"], cell["sizes"])} for name, cell in row.items()
+        }
         counted, strained = ({s: row for s, row in table.items() if s in some} for some in (SETTINGS, STRAINED))
         PAGE.write_text(page(counted, strained))  # as far as it is known
         draw(counted)

@@ -1,5 +1,6 @@
 """Samplers: sampler(flow_map, x0, tilt=None, cond=None, generator=None) -> Result, one method per file."""
 
+from steer.samplers import training_free
 from steer.samplers.base import Result, Run, Sampler, Stepwise
 from steer.samplers.beam_search import BeamSearch
 from steer.samplers.best_of_n import BestOfN
@@ -50,4 +51,5 @@ __all__ = [
     "ValueSmc",
     "das",
     "tds",
+    "training_free",
 ]

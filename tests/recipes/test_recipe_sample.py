@@ -91,6 +91,12 @@ def test_guidances_come_before_the_sampler(steer):
     assert "guidances holds" in steer.fails(*RING, "guidances=[{_target_: steer.samplers.Ode}]")
 
 
+def test_a_refused_run_leaves_no_folder(steer):
+    Path("box.py").write_text("def box(x):\n    return x.detach()[:, 0]\n")
+    assert "has no gradient" in steer.fails(*RING, "reward=box.py:box")
+    assert not list(Path("runs").glob("*"))
+
+
 def test_without_a_reward(steer):
     metrics = steer.metrics("sample", "ring/base", "particles=32", "sampler.steps=4")
     assert metrics["reward_mean"] is None

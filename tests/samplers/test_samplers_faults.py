@@ -132,6 +132,10 @@ def test_inference_mode_is_not_blamed_on_the_reward():
         assert TrajectoryTilting(2, guide=False)(Ball(), noise(1, 2, 2), Tilt(REWARD)).x.isfinite().all()
 
 
+def test_a_reward_is_not_a_tilt():
+    assert "pass tilt=steer.Tilt(reward)" in str(raised(ValueError, Sde(2), noise(1, 2, 2), REWARD))
+
+
 def test_samplers_that_need_a_reward_say_so():
     assert "tilt=" in str(raised(ValueError, BestOfN(Ode(2)), noise(1, 2, 2), None))
     assert "tilt=" in str(raised(ValueError, TrajectoryTilting(2), noise(1, 2, 2), None))
