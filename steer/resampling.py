@@ -46,6 +46,11 @@ def effective_sample_size(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
     return (1 / _normalised(log_w).square().sum(dim=1)).to(log_w.dtype)
 
 
+def log_mean_exp(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
+    """log of the mean weight of each row; exactly 0 for weights of one."""
+    return torch.logsumexp(log_w, dim=1) - torch.logsumexp(torch.zeros_like(log_w), dim=1)
+
+
 def _normalised(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p n"]:
     """Weights that sum to one in each row, in float64. Raises ValueError where a row has none."""
     w = torch.softmax(log_w.double(), dim=1)

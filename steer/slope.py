@@ -19,7 +19,7 @@ from torch import Tensor
 from steer.flow_map import Cond, FlowMap
 from steer.interpolant import Time, batch_time, expand
 from steer.lookahead import Guesses, Lookahead
-from steer.tilt import Value, check_finite, name_of, no_gradient
+from steer.tilt import Tilt, Value, check_finite, name_of, no_gradient
 
 
 class View(NamedTuple):
@@ -98,6 +98,14 @@ def rise(value: Value, asked: Asked, instead: str, in_time: bool = True, velocit
         return View(values, mean(rewards, guesses.log_w), guesses.x1[0].detach(), v, slope, d_t)
 
     return joined(value.lookahead, part)
+
+
+def refuse_without_gradient(tilt: Tilt, instead: str) -> None:
+    """Raises ValueError where `rise` could not: under inference_mode(), or for a reward that says it has no gradient."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("it needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
+    if not tilt.differentiable:
+        raise ValueError(no_gradient(tilt.reward, instead))
 
 
 def joined(lookahead: Lookahead, part: Callable[[Lookahead, bool], View]) -> View:

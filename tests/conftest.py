@@ -11,7 +11,8 @@ from jaxtyping import install_import_hook
 
 CHECKED = (
     "interpolant", "solvers", "flow_map", "rescheduled", "predictions", "foreign", "consistency_map", "two_time_denoiser",
-    "glass", "renoise", "posterior", "lookahead", "resampling", "networks.mlp", "networks.unet", "networks.context", "training",
+    "glass", "renoise", "posterior", "lookahead", "guesses",
+    "resampling", "networks.mlp", "networks.unet", "networks.context", "training",
 )  # fmt: skip
 install_import_hook([f"steer.{name}" for name in (*CHECKED, "guidance")], "typechecker.check")
 

@@ -39,12 +39,22 @@ def energy_distance(
     Raises:
         ValueError: when fewer than two samples of a side carry weight.
     """
+    x, y, w, v = centred(x, y, log_w_x, log_w_y)
+    return 2 * distance_between(x, y, w, v) - distance_within(x, w) - distance_within(y, v)
+
+
+def centred(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    log_w_x: Float[Tensor, " n"] | None,
+    log_w_y: Float[Tensor, " m"] | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Both sets in float64 about the mean of the second, since distances come from inner products; and their weights."""
     w = normalized(x.new_zeros(len(x)) if log_w_x is None else log_w_x)
     v = normalized(y.new_zeros(len(y)) if log_w_y is None else log_w_y)
     x, y = x.double(), y.double()
     center = v @ y
-    x, y = x - center, y - center
-    return 2 * distance_between(x, y, w, v) - distance_within(x, w) - distance_within(y, v)
+    return x - center, y - center, w, v
 
 
 Pairing = Callable[[Tensor, Tensor], Tensor]  # (n, d), (m, d) -> (n, m)

@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.metrics.energy_distance import distance_between, distance_within
+from steer.metrics.energy_distance import centred, distance_between, distance_within
 from steer.metrics.two_samples import TwoSamples
-from steer.metrics.weights import normalized
 
 
 def mmd(
@@ -38,15 +37,11 @@ def mmd(
     """
     if not bandwidth > 0:
         raise ValueError(f"the bandwidth of a kernel is positive; got {bandwidth}")
-    w = normalized(x.new_zeros(len(x)) if log_w_x is None else log_w_x)
-    v = normalized(y.new_zeros(len(y)) if log_w_y is None else log_w_y)
+    x, y, w, v = centred(x, y, log_w_x, log_w_y)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return torch.exp(-0.5 * (torch.cdist(a, b) / bandwidth).square())
 
-    x, y = x.double(), y.double()
-    center = v @ y  # distances come from inner products
-    x, y = x - center, y - center
     within = distance_within(x, w, kernel, 1.0) + distance_within(y, v, kernel, 1.0)
     return within - 2 * distance_between(x, y, w, v, kernel)
 

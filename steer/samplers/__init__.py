@@ -12,11 +12,12 @@ from steer.samplers.levels import Rising, Tempering
 from steer.samplers.noise_optimisation import NoiseOptimisation
 from steer.samplers.ode import Ode
 from steer.samplers.plug_and_play import Decaying, Matched, PlugAndPlay
+from steer.samplers.population import Search
 from steer.samplers.rollover_budget import RolloverBudgetForcing
 from steer.samplers.sde import Sde
 from steer.samplers.svdd import Svdd
 from steer.samplers.training_free_guidance import TrainingFreeGuidance
-from steer.samplers.trajectory_tilting import Search, TrajectoryTilting
+from steer.samplers.trajectory_tilting import TrajectoryTilting
 from steer.samplers.twisted import das, tds
 from steer.samplers.value_smc import ValueSmc
 from steer.samplers.weighting import PathWeights, ReversalWeights, TransitionWeights

@@ -19,6 +19,7 @@ from steer import counting
 from steer.counting import Evaluations
 from steer.flow_map import Cond, FlowMap
 from steer.progress import track
+from steer.resampling import log_mean_exp
 from steer.tilt import NonFiniteReward, Tilt
 
 Claim = Literal["exact", "biased", "maximiser"]
@@ -237,11 +238,6 @@ class Stepwise(Sampler, Generic[State]):
         return run.by_prompt(
             self.in_batches(lambda x, scale, cond: tilt.with_scale(scale)(x, cond, 1.0), run, x, tilt.scale_for(len(x)))
         )
-
-
-def log_mean_exp(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
-    """log of the mean weight of each row; exactly 0 for weights of one."""
-    return torch.logsumexp(log_w, dim=1) - torch.logsumexp(torch.zeros_like(log_w), dim=1)
 
 
 def _repeat(cond: Cond, times: int) -> Cond:

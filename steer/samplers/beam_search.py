@@ -18,8 +18,8 @@ from torch import Tensor
 from steer.lookahead import Lookahead, MapJump
 from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.looking import look
+from steer.samplers.population import Search
 from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, will_part
-from steer.samplers.trajectory_tilting import Search
 
 
 class Beams(NamedTuple):

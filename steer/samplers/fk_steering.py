@@ -20,10 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.lookahead import Denoiser, Lookahead
-from steer.resampling import Scheme, effective_sample_size, systematic
-from steer.samplers.base import Result, Run, Stepwise, log_mean_exp
+from steer.resampling import Scheme, effective_sample_size, log_mean_exp, systematic
+from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.collapse import warn_of_collapse
 from steer.samplers.looking import look
+from steer.samplers.population import moved_to_log_z
 from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, will_part
 
 Potential = Literal["difference", "max", "sum"]
@@ -137,8 +138,7 @@ class FkSteering(Stepwise[Walkers]):
         ancestors = run.ancestors(self.resampling, now.log_w, due)
         rows = torch.arange(run.prompts, device=run.device)[:, None]
         spent, value, running = (kept[rows, ancestors] for kept in (now.spent, now.value, now.running))
-        log_z = torch.where(due, now.log_z + log_mean_exp(now.log_w), now.log_z)
-        log_w = torch.where(due[:, None], torch.zeros_like(now.log_w), now.log_w)
+        log_w, log_z = moved_to_log_z(now.log_w, now.log_z, due)
         return Walkers(
             run.by_prompt(now.x)[rows, ancestors].flatten(0, 1), log_w, log_z, spent, value, running, now.steps
         )

@@ -28,6 +28,7 @@ from torch import Tensor
 from steer.flow_map import Cond, FlowMap
 from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.training_free_guidance import of_length
+from steer.slope import refuse_without_gradient
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
 
 Form = Literal["jacobian", "endpoint"]
@@ -87,10 +88,7 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Tensor:
         if run.tilt is None:
             raise ValueError("FlowMapRewardGuidance climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump")
-        if torch.is_inference_mode_enabled():
-            raise ValueError("guidance needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
-        if not run.tilt.differentiable:
-            raise ValueError(no_gradient(run.tilt.reward, "FkSteering or BestOfN"))
+        refuse_without_gradient(run.tilt, "FkSteering or BestOfN")
         return x
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
 from steer.samplers.base import Result, Run, Stepwise
+from steer.slope import refuse_without_gradient
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
 
 
@@ -81,10 +82,7 @@ class NoiseOptimisation(Stepwise[Climb]):
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Climb:
         if run.tilt is None:
             raise ValueError("NoiseOptimisation climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump")
-        if torch.is_inference_mode_enabled():
-            raise ValueError("it needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
-        if not run.tilt.differentiable:
-            raise ValueError(no_gradient(run.tilt.reward, "BestOfN or FkSteering"))
+        refuse_without_gradient(run.tilt, "BestOfN or FkSteering")
         here = self.look(run, x, last=False)
         return Climb(x, torch.zeros_like(x), here, here)
 

@@ -31,6 +31,7 @@ from steer.flow_map import Cond
 from steer.interpolant import Schedule, expand
 from steer.lookahead import Denoiser, Lookahead
 from steer.samplers.base import Result, Run, Stepwise
+from steer.slope import refuse_without_gradient
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
 
 Prox = Callable[[Tensor, Tensor, Cond], Tensor]
@@ -134,10 +135,8 @@ class PlugAndPlay(Stepwise[Tensor]):
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Tensor:
         if run.tilt is None:
             raise ValueError("PlugAndPlay follows a reward; pass tilt=steer.Tilt(reward), or sample with Jump")
-        if self.prox is None and torch.is_inference_mode_enabled():
-            raise ValueError("it needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
-        if self.prox is None and not run.tilt.differentiable:
-            raise ValueError(no_gradient(run.tilt.reward, INSTEAD))
+        if self.prox is None:
+            refuse_without_gradient(run.tilt, INSTEAD)
         return x
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:

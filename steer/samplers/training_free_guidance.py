@@ -35,6 +35,7 @@ from steer.flow_map import Cond, FlowMap
 from steer.lookahead import Denoiser, Lookahead
 from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.strengths import Leg, Strength, legs, strengths
+from steer.slope import refuse_without_gradient
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
 
 
@@ -123,10 +124,7 @@ class TrainingFreeGuidance(Stepwise[Walk]):
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Walk:
         if run.tilt is None:
             raise ValueError("training-free guidance needs a reward; pass tilt=steer.Tilt(reward), or use Sde")
-        if torch.is_inference_mode_enabled():
-            raise ValueError("guidance needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
-        if not run.tilt.differentiable:
-            raise ValueError(no_gradient(run.tilt.reward, "FkSteering or BestOfN"))
+        refuse_without_gradient(run.tilt, "FkSteering or BestOfN")
         ahead = legs(run.flow_map.schedule, self.times(), self.eta)
         columns = (strengths(strength, ahead) for strength in (self.rho, self.mu, self.gamma))
         pushes = [Push(*row) for row in zip(*columns, strict=True)]

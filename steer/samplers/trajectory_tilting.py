@@ -14,9 +14,7 @@ Reference: Sabour et al. 2025, arXiv 2511.22688.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -25,48 +23,16 @@ from torch import Tensor
 from steer.flow_map import Cond
 from steer.interpolant import Schedule
 from steer.lookahead import Lookahead, MapJump
-from steer.resampling import Scheme, effective_sample_size, systematic
-from steer.samplers.base import Claim, Result, Run, Stepwise, log_mean_exp
+from steer.resampling import Scheme, effective_sample_size, log_mean_exp, systematic
+from steer.samplers.base import Claim, Result, Run, Stepwise
 from steer.samplers.collapse import warn_of_collapse
 from steer.samplers.levels import Level, Tempering, constant, proportional
 from steer.samplers.looking import Landed
+from steer.samplers.population import Population, Search, descend, unevenness
 from steer.samplers.sde import NoiseLevel, noise_level, will_part
 from steer.samplers.weighting import Glance, Move, PathWeights, TransitionWeights, Weighting
-from steer.slope import Asked, look, rise
-from steer.tilt import Value, no_gradient
-
-
-@dataclass(frozen=True)
-class Search:
-    """Instead of weighing: every few steps keep the particles whose look-ahead is best, and clone them.
-
-    Args:
-        every: steps between selections.
-        keep: fraction of the particles that survive, at least one.
-    """
-
-    every: int = 10
-    keep: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or not 0 < self.keep <= 1:
-            raise ValueError(f"Search needs every >= 1 and keep in (0, 1]; got every={self.every}, keep={self.keep}")
-
-    def __call__(self, value: Float[Tensor, "p n"]) -> Tensor:
-        """Ancestors (P, N): the survivors, best first, over and over."""
-        n = value.shape[1]
-        survivors = value.argsort(dim=1, descending=True)[:, : max(round(n * self.keep), 1)]
-        return survivors.repeat(1, -(-n // survivors.shape[1]))[:, :n]
-
-
-class Population(NamedTuple):
-    """Particles x (B, *shape), what is known of them, their log weights (P, N) since the last resampling, log Z before."""
-
-    x: Tensor
-    glance: Glance
-    log_w: Tensor
-    log_z: Tensor
-    steps: int
+from steer.slope import Asked, look, refuse_without_gradient, rise
+from steer.tilt import Value
 
 
 class TrajectoryTilting(Stepwise[Population]):
@@ -145,10 +111,8 @@ class TrajectoryTilting(Stepwise[Population]):
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Population:
         if run.tilt is None:
             raise ValueError("TrajectoryTilting follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde")
-        if self.guide and torch.is_inference_mode_enabled():
-            raise ValueError("guidance needs gradients, which inference_mode() rules out; wrap it in no_grad() instead")
-        if self.guide and not run.tilt.differentiable:
-            raise ValueError(no_gradient(run.tilt.reward, "TrajectoryTilting(guide=False) or BestOfN"))
+        if self.guide:
+            refuse_without_gradient(run.tilt, "TrajectoryTilting(guide=False) or BestOfN")
         level = 0.0 if isinstance(self.level, Tempering) else self.level_at(self.level, 0.0)
         glance = self.look(run, x, 0.0)
         glance = glance.at(torch.full_like(glance.value, level))
@@ -270,25 +234,6 @@ class TrajectoryTilting(Stepwise[Population]):
         return now
 
 
-def descend(run: Run, now: Population, ancestors: Tensor, chosen: Tensor) -> Population:
-    """The population after resampling the chosen prompts: every per-particle tensor re-indexed, weights moved to log Z."""
-    index = (ancestors + torch.arange(run.prompts, device=run.device)[:, None] * run.particles).flatten()
-    log_w = torch.where(chosen[:, None], torch.zeros_like(now.log_w), now.log_w)
-    log_z = torch.where(chosen, now.log_z + log_mean_exp(now.log_w), now.log_z)
-    return Population(now.x[index], Glance(*(part[index] for part in now.glance)), log_w, log_z, now.steps)
-
-
 def score_of(schedule: Schedule, velocity: Tensor, x: Tensor, t: float) -> Tensor:
     """The score that goes with a velocity; zero at t = 1."""
     return torch.zeros_like(x) if t == 1.0 else schedule.score(schedule.from_velocity(velocity, x, t), x, t)
-
-
-def unevenness(log_w: Float[Tensor, "p n"], gain: Float[Tensor, "p n"]) -> tuple[Tensor, Tensor]:
-    """Of the gains of log weights in one step, under the weights before it: standard deviation, and log(1 + CV^2) of exp."""
-    log_p = torch.log_softmax(log_w, dim=1)
-    p = log_p.exp()
-    middle = (p * gain).sum(1, keepdim=True)
-    length = (p * (gain - middle).square()).sum(1).sqrt()
-    centred = log_p + gain - middle
-    discrepancy = torch.logsumexp(centred + gain - middle, dim=1) - 2 * torch.logsumexp(centred, dim=1)
-    return length, discrepancy.clamp_min(0)  # of rounding: it is never negative
