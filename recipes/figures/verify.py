@@ -22,7 +22,19 @@ from recipes.truth import Size, hold
 from recipes.verdicts import HOW_TO_READ, markdown
 from steer.data.stream import key
 from steer.lookahead import Denoiser, Identity, MapJump, Posterior
-from steer.samplers import FkSteering, Jump, Ode, Sampler, Sde, TrajectoryTilting
+from steer.samplers import (
+    FkSteering,
+    Jump,
+    Ode,
+    ReversalWeights,
+    Sampler,
+    Sde,
+    Tempering,
+    TrajectoryTilting,
+    ValueSmc,
+    das,
+    tds,
+)
 from steer.solvers import Heun
 from steer.worlds import WORLDS
 
@@ -52,6 +64,11 @@ SETTINGS: dict[str, Callable[[int], Sampler]] = {
     "tilting, denoiser, extra drift": partial(TrajectoryTilting, lookahead=Denoiser(), chi=chi),
     "tilting, identity, extra drift": partial(TrajectoryTilting, lookahead=Identity(), chi=chi),
     "tilting, posterior of 4": partial(TrajectoryTilting, lookahead=Posterior(4)),
+    "tilting, tempering": partial(TrajectoryTilting, lookahead=Denoiser(), level=Tempering()),
+    "tilting, reversal weights": partial(TrajectoryTilting, lookahead=Identity(), weighting=ReversalWeights(), chi=0.5),
+    "TDS": tds,
+    "DAS": das,
+    "value SMC, posterior of 16": ValueSmc,
     "tilting, map": partial(TrajectoryTilting, lookahead=MapJump()),
     "tilting, map, extra drift": partial(TrajectoryTilting, lookahead=MapJump(), chi=chi),
 }
