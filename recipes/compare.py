@@ -4,6 +4,7 @@ A cell is a method at a budget with a seed. All its chance is keyed by the three
 a run that was stopped goes on where it was, to the same numbers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from steer.samplers import BestOfN, Result
 
 PANELS = ("reward_mean", "heldout_reward_mean", "judge_accuracy", "diversity", "law_distance", "log_z_error")
 ACROSS, SIZES = 18, "sizes.json"  # images side by side in grid.png; where the sizes are kept
+GROWING = ("methods", "budgets", "seeds")  # of which a run that is resumed may have more or less than before
+SAID = {"sampler", "size", "candidates", "most"}  # of a method
 BEST = {"best_of_N_by_1_jump": 1, "best_of_N_by_4_jumps": 4}  # what is added where no method is best of N
 
 
@@ -49,7 +52,7 @@ def compare(job: Job) -> Path:
     rehearse(flow_map, x0, measure)
 
     exact = closed_form(model.flow_map, tilt) if prompts.cond is None else None
-    folder = run_folder.resume(config) if config.run.resume else None
+    folder = run_folder.resume(config, GROWING) if config.run.resume else None
     plans = plans_of(methods, budgets, folder, job.quiet)
     folder, scales = folder or run_folder.create(config), Scales(measure, exact)
     (folder / "cells").mkdir(exist_ok=True)
@@ -80,8 +83,8 @@ def completed(config: DictConfig) -> DictConfig:
     if not methods:
         raise ValueError("methods is empty; name at least one, as in methods.mine.sampler._target_=steer.samplers.Sde")
     for name, node in methods.items():
-        if not isinstance(node, dict) or "sampler" not in node or node.keys() - {"sampler", "size", "candidates"}:
-            raise ValueError(f"methods.{name} has a sampler, and may have size and candidates; got {node!r}")
+        if not isinstance(node, dict) or "sampler" not in node or node.keys() - SAID:
+            raise ValueError(f"methods.{name} has a sampler, and may have size, candidates and most; got {node!r}")
     if not any(type(parts.sampler_of(node["sampler"])) is BestOfN for node in methods.values()):
         base = {"_target_": "steer.samplers.Jump", "max_batch": config.max_batch}
         for name, k in BEST.items():
@@ -96,9 +99,11 @@ def methods_of(config: DictConfig, arena: Arena, price: Price) -> dict[str, Size
     """The methods by name."""
     methods: Any = OmegaConf.to_container(config.methods)
 
-    def method(name: str, sampler: Any, size: str | None = None, candidates: int | None = None) -> Sizer:
+    def method(
+        name: str, sampler: Any, size: str | None = None, candidates: int | None = None, most: float = math.inf
+    ) -> Sizer:
         try:
-            return Sizer(sampler, size, candidates, arena, price)
+            return Sizer(sampler, size, candidates, arena, price, most)
         except ValueError as error:
             raise ValueError(f"methods.{name}: {error}") from error
 
@@ -128,12 +133,9 @@ def plans_of(methods: dict[str, Sizer], budgets: list[float], folder: Path | Non
     Raises:
         ValueError: no method can be run, or none within one of the budgets.
     """
-    if folder is not None and (folder / SIZES).exists():
-        kept = {name: Plan(*plan) for name, plan in read(folder / SIZES).items()}
-        return {name: plan._replace(fits={b: Fit(*fit) for b, fit in plan.fits.items()}) for name, plan in kept.items()}
+    plans = {} if folder is None else kept_plans(folder / SIZES, set(methods), budgets)
     with bar("sizes", quiet):
-        plans = {}
-        for name in track(list(methods)):
+        for name in track([name for name in methods if name not in plans]):
             with shown_by(iter):
                 plans[name] = methods[name].plan(budgets)
     able = {name: plan.least for name, plan in plans.items() if plan.least is not None}
@@ -144,6 +146,15 @@ def plans_of(methods: dict[str, Sizer], budgets: list[float], folder: Path | Non
         needs = f"the cheapest method, {cheapest}, needs {able[cheapest]:g} evaluations per sample"
         raise ValueError(f"budgets has {budgets[0]:g}, but {needs}; raise it")
     return plans
+
+
+def kept_plans(path: Path, names: set[str], budgets: list[float]) -> dict[str, Plan]:
+    """The plans in a file, those of the methods that are asked for and that know of all budgets."""
+    kept = {name: Plan(*plan) for name, plan in read(path).items() if name in names} if path.exists() else {}
+    kept = {name: plan._replace(fits={b: Fit(*fit) for b, fit in plan.fits.items()}) for name, plan in kept.items()}
+    return {
+        name: plan for name, plan in kept.items() if {str(b) for b in budgets} <= plan.fits.keys() | plan.errors.keys()
+    }
 
 
 # --- what it shows ----------------------------------------------------------------------------------------------------

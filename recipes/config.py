@@ -35,7 +35,9 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
     file, line = extended(name), parse(overrides)
     for given, where in ((file, name), (line, "the command line")):
         refuse_unknown(given, defaults, command, where)
-    merged = merge(merge(defaults, file), line)
+    merged = merge(defaults, file)
+    refuse_nothing(line, merged)
+    merged = merge(merged, line)
     if gap := next(gaps(merged), None):
         raise ValueError(f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add {gap}=...")
     merged["run"]["dir"] = merged["run"]["dir"] or f"runs/{short_name(name)}"
@@ -107,6 +109,16 @@ def refuse_unknown(given: dict, known: dict, command: str, where: str, path: str
                 keys = ", ".join(known[key])
                 raise ValueError(f"{where}: {path + key} is a section with the keys {keys}; got {value!r}")
             refuse_unknown(value, known[key], command, where, f"{path}{key}.")
+
+
+def refuse_nothing(line: dict, config: dict, path: str = "") -> None:
+    """Raises ValueError where the command line takes out what is not there."""
+    for key, value in line.items():
+        if value is None and key not in config:
+            raise ValueError(f"{path + str(key)}=null takes out nothing{nearest(key, config) or ': there is none'}")
+        below = config.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and not {"_target_"} & (value.keys() | below.keys()):
+            refuse_nothing(value, below, f"{path}{key}.")
 
 
 def is_section(value: Any) -> bool:

@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from itertools import count
@@ -45,8 +45,12 @@ def dropped_if_refused(folder: Path) -> Iterator[None]:
         raise
 
 
-def resume(config: DictConfig) -> Path:
+def resume(config: DictConfig, growing: Collection[str] = ()) -> Path:
     """The newest folder of that name, its config.yaml brought up to date.
+
+    Args:
+        config: of the run.
+        growing: keys under which there may be more or less than before; what is called the same must be the same.
 
     Raises:
         ValueError: there is none, or it was started with other settings, `run` and `trainer` apart.
@@ -57,7 +61,7 @@ def resume(config: DictConfig) -> Path:
     if folder is None:
         raise ValueError(f"there is no run {config.run.dir} to resume; start it without run.resume=true")
     before, now = (OmegaConf.to_container(c) for c in (OmegaConf.load(folder / "config.yaml"), config))
-    if changed := difference(before, now):
+    if changed := difference(before, now, growing):
         raise ValueError(f"{folder} was started with other settings, of {changed}; resume with the same, or start anew")
     with naming(folder):
         OmegaConf.save(config, folder / "config.yaml")
@@ -75,10 +79,17 @@ def newest(wanted: Path) -> Path | None:
     return runs[max(runs)] if runs else None
 
 
-def difference(before: Any, now: Any) -> str:
+def difference(before: Any, now: Any, growing: Collection[str] = ()) -> str:
     """The first key on which two configs differ, or nothing; how long to train and where may differ."""
-    keys = (before.keys() | now.keys()) - {"run", "trainer"}
-    return next((key for key in sorted(keys) if before.get(key) != now.get(key)), "")
+    for key in sorted((before.keys() | now.keys()) - {"run", "trainer"}):
+        old, new = before.get(key), now.get(key)
+        if key not in growing and old != new:
+            return key
+        if isinstance(old, dict) and isinstance(new, dict):
+            for name in sorted(old.keys() & new.keys()):
+                if old[name] != new[name]:
+                    return f"{key}.{name}"
+    return ""
 
 
 def names(wanted: Path) -> Iterator[Path]:

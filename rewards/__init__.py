@@ -8,6 +8,7 @@ from rewards.clip import ClipScore
 from rewards.colour import Colour
 from rewards.compose import Clipped, Decoded, Ensemble, Smoothed, Sum, from_signed
 from rewards.jpeg import JpegSize
+from rewards.left_brighter import LeftBrighter
 from rewards.linear import Linear
 from rewards.measurement import Measurement
 from rewards.quadratic import Quadratic
@@ -24,6 +25,7 @@ __all__ = [
     "Ensemble",
     "FunctionReward",
     "JpegSize",
+    "LeftBrighter",
     "Linear",
     "Measurement",
     "Quadratic",

@@ -19,6 +19,7 @@ from steer.samplers.svdd import Svdd
 from steer.samplers.training_free_guidance import TrainingFreeGuidance
 from steer.samplers.trajectory_tilting import TrajectoryTilting
 from steer.samplers.twisted import das, tds
+from steer.samplers.value_guided import ValueGuided
 from steer.samplers.value_smc import ValueSmc
 from steer.samplers.weighting import PathWeights, ReversalWeights, TransitionWeights
 
@@ -49,6 +50,7 @@ __all__ = [
     "TrainingFreeGuidance",
     "TrajectoryTilting",
     "TransitionWeights",
+    "ValueGuided",
     "ValueSmc",
     "das",
     "tds",

@@ -226,7 +226,20 @@ def test_stopped_and_resumed(steer, monkeypatch):
     assert steer(*RING, *TWO, "run.dir=parts", "run.resume=true") == "parts"
     assert {name: Path("parts/cells", name).read_text() for name in before} == before
     assert figures_of("parts") == figures_of(whole)
-    assert "other settings, of budgets" in steer.fails(*RING, *TWO, "run.dir=parts", "run.resume=true", "budgets=[5]")
+    changed = "methods.FK_steering.sampler.every=4"
+    says = "other settings, of methods.FK_steering"
+    assert says in steer.fails(*RING, *TWO, "run.dir=parts", "run.resume=true", changed)
+
+
+def test_a_run_grows(steer):
+    """By a method, a budget and a seed: what was measured stays, and the rest is as if it had been there from the start."""
+    more = ["budgets=[6,9,13]", "seeds=3"]
+    whole = steer(*RING, *TWO[1:], *more, "run.dir=whole")
+    steer(*RING, *TWO, "run.dir=parts")
+    before = {path.name: path.read_text() for path in Path("parts/cells").glob("*.json")}
+    steer(*RING, *TWO[1:], *more, "run.dir=parts", "run.resume=true")
+    assert {name: Path("parts/cells", name).read_text() for name in before} == before
+    assert figures_of("parts") == figures_of(whole)
 
 
 def test_a_cell_depends_on_its_key_alone(steer):
@@ -275,10 +288,11 @@ def test_best_of_n_is_always_among_them(steer):
 
 
 def test_images(steer, fashion):
-    some = ["methods.FMTT_denoiser=null", "methods.noise_optimisation=null", "methods.best_of_N_by_4_jumps=null"]
+    names = ("posterior-guided", "denoiser-guided", "FMTT_of_8", "noise_optimisation", "best_of_N_by_4_jumps")
+    some = [f"methods.{name}=null" for name in names]
     folder = Path(steer("compare", "fashion/compare", *fashion, *some, "particles=3", "seeds=1", "budgets=[6]"))
     assert (folder / "grid.png").exists()
-    row = figures_of(folder)["FK_steering", 6]
+    row = figures_of(folder)["FK_steering_of_8", 6]
     assert 0 <= row["judge_accuracy"] <= 1
     assert row["heldout_reward_mean"] < 0
     assert "law_distance" not in row
@@ -296,7 +310,9 @@ def test_images(steer, fashion):
         (["seeds=[a]"], "seeds is how many, at least 1"),
         (["methods.FK_steering.size=step"], "methods.FK_steering: size is one of candidates, steps, every; got 'step'"),
         (["methods.FK_steering.candidates=0"], "candidates is a whole number, at least 1"),
-        (["methods.FK_steering.budget=3"], "methods.FK_steering has a sampler, and may have size and candidates"),
+        (["methods.FK_steering.budget=3"], "methods.FK_steering has a sampler, and may have size, candidates and most"),
+        (["methods.FK_stearing=null"], "methods.FK_stearing=null takes out nothing; did you mean 'FK_steering'"),
+        (["methods.FK_steering.most=0"], "most is the largest budget it is run at, above 0; got 0"),
         (["methods.mine=3"], "methods.mine has a sampler"),
         (["methods.FK_steering.sampler.stepz=3"], "takes no argument 'stepz'; did you mean 'steps'"),
         (["methods.FK_steering.sampler._target_=steer.samplers.Search"], "expected a sampler"),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rewards import Brightness, ClassLogProbability, Colour, JpegSize, Linear, Quadratic, Symmetry
+from rewards import Brightness, ClassLogProbability, Colour, JpegSize, LeftBrighter, Linear, Quadratic, Symmetry
 
 
 def test_quadratic():
@@ -55,6 +55,15 @@ def test_symmetry():
     x = torch.tensor([[[[0.0, 1.0, 0.0]]], [[[0.0, 1.0, 0.6]]]], dtype=torch.float64)
     torch.testing.assert_close(Symmetry()(x), torch.tensor([0.0, -2 * 0.36 / 3], dtype=torch.float64))
     assert Symmetry()(torch.rand(1, 1, 5, 1).expand(1, 1, 5, 4)).item() == 0.0
+
+
+def test_left_brighter():
+    x = torch.tensor([[[[0.8, 0.4, 0.1, 0.3]]], [[[0.0, 1.0, 1.0, 1.0]]]], dtype=torch.float64)
+    torch.testing.assert_close(LeftBrighter()(x), torch.tensor([0.4, -0.5], dtype=torch.float64))
+    torch.testing.assert_close(LeftBrighter()(x[..., :3]), torch.tensor([0.7, -1.0], dtype=torch.float64))
+    torch.testing.assert_close(LeftBrighter()(x.flip(-1)), -LeftBrighter()(x))
+    with pytest.raises(ValueError, match="expected images at least 2 wide"):
+        LeftBrighter()(x[..., :1])
 
 
 def test_jpeg_size_is_the_size_of_the_file():

@@ -7,7 +7,7 @@ from zoo import noise, seeded
 
 from rewards import Quadratic
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, ShortOde
-from steer.samplers import BestOfN, Jump, Ode, Sde, Search, TrajectoryTilting
+from steer.samplers import BestOfN, Jump, Ode, Sde, Search, TrajectoryTilting, ValueGuided
 from steer.solvers import Heun
 from steer.tilt import Tilt
 
@@ -26,6 +26,9 @@ GUIDED = [
     # Three draws cost this world no network, but a reward each; in pieces as well, and at t = 1 there is one.
     (TrajectoryTilting(N, Posterior(3)), (N, 0, 3 * N + 1, 3 * N)),
     (TrajectoryTilting(N, Posterior(3, at_once=1)), (N, 0, 3 * N + 1, 3 * N)),
+    # The first step is unguided.
+    (ValueGuided(N, Denoiser()), (N, N - 1, N, N - 1)),
+    (ValueGuided(N, Glass(2, steps=1)), (N + 4 * (N - 1), 4 * (N - 1), 2 * (N - 1) + 1, 2 * (N - 1))),
     (TrajectoryTilting(N, Glass(3, steps=1, at_once=2)), (7 * N, 6 * N, 3 * N + 1, 3 * N)),
 ]
 UNGUIDED = [

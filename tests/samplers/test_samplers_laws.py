@@ -43,6 +43,8 @@ def test_every_sampler_says_what_it_claims():
         "BestOfRounds": "maximiser",
         "RolloverBudgetForcing": "maximiser",
         "Svdd": "biased",
+        "ValueGuided": "biased",
+        "value-guided ode": "biased",
         "beams, posterior": "maximiser",
         "rollover, posterior": "maximiser",
         "svdd, less noise": "biased",

@@ -25,6 +25,7 @@ from steer.samplers import (
     Tempering,
     TrajectoryTilting,
     TransitionWeights,
+    ValueGuided,
     ValueSmc,
     das,
     tds,
@@ -70,6 +71,7 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "das": partial(das, STEPS, level=Tempering(0.7)),
     "reversal": partial(TrajectoryTilting, STEPS, Denoiser(), weighting=ReversalWeights(), chi=0.5, **ALWAYS),
     "all of the tilt": partial(TrajectoryTilting, STEPS, Denoiser(), level=1.0, chi=-0.5, **ALWAYS),
+    "value-guided ode": partial(ValueGuided, STEPS, Denoiser(), 0.0),
     "glass, in pieces": partial(ValueSmc, STEPS, Glass(3, steps=1, at_once=2)),
     "tfg": partial(tfg, STEPS, n_iter=2, n_mc=2, n_recur=2),
     "mpgd": partial(mpgd, STEPS),
@@ -93,6 +95,7 @@ DETERMINISTIC = {
     "mpgd",
     "noiseless",
     "ugd, map",
+    "value-guided ode",
 }
 DRAWING = {
     "posterior",
@@ -100,6 +103,7 @@ DRAWING = {
     "renoise",
     "fk, sum, posterior",
     "glass, in pieces",
+    "ValueGuided",
     "ValueSmc",
     "beams, posterior",
     "svdd, posterior",
