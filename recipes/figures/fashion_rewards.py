@@ -36,7 +36,8 @@ REFERENCE, AT = "best_of_N_by_1_jump", 1000
 KEPT = ("method", "budget", "claim", "setting", "size", "spent", "error")
 METHODS = (
     *(
-        "posterior-guided",
+        "posterior-guided_by_1",
+        "posterior-guided_by_4",
         "denoiser-guided",
         "noise_optimisation",
         "FMTT_of_8",
@@ -46,7 +47,13 @@ METHODS = (
     ),
     *("best_of_N_by_1_jump", "best_of_N_by_4_jumps"),
 )
-ONE_BY_ONE = ("posterior-guided", "denoiser-guided", "noise_optimisation", "Svdd")  # no particle knows of another
+ONE_BY_ONE = (
+    "posterior-guided_by_1",
+    "posterior-guided_by_4",
+    "denoiser-guided",
+    "noise_optimisation",
+    "Svdd",
+)  # no particle knows of another
 
 Row = dict[str, Any]
 

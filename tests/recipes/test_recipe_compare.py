@@ -288,7 +288,14 @@ def test_best_of_n_is_always_among_them(steer):
 
 
 def test_images(steer, fashion):
-    names = ("posterior-guided", "denoiser-guided", "FMTT_of_8", "noise_optimisation", "best_of_N_by_4_jumps")
+    names = (
+        "posterior-guided_by_1",
+        "posterior-guided_by_4",
+        "denoiser-guided",
+        "FMTT_of_8",
+        "noise_optimisation",
+        "best_of_N_by_4_jumps",
+    )
     some = [f"methods.{name}=null" for name in names]
     folder = Path(steer("compare", "fashion/compare", *fashion, *some, "particles=3", "seeds=1", "budgets=[6]"))
     assert (folder / "grid.png").exists()
