@@ -20,19 +20,21 @@ from steer.interpolant import Time
 from steer.lookahead import Guesses, Lookahead
 
 RewardFunction = Callable[..., Tensor]
+MEND = "mend the reward there, or clip it (rewards.Clipped)"
+DIVERGED = "the samples run away, not the reward: take more steps, or a smaller scale or strength"
 
 
 class NonFiniteReward(ValueError):
     """A reward, or its gradient, was NaN or infinite, at one sample of the batch, and at one time if that is known."""
 
-    def __init__(self, problem: str, sample: int, t: float | None = None):
+    def __init__(self, problem: str, sample: int, t: float | None = None, advice: str = MEND):
         when = "" if t is None else f" at t = {t:.4g}"
-        super().__init__(f"{problem} for sample {sample}{when}; mend the reward there, or clip it (rewards.Clipped)")
-        self.problem, self.sample, self.t = problem, sample, t
+        super().__init__(f"{problem} for sample {sample}{when}; {advice}")
+        self.problem, self.sample, self.t, self.advice = problem, sample, t, advice
 
     def further(self, samples: int) -> "NonFiniteReward":
         """The same, of a batch that has this many more samples in front."""
-        return NonFiniteReward(self.problem, self.sample + samples, self.t)
+        return NonFiniteReward(self.problem, self.sample + samples, self.t, self.advice)
 
 
 class Tilt(nn.Module):
@@ -65,7 +67,9 @@ class Tilt(nn.Module):
             got = f"{tuple(r.shape)} of {r.dtype}" if isinstance(r, Tensor) else type(r).__name__
             expected = f"one floating-point number per sample, shape ({len(x)},)"
             raise ValueError(f"a reward gives {expected}; {name_of(self.reward)} gave {got}: mend what it returns")
-        check_finite(r, name_of(self.reward), t)
+        if not r.detach().isfinite().all():
+            check_finite(x, f"what {name_of(self.reward)} is asked about", t, DIVERGED)
+            check_finite(r, name_of(self.reward), t)
         return counting.reward(r)
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None) -> Float[Tensor, "b"]:
@@ -125,7 +129,7 @@ class Value(nn.Module):
         return torch.logsumexp(self.tilt.scaled(rewards) + log_w, dim=0)
 
 
-def check_finite(values: Tensor, what: str, t: Time | None = None) -> None:
+def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = MEND) -> None:
     """Raises NonFiniteReward naming the first sample of `values` (B, ...) that is NaN or infinite, and its time."""
     finite = values.detach().isfinite().flatten(1).all(1) if values.ndim > 1 else values.detach().isfinite()
     if finite.all():
@@ -134,7 +138,7 @@ def check_finite(values: Tensor, what: str, t: Time | None = None) -> None:
     value = values.detach()[i]
     shown = f"{float(value):g}" if value.ndim == 0 else "not finite"
     when = None if t is None else float(torch.as_tensor(t).detach().expand(len(values))[i])
-    raise NonFiniteReward(f"{what} is {shown}", i, when)
+    raise NonFiniteReward(f"{what} is {shown}", i, when, advice)
 
 
 def name_of(reward: RewardFunction) -> str:

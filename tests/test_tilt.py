@@ -73,11 +73,14 @@ def test_rewards_of_one_argument_are_not(reward):
 
 def test_a_reward_that_is_not_finite_is_named_with_sample_and_time():
     x = points(4)
-    x[2] = torch.inf
+    x[2] = 1e308
     with pytest.raises(NonFiniteReward, match=r"total is inf for sample 2; mend"):
         Tilt(total)(x)
     with pytest.raises(NonFiniteReward, match=r"sample 2 at t = 0.25; mend"):
         Tilt(total)(x, t=torch.tensor([0.0, 0.1, 0.25, 1.0]))
+    x[2] = torch.inf
+    with pytest.raises(NonFiniteReward, match=r"what total is asked about is not finite for sample 2; the samples run"):
+        Tilt(total)(x)
     with pytest.raises(NonFiniteReward, match=r"slope is not finite for sample 2 at t = 0.5"):
         check_finite(x, "slope", 0.5)
     error = NonFiniteReward("r is nan", 2, 0.5).further(10)

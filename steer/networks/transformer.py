@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from steer.flow_map import Cond
 from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
 from steer.networks.recomputing import recompute
+from steer.networks.shapes import check_images
 
 
 class SelfAttention(nn.Module):
@@ -79,7 +80,7 @@ class Transformer(nn.Module):
         super().__init__()
         if width % 4 or width % heads:
             raise ValueError(f"width divides by 4, for places, and by heads; got width={width}, heads={heads}")
-        self.patch, self.width, self.recompute = patch, width, recompute
+        self.image_channels, self.patch, self.width, self.recompute = image_channels, patch, width, recompute
         self.condition, self.times = condition or NoCondition(), TimeEmbedding(width)
         self.enter = nn.Conv2d(image_channels + beside, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(depth))
@@ -97,10 +98,7 @@ class Transformer(nn.Module):
         cond: Cond = None,
         beside: Float[Tensor, "b more h w"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        if x.shape[-1] % self.patch or x.shape[-2] % self.patch:
-            raise ValueError(
-                f"this Transformer takes images whose sides divide by {self.patch}; got {tuple(x.shape[-2:])}: pad them"
-            )
+        check_images(x, self.image_channels, self.patch, "Transformer")
         embedding = self.times(s, t)
         embedding = F.silu(embedding + self.condition(cond, like=embedding))
         h = self.enter(x if beside is None else torch.cat((x, beside), dim=1))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from steer.flow_map import Cond
 from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
 from steer.networks.recomputing import recompute
+from steer.networks.shapes import check_images
 
 
 class ResidualBlock(nn.Module):
@@ -74,7 +75,8 @@ class UNet(nn.Module):
     ):
         super().__init__()
         dim = 4 * channels[0]
-        self.patch, self.condition, self.recompute = patch, condition or NoCondition(), recompute
+        self.image_channels, self.patch, self.recompute = image_channels, patch, recompute
+        self.condition = condition or NoCondition()
         self.times = TimeEmbedding(dim)
         self.enter = nn.Conv2d((image_channels + beside) * patch**2, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -110,11 +112,7 @@ class UNet(nn.Module):
         cond: Cond = None,
         beside: Float[Tensor, "b more h w"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        unit = self.patch * 2 ** (len(self.down) - 1)
-        if x.shape[-1] % unit or x.shape[-2] % unit:
-            raise ValueError(
-                f"this UNet takes images whose sides divide by {unit}; got {tuple(x.shape[-2:])}: pad them"
-            )
+        check_images(x, self.image_channels, self.patch * 2 ** (len(self.down) - 1), "UNet")
         embedding = self.times(s, t)
         embedding = F.silu(embedding + self.condition(cond, like=embedding))
         h = self.enter(F.pixel_unshuffle(x if beside is None else torch.cat((x, beside), dim=1), self.patch))

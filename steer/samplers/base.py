@@ -164,6 +164,8 @@ class Stepwise(Sampler, Generic[State]):
     """
 
     def __init__(self, steps: int, max_batch: int | None = None):
+        if not isinstance(steps, int):
+            raise ValueError(f"{type(self).__name__} takes a whole number of steps first; got {steps!r}")
         if steps < 1:
             raise ValueError(f"{type(self).__name__} needs at least one step; got steps={steps}")
         if max_batch is not None and max_batch < 1:
@@ -195,6 +197,9 @@ class Stepwise(Sampler, Generic[State]):
         cond: Cond = None,
         generator: torch.Generator | None = None,
     ) -> Result:
+        for name, value in vars(self).items():
+            if isinstance(value, type):
+                raise ValueError(f"{name} is the class {value.__name__}; build one: {name}={value.__name__}()")
         run = Run(flow_map, x0, tilt, cond, generator)
         with counting.count() as tally:
             state = self.start(run, x0.flatten(0, 1))

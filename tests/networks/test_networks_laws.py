@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -264,6 +265,19 @@ def test_wrong_labels_are_refused_in_one_line(cond, match):
 def test_wrong_embeddings_are_refused_in_one_line(cond):
     with pytest.raises(ValueError, match=r"embeddings have shape \(4, 5\), one row per sample; got"):
         EmbeddingCondition(5, 8)(cond, torch.zeros(B, 8))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "says"),
+    [
+        (UNet(1, (8, 8), blocks=1), (1, 3, 8, 8), "UNet takes images (B, 1, H, W); got (1, 3, 8, 8)"),
+        (Transformer(3, 8, 1, heads=1), (1, 64), "Transformer takes images (B, 3, H, W); got (1, 64)"),
+        (Mlp(2, 8, 1), (1, 3), "Mlp takes samples (B, 2); got (1, 3)"),
+    ],
+)
+def test_samples_of_another_shape_are_refused(network, shape, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        network.float()(torch.zeros(shape), torch.ones(1), torch.ones(1))
 
 
 def test_images_that_cannot_be_halved_are_refused():

@@ -20,6 +20,7 @@ from steer.samplers import (
     Search,
     TrajectoryTilting,
     ValueSmc,
+    training_free,
 )
 from steer.samplers.collapse import WeightCollapse
 from steer.tilt import NonFiniteReward, Tilt
@@ -132,6 +133,26 @@ def test_inference_mode_is_not_blamed_on_the_reward():
         message = str(raised(ValueError, TrajectoryTilting(2), noise(1, 2, 2), Tilt(REWARD)))
         assert "no_grad()" in message
         assert TrajectoryTilting(2, guide=False)(Ball(), noise(1, 2, 2), Tilt(REWARD)).x.isfinite().all()
+
+
+@pytest.mark.parametrize("far", [1e200, -1e200])
+def test_samples_that_run_away_are_not_blamed_on_the_reward(far):
+    tilt, x0 = Tilt(lambda x: far * x.square().sum(1)), noise(2, 2, 2)
+    message = str(raised(NonFiniteReward, training_free.dps(6, rho=1e200), x0, tilt))
+    assert "what <lambda> is asked about is not finite for sample 0" in message
+    assert "the samples run away, not the reward: take more steps" in message
+    assert "Clipped" not in message
+
+
+def test_what_is_no_number_of_steps_and_what_is_not_built():
+    with pytest.raises(ValueError, match=r"TrajectoryTilting takes a whole number of steps first; got 2.5"):
+        TrajectoryTilting(2.5)
+    with pytest.raises(ValueError, match=r"a whole number of steps first; got Denoiser\(\)|got <steer"):
+        TrajectoryTilting(Denoiser())
+    sampler = TrajectoryTilting(2, lookahead=Denoiser())
+    sampler.lookahead = Denoiser
+    message = str(raised(ValueError, sampler, noise(1, 2, 2), Tilt(REWARD)))
+    assert message == "lookahead is the class Denoiser; build one: lookahead=Denoiser()"
 
 
 def test_a_reward_is_not_a_tilt():

@@ -372,6 +372,36 @@ def test_optimal_transport_is_the_best_of_all_permutations():
     assert {tuple(row) for row in seen.x0.tolist()} == {tuple(row) for row in x0.tolist()}
 
 
+@pytest.mark.parametrize("entropy", [0.3, 1.0, 4.0])
+def test_with_entropy_noise_is_drawn_from_sinkhorns_plan(entropy):
+    """Of two and two: (p / (1 - p))^2 = exp((c12 + c21 - c11 - c22) / (entropy mean c)), p the chance of the first match."""
+    x0, x1 = torch.randn(2, 2, 3, generator=generator(), dtype=torch.float64)
+    cost = torch.cdist(x1, x0).square()
+    odds = (cost[0, 1] + cost[1, 0] - cost[0, 0] - cost[1, 1]) / (entropy * cost.mean())
+    p, n, chance = torch.sigmoid(odds / 2), 4000, generator()
+    coupling = OptimalTransport(Seen(), entropy)
+    drawn = torch.stack([coupling.match(x0, x1, chance) for _ in range(n)])
+    found = (drawn == torch.arange(2)).double().mean(0)
+    assert ((found - p).abs() < 4 * torch.sqrt(p * (1 - p) / n)).all()
+
+
+def test_entropy_leads_from_the_best_permutation_to_none():
+    x0, x1 = torch.randn(2, 16, 2, generator=generator(), dtype=torch.float64)
+    best = OptimalTransport(Seen()).match(x0, x1, generator())
+    assert torch.equal(OptimalTransport(Seen(), 1e-3).match(x0, x1, generator()), best)
+    free = Seen()
+    OptimalTransport(free, math.inf)(exact_map(), x0, x1, None, generator(), 0)
+    assert torch.equal(free.x0, x0)
+
+
+def test_entropy_needs_pot(monkeypatch):
+    with pytest.raises(ValueError, match="entropy is a number, at least 0; got -1"):
+        OptimalTransport(Seen(), -1.0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install pot"):
+        OptimalTransport(Seen(), 0.1)
+
+
 def test_coupled_flow_matching_has_less_variance():
     """In the plane, of Gaussian data: matched pairs leave less of I_t' unexplained by I_t."""
     x0, x1, _, _ = pairs(512)

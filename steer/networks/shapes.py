@@ -1,0 +1,13 @@
+"""What networks say to samples of another shape than they were built for."""
+
+from torch import Tensor
+
+
+def check_images(x: Tensor, channels: int, unit: int, network: str) -> None:
+    """Raises ValueError unless x is (B, channels, H, W), with H and W divisible by `unit`."""
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"this {network} takes images (B, {channels}, H, W); got {tuple(x.shape)}")
+    if x.shape[-1] % unit or x.shape[-2] % unit:
+        raise ValueError(
+            f"this {network} takes images whose sides divide by {unit}; got {tuple(x.shape[-2:])}: pad them"
+        )
