@@ -29,7 +29,14 @@ from recipes.tables import CONTEST, contest, left_out, markdown, measured, words
 from steer.progress import shown_by, track
 from steer.samplers import BestOfN, Result
 
-PANELS = ("reward_mean", "heldout_reward_mean", "judge_accuracy", "diversity", "law_distance", "log_z_error")
+PANELS = {  # in which way each is better
+    "reward_mean": "higher",
+    "heldout_reward_mean": "higher",
+    "judge_accuracy": "higher",
+    "diversity": "higher",
+    "law_distance": "lower",
+    "log_z_error": "0",
+}
 ACROSS, SIZES = 18, "sizes.json"  # images side by side in grid.png; where the sizes are kept
 GROWING = ("methods", "budgets", "seeds")  # of which a run that is resumed may have more or less than before
 SAID = {"sampler", "size", "candidates", "most"}  # of a method
@@ -186,15 +193,20 @@ def curves(folder: Path, metrics: Figures) -> list[Picture]:
     panels: dict[str, dict[str, list[pictures.Point]]] = {}
     rows, draws = [row for row in metrics["rows"] if "error" not in row], metrics["exact_draws"] or {}
     for name, row in [(name, row) for name in PANELS for row in rows if measured(row, name)]:
-        points = panels.setdefault(CONTEST[name], {}).setdefault(words(row["method"]), [])
+        points = panels.setdefault(titled(name), {}).setdefault(words(row["method"]), [])
         points.append(pictures.Point(row["spent"], row[name], row[f"{name.removesuffix('_mean')}_std_error"]))
     if not panels:
         return []
-    levels = {CONTEST[name]: draws[name] for name in PANELS if measured(draws, name)}
+    levels = {titled(name): draws[name] for name in PANELS if measured(draws, name)}
     ticks = sorted({row["budget"] for row in rows})
-    across, distances = "evaluations per returned sample", [CONTEST["law_distance"]]
+    across, distances = "evaluations per returned sample", [titled("law_distance")]
     pictures.contest(folder / "curves.png", panels, across, ticks, levels, distances=distances)
     return [(reading(len(metrics["seeds"])), folder / "curves.png")]
+
+
+def titled(name: str) -> str:
+    """A panel's title."""
+    return f"{CONTEST[name]} ({PANELS[name]} is better)"
 
 
 def strips(gallery: Gallery, rows: Sequence[Figures], seed: int) -> list[Picture]:

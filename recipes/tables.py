@@ -91,7 +91,10 @@ def contest(metrics: Figures) -> list[Table]:
         ]
         return caption, [["", *map(number, budgets)], *body]
 
-    spent = "What each method claims, its size for each budget, and the evaluations per returned sample it spent, as counted."
+    spent = (
+        "What each method claims (exact: in the limit of steps and particles, however few it has here), its size for each "
+        "budget, and the evaluations per returned sample it spent, as counted."
+    )
     tables = [table(spent, sized, claims)]
     for name, word in CONTEST.items():
         if any(measured(row, name) for row in cells.values()):
