@@ -29,7 +29,7 @@ from recipes.tables import CONTEST, contest, left_out, markdown, measured, words
 from steer.progress import shown_by, track
 from steer.samplers import BestOfN, Result
 
-PANELS = {  # in which way each is better
+PANELS = {  # in which way each is better, where the law aimed at is not known
     "reward_mean": "higher",
     "heldout_reward_mean": "higher",
     "judge_accuracy": "higher",
@@ -193,20 +193,23 @@ def curves(folder: Path, metrics: Figures) -> list[Picture]:
     panels: dict[str, dict[str, list[pictures.Point]]] = {}
     rows, draws = [row for row in metrics["rows"] if "error" not in row], metrics["exact_draws"] or {}
     for name, row in [(name, row) for name in PANELS for row in rows if measured(row, name)]:
-        points = panels.setdefault(titled(name), {}).setdefault(words(row["method"]), [])
+        points = panels.setdefault(titled(name, draws), {}).setdefault(words(row["method"]), [])
         points.append(pictures.Point(row["spent"], row[name], row[f"{name.removesuffix('_mean')}_std_error"]))
     if not panels:
         return []
-    levels = {titled(name): draws[name] for name in PANELS if measured(draws, name)}
+    levels = {titled(name, draws): draws[name] for name in PANELS if measured(draws, name)}
     ticks = sorted({row["budget"] for row in rows})
-    across, distances = "evaluations per returned sample", [titled("law_distance")]
+    across, distances = "evaluations per returned sample", [titled("law_distance", draws)]
     pictures.contest(folder / "curves.png", panels, across, ticks, levels, distances=distances)
     return [(reading(len(metrics["seeds"])), folder / "curves.png")]
 
 
-def titled(name: str) -> str:
+def titled(name: str, draws: Figures) -> str:
     """A panel's title."""
-    return f"{CONTEST[name]} ({PANELS[name]} is better)"
+    better = (
+        "as exact draws have it" if PANELS[name] == "higher" and measured(draws, name) else f"{PANELS[name]} is better"
+    )
+    return f"{CONTEST[name]} ({better})"
 
 
 def strips(gallery: Gallery, rows: Sequence[Figures], seed: int) -> list[Picture]:
