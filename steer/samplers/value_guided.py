@@ -24,7 +24,7 @@ from steer.tilt import Value
 class ValueGuided(Stepwise[Tensor]):
     """The value-guided ODE and SDE. Exact as steps grow with the exact value, biased with any other.
 
-    The first step is unguided: at t = 0 nothing is known of where a sample lands, c_t is infinite and grad V_t zero.
+    At t = 0, c_t is infinite and grad V_t zero; the first step asks for their product in its middle instead.
 
     Args:
         steps: Euler-Maruyama steps.
@@ -57,18 +57,16 @@ class ValueGuided(Stepwise[Tensor]):
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
         eps, tilt, schedule = noise_level(self.eps, run, s, t), run.tilt, run.flow_map.schedule
         assert tilt is not None
-        push = eps + float(schedule.c_t((s + t) / 2))
+        at = s or (s + t) / 2
+        push = eps + float(schedule.c_t(at))
 
         def drift(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Tensor:
-            if s == 0:
-                velocity, rises = run.flow_map.velocity(x, s, cond), torch.zeros_like(x)
-            else:
-                asked = Asked(run.flow_map, x, s, cond, run.generators[int(prompt[0])])
-                view = rise(Value(tilt.with_scale(scale), self.lookahead), asked, "Svdd or BestOfN", in_time=False)
-                assert view.velocity is not None
-                velocity, rises = view.velocity, view.slope
+            value = Value(tilt.with_scale(scale), self.lookahead)
+            asked = Asked(run.flow_map, x, at, cond, run.generators[int(prompt[0])])
+            view = rise(value, asked, "Svdd or BestOfN", in_time=False, velocity=at == s)
+            velocity = run.flow_map.velocity(x, s, cond) if view.velocity is None else view.velocity
             score = schedule.score(schedule.from_velocity(velocity, x, s), x, s) if eps else 0.0
-            return velocity + push * rises + eps * score
+            return velocity + push * view.slope + eps * score
 
         drifts = self.in_batches(drift, run, x, tilt.scale_for(len(x)), run.prompt, apart=self.lookahead.random)
         run.record(t=t)

@@ -26,9 +26,9 @@ GUIDED = [
     # Three draws cost this world no network, but a reward each; in pieces as well, and at t = 1 there is one.
     (TrajectoryTilting(N, Posterior(3)), (N, 0, 3 * N + 1, 3 * N)),
     (TrajectoryTilting(N, Posterior(3, at_once=1)), (N, 0, 3 * N + 1, 3 * N)),
-    # The first step is unguided.
-    (ValueGuided(N, Denoiser()), (N, N - 1, N, N - 1)),
-    (ValueGuided(N, Glass(2, steps=1)), (N + 4 * (N - 1), 4 * (N - 1), 2 * (N - 1) + 1, 2 * (N - 1))),
+    # The first step looks ahead from its middle, where the drift has no velocity to share.
+    (ValueGuided(N, Denoiser()), (N + 1, N, N + 1, N)),
+    (ValueGuided(N, Glass(2, steps=1)), (5 * N, 4 * N, 2 * N + 1, 2 * N)),
     (TrajectoryTilting(N, Glass(3, steps=1, at_once=2)), (7 * N, 6 * N, 3 * N + 1, 3 * N)),
 ]
 UNGUIDED = [

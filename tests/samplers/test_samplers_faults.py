@@ -43,8 +43,8 @@ FIRST_POTENTIAL = {
     "beams, posterior": 0.25,
     "rollover, posterior": 0.25,
     "svdd, less noise": 0.25,
-    "ValueGuided": 0.25,
-    "value-guided ode": 0.25,
+    "ValueGuided": 0.125,
+    "value-guided ode": 0.125,
     **{f"plug and play, {d}": 0.25 for d in ("map", "half way")},
 }  # when it first asks the reward; others wait for t = 1
 REWARD = Quadratic([0.0, 0.0], 1.0)
