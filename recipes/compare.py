@@ -4,7 +4,6 @@ A cell is a method at a budget with a seed. All its chance is keyed by the three
 a run that was stopped goes on where it was, to the same numbers.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from recipes.publish import publish
 from recipes.rehearsal import rehearse
 from recipes.sizes import Fit, Plan, Price, Sizer
 from recipes.tables import CONTEST, contest, left_out, markdown, measured, words
+from steer.data.stream import key
 from steer.progress import shown_by, track
 from steer.samplers import BestOfN, Result
 
@@ -37,8 +37,8 @@ PANELS = {  # in which way each is better, where the law aimed at is not known
     "law_distance": "lower",
     "log_z_error": "0",
 }
-ACROSS, SIZES = 18, "sizes.json"  # images side by side in grid.png; where the sizes are kept
-GROWING = ("methods", "budgets", "seeds")  # of which a run that is resumed may have more or less than before
+ACROSS, SIZES = 18, "plans.json"  # images side by side in grid.png; where the sizes are kept
+FREE = ("methods", "budgets", "seeds")  # to change when a run is resumed: what was measured of them is kept by itself
 SAID = {"sampler", "size", "candidates", "most"}  # of a method
 BEST = {"best_of_N_by_1_jump": 1, "best_of_N_by_4_jumps": 4}  # what is added where no method is best of N
 
@@ -59,18 +59,22 @@ def compare(job: Job) -> Path:
     rehearse(flow_map, x0, measure)
 
     exact = closed_form(model.flow_map, tilt) if prompts.cond is None else None
-    folder = run_folder.resume(config, GROWING) if config.run.resume else None
+    folder = run_folder.to_resume(config, FREE) if config.run.resume else None
     plans = plans_of(methods, budgets, folder, job.quiet)
-    folder, scales = folder or run_folder.create(config), Scales(measure, exact)
+    scales = Scales(measure, exact)
+    if folder is None:
+        folder = run_folder.create(config)
+    else:
+        run_folder.save(config, folder)
     (folder / "cells").mkdir(exist_ok=True)
-    write(folder / SIZES, plans)
+    write(folder / SIZES, {name: {"method": methods[name].said, "plan": plan} for name, plan in plans.items()})
     cells: dict[tuple[str, float], list[Figures]] = {(name, b): [] for name in methods for b in budgets}
     todo = [(seed, name, b) for seed in seeds for name, b in cells if str(b) in plans[name].fits]
     with bar("cells", job.quiet):
         for seed, name, b in track(todo):
-            path, key = path_of(folder, name, b, seed), (str(seed), name, str(b))
+            path, chance = path_of(folder, name, methods[name], b, seed), (str(seed), name, str(b))
             with shown_by(iter):
-                cells[name, b].append(cell(path, methods[name], plans[name], b, key, scales, seed == seeds[0]))
+                cells[name, b].append(cell(path, methods[name], plans[name], b, chance, scales, seed == seeds[0]))
 
     rows = [{"method": m, "budget": b, **average_row(methods[m], plans[m], b, done)} for (m, b), done in cells.items()]
     draws, last = scales.of_draws(config.particles), [row for row in rows if row["budget"] == budgets[-1]]
@@ -78,7 +82,7 @@ def compare(job: Job) -> Path:
     title, claim_line, tables = f"Comparison: {folder.name}", rules(price), [*contest(metrics), *left_out(metrics)]
     (folder / "compare.md").write_text(markdown(title, f"{claim_line} {reading(len(seeds))}", tables))
     gallery = Gallery(folder, model.shape, decode, prompts.titles)
-    drawn = [*curves(folder, metrics), *strips(gallery, last, seeds[0])]
+    drawn = [*curves(folder, metrics), *strips(gallery, last, methods, seeds[0])]
     return publish(folder, job, metrics, title, claim_line, drawn, tables)
 
 
@@ -107,7 +111,7 @@ def methods_of(config: DictConfig, arena: Arena, price: Price) -> dict[str, Size
     methods: Any = OmegaConf.to_container(config.methods)
 
     def method(
-        name: str, sampler: Any, size: str | None = None, candidates: int | None = None, most: float = math.inf
+        name: str, sampler: Any, size: str | None = None, candidates: int | None = None, most: float | None = None
     ) -> Sizer:
         try:
             return Sizer(sampler, size, candidates, arena, price, most)
@@ -122,7 +126,7 @@ def budgets_of(config: DictConfig) -> list[float]:
     budgets = list(config.budgets)
     if not budgets or not all(isinstance(b, int | float) and b > 0 for b in budgets):
         raise ValueError(f"budgets is a list of evaluations per returned sample, such as [30, 100]; got {budgets}")
-    return sorted(set(budgets))
+    return sorted(set(map(float, budgets)))
 
 
 def seeds_of(config: DictConfig) -> list[int]:
@@ -140,7 +144,7 @@ def plans_of(methods: dict[str, Sizer], budgets: list[float], folder: Path | Non
     Raises:
         ValueError: no method can be run, or none within one of the budgets.
     """
-    plans = {} if folder is None else kept_plans(folder / SIZES, set(methods), budgets)
+    plans = {} if folder is None else kept_plans(folder / SIZES, methods, budgets)
     with bar("sizes", quiet):
         for name in track([name for name in methods if name not in plans]):
             with shown_by(iter):
@@ -155,13 +159,15 @@ def plans_of(methods: dict[str, Sizer], budgets: list[float], folder: Path | Non
     return plans
 
 
-def kept_plans(path: Path, names: set[str], budgets: list[float]) -> dict[str, Plan]:
-    """The plans in a file, those of the methods that are asked for and that know of all budgets."""
-    kept = {name: Plan(*plan) for name, plan in read(path).items() if name in names} if path.exists() else {}
-    kept = {name: plan._replace(fits={b: Fit(*fit) for b, fit in plan.fits.items()}) for name, plan in kept.items()}
-    return {
-        name: plan for name, plan in kept.items() if {str(b) for b in budgets} <= plan.fits.keys() | plan.errors.keys()
-    }
+def kept_plans(path: Path, methods: dict[str, Sizer], budgets: list[float]) -> dict[str, Plan]:
+    """The plans in a file, of the methods that are still what they were, if they know of all budgets."""
+    found = {}
+    for name, kept in (read(path) if path.exists() else {}).items():
+        plan = Plan(*kept["plan"])
+        same = name in methods and kept["method"] == methods[name].said
+        if same and {str(b) for b in budgets} <= plan.fits.keys() | plan.errors.keys():
+            found[name] = plan._replace(fits={b: Fit(*fit) for b, fit in plan.fits.items()})
+    return found
 
 
 # --- what it shows ----------------------------------------------------------------------------------------------------
@@ -212,18 +218,22 @@ def titled(name: str, draws: Figures) -> str:
     return f"{CONTEST[name]} ({better})"
 
 
-def strips(gallery: Gallery, rows: Sequence[Figures], seed: int) -> list[Picture]:
+def strips(gallery: Gallery, rows: Sequence[Figures], methods: dict[str, Sizer], seed: int) -> list[Picture]:
     """grid.png: images of every method at the largest budget, of the first seed."""
     done = [row for row in rows if "error" not in row]
     if len(gallery.shape) != 3 or not done:
         return []
     panels = {}
     for row in done:
-        kept = load_file(path_of(gallery.folder, row["method"], row["budget"], seed).with_suffix(".safetensors"))
-        panels[words(row["method"])] = Result(kept["x"], kept["log_w"], None)
+        path = path_of(gallery.folder, row["method"], methods[row["method"]], row["budget"], seed)
+        if (samples := path.with_suffix(".safetensors")).exists():  # not where it was another run's second seed
+            kept = load_file(samples)
+            panels[words(row["method"])] = Result(kept["x"], kept["log_w"], None)
+    if not panels:
+        return []
     return gallery.samples(panels, columns=max(ACROSS // len(panels), 2))
 
 
-def path_of(folder: Path, method: str, budget: float, seed: int) -> Path:
-    """Where a cell is kept."""
-    return folder / "cells" / f"{quote(method, safe='')}_{budget:g}_{seed}.json"
+def path_of(folder: Path, name: str, method: Sizer, budget: float, seed: int) -> Path:
+    """Where a cell is kept, by all that it depends on."""
+    return folder / "cells" / f"{quote(name, safe='')}_{budget:g}_{seed}_{key(str(budget), str(method.said)):016x}.json"

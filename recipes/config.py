@@ -36,7 +36,7 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
     for given, where in ((file, name), (line, "the command line")):
         refuse_unknown(given, defaults, command, where)
     merged = merge(defaults, file)
-    refuse_nothing(line, merged)
+    refuse_nothing(line, merged, "the command line")
     merged = merge(merged, line)
     if gap := next(gaps(merged), None):
         raise ValueError(f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add {gap}=...")
@@ -50,7 +50,11 @@ def extended(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{' extends '.join((*above, name))}: configs cannot go round in a circle")
     content = read(find(name))
     base = content.pop("extends", None)
-    return content if base is None else merge(extended(str(base), (*above, name)), content)
+    if base is None:
+        return content
+    below = extended(str(base), (*above, name))
+    refuse_nothing(content, below, name)
+    return merge(below, content)
 
 
 def shipped() -> list[str]:
@@ -111,14 +115,13 @@ def refuse_unknown(given: dict, known: dict, command: str, where: str, path: str
             refuse_unknown(value, known[key], command, where, f"{path}{key}.")
 
 
-def refuse_nothing(line: dict, config: dict, path: str = "") -> None:
-    """Raises ValueError where the command line takes out what is not there."""
-    for key, value in line.items():
-        if value is None and key not in config:
-            raise ValueError(f"{path + str(key)}=null takes out nothing{nearest(key, config) or ': there is none'}")
-        below = config.get(key)
-        if isinstance(value, dict) and isinstance(below, dict) and not {"_target_"} & (value.keys() | below.keys()):
-            refuse_nothing(value, below, f"{path}{key}.")
+def refuse_nothing(given: dict, config: dict, where: str) -> None:
+    """Raises ValueError where a null would take a method, or a sampler, out that is not there."""
+    for section in ("methods", "samplers"):
+        known = config.get(section) or {}
+        for name, value in (given.get(section) or {}).items():
+            if value is None and name not in known:
+                raise ValueError(f"{where}: {section}.{name}=null takes out nothing{nearest(str(name), known)}")
 
 
 def is_section(value: Any) -> bool:

@@ -45,27 +45,34 @@ def dropped_if_refused(folder: Path) -> Iterator[None]:
         raise
 
 
-def resume(config: DictConfig, growing: Collection[str] = ()) -> Path:
+def resume(config: DictConfig) -> Path:
     """The newest folder of that name, its config.yaml brought up to date.
-
-    Args:
-        config: of the run.
-        growing: keys under which there may be more or less than before; what is called the same must be the same.
 
     Raises:
         ValueError: there is none, or it was started with other settings, `run` and `trainer` apart.
     """
     if WORKER in os.environ:
         return Path(os.environ[WORKER])
+    folder = to_resume(config)
+    save(config, folder)
+    return folder
+
+
+def to_resume(config: DictConfig, free: Collection[str] = ()) -> Path:
+    """The newest folder of that name, as it is; under the keys in `free` its config may say anything. Raises as `resume`."""
     folder = newest(Path(config.run.dir))
     if folder is None:
         raise ValueError(f"there is no run {config.run.dir} to resume; start it without run.resume=true")
     before, now = (OmegaConf.to_container(c) for c in (OmegaConf.load(folder / "config.yaml"), config))
-    if changed := difference(before, now, growing):
+    if changed := difference(before, now, free):
         raise ValueError(f"{folder} was started with other settings, of {changed}; resume with the same, or start anew")
+    return folder
+
+
+def save(config: DictConfig, folder: Path) -> None:
+    """Writes config.yaml."""
     with naming(folder):
         OmegaConf.save(config, folder / "config.yaml")
-    return folder
 
 
 def newest(wanted: Path) -> Path | None:
@@ -79,17 +86,10 @@ def newest(wanted: Path) -> Path | None:
     return runs[max(runs)] if runs else None
 
 
-def difference(before: Any, now: Any, growing: Collection[str] = ()) -> str:
+def difference(before: Any, now: Any, free: Collection[str] = ()) -> str:
     """The first key on which two configs differ, or nothing; how long to train and where may differ."""
-    for key in sorted((before.keys() | now.keys()) - {"run", "trainer"}):
-        old, new = before.get(key), now.get(key)
-        if key not in growing and old != new:
-            return key
-        if isinstance(old, dict) and isinstance(new, dict):
-            for name in sorted(old.keys() & new.keys()):
-                if old[name] != new[name]:
-                    return f"{key}.{name}"
-    return ""
+    keys = (before.keys() | now.keys()) - {"run", "trainer", *free}
+    return next((key for key in sorted(keys) if before.get(key) != now.get(key)), "")
 
 
 def names(wanted: Path) -> Iterator[Path]:

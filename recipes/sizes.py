@@ -84,7 +84,7 @@ class Sizer:
         size: what is solved for: CANDIDATES, the dotted name of an integer setting, or None to find out.
         candidates: the noise particles of a call, where they are not the size; None for the samples of a prompt.
         arena, price: what it is run on, and what that costs.
-        most: the largest budget it is run at.
+        most: the largest budget it is run at; None for no bound.
 
     Raises:
         ValueError: a size that is no integer setting, or a number of candidates below 1.
@@ -95,7 +95,7 @@ class Sizer:
     candidates: int | None
     arena: Arena
     price: Price
-    most: float = math.inf
+    most: float | None = None
     trials: dict[int, Fit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,8 +105,13 @@ class Sizer:
             raise ValueError(f"size is one of {known}; got {self.size!r}{nearest(str(self.size), self.settings)}")
         if self.candidates is not None and (type(self.candidates) is not int or self.candidates < 1):
             raise ValueError(f"candidates is a whole number, at least 1; got {self.candidates!r}")
-        if not isinstance(self.most, int | float) or self.most <= 0:
+        if self.most is not None and (type(self.most) not in (int, float) or not self.most > 0):
             raise ValueError(f"most is the largest budget it is run at, above 0; got {self.most!r}")
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the config says of it."""
+        return {"sampler": self.node, "size": self.size, "candidates": self.candidates, "most": self.most}
 
     def plan(self, budgets: Sequence[float]) -> Plan:
         """The largest size for each budget, or why there is none. The least is None for what cannot be run at all."""
@@ -117,7 +122,7 @@ class Sizer:
         plan = Plan(setting, least.cost, {}, {})
         for b in budgets:
             try:
-                if b > self.most:
+                if self.most is not None and b > self.most:
                     raise ValueError(f"not run above most={self.most:g}")
                 plan.fits[str(b)] = self.largest(b)
             except ValueError as error:

@@ -2,11 +2,11 @@
 
     python -m recipes.figures.fashion_quality      # half an hour on one core; stopped, it goes on where it was
 
-The velocity is always that of the shipped map, so that what changes is the look-ahead alone: jumps of a small U-Net after 100,
-300 and 1000 steps of self-distillation from nothing, and the shipped map's. In their place: the denoiser, which is what a model
-without jumps has, and nothing. Steered to ten classes by trajectory tilting, by noise optimisation and by the best of N single
-jumps, at 150 forward-equivalents a sample as in `fashion_steering`. Across, the Frechet distance of 5000 single jumps: how good
-the map is.
+The velocity is always that of the shipped map, and no jump is taken to follow it, so that what changes is the look-ahead alone:
+jumps of a small U-Net after 100, 300 and 1000 steps of self-distillation from nothing, and the shipped map's. In their place:
+the denoiser, which is what a model without jumps has, and nothing. Steered to ten classes by trajectory tilting, by noise
+optimisation and by the best of N single jumps, at 150 forward-equivalents a sample as in `fashion_steering`. Across, the
+Frechet distance of 5000 single jumps: how good the map is.
 """
 
 from functools import partial
@@ -104,7 +104,7 @@ def tilting(lookahead: Lookahead, passes: int, budget: int) -> TrajectoryTilting
 
 
 METHODS: dict[str, Method] = {
-    "FMTT": Method(partial(tilting, MapJump(), 4)),
+    "FMTT": Method(partial(tilting, MapJump(trusted=False), 4)),
     "noise optimisation": Method(lambda b: NoiseOptimisation(b // 3 - 1, max_batch=160)),
     "best of N single jumps": Method(lambda b: BestOfN(Jump(1, max_batch=320)), lambda b: b),
 }

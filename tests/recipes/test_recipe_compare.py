@@ -15,6 +15,7 @@ from recipes import pictures
 from recipes.arena import Arena
 from recipes.cells import over_seeds
 from recipes.cli import main
+from recipes.config import CONFIGS
 from recipes.sizes import CANDIDATES, Price, Sizer, integer_settings, with_setting
 from rewards import Quadratic
 from steer import counting
@@ -180,7 +181,7 @@ def figures_of(folder, *drop):
 
 def test_the_ring(steer):
     folder = Path(steer(*RING, "seeds=4", "particles=200", "budgets=[4,40]"))
-    files = {"config.yaml", "metrics.json", "compare.md", "report.html", "curves.png", "sizes.json", "cells"}
+    files = {"config.yaml", "metrics.json", "compare.md", "report.html", "curves.png", "plans.json", "cells"}
     assert {path.name for path in folder.iterdir()} == files
     rows = figures_of(folder)
     assert len(rows) == 5 * 2
@@ -219,16 +220,20 @@ def test_stopped_and_resumed(steer, monkeypatch):
     monkeypatch.setattr("recipes.compare.cell", stops)
     assert main([*RING, *TWO, "run.dir=parts"]) == 130
     assert "go on from its last cell: steer compare" in steer.capsys.readouterr().err
-    before = {path.name: path.read_text() for path in Path("parts/cells").glob("*.json")}
+    before = cells_of("parts")
     assert len(before) == 3
     monkeypatch.setattr("recipes.compare.cell", real)
     monkeypatch.setattr("recipes.sizes.Sizer.plan", None)  # sizes are kept too
     assert steer(*RING, *TWO, "run.dir=parts", "run.resume=true") == "parts"
     assert {name: Path("parts/cells", name).read_text() for name in before} == before
     assert figures_of("parts") == figures_of(whole)
-    changed = "methods.FK_steering.sampler.every=4"
-    says = "other settings, of methods.FK_steering"
-    assert says in steer.fails(*RING, *TWO, "run.dir=parts", "run.resume=true", changed)
+    assert "other settings, of reward" in steer.fails(
+        *RING, *TWO, "run.dir=parts", "run.resume=true", "reward.precision=2"
+    )
+
+
+def cells_of(folder):
+    return {path.name: path.read_text() for path in Path(folder, "cells").glob("*.json")}
 
 
 def test_a_run_grows(steer):
@@ -236,10 +241,45 @@ def test_a_run_grows(steer):
     more = ["budgets=[6,9,13]", "seeds=3"]
     whole = steer(*RING, *TWO[1:], *more, "run.dir=whole")
     steer(*RING, *TWO, "run.dir=parts")
-    before = {path.name: path.read_text() for path in Path("parts/cells").glob("*.json")}
-    steer(*RING, *TWO[1:], *more, "run.dir=parts", "run.resume=true")
-    assert {name: Path("parts/cells", name).read_text() for name in before} == before
+    before = cells_of("parts")
+    resumed = ["run.dir=parts", "run.resume=true"]
+    steer(*RING, *TWO[1:], *resumed)
+    steer(*RING, *TWO[1:], *more, *resumed)
+    assert {name: cells_of("parts")[name] for name in before} == before
     assert figures_of("parts") == figures_of(whole)
+
+
+def test_a_method_that_changed_is_measured_anew(steer):
+    """Also where it was left out in between; and one that is as it was, is not."""
+    resumed, changed = ["run.dir=parts", "run.resume=true", "seeds=1"], "methods.FK_steering.sampler.every=2"
+    whole = steer(*RING, *TWO, "seeds=1", changed)
+    first = figures_of(steer(*RING, *TWO, "seeds=1", "run.dir=parts"))
+    steer(*RING, *TWO, *resumed, "methods.FK_steering=null")
+    assert figures_of(steer(*RING, *TWO, *resumed, changed)) == figures_of(whole)
+    assert figures_of(whole) != first
+    before = cells_of("parts")
+    assert figures_of(steer(*RING, *TWO, *resumed)) == first
+    assert cells_of("parts") == before
+
+
+def test_budgets_are_numbers_and_seeds_may_be_fewer(steer, fashion):
+    """Of images too, whose pictures are of the first seed."""
+    images = ["compare", "fashion/compare", *fashion, "particles=2", "budgets=[3]", "run.dir=images"]
+    methods = OmegaConf.load(CONFIGS / "fashion/compare.yaml").methods
+    images += [f"methods.{name}=null" for name in methods if name != "best_of_N_by_1_jump"]
+    steer(*images)
+    steer(*images, "run.resume=true", "seeds=[1]")
+    steer(*RING, *TWO, "run.dir=parts")
+    before = cells_of("parts")
+    steer(*RING, *TWO, "run.dir=parts", "run.resume=true", "budgets=[6.0,13.0]", "seeds=[1]")
+    assert cells_of("parts") == before
+
+
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(steer):
+    steer(*RING, *TWO, "run.dir=parts", "seeds=1")
+    before = Path("parts/config.yaml").read_text()
+    assert "budgets has 0.1" in steer.fails(*RING, *TWO, "run.dir=parts", "run.resume=true", "budgets=[0.1]")
+    assert Path("parts/config.yaml").read_text() == before
 
 
 def test_a_cell_depends_on_its_key_alone(steer):
@@ -319,6 +359,8 @@ def test_images(steer, fashion):
         (["methods.FK_steering.candidates=0"], "candidates is a whole number, at least 1"),
         (["methods.FK_steering.budget=3"], "methods.FK_steering has a sampler, and may have size, candidates and most"),
         (["methods.FK_stearing=null"], "methods.FK_stearing=null takes out nothing; did you mean 'FK_steering'"),
+        (["methods.FK_steering.most=true"], "most is the largest budget it is run at, above 0; got True"),
+        (["methods.FK_steering.most=.nan"], "most is the largest budget it is run at, above 0; got nan"),
         (["methods.FK_steering.most=0"], "most is the largest budget it is run at, above 0; got 0"),
         (["methods.mine=3"], "methods.mine has a sampler"),
         (["methods.FK_steering.sampler.stepz=3"], "takes no argument 'stepz'; did you mean 'steps'"),
