@@ -40,7 +40,7 @@ class MirrorLikeness(Reward):
 
 
 class DeflatedSize(Reward):
-    """-(kilobytes of the image after zlib at its best), as in a PNG file: another idea of simple than JPEG's."""
+    """-(kilobytes of the image after zlib at its best): another idea of simple than JPEG's."""
 
     differentiable = False
     why_not_differentiable = "DeflatedSize counts bytes."

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from steer.flow_map import Cond
 from steer.networks.conditioning import Condition, NoCondition
+from steer.networks.shapes import check_vectors
 
 
 class Mlp(nn.Module):
@@ -52,8 +53,7 @@ class Mlp(nn.Module):
         cond: Cond = None,
         beside: Float[Tensor, "b more"] | None = None,
     ) -> Float[Tensor, "b dim"]:
-        if x.shape[1:] != (self.last.out_features,):
-            raise ValueError(f"this Mlp takes samples (B, {self.last.out_features}); got {tuple(x.shape)}")
+        check_vectors(x, self.last.out_features, "Mlp")
         with torch.autocast(x.device.type, enabled=False):  # half precision would round the times
             numbers = [x / self.data_std, torch.stack((s, t), dim=1).to(x.dtype)]
             if self.frequencies:

@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import Generic, Literal, TypeVar
+from operator import index
+from typing import Generic, Literal, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -164,8 +165,9 @@ class Stepwise(Sampler, Generic[State]):
     """
 
     def __init__(self, steps: int, max_batch: int | None = None):
-        if not isinstance(steps, int):
+        if isinstance(steps, bool) or not isinstance(steps, SupportsIndex):
             raise ValueError(f"{type(self).__name__} takes a whole number of steps first; got {steps!r}")
+        steps = index(steps)
         if steps < 1:
             raise ValueError(f"{type(self).__name__} needs at least one step; got steps={steps}")
         if max_batch is not None and max_batch < 1:

@@ -13,12 +13,14 @@ from torch import Tensor
 from steer.flow_map import Cond, ResidualMap
 from steer.training.base import Loss, Objective
 
+ITERATIONS, UNEVEN = 10000, 0.01  # of Sinkhorn: when to give up, and how far rows and columns may be from even
+
 
 class OptimalTransport(Objective):
     """Another objective on the batch with its noise matched to its data by the plan of least mean |x0 - x1|^2.
 
     Without entropy the plan is a matching, found exactly. With it, the plan is Sinkhorn's, by POT, and every x1 draws its noise
-    from its row: less sure of the match, as a Schroedinger bridge is, and quicker on large batches.
+    from its row: less sure of the match, as a Schroedinger bridge is.
 
     Each x1 still meets N(0, I) noise on average, so every objective keeps its minimiser's law at t = 1, but the path of laws
     is another one: x0 and x1 are no longer independent, the denoiser is that of the matched pairs, and conversions between
@@ -35,8 +37,8 @@ class OptimalTransport(Objective):
 
     def __init__(self, objective: Objective, entropy: float = 0.0):
         super().__init__()
-        if not entropy >= 0:
-            raise ValueError(f"entropy is a number, at least 0; got {entropy}")
+        if not isinstance(entropy, int | float) or not entropy >= 0:
+            raise ValueError(f"entropy is a number, at least 0; got {entropy!r}")
         if 0 < entropy < math.inf and importlib.util.find_spec("ot") is None:
             raise ValueError("a plan with entropy is found by POT; pip install pot, or leave entropy at 0")
         self.objective, self.guidance, self.entropy = objective, objective.guidance, entropy
@@ -59,5 +61,12 @@ class OptimalTransport(Objective):
             return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=x0.device)
         import ot
 
-        plan = ot.sinkhorn([], [], cost / cost.mean(), self.entropy, method="sinkhorn_log", numItermax=10000)
+        scale = float(cost.mean()) or 1.0
+        plan, log = ot.sinkhorn(
+            [], [], cost / scale, self.entropy, "sinkhorn_log", numItermax=ITERATIONS, warn=False, log=True
+        )
+        if not log["err"][-1] < UNEVEN / len(plan):
+            raise ValueError(
+                f"Sinkhorn's plan did not settle in {ITERATIONS} iterations; raise entropy={self.entropy:g}, or set 0"
+            )
         return torch.multinomial(plan.to(generator.device), 1, generator=generator)[:, 0].to(x0.device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from steer.checkpoint import difference
 from steer.flow_map import Cond, FlowMap
+from steer.networks.shapes import WrongShape
 
 
 class Teacher(nn.Module, ABC):
@@ -121,7 +122,7 @@ class Frozen(Teacher):
             shape = teacher.velocity(one, 0.5, told).shape
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, WrongShape) as error:
             raise ValueError(f"{self._misfit(x)}: {str(error).splitlines()[0]}") from error
         if shape != one.shape:
             raise ValueError(f"{self._misfit(x)}: its velocity has shape {tuple(shape[1:])}")

@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from ball import Ball
@@ -13,6 +14,7 @@ from steer.lookahead import Denoiser, Identity, Posterior
 from steer.samplers import (
     BestOfN,
     FkSteering,
+    Jump,
     Ode,
     PathWeights,
     ReversalWeights,
@@ -147,10 +149,16 @@ def test_samples_that_run_away_are_not_blamed_on_the_reward(far):
 def test_what_is_no_number_of_steps_and_what_is_not_built():
     with pytest.raises(ValueError, match=r"TrajectoryTilting takes a whole number of steps first; got 2.5"):
         TrajectoryTilting(2.5)
-    with pytest.raises(ValueError, match=r"a whole number of steps first; got Denoiser\(\)|got <steer"):
+    with pytest.raises(
+        ValueError, match=r"TrajectoryTilting takes a whole number of steps first; got <steer\.lookahead\.Denoiser"
+    ):
         TrajectoryTilting(Denoiser())
-    sampler = TrajectoryTilting(2, lookahead=Denoiser())
-    sampler.lookahead = Denoiser
+    with pytest.raises(ValueError, match="whole number of steps first; got True"):
+        Sde(True)
+    assert Sde(np.int64(3)).steps == 3
+    with pytest.raises(ValueError, match="BestOfN takes a sampler; got the class Jump: build one, Jump\\(\\)"):
+        BestOfN(Jump)
+    sampler = TrajectoryTilting(2, lookahead=Denoiser)
     message = str(raised(ValueError, sampler, noise(1, 2, 2), Tilt(REWARD)))
     assert message == "lookahead is the class Denoiser; build one: lookahead=Denoiser()"
 

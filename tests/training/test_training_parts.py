@@ -387,8 +387,12 @@ def test_with_entropy_noise_is_drawn_from_sinkhorns_plan(entropy):
 
 def test_entropy_leads_from_the_best_permutation_to_none():
     x0, x1 = torch.randn(2, 16, 2, generator=generator(), dtype=torch.float64)
-    best = OptimalTransport(Seen()).match(x0, x1, generator())
-    assert torch.equal(OptimalTransport(Seen(), 1e-3).match(x0, x1, generator()), best)
+    near, best = x0.flip(0) + 0.01 * x1, torch.arange(15, -1, -1)
+    for entropy in (0.0, 1e-3):
+        assert torch.equal(OptimalTransport(Seen(), entropy).match(x0, near, generator()), best)
+    with pytest.raises(ValueError, match="did not settle in 10000 iterations; raise entropy=1e-09, or set 0"):
+        OptimalTransport(Seen(), 1e-9).match(x0, x1, generator())
+    assert OptimalTransport(Seen(), 0.1).match(x0[:1], x0[:1], generator()).tolist() == [0]
     free = Seen()
     OptimalTransport(free, math.inf)(exact_map(), x0, x1, None, generator(), 0)
     assert torch.equal(free.x0, x0)
