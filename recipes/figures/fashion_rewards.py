@@ -5,23 +5,27 @@
 
 Runs `steer compare` on fashion/compare and its four variants and puts their curves together: held-out reward, judge's accuracy
 (of the class that was asked for) and diversity. Printed for each method that steers single particles: the evaluations it needs
-to reach the held-out reward that best of N has at 1000 evaluations, and the factor saved.
+to reach the held-out reward that the better best of N (single jumps, or four) has at 1000 evaluations, and the factor saved.
 """
 
 import json
 import math
 import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from recipes.cli import main as steer
+from recipes.config import load
 from recipes.figures.cells import FOLDER, Cells
 from recipes.tables import words
 from recipes.verdicts import markdown
+from steer.data.stream import key
 
 REWARDS = {"class": "compare", **{name: f"compare-{name}" for name in ("left", "symmetry", "two", "jpeg")}}
 TITLES = {
@@ -32,7 +36,7 @@ TITLES = {
     "jpeg": "small JPEG (no gradient)",
 }
 PANELS = {"heldout_reward_mean": "held-out reward", "judge_accuracy": "judge's accuracy", "diversity": "diversity"}
-REFERENCE, AT = "best_of_N_by_1_jump", 1000
+HELDOUT, REFERENCES, AT = "heldout_reward_mean", ("best_of_N_by_1_jump", "best_of_N_by_4_jumps"), 1000
 KEPT = ("method", "budget", "claim", "setting", "size", "spent", "error")
 METHODS = (
     *(
@@ -58,6 +62,12 @@ ONE_BY_ONE = (
 Row = dict[str, Any]
 
 
+def cell_of(name: str) -> str:
+    """The key of a comparison's rows: another once its config is."""
+    config: Any = OmegaConf.to_container(load("compare", f"fashion/{REWARDS[name]}"))
+    return f"{name} {key(str({part: value for part, value in config.items() if part != 'run'})):016x}"
+
+
 def measure(name: str) -> list[Row]:
     """The rows of one comparison, taken up where it was stopped."""
     folder = Path("runs/figures/fashion_rewards") / name
@@ -65,8 +75,13 @@ def measure(name: str) -> list[Row]:
     if steer(["compare", f"fashion/{REWARDS[name]}", f"run.dir={folder}", "--quiet", *resume]) != 0:
         raise SystemExit(f"fashion/{REWARDS[name]} did not end; see above")
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
-    figures = [f for p in ("reward_mean", *PANELS) for f in (p, f"{p.removesuffix('_mean')}_std_error")]
-    return [{key: row[key] for key in (*KEPT, *figures) if key in row} for row in rows]
+    figures = [f for p in ("reward_mean", *PANELS) for f in (p, error_of(p))]
+    return [{part: row[part] for part in (*KEPT, *figures) if part in row} for row in rows]
+
+
+def error_of(name: str) -> str:
+    """The name of a figure's standard error."""
+    return f"{name.removesuffix('_mean')}_std_error"
 
 
 def curve(rows: Iterable[Row], method: str) -> list[Row]:
@@ -75,35 +90,43 @@ def curve(rows: Iterable[Row], method: str) -> list[Row]:
     return sorted(done.values(), key=lambda row: row["spent"])
 
 
-def needed(rows: list[Row], level: float, name: str = "heldout_reward_mean") -> float:
-    """The evaluations at which a curve first comes up to a level, straight in their logarithm; infinite if it never does."""
-    for i, row in enumerate(rows):
-        if row[name] >= level:
-            if i == 0:
-                return row["spent"]
-            low = rows[i - 1]
-            share = (level - low[name]) / (row[name] - low[name])
-            return math.exp(math.log(low["spent"]) + share * math.log(row["spent"] / low["spent"]))
+def needed(rows: list[Row], level: float, lift: float = 0.0) -> float:
+    """The evaluations at which the held-out reward first comes up to a level, straight in their logarithm; infinite if it never
+    does. The curve is lifted by so many standard errors first.
+    """
+    points = [(row["spent"], row[HELDOUT] + lift * row[error_of(HELDOUT)]) for row in rows]
+    for (low, below), (high, above) in pairwise([(points[0][0], -math.inf), *points]):
+        if above >= level:
+            share = (level - below) / (above - below) if below > -math.inf else 1.0
+            return math.exp(math.log(low) + share * math.log(high / low))
     return math.inf
 
 
 def saved(rows: list[Row]) -> list[list[str]]:
-    """For each method that steers single particles: evaluations up to the reference's held-out reward, and the factor."""
-    reference = next(row for row in rows if row["method"] == REFERENCE and row["budget"] == AT)
-    lines = []
+    """For each method that steers single particles: evaluations up to the held-out reward of the better best of N, and the
+    factor saved, with what one standard error of both curves does to it.
+    """
+    bests = [row for row in rows if row["method"] in REFERENCES and row["budget"] == AT]
+    best = max(bests, key=lambda row: row[HELDOUT])
+    level, error, lines = best[HELDOUT], best[error_of(HELDOUT)], []
     for method in ONE_BY_ONE:
-        found = curve(rows, method)
-        if not found:
+        if not (found := curve(rows, method)):
             continue
-        n, best = (
-            needed(found, reference["heldout_reward_mean"]),
-            max(found, key=lambda row: row["heldout_reward_mean"]),
-        )
-        factor = f"{reference['spent'] / n:.3g}" if n < math.inf else "not reached"
-        top = f"{best['heldout_reward_mean']:.3f} ± {best['heldout_reward_std_error']:.3f} at {best['spent']:.0f}"
-        lines.append([words(method), f"{n:.0f}" if n < math.inf else "", factor, top])
-    level = f"{reference['heldout_reward_mean']:.3f} ± {reference['heldout_reward_std_error']:.3f} at {reference['spent']:.0f}"
-    return [*lines, [f"best of {reference['size']} single jumps", f"{reference['spent']:.0f}", "1", level]]
+        ns = [needed(found, level - k * error, k) for k in (0, 1, -1)]  # as measured; at best; at worst
+        factors = [f"{best['spent'] / n:.3g}" if n < math.inf else f"none within {found[-1]['spent']:.0f}" for n in ns]
+        first = "at least " if ns[0] == found[0]["spent"] else ""
+        up_to = f"{ns[0]:.0f}" if ns[0] < math.inf else ""
+        top = max(found, key=lambda row: row[HELDOUT])
+        lines.append([words(method), up_to, first + factors[0], f"{factors[2]} to {factors[1]}", told(top)])
+    return [
+        *lines,
+        *([f"{words(row['method'])}, N = {row['size']}", f"{row['spent']:.0f}", "", "", told(row)] for row in bests),
+    ]
+
+
+def told(row: Row) -> str:
+    """A held-out reward and what it cost."""
+    return f"{row[HELDOUT]:.3f} ± {row[error_of(HELDOUT)]:.3f} at {row['spent']:.0f}"
 
 
 def draw(table: dict[str, list[Row]]) -> None:
@@ -117,8 +140,8 @@ def draw(table: dict[str, list[Row]]) -> None:
                 if not (found := curve(rows, method)):
                     continue
                 x, y = [row["spent"] for row in found], [row[panel] for row in found]
-                error = [row[f"{panel.removesuffix('_mean')}_std_error"] for row in found]
-                style = {"linestyle": "--", "color": "#555555" if method == REFERENCE else "#a8a8a8"}
+                error = [row[error_of(panel)] for row in found]
+                style = {"linestyle": "--", "color": "#555555" if method == REFERENCES[0] else "#a8a8a8"}
                 style = style if method.startswith("best_of_N") else {"color": f"C{k}"}
                 ax.errorbar(
                     x, y, error, marker="o", markersize=3.5, capsize=2, linewidth=1.3, label=words(method), **style
@@ -143,10 +166,10 @@ def main(names: list[str]) -> None:
         raise SystemExit(f"no comparison is called {', '.join(sorted(unknown))}; there are {', '.join(REWARDS)}")
     cells = Cells("fashion_rewards")
     for name in names or REWARDS:
-        cells.get(name, lambda name=name: measure(name))  # type: ignore[misc]
-    table = {name: cells.cells[name] for name in REWARDS if name in cells.cells}
+        cells.get(cell_of(name), lambda name=name: measure(name))  # type: ignore[misc]
+    table = {name: cells.cells[cell_of(name)] for name in REWARDS if cell_of(name) in cells.cells}
     for name, rows in table.items():
-        head = ["", "evaluations up to its held-out reward", "factor", "held-out reward at best"]
+        head = ["", "evaluations up to the level", "factor", "within one standard error", "held-out reward at its best"]
         print(f"\n{TITLES[name]}\n\n{markdown([head, *saved(rows)])}")
     draw(table)
 
