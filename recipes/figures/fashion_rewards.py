@@ -1,9 +1,9 @@
 """Several rewards on Fashion-MNIST, 10 to 3000 evaluations a sample: how far each method gets on what nobody steered by.
 
-    python -m recipes.figures.fashion_rewards              # an hour on one core; stopped, it goes on where it was
+    python -m recipes.figures.fashion_rewards              # two hours on one core; stopped, it goes on where it was
     python -m recipes.figures.fashion_rewards left two     # some of them
 
-Runs `steer compare` on fashion/compare and its four variants and puts their curves together: held-out reward, judge's accuracy
+Runs `steer compare` on fashion/compare (ten classes, two seeds) and its four variants (five classes, three seeds) and puts their curves together: held-out reward, judge's accuracy
 (of the class that was asked for) and diversity. Printed for each method that steers single particles: the evaluations it needs
 to reach the held-out reward that the better best of N (single jumps, or four) has at 1000 evaluations, and the factor saved.
 """
@@ -28,6 +28,8 @@ from recipes.verdicts import markdown
 from steer.data.stream import key
 
 REWARDS = {"class": "compare", **{name: f"compare-{name}" for name in ("left", "symmetry", "two", "jpeg")}}
+SOME = ["condition.labels=[0,3,5,8,9]"]  # T-shirt, dress, sandal, bag, ankle boot
+SIZES = {"class": ["seeds=2"], **dict.fromkeys(("left", "symmetry", "two", "jpeg"), SOME)}
 TITLES = {
     "class": "class",
     "left": "brighter on the left",
@@ -64,7 +66,7 @@ Row = dict[str, Any]
 
 def cell_of(name: str) -> str:
     """The key of a comparison's rows: another once its config is."""
-    config: Any = OmegaConf.to_container(load("compare", f"fashion/{REWARDS[name]}"))
+    config: Any = OmegaConf.to_container(load("compare", f"fashion/{REWARDS[name]}", SIZES[name]))
     return f"{name} {key(str({part: value for part, value in config.items() if part != 'run'})):016x}"
 
 
@@ -72,7 +74,7 @@ def measure(name: str) -> list[Row]:
     """The rows of one comparison, taken up where it was stopped."""
     folder = Path("runs/figures/fashion_rewards") / name
     resume = ["run.resume=true"] if (folder / "config.yaml").exists() else []
-    if steer(["compare", f"fashion/{REWARDS[name]}", f"run.dir={folder}", "--quiet", *resume]) != 0:
+    if steer(["compare", f"fashion/{REWARDS[name]}", f"run.dir={folder}", "--quiet", *SIZES[name], *resume]) != 0:
         raise SystemExit(f"fashion/{REWARDS[name]} did not end; see above")
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
     figures = [f for p in ("reward_mean", *PANELS) for f in (p, error_of(p))]
