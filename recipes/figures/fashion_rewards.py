@@ -3,10 +3,10 @@
     python -m recipes.figures.fashion_rewards              # two hours on one core; stopped, it goes on where it was
     python -m recipes.figures.fashion_rewards left two     # some of them
 
-Runs `steer compare` on fashion/compare (ten classes, two seeds) and its four variants (five classes, three seeds) and puts their
-curves together: held-out reward, judge's accuracy (of the class that was asked for) and diversity. Printed for each method that
-steers single particles: the evaluations it needs to reach the held-out reward that the better best of N (single jumps, or four)
-has at 1000 evaluations, and the factor saved.
+Runs `steer compare` on fashion/compare (ten classes, two seeds) and on its four variants (five classes, three seeds). Draws
+their curves together: held-out reward, judge's accuracy (of the class that was asked for) and diversity. Printed for each
+method that steers single particles: the evaluations it needs to reach the held-out reward that the better best of N (single
+jumps, or four) has at 1000 evaluations, and the factor saved.
 """
 
 import json
