@@ -31,7 +31,7 @@ bench: $(READY)
 	$(BIN)/python -m recipes.figures.overhead
 
 figures: $(READY)
-	for name in ring_tilting plane_guidance plane_posterior step_time checkerboard fashion_steering fashion_tuning fashion_posterior fashion_objectives fashion_inverse ring_lobes verify overhead; do $(BIN)/python -m recipes.figures.$$name || exit 1; done
+	for name in ring_tilting plane_guidance plane_posterior step_time checkerboard fashion_steering fashion_tuning fashion_posterior fashion_objectives fashion_inverse ring_lobes verify fashion_rewards fashion_quality overhead; do $(BIN)/python -m recipes.figures.$$name || exit 1; done
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
