@@ -3,7 +3,7 @@
     python -m recipes.figures.fashion_rewards              # two hours on one core; stopped, it goes on where it was
     python -m recipes.figures.fashion_rewards left two     # some of them
 
-Runs `steer compare` on fashion/compare (ten classes, two seeds) and on its four variants (five classes, three seeds). Draws
+Runs `steer compare` on fashion/compare (ten classes) and on its four variants (five classes), two seeds each. Draws
 their curves together: held-out reward, judge's accuracy (of the class that was asked for) and diversity. Printed for each
 method that steers single particles: the evaluations it needs to reach the held-out reward that the better best of N (single
 jumps, or four) has at 1000 evaluations, and the factor saved.
@@ -29,7 +29,7 @@ from recipes.verdicts import markdown
 from steer.data.stream import key
 
 REWARDS = {"class": "compare", **{name: f"compare-{name}" for name in ("left", "symmetry", "two", "jpeg")}}
-SOME = ["condition.labels=[0,3,5,8,9]"]  # T-shirt, dress, sandal, bag, ankle boot
+SOME = ["condition.labels=[0,3,5,8,9]", "seeds=2"]  # T-shirt, dress, sandal, bag, ankle boot
 SIZES = {"class": ["seeds=2"], **dict.fromkeys(("left", "symmetry", "two", "jpeg"), SOME)}
 TITLES = {
     "class": "class",
