@@ -29,7 +29,8 @@ class Adaptive(Weighting):
     """sg[(L + eps)^-p] L: large residuals count for less. p = 1/2 is near a pseudo-Huber loss.
 
     It does not move a zero, but it moves the mean of noisy residuals: where the target is random given x (MeanFlow), the
-    minimiser is no longer exactly the conditional mean (Geng et al. 2025, arXiv 2505.13447, use p = 1 all the same).
+    minimiser is no longer exactly the conditional mean (Geng et al. 2025, arXiv 2505.13447, use p = 1 all the same). In few
+    dimensions it is far from it: on the checkerboard it costs MeanFlow more than a nat at 8 jumps (docs/results.md, 16).
 
     Args:
         p: power.
