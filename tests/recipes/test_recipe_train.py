@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,10 @@ def test_killed_while_tuning(steer, plane):
 def test_interrupted_while_training(steer):
     words = [*BOARD, "trainer.max_steps=100000", "pictures=null"]
     command = [sys.executable, "-m", "recipes.cli", *words]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs are deaf to
+    process = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     while process.poll() is None and not Path("runs/checkerboard-train/last.ckpt").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
