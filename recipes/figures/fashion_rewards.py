@@ -117,7 +117,7 @@ def saved(rows: list[Row]) -> list[list[str]]:
             continue
         ns = [needed(found, level - k * error, k) for k in (0, 1, -1)]  # as measured; at best; at worst
         factors = [f"{best['spent'] / n:.3g}" if n < math.inf else f"none within {found[-1]['spent']:.0f}" for n in ns]
-        first = "at least " if ns[0] == found[0]["spent"] else ""
+        first = "at least " if math.isclose(ns[0], found[0]["spent"]) else ""
         up_to = f"{ns[0]:.0f}" if ns[0] < math.inf else ""
         top = max(found, key=lambda row: row[HELDOUT])
         lines.append([words(method), up_to, first + factors[0], f"{factors[2]} to {factors[1]}", told(top)])
@@ -137,7 +137,8 @@ def draw(table: dict[str, list[Row]]) -> None:
     figure = Figure(figsize=(3.1 * len(table) + 0.6, 8.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(PANELS), len(table), squeeze=False, sharex=True)
-    for column, (name, rows) in zip(axes.T, table.items(), strict=True):
+    for i, (name, rows) in enumerate(table.items()):
+        column = axes[:, i]
         for ax, (panel, title) in zip(column, PANELS.items(), strict=True):
             for k, method in enumerate(METHODS):
                 if not (found := curve(rows, method)):
@@ -153,14 +154,21 @@ def draw(table: dict[str, list[Row]]) -> None:
             ax.grid(alpha=0.3)
             ax.tick_params(labelsize=8)
             ax.spines[["top", "right"]].set_visible(False)
-            if column is axes.T[0]:
+            if i == 0:
                 ax.set_ylabel(title, fontsize=10)
         column[0].set_title(TITLES[name], fontsize=11)
         column[-1].set_xlabel("evaluations per sample", fontsize=9)
     handles: dict[str, Any] = {}
     for ax in axes[0]:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=9, frameon=False)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=max(2, len(table)),
+        fontsize=9,
+        frameon=False,
+    )
     figure.savefig(FOLDER / "fashion_rewards.png", dpi=130)
 
 
