@@ -8,9 +8,10 @@ from torch import Tensor
 
 from recipes.measure import Measure
 from steer.flow_map import FlowMap
+from steer.networks.shapes import WrongShape
 from steer.tilt import Tilt, name_of
 
-MISFITS = (RuntimeError, TypeError, IndexError, KeyError, AttributeError)  # what torch raises when shapes do not meet
+MISFITS = (WrongShape, RuntimeError, TypeError, IndexError, KeyError, AttributeError)  # raised when shapes do not meet
 
 
 @torch.no_grad()
