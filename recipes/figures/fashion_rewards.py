@@ -146,7 +146,9 @@ def draw(table: dict[str, list[Row]]) -> None:
                 x, y = [row["spent"] for row in found], [row[panel] for row in found]
                 error = [row[error_of(panel)] for row in found]
                 style = {"linestyle": "--", "color": "#555555" if method == REFERENCES[0] else "#a8a8a8"}
-                style = style if method.startswith("best_of_N") else {"color": f"C{k}"}
+                style = (
+                    style if method.startswith("best_of_N") else {"color": f"C{k + k // 7}"}
+                )  # C7 is grey, as best of N is
                 ax.errorbar(
                     x, y, error, marker="o", markersize=3.5, capsize=2, linewidth=1.3, label=words(method), **style
                 )
