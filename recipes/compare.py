@@ -4,6 +4,7 @@ A cell is a method at a budget with a seed. All its chance is keyed by the three
 a run that was stopped goes on where it was, to the same numbers.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,9 @@ def compare(job: Job) -> Path:
                 cells[name, b].append(cell(path, methods[name], plans[name], b, chance, scales, seed == seeds[0]))
 
     rows = [{"method": m, "budget": b, **average_row(methods[m], plans[m], b, done)} for (m, b), done in cells.items()]
+    for name, reason in {row["method"]: row["error"] for row in reversed(rows) if "error" in row}.items():
+        if not any(row["method"] == name and "error" not in row for row in rows):
+            warnings.warn(f"methods.{name} is left out: {reason}", stacklevel=2)
     draws, last = scales.of_draws(config.particles), [row for row in rows if row["budget"] == budgets[-1]]
     metrics: Figures = {"method": "compare", "rows": rows, "seeds": seeds, "exact_draws": draws}
     title, claim_line, tables = f"Comparison: {folder.name}", rules(price), [*contest(metrics), *left_out(metrics)]

@@ -37,13 +37,14 @@ h1 { margin: 0; font-size: 1.75rem; line-height: 1.2; font-weight: 650; letter-s
 figure { margin: 2.25rem 0 0; }
 .paper { background: #fff; border: 1px solid var(--rule); border-radius: 6px; padding: .75rem; overflow-x: auto; }
 .paper img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-figcaption, caption { color: var(--faint); font-size: .9rem; text-align: left; text-wrap: pretty; }
+figcaption { color: var(--faint); font-size: .9rem; text-align: left; text-wrap: pretty; }
 figcaption { max-width: 50rem; }
 figcaption { margin-top: .6rem; }
 .tables { display: flex; flex-wrap: wrap; align-items: start; gap: 0 4rem; }
-.table { overflow-x: auto; margin-top: 2.5rem; }
+.table { min-width: 0; max-width: 100%; margin-top: 2.5rem; }
+.table figcaption { margin: 0 0 .5rem; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums lining-nums; }
-caption { padding-bottom: .5rem; }
 th, td { padding: .34rem 1.5rem .34rem 0; border-bottom: 1px solid var(--rule); text-align: left; }
 th { color: var(--faint); font-weight: 500; font-size: .82rem; border-bottom-color: var(--faint); }
 th.number, td.number { text-align: right; white-space: nowrap; }
@@ -150,8 +151,8 @@ def table(caption: str, rows: Sequence[Sequence[Cell]]) -> str:
     lines = [line(row, numeric, "td" if i else "th") for i, row in enumerate(rows)]
     head, body = lines[0], "".join(lines[1:])
     return (
-        f'<div class="table"><table><caption>{escape(caption)}</caption>'
-        f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
+        f'<figure class="table"><figcaption>{escape(caption)}</figcaption><div class="scroll"><table>'
+        f"<thead>{head}</thead><tbody>{body}</tbody></table></div></figure>"
     )
 
 

@@ -5,11 +5,13 @@ The largest size within a budget is searched for by secants, which an affine cos
 that the next does not, are trials as well. A size that the method refuses counts as the next smaller one.
 """
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes.arena import Arena
@@ -69,6 +71,14 @@ def integer_settings(node: Any, prefix: str = "") -> list[str]:
     return names
 
 
+def files_of(node: Any) -> list[str]:
+    """The files of one's own that a node is built from: those of file.py:Name."""
+    if isinstance(node, dict):
+        return [path for value in node.values() for path in files_of(value)]
+    path, colon, _ = node.rpartition(":") if isinstance(node, str) else ("", "", "")
+    return [path] if colon and path.endswith(".py") and Path(path).is_file() else []
+
+
 def with_setting(node: dict[str, Any], name: str, value: int) -> dict[str, Any]:
     """The node with that number under a dotted name."""
     head, _, rest = name.partition(".")
@@ -110,8 +120,9 @@ class Sizer:
 
     @property
     def said(self) -> dict[str, Any]:
-        """What the config says of it."""
-        return {"sampler": self.node, "size": self.size, "candidates": self.candidates, "most": self.most}
+        """What the config says of it, and what stands in the files that it names."""
+        code = [hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in files_of(self.node)]
+        return {"sampler": self.node, "size": self.size, "candidates": self.candidates, "most": self.most, "code": code}
 
     def plan(self, budgets: Sequence[float]) -> Plan:
         """The largest size for each budget, or why there is none. The least is None for what cannot be run at all."""

@@ -13,6 +13,17 @@ Cond: TypeAlias = Tensor | Sequence[str] | None
 """One condition per sample: class labels (b,), embeddings (b, e), prompts, or none at all."""
 
 R = TypeVar("R", bound="Reward")
+CONDITIONS = (
+    "cond",
+    "condition",
+    "label",
+    "labels",
+    "prompt",
+    "prompts",
+    "text",
+    "texts",
+    "y",
+)  # names for what is asked for
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -56,7 +67,7 @@ class Reward(nn.Module, ABC):
 class FunctionReward(Reward):
     """A plain function `f(x)` or `f(x, cond)` as a reward.
 
-    The function gets `cond` if it has an argument of that name, or a second argument without a default. What it returns
+    The function gets `cond` if it has an argument of that name, or a second one of CONDITIONS. What it returns
     is checked at each call, and what it raises comes out as one line that names it. Networks in it are frozen.
 
     Args:
@@ -124,13 +135,17 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def cond_argument(function: Callable[..., Any], name: str) -> str | None:
-    """The argument of a function that receives cond: the one of that name, else a second one without a default."""
+    """The argument of a function that receives cond: the one of that name, else a second one of CONDITIONS."""
     try:
         signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     except ValueError as error:
         raise ValueError(f"reward '{name}': expected a function with a signature: wrap it in def reward(x)") from error
     required = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in VARIADIC]
     argument = "cond" if "cond" in signature.parameters else next(iter(required[1:]), None)
+    if argument not in (None, *CONDITIONS):
+        raise ValueError(
+            f"reward '{name}': its argument '{argument}' has no value; give it a default, or call it cond if it is one"
+        )
     try:
         signature.bind(None, **({argument: None} if argument else {}))
     except TypeError as error:

@@ -133,6 +133,8 @@ def _module_from_file(path: Path) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    if (beside := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(beside)  # so that it may import its neighbours, as a script may
     try:
         spec.loader.exec_module(module)
     except Exception as error:

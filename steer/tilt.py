@@ -20,6 +20,17 @@ from steer.interpolant import Time
 from steer.lookahead import Guesses, Lookahead
 
 RewardFunction = Callable[..., Tensor]
+CONDITIONS = (
+    "cond",
+    "condition",
+    "label",
+    "labels",
+    "prompt",
+    "prompts",
+    "text",
+    "texts",
+    "y",
+)  # a reward's names for it
 MEND = "mend the reward there, or clip it (rewards.Clipped)"
 DIVERGED = "the samples run away, not the reward: take more steps, or a smaller scale or strength"
 
@@ -156,12 +167,15 @@ def no_gradient(reward: RewardFunction, instead: str) -> str:
 
 
 def _cond_argument(reward: RewardFunction) -> str | None:
-    """The argument that receives cond: the one of that name, else a second one without a default."""
+    """The argument that receives cond: the one of that name, else a second one of CONDITIONS."""
     try:
         parameters = inspect.signature(reward.forward if isinstance(reward, nn.Module) else reward).parameters
     except ValueError:  # a built-in without a signature
         return None
     if "cond" in parameters:
         return "cond"
-    named = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
-    return named[1].name if len(named) > 1 else None
+    named = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+    if len(named) > 1 and named[1] not in CONDITIONS:
+        says = "has no value; give it a default, or name it cond if it is the condition"
+        raise ValueError(f"the argument {named[1]!r} of the reward {name_of(reward)} {says}")
+    return named[1] if len(named) > 1 else None

@@ -71,6 +71,13 @@ def test_rewards_of_one_argument_are_not(reward):
     assert torch.equal(Tilt(reward)(x, torch.zeros(3)), x.sum(1))
 
 
+def test_a_second_argument_that_is_no_condition_is_refused():
+    with pytest.raises(
+        ValueError, match="the argument 'strength' of the reward <lambda> has no value; give it a default"
+    ):
+        Tilt(lambda x, strength: strength * x.sum(1))
+
+
 def test_a_reward_that_is_not_finite_is_named_with_sample_and_time():
     x = points(4)
     x[2] = 1e308

@@ -13,7 +13,7 @@ from torch import Tensor
 from steer.flow_map import Cond, ResidualMap
 from steer.training.base import Loss, Objective
 
-ITERATIONS, UNEVEN = 10000, 0.01  # of Sinkhorn: when to give up, and how far rows and columns may be from even
+ITERATIONS, UNEVEN = 2000, 0.01  # of Sinkhorn: when to give up, and how far rows and columns may be from even
 
 
 class OptimalTransport(Objective):
@@ -63,7 +63,7 @@ class OptimalTransport(Objective):
 
         scale = float(cost.mean()) or 1.0
         plan, log = ot.sinkhorn(
-            [], [], cost / scale, self.entropy, "sinkhorn_log", numItermax=ITERATIONS, warn=False, log=True
+            [], [], cost / scale, self.entropy, "sinkhorn_stabilized", numItermax=ITERATIONS, warn=False, log=True
         )
         if not log["err"][-1] < UNEVEN / len(plan):
             raise ValueError(

@@ -262,6 +262,19 @@ def test_a_method_that_changed_is_measured_anew(steer):
     assert cells_of("parts") == before
 
 
+def test_a_method_whose_file_changed_is_measured_anew(steer):
+    words = [*RING, *TWO, "methods.mine.sampler._target_=mine.py:Mine", "seeds=1", "run.dir=parts"]
+    code = (
+        "from steer.samplers import Ode\nclass Mine(Ode):\n    def finish(self, run, x): return self.weigh(run, x{})\n"
+    )
+    Path("mine.py").write_text(code.format(""))
+    first = figures_of(steer(*words))
+    Path("mine.py").write_text(code.format(" / 2"))
+    second = figures_of(steer(*words, "run.resume=true"))
+    assert second["mine", 13]["reward_mean"] != first["mine", 13]["reward_mean"]
+    assert second["FK_steering", 13] == first["FK_steering", 13]
+
+
 def test_budgets_are_numbers_and_seeds_may_be_fewer(steer, fashion):
     """Of images too, whose pictures are of the first seed."""
     images = ["compare", "fashion/compare", *fashion, "particles=2", "budgets=[3]", "run.dir=images"]
