@@ -21,9 +21,11 @@ from steer.samplers.training_free_guidance import TrainingFreeGuidance
 def dps(steps: int = 100, rho: Strength = 1.0, *, eta: float = 1.0, **more) -> TrainingFreeGuidance:
     """Diffusion Posterior Sampling (Chung et al. 2023, arXiv 2209.14687): rho alone, added to the ancestral step as it is.
 
-    The original, for y = A(x1) + noise and D = E[x1 | x_s], subtracts zeta grad_{x_s} |y - A(D)|^2, zeta = zeta' / |y - A(D)|:
-    that is rho = 2 zeta' with r(x) = -|y - A(x)|, and with zeta constant rho = zeta and r(x) = -|y - A(x)|^2. Its network also
-    predicts the variance of the step; here it is the posterior variance of DDPM. One pass forwards and backwards a step.
+    The original, for y = A(x1) + noise and D = E[x1 | x_s], subtracts zeta grad_{x_s} |y - A(D)|^2, zeta = zeta' / |y -
+    A(D)|: that is rho = 2 zeta' with r(x) = -|y - A(x)|, and with zeta constant rho = zeta and r(x) = -|y - A(x)|^2. Its
+    authors' code follows the gradient of |y - A(D)| itself, rho = scale, the norm over the whole batch; here every sample
+    has its own. Their network also predicts the variance of the step; here it is the posterior variance of DDPM. One pass
+    forwards and backwards a step.
     """
     return TrainingFreeGuidance(steps, rho, eta=eta, **more)
 
@@ -52,9 +54,10 @@ def freedom(
 ) -> TrainingFreeGuidance:
     """FreeDoM (Yu et al. 2023, arXiv 2303.09833): rho alone, added to x_t as it is, and every step taken n_recur times.
 
-    The original repeats ("time travel") on a middle stretch of the path only: give n_recur as a function of t. Its ancestral
-    step has the forward variance of DDPM; here it is the posterior variance. Its public code sets rho by norms over the
-    whole batch, so that samples depend on their batch mates; `norm` does so for each sample by itself.
+    The original repeats ("time travel") on a middle stretch of the path only: give n_recur as a function of t. Its authors'
+    code takes the ancestral step with the posterior variance, as here, for CLIP, with rho by norms over the whole batch, so
+    that samples depend on their batch mates (`norm` does so for each by itself); for faces it takes DDIM at eta = 1/2 with
+    rho proportional to alpha_s, and no push in the last steps.
     """
     return TrainingFreeGuidance(steps, rho, n_recur=n_recur, eta=eta, **more)
 
@@ -62,8 +65,9 @@ def freedom(
 def mpgd(steps: int = 100, mu: Strength = 1.0, *, n_iter: int = 1, eta: float = 0.0, **more) -> TrainingFreeGuidance:
     """Manifold Preserving Guided Diffusion (He et al. 2023, arXiv 2311.16424): mu alone, nothing through the network.
 
-    The original moves the clean guess by c_t times the gradient there and takes the DDIM step with the noise as it was. This
-    is its shortcut without a projection; the variants that project the guess by an autoencoder are not here.
+    The original moves the clean guess by c_t times the gradient there and takes the DDIM step with the noise as it was; its
+    authors' code has c_t = scale / alpha_s. This is its shortcut without a projection; the variants that project the guess
+    by an autoencoder are not here.
     """
     return TrainingFreeGuidance(steps, 0.0, mu, n_iter=n_iter, eta=eta, **more)
 
