@@ -13,17 +13,8 @@ Cond: TypeAlias = Tensor | Sequence[str] | None
 """One condition per sample: class labels (b,), embeddings (b, e), prompts, or none at all."""
 
 R = TypeVar("R", bound="Reward")
-CONDITIONS = (
-    "cond",
-    "condition",
-    "label",
-    "labels",
-    "prompt",
-    "prompts",
-    "text",
-    "texts",
-    "y",
-)  # names for what is asked for
+# What a reward may call its condition; as in steer.tilt, which does not know this module.
+CONDITIONS = ("cond", "condition", "label", "labels", "prompt", "prompts", "text", "texts", "y")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 

@@ -22,6 +22,15 @@ from steer.solvers import Rk4, Solver
 Cond = Any  # None, or one entry per sample: class labels (B,), embeddings (B, E), or a list of B strings
 
 
+def for_particles(cond: Cond, particles: int) -> Cond:
+    """One entry per prompt -> one per sample, the particles of a prompt side by side."""
+    if cond is None:
+        return None
+    if isinstance(cond, Tensor):
+        return cond.repeat_interleave(particles, dim=0)
+    return [entry for entry in cond for _ in range(particles)]
+
+
 class FlowMap(nn.Module, ABC):
     """X_{s,t} with its velocity and schedule. x is (B, *shape); s and t are numbers or have shape (B,)."""
 

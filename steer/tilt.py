@@ -20,17 +20,8 @@ from steer.interpolant import Time
 from steer.lookahead import Guesses, Lookahead
 
 RewardFunction = Callable[..., Tensor]
-CONDITIONS = (
-    "cond",
-    "condition",
-    "label",
-    "labels",
-    "prompt",
-    "prompts",
-    "text",
-    "texts",
-    "y",
-)  # a reward's names for it
+# What a reward may call its condition; as in rewards.base, which does not know this module.
+CONDITIONS = ("cond", "condition", "label", "labels", "prompt", "prompts", "text", "texts", "y")
 MEND = "mend the reward there, or clip it (rewards.Clipped)"
 DIVERGED = "the samples run away, not the reward: take more steps, or a smaller scale or strength"
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.flow_map import for_particles
 from steer.metrics.batches import in_batches
 from steer.metrics.estimate import PromptMean
 
@@ -41,17 +41,9 @@ class HeldoutReward(PromptMean):
             ValueError: if the reward is not of shape (B,) or not finite.
         """
         prompts, particles = x.shape[:2]
-        values = in_batches(self.reward, x.flatten(0, 1), self.max_batch, _per_particle(cond, particles))
+        values = in_batches(self.reward, x.flatten(0, 1), self.max_batch, for_particles(cond, particles))
         if values.ndim != 1:
             raise ValueError(
                 f"expected a reward of shape (B,), got {tuple(values.shape)}; return one number per sample"
             )
         self.add(values.reshape(prompts, particles), log_w)
-
-
-def _per_particle(cond: Any, particles: int) -> Any:
-    if cond is None:
-        return None
-    if isinstance(cond, torch.Tensor):
-        return cond.repeat_interleave(particles, 0)
-    return [entry for entry in cond for _ in range(particles)]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steer import counting
 from steer.counting import Evaluations
-from steer.flow_map import Cond, FlowMap
+from steer.flow_map import Cond, FlowMap, for_particles
 from steer.progress import track
 from steer.resampling import log_mean_exp
 from steer.tilt import NonFiniteReward, Tilt
@@ -69,7 +69,7 @@ class Run:
         if tilt is not None and tilt.scale.ndim and len(tilt.scale) != self.prompts:
             raise ValueError(f"a tilt has one scale, or one per prompt, {self.prompts} of them; got {len(tilt.scale)}")
         self.flow_map, self.tilt, self.device = flow_map, tilt, x0.device
-        self.cond = _repeat(cond, self.particles)
+        self.cond = for_particles(cond, self.particles)
         self.prompt = torch.arange(self.prompts).repeat_interleave(self.particles)  # of each sample of the batch
         seeds = torch.randint(
             2**62, (self.prompts,), generator=generator, device=generator.device if generator else "cpu"
@@ -245,11 +245,3 @@ class Stepwise(Sampler, Generic[State]):
         return run.by_prompt(
             self.in_batches(lambda x, scale, cond: tilt.with_scale(scale)(x, cond, 1.0), run, x, tilt.scale_for(len(x)))
         )
-
-
-def _repeat(cond: Cond, times: int) -> Cond:
-    if cond is None:
-        return None
-    if isinstance(cond, Tensor):
-        return cond.repeat_interleave(times, dim=0)
-    return [entry for entry in cond for _ in range(times)]

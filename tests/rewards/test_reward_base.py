@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+import rewards.base
+import steer.tilt
 from rewards import Brightness, FunctionReward, as_reward
 
 
@@ -104,3 +106,9 @@ def test_a_function_can_be_declared_without_gradient():
     reward = FunctionReward(plain, differentiable=False)
     assert not reward.differentiable
     assert "best-of-n" in reward.instead
+
+
+def test_both_packages_know_the_condition_by_the_same_names():
+    assert rewards.base.CONDITIONS == steer.tilt.CONDITIONS
+    with pytest.raises(ValueError, match="its argument 'strength' has no value; give it a default, or call it cond"):
+        as_reward(lambda x, strength: strength * x.sum(1))
