@@ -68,7 +68,7 @@ def compare(job: Job) -> Path:
     else:
         run_folder.save(config, folder)
     (folder / "cells").mkdir(exist_ok=True)
-    write(folder / SIZES, {name: {"method": methods[name].said, "plan": plan} for name, plan in plans.items()})
+    write(folder / SIZES, {name: {"method": asked(methods[name]), "plan": plan} for name, plan in plans.items()})
     cells: dict[tuple[str, float], list[Figures]] = {(name, b): [] for name in methods for b in budgets}
     todo = [(seed, name, b) for seed in seeds for name, b in cells if str(b) in plans[name].fits]
     with bar("cells", job.quiet):
@@ -163,12 +163,17 @@ def plans_of(methods: dict[str, Sizer], budgets: list[float], folder: Path | Non
     return plans
 
 
+def asked(method: Sizer) -> dict[str, Any]:
+    """What a method's plan depends on."""
+    return {**method.said, "most": method.most}
+
+
 def kept_plans(path: Path, methods: dict[str, Sizer], budgets: list[float]) -> dict[str, Plan]:
     """The plans in a file, of the methods that are still what they were, if they know of all budgets."""
     found = {}
     for name, kept in (read(path) if path.exists() else {}).items():
         plan = Plan(*kept["plan"])
-        same = name in methods and kept["method"] == methods[name].said
+        same = name in methods and kept["method"] == asked(methods[name])
         if same and {str(b) for b in budgets} <= plan.fits.keys() | plan.errors.keys():
             found[name] = plan._replace(fits={b: Fit(*fit) for b, fit in plan.fits.items()})
     return found

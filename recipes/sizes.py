@@ -120,9 +120,9 @@ class Sizer:
 
     @property
     def said(self) -> dict[str, Any]:
-        """What the config says of it, and what stands in the files that it names."""
+        """What a run of it at some size depends on: what the config says, and what stands in the files that it names."""
         code = [hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in files_of(self.node)]
-        return {"sampler": self.node, "size": self.size, "candidates": self.candidates, "most": self.most, "code": code}
+        return {"sampler": self.node, "size": self.size, "candidates": self.candidates, "code": code}
 
     def plan(self, budgets: Sequence[float]) -> Plan:
         """The largest size for each budget, or why there is none. The least is None for what cannot be run at all."""

@@ -262,6 +262,17 @@ def test_a_method_that_changed_is_measured_anew(steer):
     assert cells_of("parts") == before
 
 
+def test_a_method_that_may_spend_more_keeps_what_it_has(steer):
+    words = [*RING, *TWO, "seeds=1", "run.dir=parts"]
+    first = figures_of(steer(*words, "methods.FK_steering.most=6"))
+    assert first["FK_steering", 13]["error"] == "not run above most=6"
+    before = cells_of("parts")
+    lifted = figures_of(steer(*words, "run.resume=true"))
+    assert "error" not in lifted["FK_steering", 13]
+    assert {name: cells_of("parts")[name] for name in before} == before
+    assert len(cells_of("parts")) == len(before) + 1
+
+
 def test_a_method_whose_file_changed_is_measured_anew(steer):
     words = [*RING, *TWO, "methods.mine.sampler._target_=mine.py:Mine", "seeds=1", "run.dir=parts"]
     code = (
