@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -25,7 +26,8 @@ RUNS = {
     "verify": "hold a sampling method against known laws; exit code 1 if it claims to be exact and does not pass",
 }
 
-KEPT = {"train": "checkpoint", "tune": "checkpoint", "compare": "cell"}  # what a run that is stopped goes on from
+# What a run that is stopped goes on from, and which of its files that is.
+KEPT = {"train": ("checkpoint", "last.ckpt"), "tune": ("checkpoint", "last.ckpt"), "compare": ("cell", "cells/*.json")}
 
 
 class OneLine(argparse.ArgumentParser):
@@ -57,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0, 1 for a claim that fails, 2 for bad input, 130 when interrupted."""
+    """Runs one command; returns its exit code: 0, 1 for a claim that fails, 2 for bad input, 3 for an exception that nobody
+    foresaw (most often in a file of one's own), 130 when interrupted.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser().parse_known_args(words)  # key=value may come before and after options
     if strange := [word for word in rest if word.startswith("-") or arguments.command not in RUNS]:
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(arguments, rest, "steer " + shlex.join(words))
     except KeyboardInterrupt:
-        print(f"steer: interrupted{how_to_resume(words)}", file=sys.stderr)
+        print(f"steer: interrupted{how_to_resume(words, folder_of(arguments, rest))}", file=sys.stderr)
         return 130
     except ClaimFailed as failed:
         print(failed.folder)
@@ -77,6 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"steer: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if arguments.traceback:
+            raise
+        print(f"steer: error: {unforeseen(error)}", file=sys.stderr)
+        return 3
     return 0
 
 
@@ -99,12 +108,34 @@ def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
         print(recipe(Job(config, command, arguments.quiet)))
 
 
-def how_to_resume(words: Sequence[str]) -> str:
-    """What to type after Ctrl-C."""
-    if words[0] not in KEPT:
+def unforeseen(error: Exception) -> str:
+    """Kind, message, and the last place in code that is not an installed package's: one's own file, or ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts] or frames
+    message = " ".join(str(error).split()) or "no message"
+    return (
+        f"{type(error).__name__} at {ours[-1].filename}:{ours[-1].lineno}, in {ours[-1].name}: {message};"
+        " --traceback shows the way there"
+    )
+
+
+def how_to_resume(words: Sequence[str], folder: Path | None) -> str:
+    """What to type after Ctrl-C, if there is something in the run folder to go on from."""
+    what, files = KEPT.get(words[0], ("", ""))
+    if folder is None or not what or not any(folder.glob(files)):
         return "; nothing of it was kept"
     again = [word for word in words if not word.startswith("run.resume=")]
-    return f"; to go on from its last {KEPT[words[0]]}: {shlex.join(['steer', *again, 'run.resume=true'])}"
+    return f"; to go on from its last {what}: {shlex.join(['steer', *again, 'run.resume=true'])}"
+
+
+def folder_of(arguments: argparse.Namespace, rest: list[str]) -> Path | None:
+    """The newest folder of that run, if it has one yet."""
+    from recipes.config import load
+    from recipes.run_folder import newest
+
+    if arguments.command not in RUNS:
+        return None
+    return newest(Path(load(arguments.command, arguments.config, [*arguments.overrides, *rest]).run.dir))
 
 
 if __name__ == "__main__":

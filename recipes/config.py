@@ -106,7 +106,7 @@ def refuse_unknown(given: dict, known: dict, command: str, where: str, path: str
     """Raises ValueError at the first key of `given` that `known` does not have."""
     for key, value in given.items():
         if key not in known:
-            near = nearest(key, known) or f"; it knows {', '.join(known)}"
+            near = nearest(key, known, path=path) or f"; it knows {', '.join(path + name for name in known)}"
             raise ValueError(f"{where}: steer {command} knows no key {path + str(key)!r}{near}")
         if is_section(known[key]):
             if not isinstance(value, dict):
@@ -178,7 +178,7 @@ def resolved(merged: dict[str, Any], name: str) -> DictConfig:
     return config
 
 
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
-    """ "; did you mean ...?", or nothing."""
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, path: str = "") -> str:
+    """ "; did you mean ...?", the path before it, or nothing."""
     close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=cutoff)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {path + close[0]!r}?" if close else ""

@@ -12,9 +12,9 @@ from recipes.drawing import Gallery
 from recipes.job import Job
 from recipes.measure import Figures, Measure
 from recipes.progress import bar
-from recipes.publish import publish
+from recipes.publish import Headline, publish
 from recipes.rehearsal import rehearse
-from recipes.tables import Table
+from recipes.tables import Table, words
 from recipes.yardsticks import Yardstick
 from steer.data.stream import keyed_generator
 from steer.samplers import Result, Sampler
@@ -26,7 +26,7 @@ def evaluate(job: Job) -> Path:
     """Runs the config and returns the run folder."""
     config = job.config
     model, prompts, yardstick = parts.model_of(config), parts.prompts_of(config), parts.make(config.yardstick)
-    samplers = {name: parts.sampler_of(node) for name, node in config.samplers.items()}
+    samplers = {name: parts.sampler_of(node) for name, node in config.samplers.items() if node is not None}
     flow_map, decode = parts.told(model.flow_map, config), parts.decode_of(config)
     if not isinstance(yardstick, Yardstick):
         raise ValueError(f"yardstick is one of recipes.yardsticks; got a {type(yardstick).__name__}")
@@ -59,16 +59,29 @@ def evaluate(job: Job) -> Path:
     drawn = gallery.samples({name.replace("_", " "): result for name, (result, _) in results.items()})
     whose = config.model if isinstance(config.model, str) else "the map"
     claim_line = f"The samples of {whose}, held against data."
-    return publish(folder, job, metrics, f"Evaluation: {folder.name}", claim_line, drawn, [table(metrics)])
+    title = f"Evaluation: {folder.name}"
+    return publish(folder, job, metrics, title, claim_line, drawn, [table(metrics)], headline(metrics))
+
+
+def rows_of(metrics: Figures) -> dict[str, Figures]:
+    """The figures of each sampler, and of data against data."""
+    return {**metrics["samplers"], FLOOR: metrics["floor"]}
+
+
+def headline(metrics: Figures) -> Headline:
+    """The first figure of the yardstick, of all."""
+    rows = rows_of(metrics)
+    first = next(iter(rows[FLOOR]))
+    return [(f"{words(first)}, {words(row)}", figures[first]) for row, figures in rows.items()]
 
 
 def table(metrics: Figures) -> Table:
     """A row for each sampler, and one for data against data."""
-    rows: dict[str, Figures] = {**metrics["samplers"], FLOOR: metrics["floor"]}
+    rows = rows_of(metrics)
     names = [name for name in next(iter(rows.values())) if not name.endswith("std_error")]
     body: list[list[Any]] = [
-        [row.replace("_", " "), *(report.plus_minus(f.get(name), f.get(f"{name}_std_error")) for name in names)]
+        [words(row), *(report.plus_minus(f.get(name), f.get(f"{name}_std_error")) for name in names)]
         for row, f in rows.items()
     ]
     caption = f"{metrics['samples']:,} samples each. A distance is as good as it gets at the last row's."
-    return caption, [["", *(name.replace("_", " ") for name in names)], *body]
+    return caption, [["", *map(words, names)], *body]

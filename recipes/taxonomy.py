@@ -29,6 +29,9 @@ b_t, and any one of three identities; a method chooses one, where the gradient s
 | Eulerian | d_s X_{s,t} + grad X_{s,t} b_s = 0 | u = b_s + (t-s) (d_s u + grad u b_s) |
 | semigroup | X_{r,t} o X_{s,r} = X_{s,t} | u_{s,t} = (1-g) u_{s,r} + g u_{r,t}(X_{s,r}), r = g s + (1-g) t |
 
+Or it does without: `Trajectory` follows a velocity b along x' = b_t(x) and holds the jumps against the path, u_{s,t}(x_s) =
+(x_t - x_s) / (t - s).
+
 Each name below is built by `steer.training.named(name, steps, student, teacher)`; in a config, under `loop.objective`:
 `{_target_: steer.training.named, name: lsd, steps: "${trainer.max_steps}"}`. Cost is of one sample off the diagonal: F a
 forward of the network, J a forward with its derivative (about two), B a backward; a sample on the diagonal costs 1 F + 1 B.
@@ -120,6 +123,8 @@ def times(joint: Joint) -> str:
             words = "to data (t = 1)"
         case AnyPair():
             words = "two, either order"
+        case OnGrid(n=1):
+            words = "from noise to data"
         case Dyadic() | OnGrid():
             words = "two, on a grid"
         case _:

@@ -22,7 +22,9 @@ def resolve(name: str) -> Any:
     """The object called `name`: "package.module.Name" or "path/to/file.py:Name". Raises ValueError in one line."""
     if ".py:" in name:
         path, _, attribute = name.rpartition(":")
-        return _attribute(_module_from_file(Path(path)), attribute, path)
+        module = _module_from_file(Path(path))
+        made = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
+        return _attribute(module, attribute, path, made)
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ValueError(f"{name!r} is no dotted path; write package.module.Name or path/to/file.py:Name")
@@ -102,11 +104,15 @@ def _check_arguments(target: Any, name: str, arguments: dict[str, Any]) -> None:
         raise ValueError(f"{name} needs {', '.join(missing)}, which the config does not give")
 
 
-def _attribute(owner: Any, attribute: str, where: str) -> Any:
+def _attribute(owner: Any, attribute: str, where: str, known: Collection[str] = ()) -> Any:
+    """`known`: the names to suggest, where not all of the owner's are worth it."""
     try:
         return getattr(owner, attribute)
     except AttributeError:
-        names = {*dir(owner), *(module.name for module in pkgutil.iter_modules(getattr(owner, "__path__", [])))}
+        names = known or {
+            *dir(owner),
+            *(module.name for module in pkgutil.iter_modules(getattr(owner, "__path__", []))),
+        }
         public = {n for n in names if not n.startswith("_")}
         raise ValueError(f"{where} has no {attribute!r}{_nearest(attribute, public)}") from None
 

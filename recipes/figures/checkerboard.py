@@ -12,6 +12,7 @@ from 50 000 samples; samples of the law itself have .005.
 import copy
 import statistics
 import time
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,14 @@ from steer.loops import Diverged, Trapezoid, Warmup
 from steer.metrics import GridKl
 from steer.samplers import Jump, Ode, Sampler
 from steer.solvers import Euler
-from steer.training import METHODS, Joint, Objective, ToData, named
+from steer.training import METHODS, Joint, Objective, OnGrid, ToData, named
 
 STEPS, BATCH, SEEDS, JUMPS = 2000, 512, (0, 1), (1, 2, 4, 8, 16)
 TIMED, ROUNDS_TIMED = 60, 3  # steps of a training that is timed, and how often
 SAMPLES, BINS, EXTENT = 50_000, 32, 2.0
 ROUNDS = (16, 8, 4, 2, 1)  # of progressive distillation: jumps of the student of each
 
+ALONE = "One jump alone"
 PAGE = Path("docs/checkerboard.md")
 Maps = dict[int, FlowMap]
 
@@ -87,15 +89,17 @@ def teacher(seed: int) -> ResidualMap:
 
 
 def learned(name: str, steps: int, seed: int) -> Maps:
-    """By number of jumps, the map to take them with: one map for all, but for progressive distillation's rounds."""
+    """By number of jumps, the map to take them with: one for all, but for progressive distillation's rounds, and none where
+    the method learns one jump alone.
+    """
     if name == "progressive":
         return progressive(steps, seed)
     if name == "flow-matching" and steps == STEPS:
         return dict.fromkeys(JUMPS, teacher(seed))
     given = teacher(seed) if source(name) == "teacher" else None
     flow_map = student(seed)
-    start = copy.deepcopy(flow_map)
-    return dict.fromkeys(JUMPS, train(flow_map, named(name, steps, start, given), steps, seed))
+    objective = named(name, steps, copy.deepcopy(flow_map), given)
+    return dict.fromkeys((1,) if family(name) == ALONE else JUMPS, train(flow_map, objective, steps, seed))
 
 
 def progressive(steps: int, seed: int) -> Maps:
@@ -141,7 +145,7 @@ def measure(name: str, steps: int, seed: int) -> dict[str, Any]:
         maps = learned(name, steps, seed)
     except Diverged as error:
         return {"steps": steps, "diverged": str(error)}
-    return {"steps": steps, "kl": [kl(maps[jumps], sampler(name, jumps)) for jumps in JUMPS]}
+    return {"steps": steps, "kl": [kl(maps[k], sampler(name, k)) if k in maps else None for k in JUMPS]}
 
 
 Row = dict[str, Any]
@@ -153,7 +157,13 @@ def row(table: Cells, name: str, steps: int) -> Row:
     if any("diverged" in cell for cell in cells):
         return {"steps": steps, "kl": None, "spread": None}
     kls = list(zip(*(cell["kl"] for cell in cells), strict=True))
-    return {"steps": steps, "kl": [statistics.mean(k) for k in kls], "spread": [max(k) - min(k) for k in kls]}
+    means, spreads = ([of(k) if None not in k else None for k in kls] for of in (statistics.mean, spread))
+    return {"steps": steps, "kl": means, "spread": spreads}
+
+
+def spread(numbers: Sequence[float]) -> float:
+    """Between the largest and the least."""
+    return max(numbers) - min(numbers)
 
 
 def affordable(table: Cells, name: str) -> int:
@@ -164,26 +174,29 @@ def affordable(table: Cells, name: str) -> int:
 
 def numbers(row: Row) -> str:
     """KL by number of jumps, as cells of a table."""
-    return " | ".join(f"{kl:.3f}" for kl in row["kl"]) if row["kl"] else " | ".join(["diverged"] * len(JUMPS))
+    kls = row["kl"] or ["diverged"] * len(JUMPS)
+    return " | ".join("" if kl is None else kl if isinstance(kl, str) else f"{kl:.3f}" for kl in kls)
 
 
 HEAD = """# The checkerboard table
 
 Written by `python -m recipes.figures.checkerboard`. KL(data || samples) after 1, 2, 4, 8 and 16 jumps (Euler steps for flow
 matching, jumps to data with fresh noise for consistency models), the mean of {seeds} seeds; 50 000 samples on 32 x 32 cells
-that fit the board; samples of the law itself have .005. One network for all, an MLP of 4 x 256 that sees sines of x; batches of
-{batch}, Adam at 1e-3 with a linear decay over the last third, moving average .995; progressive distillation alone starts from
-its teacher's weights. At equal steps: {steps} each. At equal cost: as many as cost what {steps} steps of `lsd` do. `cost` is
-the time of a training against flow matching's, measured on {timed} steps that pass through all phases of a long one, data,
-optimizer and averages included. A teacher's own training is not counted. The two seeds differ by {typical:.3f} in the median
-cell, by {most:.3f} at the most.
+that fit the board; samples of the law itself have .005; blank where a method learns one jump alone. One network for all, an
+MLP of 4 x 256 that sees sines of x; batches of {batch}, Adam at 1e-3 with a linear decay over the last third, moving average
+.995; progressive distillation alone starts from its teacher's weights. At equal steps: {steps} each. At equal cost: as many
+as cost what {steps} steps of `lsd` do. `cost` is the time of a training against flow matching's, measured on {timed} steps
+that pass through all phases of a long one, data, optimizer and averages included. A teacher's own training is not counted.
+The two seeds differ by {typical:.3f} in the median cell, by {most:.3f} at the most.
 
 """
 
 
 def page(costs: dict[str, float], by_steps: dict[str, Row], by_cost: dict[str, Row]) -> str:
     """docs/checkerboard.md."""
-    spreads = [gap for rows in (by_steps, by_cost) for row in rows.values() for gap in row["spread"] or ()]
+    spreads = [
+        gap for rows in (by_steps, by_cost) for row in rows.values() for gap in row["spread"] or () if gap is not None
+    ]
     head = HEAD.format(
         seeds=len(SEEDS), batch=BATCH, steps=STEPS, timed=TIMED, typical=statistics.median(spreads), most=max(spreads)
     )
@@ -200,18 +213,24 @@ def family(name: str) -> str:
     joint = named(name, STEPS, student(0), student(0))
     if not isinstance(joint, Joint) or joint.off_diagonal is None:
         return ""
-    if isinstance(joint.pairs, ToData):
-        return "Consistency: to data alone"
+    match joint.pairs:
+        case ToData():
+            return "Consistency: to data alone"
+        case OnGrid(n=1):
+            return ALONE
     return joint.off_diagonal.card.notion.split(",")[0].capitalize()
 
 
 def draw(rows: dict[str, Row]) -> None:
-    """KL against jumps at equal cost, a panel for each notion, flow matching in all."""
-    families = [name for name in dict.fromkeys(map(family, rows)) if name]
+    """KL against jumps at equal cost, a panel for each notion; flow matching, and what knows one jump alone, in all."""
+    families = [name for name in dict.fromkeys(map(family, rows)) if name not in ("", ALONE)]
     figure = Figure(figsize=(4 * len(families), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     for ax, notion in zip(figure.subplots(1, len(families), sharey=True), families, strict=True):
         ax.plot(JUMPS, rows["flow-matching"]["kl"], "--", color="#888888", label="flow-matching, Euler")
+        for name, row in rows.items():
+            if family(name) == ALONE and row["kl"]:
+                ax.plot(JUMPS[:1], row["kl"][:1], "x", color="#888888", label=name)
         for name, row in rows.items():
             if family(name) == notion and row["kl"]:
                 ax.plot(JUMPS, row["kl"], marker="o", markersize=3.5, label=name)

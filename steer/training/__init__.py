@@ -31,6 +31,7 @@ from steer.training.times import (
     ToData,
     Uniform,
 )
+from steer.training.trajectory import Trajectory
 from steer.training.velocity_matching import VelocityMatching
 from steer.training.weightings import Adaptive, Learned, Plain, Weighting
 from steer.training.zoo import METHODS, named
@@ -85,6 +86,7 @@ __all__ = [
     "Teacher",
     "TimeLaw",
     "ToData",
+    "Trajectory",
     "TwoLegs",
     "Uniform",
     "VelocityMatching",

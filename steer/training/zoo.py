@@ -25,6 +25,7 @@ from steer.training.lagrangian import AverageLagrangian, Lagrangian
 from steer.training.semigroup import Semigroup
 from steer.training.teachers import Average, Frozen
 from steer.training.times import AnyPair, Dyadic, Grouped, LogitNormal, OnGrid, SortedPair, ToData
+from steer.training.trajectory import Trajectory
 from steer.training.weightings import Adaptive
 
 
@@ -215,6 +216,14 @@ METHODS = (
         "teacher",
         "Kim et al. 2024, arXiv 2310.02279",
         "the adversarial term and the LPIPS metric",
+    ),
+    # The flow itself, simulated
+    Method(
+        "knowledge-distillation",
+        lambda c: Joint(None, Trajectory(c.grid, shared=1), pairs=OnGrid(1), velocity=c.frozen()),
+        "teacher",
+        "Luhman & Luhman 2021, arXiv 2101.02388",
+        "its sampler (DDIM): Heun's method, of grid steps, on the teacher's own path",
     ),
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.cli import main
+from recipes.cli import how_to_resume, main
 from steer import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,8 @@ number = 3
         ([*RING[:-1], "model._target_=rewards.Brightness"], "model is a flow map"),
         ([*RING, "reward=nowhere.py:f"], "there is no file nowhere.py"),
         ([*RING, "reward=rewards.py:loos"], "has no 'loos'; did you mean 'loose'"),
+        ([*RING, "reward=rewards.py:tarch"], "has no 'tarch'; there are: crooked, later_nan, loose, two, wrong_type"),
+        ([*RING, "tilt.scal=1"], "knows no key 'tilt.scal'; did you mean 'tilt.scale'"),
         ([*RING, "reward=rewards.py:loose"], "reward 'loose' raised KeyError: 'lost'"),
         ([*RING, "reward=rewards.py:crooked"], "expected a tensor of shape (1,), one number per sample"),
         ([*RING, "reward=rewards.py:wrong_type"], "expected a tensor of shape (1,), one number per sample, got float"),
@@ -114,10 +116,40 @@ def test_traceback_on_request(steer):
         main([*RING, "model=nowhere", "--traceback"])
 
 
+SAMPLER = """
+from steer.samplers import Jump
+class Broken(Jump):
+    def __call__(self, *args, **kwargs):
+        return {}["x0"]
+"""
+
+
+def test_an_exception_in_a_file_of_ones_own_is_one_line_that_says_where(steer, capsys):
+    Path("mine.py").write_text(SAMPLER)
+    broken = [*RING[:2], "particles=8", "base.steps=2", "model.steps=4", "sampler._target_=mine.py:Broken"]
+    assert main([*broken, "--quiet"]) == 3
+    says = capsys.readouterr().err
+    where = Path("mine.py").resolve()
+    assert says.splitlines()[-1].startswith(f"steer: error: KeyError at {where}:5, in __call__: 'x0'; --traceback")
+    with pytest.raises(KeyError):
+        main([*broken, "--quiet", "--traceback"])
+
+
 def test_interrupted(steer, plane, monkeypatch, capsys):
     monkeypatch.setattr("steer.samplers.Jump.__call__", interrupt)
     assert main([*RING, f"model={plane}", "base._target_=steer.samplers.Jump"]) == 130
     assert "nothing of it was kept" in capsys.readouterr().err
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on_where_there_is_something_to_go_on_from(steer, monkeypatch, capsys):
+    small = ["train", "checkerboard/train", "model.network.width=4", "data.batch_size=4", "trainer.max_steps=4"]
+    monkeypatch.setattr("steer.training.FlowMatching.forward", interrupt)
+    assert main([*small, "--quiet"]) == 130
+    assert "nothing of it was kept" in capsys.readouterr().err
+    folder = Path("runs/checkerboard-train")
+    (folder / "last.ckpt").touch()
+    again = how_to_resume(["train", "checkerboard/train", "run.resume=false"], folder)
+    assert again == "; to go on from its last checkpoint: steer train checkerboard/train run.resume=true"
 
 
 def interrupt(*_):

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipes.cli import main
+from recipes.report import number
 from rewards import load_classifier
 from steer import checkpoint
 
@@ -72,7 +74,7 @@ def test_training_goes_on_from_a_run_that_never_ended(steer):
         torch.testing.assert_close(weight, kept[name], rtol=0, atol=1e-9)
 
 
-def test_training_leaves_a_map_that_loads(steer):
+def test_training_leaves_a_map_that_loads(steer, capsys):
     folder = Path(steer(*BOARD))
     left = {path.name for path in folder.iterdir()}
     assert left >= {
@@ -100,6 +102,11 @@ def test_training_leaves_a_map_that_loads(steer):
     assert evaluated["samplers"].keys() == {*(f"{k}_jumps" for k in (2, 4, 8, 16)), "1_jump", "64-step_ode"}
     assert evaluated["samplers"]["4_jumps"]["network_forward"] == 4
     assert evaluated["floor"]["energy_distance"] < evaluated["samplers"]["1_jump"]["energy_distance"]
+    few = ["particles=200", "yardstick.draws=500", "samplers.64-step_ode=null"]
+    assert main(["evaluate", "checkerboard/evaluate", *few]) == 0
+    assert f"grid kl, 4 jumps: {number(evaluated['samplers']['4_jumps']['grid_kl'])}" in (
+        capsys.readouterr().err.splitlines()
+    )
 
 
 def test_a_run_stopped_and_resumed_equals_one_that_was_not(steer):

@@ -1,0 +1,84 @@
+"""The flow itself: jumps learned as plain regression on paths that a velocity was followed along.
+
+    L_off = E |u_{s,t}(x_s) - (x_t - x_s) / (t - s)|^2,      dx/dt = b_t(x),  x_0 ~ N(0, I).
+
+No identity is bootstrapped from: the target is as exact as the solver, however long the jump, and x_s has the law in which a
+sampler will meet it, not that of the data's path. Nor are data asked for. The price is the paths, of which each serves
+several pairs of times. From noise to data alone, by a path each, it is Luhman & Luhman's knowledge distillation.
+
+Reference: Luhman & Luhman 2021, arXiv 2101.02388.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.flow_map import Cond, FlowMap, ResidualMap, for_particles
+from steer.interpolant import expand
+from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+
+
+class Path(NamedTuple):
+    """Places and velocities (n + 1, paths, *shape) at the times 0, 1/n, ..., 1; between them, the cubic through both."""
+
+    x: Tensor
+    v: Tensor
+
+    def at(self, row: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x and dx/dt (B, *shape) of path `row` (B,) at time t (B,). The error of x is of order 4 in 1/n."""
+        n = len(self.x) - 1
+        k = (t * n).long().clamp(0, n - 1)
+        a, b, v, w = self.x[k, row], self.x[k + 1, row], self.v[k, row] / n, self.v[k + 1, row] / n
+        f = expand(t * n - k, a)
+        bow, lean = v + w - 2 * (b - a), 3 * (b - a) - 2 * v - w
+        return a + f * (v + f * (lean + f * bow)), n * (v + f * (2 * lean + 3 * f * bow))
+
+
+class Trajectory(PairObjective):
+    """The squared error against paths of the held velocity, integrated from the batch's noise as it goes.
+
+    Samples stand in groups of `shared`, whose first one's noise and condition are those of the group's path.
+
+    Args:
+        steps: of Heun's method from t = 0 to 1.
+        shared: pairs of times that are learned from each path.
+    """
+
+    asks = frozenset({"velocity"})
+
+    def __init__(self, steps: int = 16, shared: int = 8):
+        if steps < 1 or shared < 1:
+            raise ValueError(f"a path has at least one step and serves at least one pair; got {steps=}, {shared=}")
+        self.steps, self.shared = steps, shared
+        paths = f"{2 * steps + 1} F" if shared == 1 else f"{2 * steps + 1}/{shared} F"
+        self.card = Card("the flow itself", "none", "the path", f"{paths} + 1 F + 1 B")
+
+    def __call__(
+        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+    ) -> Float[Tensor, "b"]:
+        s, t, row = pairs.s, pairs.t, torch.arange(len(pairs.s), device=pairs.s.device) // self.shared
+        cond = None if pairs.cond is None else pairs.cond[:: self.shared]
+        with torch.no_grad():
+            path = self.follow(held.velocity, pairs.x0[:: self.shared], cond)
+            (x_s, v_s), (x_t, _) = path.at(row, s), path.at(row, t)
+            short = (
+                pairs.gap <= torch.finfo(x_s.dtype).eps ** 0.5
+            )  # here the difference has fewer digits than the tangent
+            target = torch.where(short, v_s, (x_t - x_s) / torch.where(short, 1.0, pairs.gap))
+        each = None if cond is None else for_particles(cond, self.shared)[: len(s)]
+        return mean_square(student.average_velocity(x_s, s, t, each) - target)
+
+    def follow(self, held: FlowMap, x: Float[Tensor, "p *shape"], cond: Cond) -> Path:
+        """The paths from noise x, by Heun's method."""
+        h = 1 / self.steps
+        v = held.velocity(x, 0.0, cond).to(x.dtype)
+        places, velocities = [x], [v]
+        for k in range(1, self.steps + 1):
+            ahead = held.velocity(x + h * v, k * h, cond).to(x.dtype)
+            x = x + h * (v + ahead) / 2
+            v = held.velocity(x, k * h, cond).to(x.dtype)
+            places.append(x)
+            velocities.append(v)
+        return Path(torch.stack(places), torch.stack(velocities))

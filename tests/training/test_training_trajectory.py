@@ -1,0 +1,134 @@
+"""Regression on simulated paths: they are the flow's, the targets their chords, and what shares a path shares its noise."""
+
+import math
+
+import pytest
+import torch
+from exact_map import MEAN, STD, exact_map, generator, gradients, pairs
+
+from steer.flow_map import FlowMap, ResidualMap
+from steer.interpolant import Linear
+from steer.training import Frozen, Held, Joint, Pairs, Trajectory
+from steer.training.trajectory import Path
+
+
+def residual(objective, student, drawn, cond=None, teacher=None):
+    teacher = teacher or exact_map()
+    return objective(student, Held(teacher, teacher), Pairs(*drawn, cond), generator())
+
+
+class Drift(FlowMap):
+    """dx/dt = label, or 1 + 2 t + 3 t^2 where there is none."""
+
+    schedule = Linear()
+
+    def forward(self, x, s, t, cond=None):
+        raise NotImplementedError
+
+    def velocity(self, x, t, cond=None):
+        if cond is None:
+            return torch.full_like(x, 1 + 2 * t + 3 * t**2)
+        return cond[:, None].to(x.dtype).expand_as(x)
+
+
+class Still(torch.nn.Module):
+    """u = 0, and what it was asked."""
+
+    def forward(self, x, s, t, cond=None):
+        self.x, self.cond = x, cond
+        return torch.zeros_like(x)
+
+
+def test_between_its_nodes_a_path_is_exact_for_cubics():
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None, None]
+    power = torch.arange(4)
+    path = Path((t**power).transpose(1, 2), (power * t ** (power - 1).clamp_min(0)).transpose(1, 2))  # (5, 4, 1)
+    row, at = torch.arange(4).repeat(50), torch.rand(200, generator=generator(), dtype=torch.float64)
+    at[:2], row[:2] = torch.tensor([0.0, 1.0]), 3
+    x, v = path.at(row, at)
+    torch.testing.assert_close(x[:, 0], at**row)
+    torch.testing.assert_close(v[:, 0], row * at ** (row - 1).clamp_min(0))
+
+
+def test_the_exact_map_is_left_the_solvers_error_alone():
+    """Heun's is of order 2, the loss's of 4: halving the step divides it by 16 in the limit."""
+    coarse, fine = (residual(Trajectory(n, shared=4), exact_map(), pairs(256)).mean().item() for n in (32, 64))
+    assert 12 < coarse / fine < 20
+    assert fine < 1e-7
+
+
+def test_its_gradient_vanishes_with_it():
+    sizes = []
+    for n in (32, 64):
+        student = exact_map()
+        loss = residual(Trajectory(n), student, pairs(256)).mean()
+        sizes.append(max(g.abs().max().item() for g in gradients(loss, student).values()))
+    assert 3 < sizes[0] / sizes[1] < 5  # of order 2, as the residual
+    assert sizes[1] < 1e-3
+
+
+@pytest.mark.parametrize("change", ["bend", "lean"])
+@pytest.mark.parametrize("by", [-0.5, 0.5])
+def test_descent_straightens(change, by):
+    student = exact_map(**{change: by})
+    assert gradients(residual(Trajectory(), student, pairs(512)).mean(), student)[change] * by > 0
+
+
+def test_the_places_it_learns_at_are_those_of_the_teachers_law():
+    """Of x_s, mean s m and variance s^2 v^2 + (1 - s)^2, whatever the data are."""
+    n, s = 8000, 0.6
+    x0 = torch.randn(n, 2, generator=generator(), dtype=torch.float64)
+    nowhere, time = torch.full_like(x0, math.nan), torch.full((n,), s, dtype=torch.float64)
+    student = ResidualMap(Still(), Linear())
+    residual(Trajectory(32, shared=1), student, (x0, nowhere, time, time + 0.1))
+    std = math.sqrt(s**2 * STD**2 + (1 - s) ** 2)
+    assert (student.network.x.mean(0) - s * torch.tensor(MEAN)).abs().max() < 4.5 * std / math.sqrt(n)
+    assert (student.network.x.std(0) / std - 1).abs().max() < 4.5 / math.sqrt(2 * n)
+
+
+def test_the_target_is_the_chord():
+    """Of x = x0 + t + t^2 + t^3, which Heun's method misses by h^2 / 2 t at most, whatever the gap."""
+    x0, x1, s, t = pairs(300)
+    s[:3], t[:3] = 0.25, torch.tensor([0.25, 0.25 + 1e-12, 0.25 + 1e-5])
+    chord = 1 + (s + t) + (s * s + s * t + t * t)
+    found = residual(Trajectory(100, shared=3), ResidualMap(Still(), Linear()), (x0, x1, s, t), teacher=Drift())
+    torch.testing.assert_close(found, chord**2, rtol=2e-4, atol=0)
+
+
+def test_a_group_shares_its_firsts_noise_and_condition():
+    x0, x1, s, t = pairs(10)
+    student, labels = ResidualMap(Still(), Linear()), torch.arange(10)
+    found = residual(Trajectory(4, shared=4), student, (x0, x1, s, t), labels, Drift())
+    leader = torch.tensor([0, 0, 0, 0, 4, 4, 4, 4, 8, 8])
+    assert torch.equal(student.network.cond, labels[leader])
+    torch.testing.assert_close(student.network.x, x0[leader] + (leader * s)[:, None])
+    torch.testing.assert_close(found, leader.double() ** 2)
+
+
+def test_it_is_distilled_without_data():
+    """A teacher of another Gaussian than the data's teaches its own."""
+    student, wanted = exact_map(mean=(0.0, 0.0), std=1.3, bend=0.3), {"mean": (0.5, 0.8), "std": 0.8}
+    objective = Joint(None, Trajectory(16, shared=4), velocity=Frozen(exact_map(**wanted)))
+    optimizer = torch.optim.Adam(student.parameters(), 0.05)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    chance = generator(3)
+    for step in range(200):
+        x0, x1 = torch.randn(2, 128, 2, generator=chance, dtype=torch.float64)
+        optimizer.zero_grad()
+        objective(student, x0, x1, None, chance, step).total.backward()
+        optimizer.step()
+        decay.step()
+    found = student.network
+    torch.testing.assert_close(
+        found.mean.detach(), torch.tensor(wanted["mean"], dtype=torch.float64), rtol=0, atol=0.01
+    )
+    torch.testing.assert_close(
+        found.std.abs().detach(), torch.tensor(wanted["std"], dtype=torch.float64), rtol=0, atol=0.01
+    )
+    assert found.bend.abs() < 0.01
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"shared": 0}], ids=str)
+def test_a_path_needs_a_step_and_serves_a_pair(wrong):
+    with pytest.raises(ValueError, match="at least one step and serves at least one pair; got"):
+        Trajectory(**wrong)
