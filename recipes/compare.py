@@ -21,7 +21,7 @@ from recipes.closed_form import closed_form
 from recipes.drawing import Gallery, Picture
 from recipes.job import Job
 from recipes.measure import Figures, Measure
-from recipes.progress import bar
+from recipes.progress import bar, warned_of
 from recipes.publish import publish
 from recipes.rehearsal import rehearse
 from recipes.sizes import Fit, Plan, Price, Sizer
@@ -74,7 +74,7 @@ def compare(job: Job) -> Path:
     with bar("cells", job.quiet):
         for seed, name, b in track(todo):
             path, chance = path_of(folder, name, methods[name], b, seed), (str(seed), name, str(b))
-            with shown_by(iter):
+            with shown_by(iter), warned_of(f"{words(name)} at {b:g} evaluations, seed {seed}"):
                 cells[name, b].append(cell(path, methods[name], plans[name], b, chance, scales, seed == seeds[0]))
 
     rows = [{"method": m, "budget": b, **average_row(methods[m], plans[m], b, done)} for (m, b), done in cells.items()]

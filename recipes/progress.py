@@ -1,6 +1,7 @@
 """Progress bars for the loops of the library, on standard error."""
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,18 @@ COLUMNS = (
     TextColumn("left"),
     TimeRemainingColumn(),
 )
+
+
+@contextmanager
+def warned_of(whom: str) -> Iterator[None]:
+    """Warnings from inside the `with` name who they are about; they come when it is left."""
+    heard: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            yield
+    finally:
+        for warning in heard:
+            warnings.warn(f"{whom}: {warning.message}", warning.category, stacklevel=3)
 
 
 @contextmanager

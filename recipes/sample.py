@@ -1,6 +1,7 @@
 """steer sample: noise -> samples that a reward has steered, beside unsteered ones from the same noise."""
 
 import time
+import warnings
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -18,6 +19,8 @@ from recipes.tables import comparison, cost
 from steer.data.stream import keyed_generator
 from steer.samplers import Result, Sampler
 from steer.tilt import Tilt
+
+FAR = 100.0  # times the reach of unsteered samples
 
 
 def sample(job: Job) -> Path:
@@ -41,6 +44,7 @@ def sample(job: Job) -> Path:
     with run_folder.dropped_if_refused(folder):
         base, base_seconds = run(base_sampler, None, "unsteered")
         steered, seconds = run(sampler, tilt, "steered")
+    warn_of_flight(steered.x, base.x)
     save_file({"x": own(steered.x), "log_w": own(steered.log_w)}, folder / "samples.safetensors")
 
     exact = None if config.guidances else closed_form(model.flow_map, tilt)
@@ -64,6 +68,17 @@ def sample(job: Job) -> Path:
     tables = [comparison(metrics, "unsteered", "steered"), cost(metrics)]
     title, claim_line = f"{metrics['method']}: {folder.name}", report.CLAIMS[metrics["claim"]]
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
+
+
+def warn_of_flight(steered: Tensor, unsteered: Tensor) -> None:
+    """Warns of samples so far out that the steering has most likely blown up: finite, but no sample of anything."""
+    reach, usual = float(steered.abs().max()), float(unsteered.abs().max())
+    if reach > FAR * usual:
+        warnings.warn(
+            f"steered samples reach {reach:.3g}, and unsteered ones {usual:.3g}: if the reward does not ask for that, the"
+            " steering has blown up; lower tilt.scale, or take more steps",
+            stacklevel=2,
+        )
 
 
 def own(x: Tensor) -> Tensor:

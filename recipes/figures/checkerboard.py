@@ -12,11 +12,11 @@ from 50 000 samples; samples of the law itself have .005.
 import copy
 import statistics
 import time
-from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -89,9 +89,7 @@ def teacher(seed: int) -> ResidualMap:
 
 
 def learned(name: str, steps: int, seed: int) -> Maps:
-    """By number of jumps, the map to take them with: one for all, but for progressive distillation's rounds, and none where
-    the method learns one jump alone.
-    """
+    """By number of jumps, the map to take them with: of progressive distillation each round's, else one for all it knows."""
     if name == "progressive":
         return progressive(steps, seed)
     if name == "flow-matching" and steps == STEPS:
@@ -157,13 +155,8 @@ def row(table: Cells, name: str, steps: int) -> Row:
     if any("diverged" in cell for cell in cells):
         return {"steps": steps, "kl": None, "spread": None}
     kls = list(zip(*(cell["kl"] for cell in cells), strict=True))
-    means, spreads = ([of(k) if None not in k else None for k in kls] for of in (statistics.mean, spread))
+    means, spreads = ([of(k) if None not in k else None for k in kls] for of in (statistics.mean, np.ptp))
     return {"steps": steps, "kl": means, "spread": spreads}
-
-
-def spread(numbers: Sequence[float]) -> float:
-    """Between the largest and the least."""
-    return max(numbers) - min(numbers)
 
 
 def affordable(table: Cells, name: str) -> int:
@@ -229,11 +222,9 @@ def draw(rows: dict[str, Row]) -> None:
     for ax, notion in zip(figure.subplots(1, len(families), sharey=True), families, strict=True):
         ax.plot(JUMPS, rows["flow-matching"]["kl"], "--", color="#888888", label="flow-matching, Euler")
         for name, row in rows.items():
-            if family(name) == ALONE and row["kl"]:
-                ax.plot(JUMPS[:1], row["kl"][:1], "x", color="#888888", label=name)
-        for name, row in rows.items():
-            if family(name) == notion and row["kl"]:
-                ax.plot(JUMPS, row["kl"], marker="o", markersize=3.5, label=name)
+            if row["kl"] and family(name) in (notion, ALONE):
+                grey = {"color": "#888888"} if family(name) == ALONE else {}
+                ax.plot(JUMPS, np.array(row["kl"], dtype=float), marker="o", markersize=3.5, label=name, **grey)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.set_xticks(JUMPS, [str(jumps) for jumps in JUMPS])

@@ -51,7 +51,8 @@ def draw(axes: Axes, group: Mapping[str, Curve]) -> None:
     """One panel: a quantity raw and smoothed, or several with their names, the first drawn widest lest it be hidden."""
     if len(group) > 1:
         for (name, curve), colour, width in zip(group.items(), COLOURS, WIDTHS, strict=False):
-            axes.plot(list(curve), list(curve.values()), color=colour, linewidth=width, label=name.replace("_", " "))
+            label, dot = name.replace("_", " "), "o" if len(curve) == 1 else None
+            axes.plot(list(curve), list(curve.values()), color=colour, linewidth=width, marker=dot, label=label)
         axes.legend(fontsize=SMALL, labelcolor=FAINT, frameon=False, handlelength=1.2, borderpad=0, loc="best")
         write_numbers(axes)
         return stretch(axes, np.concatenate([list(curve.values()) for curve in group.values()]))
@@ -59,6 +60,8 @@ def draw(axes: Axes, group: Mapping[str, Curve]) -> None:
     steps, values = np.array(list(curve)), np.array(list(curve.values()))
     axes.plot(steps, values, color=BLUE, linewidth=0.6, alpha=0.35)
     axes.plot(steps, gaussian_filter1d(values, max(len(values) / 100, 0.1)), color=BLUE, linewidth=1.5, clip_on=False)
+    if len(curve) == 1:
+        axes.plot(steps, values, "o", color=BLUE, markersize=4)
     write_numbers(axes)
     stretch(axes, values)
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from recipes import pictures
 from recipes.pictures.mosaic import GAP, mosaic, resize, tile_width, to_bytes
-from recipes.pictures.paper import Paper, written
+from recipes.pictures.paper import BLUE, Paper, written
 from recipes.pictures.point_clouds import window_of
 
 
@@ -194,6 +194,14 @@ def test_training_curves_of_long_short_flat_and_broken_logs(tmp_path):
     pictures.training_curves(tmp_path / "training.png", logs)
     assert max(pixels(tmp_path / "training.png").shape) < 2000
     assert (tmp_path / "training.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("names", [["train/loss"], ["spent/a", "spent/b"]], ids=["one", "grouped"])
+def test_a_single_logged_point_is_seen(names, tmp_path):
+    pictures.training_curves(tmp_path / "one.png", {name: {7: 0.5} for name in names})
+    blue = torch.tensor([int(BLUE[k : k + 2], 16) for k in (1, 3, 5)])
+    seen = torch.tensor(pixels(tmp_path / "one.png")).reshape(-1, 3).int()
+    assert ((seen - blue).abs().amax(1) < 40).sum() > 20
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """Loops pass their steps through a hook; a recipe hangs a bar on it, and takes it off again."""
 
-from recipes.progress import bar
+import warnings
+
+import pytest
+
+from recipes.progress import bar, warned_of
 from steer.progress import shown_by, track
 
 
@@ -24,3 +28,19 @@ def test_a_bar_hands_the_steps_through(monkeypatch):
         assert list(track([1, 2, 3])) == [1, 2, 3]
     with bar("steered", quiet=True):
         assert list(track([4])) == [4]
+
+
+def test_warnings_say_whom_they_are_about():
+    with pytest.warns(FutureWarning, match="^FMTT at 13: late$"), warned_of("FMTT at 13"):
+        warnings.warn("late", FutureWarning, stacklevel=1)
+
+
+def test_warnings_before_a_failure_are_not_lost():
+    with pytest.warns(UserWarning, match="^FMTT: before$"), pytest.raises(ValueError, match="no"):
+        warn_and_fail()
+
+
+def warn_and_fail():
+    with warned_of("FMTT"):
+        warnings.warn("before", UserWarning, stacklevel=1)
+        raise ValueError("no")

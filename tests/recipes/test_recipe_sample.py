@@ -157,3 +157,10 @@ def test_import_is_light():
     code = "import sys, recipes.cli; recipes.cli.parser().format_help(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == "False"
+
+
+def test_steering_that_blows_up_without_an_infinity_is_told_of(steer):
+    """Steps along the gradient of a bowl, at a scale that throws every step past where it came from."""
+    wild = ["sampler._target_=steer.samplers.ValueGuided", "sampler.steps=4", "tilt.scale=1e4"]
+    with pytest.warns(UserWarning, match=r"steered samples reach .*, and unsteered ones .*lower tilt\.scale"):
+        steer("sample", "ring/steer", "particles=8", "base.steps=2", "model.steps=4", *wild)
