@@ -40,7 +40,9 @@ ROUNDS = (16, 8, 4, 2, 1)  # of progressive distillation: jumps of the student o
 
 ALONE = "One jump alone"
 PAGE = Path("docs/checkerboard.md")
+DIVERGED = " | ".join(["diverged"] * len(JUMPS))
 Maps = dict[int, FlowMap]
+Row = dict[str, Any]
 
 
 def train(
@@ -146,9 +148,6 @@ def measure(name: str, steps: int, seed: int) -> dict[str, Any]:
     return {"steps": steps, "kl": [kl(maps[k], sampler(name, k)) if k in maps else None for k in JUMPS]}
 
 
-Row = dict[str, Any]
-
-
 def row(table: Cells, name: str, steps: int) -> Row:
     """A method's cells of both seeds, together."""
     cells = [table.get(f"{name} steps={steps} seed={seed}", partial(measure, name, steps, seed)) for seed in SEEDS]
@@ -167,8 +166,7 @@ def affordable(table: Cells, name: str) -> int:
 
 def numbers(row: Row) -> str:
     """KL by number of jumps, as cells of a table."""
-    kls = row["kl"] or ["diverged"] * len(JUMPS)
-    return " | ".join("" if kl is None else kl if isinstance(kl, str) else f"{kl:.3f}" for kl in kls)
+    return " | ".join("" if kl is None else f"{kl:.3f}" for kl in row["kl"]) if row["kl"] else DIVERGED
 
 
 HEAD = """# The checkerboard table
@@ -223,8 +221,8 @@ def draw(rows: dict[str, Row]) -> None:
         ax.plot(JUMPS, rows["flow-matching"]["kl"], "--", color="#888888", label="flow-matching, Euler")
         for name, row in rows.items():
             if row["kl"] and family(name) in (notion, ALONE):
-                grey = {"color": "#888888"} if family(name) == ALONE else {}
-                ax.plot(JUMPS, np.array(row["kl"], dtype=float), marker="o", markersize=3.5, label=name, **grey)
+                kl, grey = np.array(row["kl"], dtype=float), "#888888" if family(name) == ALONE else None
+                ax.plot(JUMPS, kl, marker="o", markersize=3.5, label=name, color=grey)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.set_xticks(JUMPS, [str(jumps) for jumps in JUMPS])
