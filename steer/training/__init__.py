@@ -15,6 +15,7 @@ from steer.training.flow_matching import FlowMatching
 from steer.training.imm import MomentMatching
 from steer.training.joint import Joint
 from steer.training.lagrangian import AverageLagrangian, Lagrangian
+from steer.training.perceptual import Perceptual
 from steer.training.posterior import Posterior
 from steer.training.semigroup import Semigroup
 from steer.training.teachers import Average, Frozen, Own, Teacher
@@ -76,6 +77,7 @@ __all__ = [
     "PairLaw",
     "PairObjective",
     "Pairs",
+    "Perceptual",
     "Plain",
     "Posterior",
     "Residuals",
