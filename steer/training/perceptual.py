@@ -30,8 +30,9 @@ class Perceptual:
 
     def __init__(self, network: nn.Module, layers: Sequence[str], decode: Callable[[Tensor], Tensor] | None = None):
         known = dict(network.named_modules())
-        if not layers or (strange := [name for name in layers if name not in known]):
-            raise ValueError(f"layers are names of submodules, such as {list(known)[1:6]}; got {strange or layers}")
+        strange = [name for name in layers if name not in known]
+        if strange or not layers:
+            raise ValueError(f"layers are names of submodules, such as {list(known)[1:6]}; got {strange}")
         self.network, self.layers, self.decode = network.requires_grad_(False).eval(), tuple(layers), decode
         self.seen: dict[str, Tensor] = {}
         for name in layers:

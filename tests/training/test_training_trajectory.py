@@ -8,7 +8,7 @@ from exact_map import MEAN, STD, exact_map, generator, gradients, pairs
 
 from steer.flow_map import FlowMap, ResidualMap
 from steer.interpolant import Linear
-from steer.training import Frozen, Held, Joint, Pairs, Trajectory
+from steer.training import Frozen, Held, Joint, Pairs, Perceptual, Trajectory
 from steer.training.trajectory import Path
 
 
@@ -58,13 +58,15 @@ def test_the_exact_map_is_left_the_solvers_error_alone():
 
 
 def test_its_gradient_vanishes_with_it():
-    sizes = []
-    for n in (32, 64):
-        student = exact_map()
-        loss = residual(Trajectory(n), student, pairs(256)).mean()
-        sizes.append(max(g.abs().max().item() for g in gradients(loss, student).values()))
+    sizes = [largest_gradient(Trajectory(n)) for n in (32, 64)]
     assert 3 < sizes[0] / sizes[1] < 5  # of order 2, as the residual
     assert sizes[1] < 1e-3
+
+
+def largest_gradient(objective):
+    student = exact_map()
+    loss = residual(objective, student, pairs(256)).mean()
+    return max(g.abs().max().item() for g in gradients(loss, student).values())
 
 
 @pytest.mark.parametrize("change", ["bend", "lean"])
@@ -132,3 +134,81 @@ def test_it_is_distilled_without_data():
 def test_a_path_needs_a_step_and_serves_a_pair(wrong):
     with pytest.raises(ValueError, match="at least one step and serves at least one pair; got"):
         Trajectory(**wrong)
+
+
+# The metric
+
+
+def network():
+    torch.manual_seed(0)
+    first, second = torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.Conv2d(3, 4, 2, 2)
+    return torch.nn.Sequential(first, torch.nn.SiLU(), second)
+
+
+def test_a_metric_is_asked_at_the_paths_end_for_the_error_as_it_stands():
+    """Of dx/dt = 1 the error of u = 0 is -1, of X_{s,t} -(t - s), and the path ends at x0 + 1."""
+    x0, x1, s, t = pairs(12)
+    seen = {}
+
+    def metric(x, y):
+        seen.update(x=x, y=y)
+        return (x - y).square().sum(1)
+
+    student, one = ResidualMap(Still(), Linear()), torch.ones(12, dtype=torch.long)
+    found = residual(Trajectory(4, shared=1, metric=metric, weight=0.5), student, (x0, x1, s, t), one, Drift())
+    torch.testing.assert_close(seen["y"], x0 + 1)
+    gap = (t - s).clamp_min(0.01)[:, None]
+    torch.testing.assert_close(seen["x"], x0 + 1 - gap)
+    torch.testing.assert_close(found, 1 + 0.5 * torch.full((12,), 2.0, dtype=torch.float64))
+
+
+def test_with_a_metric_the_exact_map_stays_the_minimiser():
+    def curved(x, y):
+        return (torch.sin(3 * x) - torch.sin(3 * y)).square().sum(1)
+
+    sizes = [largest_gradient(Trajectory(n, metric=curved, weight=3.0)) for n in (64, 128)]
+    assert 3 < sizes[0] / sizes[1] < 5
+    assert sizes[1] < 2e-3
+    bent = exact_map(bend=0.3)
+    assert gradients(residual(Trajectory(metric=curved, weight=3.0), bent, pairs(256)).mean(), bent)["bend"] > 0
+
+
+def test_the_perceptual_distance_by_hand():
+    net = network()
+    x, y = torch.rand(2, 5, 1, 6, 6, generator=generator())
+
+    def directions(x):
+        first = net[0](2 * x)
+        return [
+            h / (h.square().sum(1, keepdim=True) + 1e-6).sqrt()
+            for h in (first, net[2](torch.nn.functional.silu(first)))
+        ]
+
+    wanted = sum((a - b).square().sum(1).mean((1, 2)) for a, b in zip(directions(x), directions(y), strict=True))
+    metric = Perceptual(net, ["0", "2"], decode=lambda x: 2 * x)
+    torch.testing.assert_close(metric(x, y), wanted)
+    assert metric(x, x).abs().max() == 0
+    assert not any(p.requires_grad for p in net.parameters())
+    x.requires_grad_(True)
+    assert torch.autograd.grad(metric(x, y).sum(), x)[0].abs().min(dim=0).values.max() > 0
+
+
+def test_autocast_does_not_round_the_perceptual_distance():
+    """An error of a thousandth is far below the digits of bfloat16."""
+    metric, x = Perceptual(network(), ["0", "2"]), torch.rand(3, 1, 6, 6, generator=generator())
+    y = x + 1e-3
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = metric(x, y)
+    torch.testing.assert_close(rounded, metric(x, y))
+    assert (rounded > 0).all()
+
+
+def test_what_a_perceptual_distance_refuses():
+    with pytest.raises(ValueError, match=r"layers are names of submodules, such as \['0', '1', '2'\]; got \['9'\]"):
+        Perceptual(network(), ["0", "9"])
+    with pytest.raises(ValueError, match="layers are names of submodules"):
+        Perceptual(network(), [])
+    idle = torch.nn.ModuleDict({"used": network(), "idle": torch.nn.Conv2d(1, 1, 1)})
+    idle.forward = idle["used"].forward
+    with pytest.raises(ValueError, match=r"does not pass through its layers \['idle'\]"):
+        Perceptual(idle, ["used.0", "idle"])(*torch.rand(2, 1, 1, 6, 6))
