@@ -87,9 +87,20 @@ def newest(wanted: Path) -> Path | None:
 
 
 def difference(before: Any, now: Any, free: Collection[str] = ()) -> str:
-    """The first key on which two configs differ, or nothing; how long to train and where may differ."""
+    """The first key on which two configs differ, with both values, or nothing; how long to train and where may differ."""
     keys = (before.keys() | now.keys()) - {"run", "trainer", *free}
-    return next((key for key in sorted(keys) if before.get(key) != now.get(key)), "")
+    return next(
+        (told(before.get(key), now.get(key), key) for key in sorted(keys) if before.get(key) != now.get(key)), ""
+    )
+
+
+def told(before: Any, now: Any, path: str) -> str:
+    """Where below that key two values first differ, and how, if it can be said in a few words."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = min(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        return told(before.get(key), now.get(key), f"{path}.{key}")
+    words = f"{before!r} before, {now!r} now"
+    return f"{path} ({words})" if len(words) < 80 else path
 
 
 def names(wanted: Path) -> Iterator[Path]:

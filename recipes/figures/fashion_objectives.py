@@ -36,7 +36,9 @@ from steer.training import (
     Joint,
     Lagrangian,
     Objective,
+    Perceptual,
     Semigroup,
+    Trajectory,
     VelocityMatching,
 )
 
@@ -51,12 +53,26 @@ def legs(teacher: ResidualMap) -> Objective:
     return Joint(VelocityMatching(copy.deepcopy(teacher)), Semigroup(legs=8), 0.125, velocity=short)
 
 
+def paths(teacher: ResidualMap, metric: Perceptual | None = None) -> Objective:
+    """Paths of the teacher's velocity, with or without a metric of images."""
+    along = Trajectory(metric=metric, weight=0.05)
+    return Joint(VelocityMatching(copy.deepcopy(teacher)), along, 0.125, velocity=Frozen(teacher))
+
+
+def seen_by_a_classifier(teacher: ResidualMap) -> Objective:
+    """The same by the eyes of the classifier that does not judge."""
+    layers = ["stem", "blocks.0", "blocks.1", "blocks.2"]
+    return paths(teacher, Perceptual(load_classifier("fashion-residual"), layers, from_signed))
+
+
 OBJECTIVES: dict[str, Callable[[ResidualMap], Objective]] = {
     REFERENCE: lambda teacher: Joint(FlowMatching(), Lagrangian(), 0.5),
     "PSD-M: semigroup, itself": lambda teacher: Joint(FlowMatching(), Semigroup(), 0.5),
     "iMF: Eulerian, itself": lambda teacher: Joint(FlowMatching(), ImprovedMeanFlow(), 0.5),
     "LMD: Lagrangian, a teacher": lambda teacher: Joint(None, Lagrangian(), velocity=Frozen(teacher)),
     "semigroup of 8 legs, a teacher": legs,
+    "paths of 16 steps, a teacher": paths,
+    "the same, with a perceptual metric": seen_by_a_classifier,
 }
 
 

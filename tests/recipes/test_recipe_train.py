@@ -114,7 +114,8 @@ def test_a_run_stopped_and_resumed_equals_one_that_was_not(steer):
     steer(*BOARD, "run.dir=parts", "trainer.max_steps=20")
     assert steer(*BOARD, "run.dir=parts", "run.resume=true") == "parts"
     assert equal(weights("whole"), weights("parts"))
-    assert "other settings, of loop" in steer.fails(*BOARD, "run.dir=parts", "run.resume=true", "loop.lr=0.1")
+    again = [*BOARD, "run.dir=parts", "run.resume=true"]
+    assert "other settings, of loop.lr (0.001 before, 0.1 now); resume" in steer.fails(*again, "loop.lr=0.1")
     Path("parts/last.ckpt").write_bytes(b"half")
     assert "last.ckpt is damaged" in steer.fails(*BOARD, "run.dir=parts", "run.resume=true")
     assert not equal(weights("whole"), weights(steer(*BOARD, "run.dir=other", "seed=1")))
