@@ -4,7 +4,6 @@ A method that returns as many samples as it draws gets a population for each pro
 gets a group of candidates for each sample it is to return, and is handed as many groups at once as memory allows.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +11,9 @@ from torch import Tensor
 
 from steer import counting
 from steer.data.stream import keyed_generator
-from steer.flow_map import Cond, FlowMap
+from steer.flow_map import Cond, FlowMap, pick
 from steer.samplers import Result, Sampler
 from steer.tilt import Tilt
-
-
-def pick(cond: Cond, rows: Sequence[int]) -> Cond:
-    """The conditions of some prompts, in that order."""
-    if cond is None:
-        return None
-    return cond[list(rows)] if isinstance(cond, Tensor) else [cond[row] for row in rows]
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recipes.arena import pick
 from recipes.closed_form import ClosedForm
 from recipes.measure import Figures, Measure
 from recipes.sample import own
 from recipes.sizes import Plan, Sizer
 from steer.counting import Evaluations
 from steer.data.stream import keyed_generator
+from steer.flow_map import pick
 from steer.metrics.sliced_wasserstein import random_directions, sliced_wasserstein
 from steer.resampling import effective_sample_size
 from steer.samplers import Result

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(arguments, rest, "steer " + shlex.join(words))
     except KeyboardInterrupt:
-        print(f"steer: interrupted{how_to_resume(words, folder_of(arguments, rest))}", file=sys.stderr)
+        print(f"steer: interrupted{how_to_resume(words)}", file=sys.stderr)
         return 130
     except ClaimFailed as failed:
         print(failed.folder)
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
 def unforeseen(error: Exception) -> str:
     """Kind, message, and the last place in code that is not an installed package's: one's own file, or ours."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "site-packages" not in Path(frame.filename).parts] or frames
+    ours = [frame for frame in frames if not installed(frame.filename)] or frames
     message = " ".join(str(error).split()) or "no message"
     return (
         f"{type(error).__name__} at {ours[-1].filename}:{ours[-1].lineno}, in {ours[-1].name}: {message};"
@@ -119,23 +120,20 @@ def unforeseen(error: Exception) -> str:
     )
 
 
-def how_to_resume(words: Sequence[str], folder: Path | None) -> str:
-    """What to type after Ctrl-C, if there is something in the run folder to go on from."""
+def installed(file: str) -> bool:
+    """Whether a source file came with Python or with a package."""
+    packages = {"site-packages", "dist-packages"} & {*Path(file).parts}
+    return file.startswith("<") or bool(packages) or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
+
+
+def how_to_resume(words: Sequence[str]) -> str:
+    """What to type after Ctrl-C, if the run folder of this process holds something to go on from."""
     what, files = KEPT.get(words[0], ("", ""))
-    if folder is None or not what or not any(folder.glob(files)):
+    ours = sys.modules.get("recipes.run_folder")  # imported by the recipe, if it came as far
+    if not what or ours is None or not ours.opened or not any(ours.opened[-1].glob(files)):
         return "; nothing of it was kept"
     again = [word for word in words if not word.startswith("run.resume=")]
     return f"; to go on from its last {what}: {shlex.join(['steer', *again, 'run.resume=true'])}"
-
-
-def folder_of(arguments: argparse.Namespace, rest: list[str]) -> Path | None:
-    """The newest folder of that run, if it has one yet."""
-    from recipes.config import load
-    from recipes.run_folder import newest
-
-    if arguments.command not in RUNS:
-        return None
-    return newest(Path(load(arguments.command, arguments.config, [*arguments.overrides, *rest]).run.dir))
 
 
 if __name__ == "__main__":

@@ -71,10 +71,11 @@ def compare(job: Job) -> Path:
     write(folder / SIZES, {name: {"method": asked(methods[name]), "plan": plan} for name, plan in plans.items()})
     cells: dict[tuple[str, float], list[Figures]] = {(name, b): [] for name in methods for b in budgets}
     todo = [(seed, name, b) for seed in seeds for name, b in cells if str(b) in plans[name].fits]
+    said: set[tuple[str, str]] = set()
     with bar("cells", job.quiet):
         for seed, name, b in track(todo):
             path, chance = path_of(folder, name, methods[name], b, seed), (str(seed), name, str(b))
-            with shown_by(iter), warned_of(f"{words(name)} at {b:g} evaluations, seed {seed}"):
+            with shown_by(iter), warned_of(words(name), f"at {b:g} evaluations, seed {seed}", said):
                 cells[name, b].append(cell(path, methods[name], plans[name], b, chance, scales, seed == seeds[0]))
 
     rows = [{"method": m, "budget": b, **average_row(methods[m], plans[m], b, done)} for (m, b), done in cells.items()]

@@ -22,15 +22,21 @@ COLUMNS = (
 
 
 @contextmanager
-def warned_of(whom: str) -> Iterator[None]:
-    """Warnings from inside the `with` name who they are about; they come when it is left."""
+def warned_of(whom: str, where: str, said: set[tuple[str, str]]) -> Iterator[None]:
+    """Warnings from inside the `with` name who they are about, and where he was; they come when it is left.
+
+    What was `said` of someone before is not said again.
+    """
     heard: list[warnings.WarningMessage] = []
     try:
         with warnings.catch_warnings(record=True) as heard:
             yield
     finally:
         for warning in heard:
-            warnings.warn(f"{whom}: {warning.message}", warning.category, stacklevel=3)
+            what = str(warning.message)
+            if (whom, what) not in said:
+                said.add((whom, what))
+                warnings.warn(f"{whom} {where}: {what}", UserWarning, stacklevel=3)
 
 
 @contextmanager

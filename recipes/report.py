@@ -16,7 +16,6 @@ CLAIMS = {
     "biased": "Biased: the samples lean toward the reward, but follow the tilted law only roughly, whatever the steps.",
     "maximiser": "Maximiser: the samples are chosen for a high reward, and follow no stated law.",
 }
-ROUNDING = 1e-14  # below it is what rounding leaves of nothing
 NUMBER = re.compile(r"[−+-]?([\d.,\u202f]+|inf)(e[−+-]?\d+)?( ± [\d.]+)?( ?[%s])?|[–]?")
 
 STYLE = """
@@ -177,11 +176,9 @@ def shown(cell: Cell) -> str:
 
 
 def number(value: float | int | None) -> str:
-    """Four significant digits, thousands apart by narrow spaces, a true minus; a dash for None or NaN, 0 for rounding."""
+    """Four significant digits, thousands apart by narrow spaces, a true minus; a dash for None or NaN."""
     if value is None or value != value:
         return "–"
-    if abs(value) < ROUNDING:
-        return "0"
     whole = float(value).is_integer() and abs(value) < 1e15
     text = f"{int(value):,}" if whole else f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
     return text.replace(",", "\u202f").replace("-", "−")

@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+opened: list[Path] = []  # the run folders that this process writes into, the last one last
 WORKER = "STEER_RUN_FOLDER"  # tells the other processes of a distributed run where the first one writes
 
 
@@ -29,7 +30,7 @@ def create(config: DictConfig) -> Path:
     with naming(wanted):
         wanted.parent.mkdir(parents=True, exist_ok=True)
         folder = next(path for path in names(wanted) if made(path))
-        OmegaConf.save(config, folder / "config.yaml")
+    save(config, folder)
     return folder
 
 
@@ -71,6 +72,7 @@ def to_resume(config: DictConfig, free: Collection[str] = ()) -> Path:
 
 def save(config: DictConfig, folder: Path) -> None:
     """Writes config.yaml."""
+    opened.append(folder)
     with naming(folder):
         OmegaConf.save(config, folder / "config.yaml")
 

@@ -20,7 +20,7 @@ from steer.data.stream import keyed_generator
 from steer.flow_map import ResidualMap
 from steer.loops import Diverged, Ema, Identities, MapTraining, Pictures, read_csv_log
 from steer.samplers import Result
-from steer.training import Joint, ToData
+from steer.training import Joint, OnGrid, ToData
 
 
 def train(job: Job) -> Path:
@@ -58,10 +58,11 @@ def train(job: Job) -> Path:
 
 
 def watched(loop: Any) -> bool:
-    """Whether the loop learns jumps between any two times: not a velocity or jumps to data alone, and not an inner map."""
+    """Whether the loop learns jumps between any two times: no velocity, jumps to data or one jump alone, and no inner map."""
     match loop:
         case MapTraining(flow_map=ResidualMap(), objective=Joint() as joint):
-            return joint.off_diagonal is not None and not isinstance(joint.pairs, ToData)
+            alone = isinstance(joint.pairs, ToData) or (isinstance(joint.pairs, OnGrid) and joint.pairs.n == 1)
+            return joint.off_diagonal is not None and not alone
     return False
 
 

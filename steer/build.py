@@ -22,9 +22,7 @@ def resolve(name: str) -> Any:
     """The object called `name`: "package.module.Name" or "path/to/file.py:Name". Raises ValueError in one line."""
     if ".py:" in name:
         path, _, attribute = name.rpartition(":")
-        module = _module_from_file(Path(path))
-        made = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
-        return _attribute(module, attribute, path, made)
+        return _attribute(_module_from_file(Path(path)), attribute, path)
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ValueError(f"{name!r} is no dotted path; write package.module.Name or path/to/file.py:Name")
@@ -104,17 +102,23 @@ def _check_arguments(target: Any, name: str, arguments: dict[str, Any]) -> None:
         raise ValueError(f"{name} needs {', '.join(missing)}, which the config does not give")
 
 
-def _attribute(owner: Any, attribute: str, where: str, known: Collection[str] = ()) -> Any:
-    """`known`: the names to suggest, where not all of the owner's are worth it."""
+def _attribute(owner: Any, attribute: str, where: str) -> Any:
     try:
         return getattr(owner, attribute)
     except AttributeError:
-        names = known or {
-            *dir(owner),
-            *(module.name for module in pkgutil.iter_modules(getattr(owner, "__path__", []))),
-        }
+        inside = (module.name for module in pkgutil.iter_modules(getattr(owner, "__path__", [])))
+        names = (
+            {name for name in dir(owner) if not _brought_in(owner, name)} if ".py" in where else {*dir(owner), *inside}
+        )
         public = {n for n in names if not n.startswith("_")}
         raise ValueError(f"{where} has no {attribute!r}{_nearest(attribute, public)}") from None
+
+
+def _brought_in(module: Any, name: str) -> bool:
+    """Whether a file of one's own only imports what it calls so: a module, or another's function or class."""
+    value = vars(module).get(name)
+    elsewhere = (inspect.isroutine(value) or inspect.isclass(value)) and value.__module__ != module.__name__
+    return inspect.ismodule(value) or elsewhere
 
 
 def _nearest(name: str, names: Collection[str]) -> str:

@@ -8,7 +8,7 @@ Reference: Boffi, Albergo & Vanden-Eijnden 2024, arXiv 2406.07507; 2025, arXiv 2
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,15 @@ def for_particles(cond: Cond, particles: int) -> Cond:
     if isinstance(cond, Tensor):
         return cond.repeat_interleave(particles, dim=0)
     return [entry for entry in cond for _ in range(particles)]
+
+
+def pick(cond: Cond, rows: Tensor | Sequence[int]) -> Cond:
+    """The entries of those rows, in that order."""
+    if cond is None:
+        return None
+    if isinstance(cond, list | tuple):
+        return [cond[int(row)] for row in rows]
+    return cond[torch.as_tensor(rows)]
 
 
 class FlowMap(nn.Module, ABC):

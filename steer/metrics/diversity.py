@@ -29,8 +29,8 @@ def cosine_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[T
         raise ValueError(
             "a feature vector is zero and has no cosine; use distance=euclidean_diversity or other features"
         )
-    n = len(f)
-    return n / (n - 1) * (1 - (w @ (f / length)).square().sum())
+    n, along = len(f), (w @ (f / length)).square().sum()
+    return n / (n - 1) * torch.where(along > 1 - n * torch.finfo(along.dtype).eps, 0.0, 1 - along)  # 0 up to rounding
 
 
 def euclidean_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:

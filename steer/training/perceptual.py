@@ -8,6 +8,8 @@ Reference: Zhang et al. 2018, arXiv 1801.03924; as the metric of a consistency m
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,36 +19,61 @@ EPS = 1e-6  # under the root of a squared length
 
 
 class Perceptual:
-    """d(x, y) (B,) for images (B, C, H, W), with gradients in both; computed in float32, whatever autocast says.
+    """d(x, y) (B,) for images (B, C, H, W), with gradients in both; in the network's own precision, whatever autocast says.
 
     Args:
         network: of images; it is frozen, and moved to where the images are.
         layers: names of its submodules whose outputs (B, channels, h, w) count, as `named_modules` has them.
-        decode: from the map's samples to the network's images, such as rewards.from_signed.
+        decode: from the map's samples to the network's images, such as rewards.from_signed; a module is frozen and moved.
 
     Raises:
-        ValueError: a layer that the network does not have, or, when first called, that it does not pass through.
+        ValueError: a layer that the network does not have or that is named twice; and when called, one that it does not
+            pass through, or that puts out no channels at places.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str], decode: Callable[[Tensor], Tensor] | None = None):
         known = dict(network.named_modules())
-        strange = [name for name in layers if name not in known]
-        if strange or not layers:
-            raise ValueError(f"layers are names of submodules, such as {list(known)[1:6]}; got {strange}")
-        self.network, self.layers, self.decode = network.requires_grad_(False).eval(), tuple(layers), decode
-        self.seen: dict[str, Tensor] = {}
-        for name in layers:
-            known[name].register_forward_hook(lambda _, __, out, name=name: self.seen.__setitem__(name, out))
+        listed = [] if isinstance(layers, str) else list(layers)
+        if not listed or len(set(listed)) < len(listed) or not known.keys() >= set(listed):
+            raise ValueError(f"layers is a list of submodules, each once, such as {list(known)[1:6]}; got {layers!r}")
+        self.network, self.layers, self.decode = frozen(network), tuple(listed), decode
+        if isinstance(decode, nn.Module):
+            frozen(decode)
 
     def __call__(self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
         with torch.autocast(x.device.type, enabled=False):
-            ours, theirs = self.activations(x.float()), self.activations(y.float())
+            ours, theirs = self.activations(x), self.activations(y)
             return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]).sum(0)
 
     def activations(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d i j"]]:
         """Of every layer, the channels of a place scaled to length one."""
-        self.seen.clear()
-        self.network.to(x.device)(x if self.decode is None else self.decode(x))
-        if missed := [name for name in self.layers if name not in self.seen]:
+        seen: dict[str, Tensor] = {}
+        modules = dict(self.network.to(x.device).named_modules())
+        hooks = [modules[name].register_forward_hook(partial(note, seen, name)) for name in self.layers]
+        try:
+            self.network(self.decoded(x))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if missed := [name for name in self.layers if name not in seen]:
             raise ValueError(f"the network does not pass through its layers {missed}; name others")
-        return [out / (out.square().sum(1, keepdim=True) + EPS).sqrt() for out in map(self.seen.pop, self.layers)]
+        if flat := {name: tuple(out.shape) for name, out in seen.items() if out.ndim != 4}:
+            raise ValueError(f"layers put out (B, channels, h, w) each; got {flat}: name others")
+        return [out / (out.square().sum(1, keepdim=True) + EPS).sqrt() for out in (seen[name] for name in self.layers)]
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """What the network looks at, in its precision."""
+        if isinstance(self.decode, nn.Module):
+            self.decode.to(x.device)
+        own = next((p.dtype for p in self.network.parameters()), torch.float32)
+        return x.to(own) if self.decode is None else self.decode(x.to(own))
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """The same, which learns nothing and drops nothing out."""
+    return network.requires_grad_(False).eval()
+
+
+def note(seen: dict[str, Tensor], name: str, module: nn.Module, given: Any, out: Tensor) -> None:
+    """A hook that keeps what a layer put out, before an in-place layer behind it writes over it."""
+    seen[name] = out.clone()

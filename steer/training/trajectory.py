@@ -2,13 +2,14 @@
 
     L_off = E |u_{s,t}(x_s) - (x_t - x_s) / (t - s)|^2,      dx/dt = b_t(x),  x_0 ~ N(0, I).
 
-No identity is bootstrapped from: the target is as exact as the solver, however long the jump, and x_s has the law in which a
-sampler will meet it, not that of the data's path. Nor are data asked for. The price is the paths, of which each serves
-several pairs of times. From noise to data alone, by a path each, it is Luhman & Luhman's knowledge distillation.
+No identity is bootstrapped from: the target is as exact as the solver (and the cubic between its steps), however long the
+jump, and x_s has the law in which a sampler will meet it, not that of the data's path. Nor are data asked for. The price is
+the paths, of which each serves several pairs of times. From noise to data alone, by a path each, it is Luhman & Luhman's
+knowledge distillation.
 
 A network that cannot be exact regresses toward the mean, which for images is a blur. A `metric` of images d says which errors
-matter. Where jumps end halfway, it knows nothing of what it is shown; so it is asked at the end of the path, for which an
-error e of X_{s,t} counts as it stands: + weight d(x_1 + e, x_1) / (t - s)^2. The minimiser is the same.
+to prefer; one that can be exact has none to choose from. Of images halfway to noise it knows nothing, so it is asked at the end
+of the path about the error e of X_{s,t}: + weight d(x_1 + e, x_1) / (t - s)^2, with gaps taken as .01 where they are shorter.
 
 Reference: Luhman & Luhman 2021, arXiv 2101.02388.
 """
@@ -20,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond, FlowMap, ResidualMap, for_particles
+from steer.flow_map import Cond, FlowMap, ResidualMap, pick
 from steer.interpolant import expand
 from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
 
@@ -59,29 +60,29 @@ class Trajectory(PairObjective):
     asks = frozenset({"velocity"})
 
     def __init__(self, steps: int = 16, shared: int = 8, metric: Metric | None = None, weight: float = 1.0):
-        if steps < 1 or shared < 1:
-            raise ValueError(f"a path has at least one step and serves at least one pair; got {steps=}, {shared=}")
+        if min(steps, shared) < 1 or steps != int(steps) or shared != int(shared):
+            raise ValueError(f"a path has a number of steps and serves a number of pairs; got {steps=}, {shared=}")
+        if not weight > 0:
+            raise ValueError(f"the weight of a metric is above 0; got {weight}")
         self.steps, self.shared, self.metric, self.weight = steps, shared, metric, weight
         paths = f"{2 * steps + 1} F" if shared == 1 else f"{2 * steps + 1}/{shared} F"
-        self.card = Card("the flow itself", "none", "the path", f"{paths} + 1 F + 1 B")
+        seen = "" if metric is None else ", and the metric's"
+        self.card = Card("the flow itself", "none", "the path", f"{paths} + 1 F + 1 B{seen}")
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         s, t, row = pairs.s, pairs.t, torch.arange(len(pairs.s), device=pairs.s.device) // self.shared
-        cond = None if pairs.cond is None else pairs.cond[:: self.shared]
+        first = row * self.shared
         with torch.no_grad():
-            path = self.follow(held.velocity, pairs.x0[:: self.shared], cond)
+            path = self.follow(held.velocity, pairs.x0[:: self.shared], pick(pairs.cond, first[:: self.shared]))
             (x_s, v_s), (x_t, _) = path.at(row, s), path.at(row, t)
-            short = (
-                pairs.gap <= torch.finfo(x_s.dtype).eps ** 0.5
-            )  # here the difference has fewer digits than the tangent
+            short = pairs.gap.abs() <= torch.finfo(x_s.dtype).eps ** 0.5  # for which the tangent has more digits
             target = torch.where(short, v_s, (x_t - x_s) / torch.where(short, 1.0, pairs.gap))
-        each = None if cond is None else for_particles(cond, self.shared)[: len(s)]
-        error = student.average_velocity(x_s, s, t, each) - target
+        error = student.average_velocity(x_s, s, t, pick(pairs.cond, first)) - target
         if self.metric is None:
             return mean_square(error)
-        end, gap = path.x[-1, row], pairs.gap.clamp_min(SHORTEST).to(x_s.dtype)
+        end, gap = path.x[-1, row], pairs.gap.abs().clamp_min(SHORTEST).copysign(pairs.gap).to(x_s.dtype)
         return mean_square(error) + self.weight * self.metric(end + gap * error, end) / gap.flatten() ** 2
 
     def follow(self, held: FlowMap, x: Float[Tensor, "p *shape"], cond: Cond) -> Path:

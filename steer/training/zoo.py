@@ -223,7 +223,7 @@ METHODS = (
         lambda c: Joint(None, Trajectory(c.grid, shared=1), pairs=OnGrid(1), velocity=c.frozen()),
         "teacher",
         "Luhman & Luhman 2021, arXiv 2101.02388",
-        "its sampler (DDIM): Heun's method, of grid steps, on the teacher's own path",
+        "its sampler (DDIM), for which Heun's method of grid steps stands; the start from the teacher's weights",
     ),
 )
 

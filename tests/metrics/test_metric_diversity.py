@@ -24,6 +24,16 @@ def test_equal_weights_give_the_mean_over_pairs():
     torch.testing.assert_close(euclidean_diversity(f, w), pairs(torch.cdist(f, f)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_copies_have_no_diversity_not_even_that_of_rounding(dtype):
+    one = torch.randn(80, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for n in (2, 7, 64):
+        f, w = one.expand(n, 80), torch.linspace(1, 2, n, dtype=dtype).softmax(0)
+        assert cosine_diversity(f, w) == 0
+        near = f + 1e-2 * torch.randn(n, 80, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        assert cosine_diversity(near, w) > 1e-5
+
+
 @pytest.mark.parametrize("diversity", [cosine_diversity, euclidean_diversity])
 def test_weights_give_what_multinomial_resampling_leaves_on_average(diversity):
     f, w, n = normal(6, 3), normal(6, seed=1).softmax(0), 6

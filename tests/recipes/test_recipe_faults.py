@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from recipes import run_folder
 from recipes.cli import how_to_resume, main
 from steer import checkpoint
 
 ROOT = Path(__file__).parents[2]
 RING = ["sample", "ring/steer", "particles=8", "sampler.steps=3", "base.steps=2", "model.steps=4"]
 REWARDS = """
+import functools
 import torch
 def crooked(x):
     return x
@@ -24,6 +26,7 @@ def later_nan(x):
     return torch.where(torch.arange(len(x)) == 5, torch.nan, x[:, 0])
 def two(x, y, z):
     return x[:, 0]
+partly = functools.partial(loose)
 number = 3
 """
 
@@ -54,7 +57,10 @@ number = 3
         ([*RING[:-1], "model._target_=rewards.Brightness"], "model is a flow map"),
         ([*RING, "reward=nowhere.py:f"], "there is no file nowhere.py"),
         ([*RING, "reward=rewards.py:loos"], "has no 'loos'; did you mean 'loose'"),
-        ([*RING, "reward=rewards.py:tarch"], "has no 'tarch'; there are: crooked, later_nan, loose, two, wrong_type"),
+        (
+            [*RING, "reward=rewards.py:tarch"],
+            "has no 'tarch'; there are: crooked, later_nan, loose, number, partly, two, wrong_type",
+        ),
         ([*RING, "tilt.scal=1"], "knows no key 'tilt.scal'; did you mean 'tilt.scale'"),
         ([*RING, "reward=rewards.py:loose"], "reward 'loose' raised KeyError: 'lost'"),
         ([*RING, "reward=rewards.py:crooked"], "expected a tensor of shape (1,), one number per sample"),
@@ -117,10 +123,11 @@ def test_traceback_on_request(steer):
 
 
 SAMPLER = """
+import random
 from steer.samplers import Jump
 class Broken(Jump):
     def __call__(self, *args, **kwargs):
-        return {}["x0"]
+        return random.choice(list(kwargs))
 """
 
 
@@ -130,8 +137,8 @@ def test_an_exception_in_a_file_of_ones_own_is_one_line_that_says_where(steer, c
     assert main([*broken, "--quiet"]) == 3
     says = capsys.readouterr().err
     where = Path("mine.py").resolve()
-    assert says.splitlines()[-1].startswith(f"steer: error: KeyError at {where}:5, in __call__: 'x0'; --traceback")
-    with pytest.raises(KeyError):
+    assert says.splitlines()[-1].startswith(f"steer: error: IndexError at {where}:6, in __call__: ")
+    with pytest.raises(IndexError):
         main([*broken, "--quiet", "--traceback"])
 
 
@@ -146,10 +153,13 @@ def test_a_run_that_is_interrupted_says_how_to_go_on_where_there_is_something_to
     monkeypatch.setattr("steer.training.FlowMatching.forward", interrupt)
     assert main([*small, "--quiet"]) == 130
     assert "nothing of it was kept" in capsys.readouterr().err
-    folder = Path("runs/checkerboard-train")
-    (folder / "last.ckpt").touch()
-    again = how_to_resume(["train", "checkerboard/train", "run.resume=false"], folder)
+    Path("runs/checkerboard-train/last.ckpt").touch()
+    again = how_to_resume(["train", "checkerboard/train", "run.resume=false"])
     assert again == "; to go on from its last checkpoint: steer train checkerboard/train run.resume=true"
+    monkeypatch.setattr("recipes.cli.run", interrupt)
+    run_folder.opened.clear()  # as in a process that was stopped before it had a folder of its own
+    assert main([*small, "sed=1", "--quiet"]) == 130
+    assert "nothing of it was kept" in capsys.readouterr().err
 
 
 def interrupt(*_):

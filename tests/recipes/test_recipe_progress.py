@@ -30,17 +30,30 @@ def test_a_bar_hands_the_steps_through(monkeypatch):
         assert list(track([4])) == [4]
 
 
-def test_warnings_say_whom_they_are_about():
-    with pytest.warns(FutureWarning, match="^FMTT at 13: late$"), warned_of("FMTT at 13"):
-        warnings.warn("late", FutureWarning, stacklevel=1)
+def test_warnings_say_whom_they_are_about_once():
+    with pytest.warns(UserWarning, match="^FMTT at 13: ") as caught:
+        warn_at(13, 26)
+    assert [str(warning.message) for warning in caught] == [
+        "FMTT at 13: late",
+        "FMTT at 13: by 13",
+        "FMTT at 26: by 26",
+    ]
+
+
+def warn_at(*budgets):
+    said = set()
+    for budget in budgets:
+        with warned_of("FMTT", f"at {budget}", said):
+            warnings.warn("late", FutureWarning, stacklevel=1)
+            warnings.warn(f"by {budget}", UserWarning, stacklevel=1)
 
 
 def test_warnings_before_a_failure_are_not_lost():
-    with pytest.warns(UserWarning, match="^FMTT: before$"), pytest.raises(ValueError, match="no"):
+    with pytest.warns(UserWarning, match="^FMTT at 13: before$"), pytest.raises(ValueError, match="no"):
         warn_and_fail()
 
 
 def warn_and_fail():
-    with warned_of("FMTT"):
+    with warned_of("FMTT", "at 13", set()):
         warnings.warn("before", UserWarning, stacklevel=1)
         raise ValueError("no")

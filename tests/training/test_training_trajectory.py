@@ -1,14 +1,18 @@
 """Regression on simulated paths: they are the flow's, the targets their chords, and what shares a path shares its noise."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 from exact_map import MEAN, STD, exact_map, generator, gradients, pairs
 
+from steer.analytic import GaussianMixture
 from steer.flow_map import FlowMap, ResidualMap
+from steer.glass import GlassFlow
 from steer.interpolant import Linear
-from steer.training import Frozen, Held, Joint, Pairs, Perceptual, Trajectory
+from steer.training import Frozen, Held, Joint, Pairs, Perceptual, Posterior, Trajectory
 from steer.training.trajectory import Path
 
 
@@ -88,10 +92,12 @@ def test_the_places_it_learns_at_are_those_of_the_teachers_law():
     assert (student.network.x.std(0) / std - 1).abs().max() < 4.5 / math.sqrt(2 * n)
 
 
-def test_the_target_is_the_chord():
+@pytest.mark.parametrize("back", [False, True])
+def test_the_target_is_the_chord(back):
     """Of x = x0 + t + t^2 + t^3, which Heun's method misses by h^2 / 2 t at most, whatever the gap."""
     x0, x1, s, t = pairs(300)
     s[:3], t[:3] = 0.25, torch.tensor([0.25, 0.25 + 1e-12, 0.25 + 1e-5])
+    s, t = (t, s) if back else (s, t)
     chord = 1 + (s + t) + (s * s + s * t + t * t)
     found = residual(Trajectory(100, shared=3), ResidualMap(Still(), Linear()), (x0, x1, s, t), teacher=Drift())
     torch.testing.assert_close(found, chord**2, rtol=2e-4, atol=0)
@@ -132,8 +138,32 @@ def test_it_is_distilled_without_data():
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"shared": 0}], ids=str)
 def test_a_path_needs_a_step_and_serves_a_pair(wrong):
-    with pytest.raises(ValueError, match="at least one step and serves at least one pair; got"):
+    with pytest.raises(ValueError, match="a path has a number of steps and serves a number of pairs; got"):
         Trajectory(**wrong)
+
+
+def test_it_teaches_draws_from_the_posterior_too():
+    """Inside `Posterior` the condition is a context, whose rows go with their paths."""
+    law = GaussianMixture([[2.0, 0.0], [-1.0, 1.5]], [0.8, 1.0])
+    joint = Joint(None, Trajectory(16, shared=2), velocity=Frozen(GlassFlow(law)))
+    x0, x1, _, _ = pairs(64)
+    student = ResidualMap(OfGlass(GlassFlow(law, steps=16)), Linear())
+    assert Posterior(joint)(student, x0, x1, None, generator(), 0).total < 1e-2
+    student.network.bent = 0.3
+    assert Posterior(joint)(student, x0, x1, None, generator(), 0).total > 0.05
+
+
+class OfGlass(torch.nn.Module):
+    """The average velocity of a posterior's own flow, and how much is added to it."""
+
+    bent = 0.0
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x, s, t, cond=None):
+        return self.flow.average_velocity(x, s, t, cond) + self.bent
 
 
 # The metric
@@ -145,9 +175,11 @@ def network():
     return torch.nn.Sequential(first, torch.nn.SiLU(), second)
 
 
-def test_a_metric_is_asked_at_the_paths_end_for_the_error_as_it_stands():
+@pytest.mark.parametrize("back", [False, True])
+def test_a_metric_is_asked_at_the_paths_end_about_the_error(back):
     """Of dx/dt = 1 the error of u = 0 is -1, of X_{s,t} -(t - s), and the path ends at x0 + 1."""
     x0, x1, s, t = pairs(12)
+    s, t = (t, s) if back else (s, t)
     seen = {}
 
     def metric(x, y):
@@ -157,7 +189,8 @@ def test_a_metric_is_asked_at_the_paths_end_for_the_error_as_it_stands():
     student, one = ResidualMap(Still(), Linear()), torch.ones(12, dtype=torch.long)
     found = residual(Trajectory(4, shared=1, metric=metric, weight=0.5), student, (x0, x1, s, t), one, Drift())
     torch.testing.assert_close(seen["y"], x0 + 1)
-    gap = (t - s).clamp_min(0.01)[:, None]
+    gap = (t - s)[:, None]
+    assert gap.abs().min() > 0.01
     torch.testing.assert_close(seen["x"], x0 + 1 - gap)
     torch.testing.assert_close(found, 1 + 0.5 * torch.full((12,), 2.0, dtype=torch.float64))
 
@@ -204,11 +237,38 @@ def test_autocast_does_not_round_the_perceptual_distance():
 
 
 def test_what_a_perceptual_distance_refuses():
-    with pytest.raises(ValueError, match=r"layers are names of submodules, such as \['0', '1', '2'\]; got \['9'\]"):
-        Perceptual(network(), ["0", "9"])
-    with pytest.raises(ValueError, match="layers are names of submodules"):
-        Perceptual(network(), [])
+    for layers in (["0", "9"], [], ["0", "0"], "0"):
+        with pytest.raises(ValueError, match=r"a list of submodules, each once, such as \['0', '1', '2'\]; got"):
+            Perceptual(network(), layers)
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
+    with pytest.raises(ValueError, match=r"\(B, channels, h, w\) each; got {'1': \(2, 3\)}"):
+        Perceptual(flat, ["1"])(*torch.rand(2, 2, 1, 6, 6))
+    with pytest.raises(ValueError, match=r"the weight of a metric is above 0; got -1\.0"):
+        Trajectory(metric=Perceptual(network(), ["0"]), weight=-1.0)
     idle = torch.nn.ModuleDict({"used": network(), "idle": torch.nn.Conv2d(1, 1, 1)})
     idle.forward = idle["used"].forward
     with pytest.raises(ValueError, match=r"does not pass through its layers \['idle'\]"):
         Perceptual(idle, ["used.0", "idle"])(*torch.rand(2, 1, 1, 6, 6))
+
+
+def test_a_perceptual_distance_is_copied_and_pickled_whole_and_leaves_the_network_alone():
+    net, (x, y) = network(), torch.rand(2, 3, 1, 6, 6, generator=generator())
+    metric = Perceptual(net, ["0", "2"])
+    for other in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric)), Perceptual(net, ["2", "0"])):
+        torch.testing.assert_close(other(x, y), metric(x, y))
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_layer_counts_as_it_is_before_one_in_place_writes_over_it():
+    net = network()
+    plain = torch.nn.Sequential(net[0], torch.nn.ReLU(inplace=True))
+    x, y = torch.rand(2, 3, 1, 6, 6, generator=generator())
+    torch.testing.assert_close(Perceptual(plain, ["0"])(x, y), Perceptual(net, ["0"])(x, y))
+
+
+def test_networks_and_decoders_of_their_own_precision():
+    decode = torch.nn.Conv2d(1, 1, 1).double()
+    metric = Perceptual(network().double(), ["0"], decode)
+    x, y = torch.rand(2, 3, 1, 6, 6, generator=generator())
+    assert metric(x, y).dtype == torch.float64
+    assert not any(p.requires_grad for p in decode.parameters())
