@@ -17,6 +17,7 @@ from steer.flow_map import FlowMap
 from steer.gaussians import Gaussians, LinearReward, QuadraticReward, tilt
 from steer.interpolant import Endpoints, Linear, Schedule, Time, batch_time
 from steer.lookahead import Guesses
+from steer.networks.shapes import check_vectors
 from steer.solvers import Rk4
 
 
@@ -96,7 +97,8 @@ class GaussianMixture(FlowMap):
     def _posterior(
         self, x: Float[Tensor, "b d"], t: Time, cond: Tensor | None = None
     ) -> tuple[Gaussians, Tensor, Tensor]:
-        """p(x1 | x_t = x) along the axes, E[x0 | x_t, k] (B, K, d), and log p_t(x) (B,)."""
+        """p(x1 | x_t = x) along the axes, E[x0 | x_t, k] (B, K, d), and log p_t(x) (B,). Raises WrongShape."""
+        check_vectors(x, self.means.shape[1], "mixture")
         alpha, sigma, _, _ = (c[:, None, None] for c in self.schedule.coefficients(batch_time(t, x)))
         log_w, mean, var = self.components
         y = self._along(x) - alpha * mean
@@ -104,13 +106,10 @@ class GaussianMixture(FlowMap):
         log_joint = log_w - 0.5 * (y**2 / total + total.log() + math.log(2 * math.pi)).sum(-1)
         if cond is not None:
             if ((cond < -1) | (cond >= len(log_w))).any():
-                raise ValueError(
-                    f"a condition is a component, 0..{len(log_w) - 1}, or -1 for none; got {cond.unique().tolist()}"
-                )
-            other = torch.arange(len(log_w), device=x.device) != cond[:, None]
-            log_joint = (log_joint - log_w).masked_fill(other & (cond >= 0)[:, None], -torch.inf) + torch.where(
-                (cond >= 0)[:, None], 0.0, log_w
-            )
+                known = f"a component, 0..{len(log_w) - 1}, or -1 for none"
+                raise ValueError(f"a condition is {known}; got {cond.unique().tolist()}")
+            told, other = (cond >= 0)[:, None], torch.arange(len(log_w), device=x.device) != cond[:, None]
+            log_joint = (log_joint - log_w).masked_fill(other & told, -torch.inf) + torch.where(told, 0.0, log_w)
         log_p = torch.logsumexp(log_joint, dim=1)
         posterior = Gaussians(log_joint - log_p[:, None], mean + alpha * var / total * y, var * sigma**2 / total)
         return posterior, sigma * y / total, log_p
@@ -129,6 +128,7 @@ class GaussianMixture(FlowMap):
         return counting.network(self._velocity(x, t, cond))
 
     def _velocity(self, x: Tensor, t: Time, cond: Tensor | None) -> Tensor:
+        check_vectors(x, self.means.shape[1], "mixture")
         if self.round and cond is None and x.dtype == torch.float64:
             return self._round_velocity(x, t)
         return self.schedule.velocity(self.endpoints(x, t, cond), x, t)

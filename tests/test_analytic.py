@@ -194,3 +194,12 @@ def test_a_jump_is_differentiable_in_its_start_also_on_the_nodes_of_the_solver(t
         d_t, grad = torch.autograd.grad(mixture(x, times, 1.0)[:, axis].sum(), (times, x))
         along_flow = (grad * mixture.velocity(x, t)).sum(1)
         assert torch.allclose(d_t, -along_flow, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 2, 2), (4,)])
+@pytest.mark.parametrize("std", [0.5, [0.5, 1.0]], ids=["round", "of two sizes"])
+def test_samples_of_another_shape_are_refused(shape, std):
+    law, x = GaussianMixture([[0.0, 1.0], [2.0, 0.0]], torch.as_tensor(std)), torch.zeros(shape, dtype=torch.float64)
+    for ask in (law.velocity, law.log_prob, law.score, law.denoise, law.lookahead):
+        with pytest.raises(ValueError, match=r"this mixture takes samples \(B, 2\); got \(4"):
+            ask(x, 0.5)
