@@ -215,14 +215,14 @@ def family(name: str) -> str:
 def draw(rows: dict[str, Row]) -> None:
     """KL against jumps at equal cost, a panel for each notion; flow matching, and what knows one jump alone, in all."""
     families = [name for name in dict.fromkeys(map(family, rows)) if name not in ("", ALONE)]
-    figure = Figure(figsize=(4 * len(families), 4.4), layout="constrained")
+    figure = Figure(figsize=(4 * len(families), 5.6), layout="constrained")
     FigureCanvasAgg(figure)
     for ax, notion in zip(figure.subplots(1, len(families), sharey=True), families, strict=True):
         ax.plot(JUMPS, rows["flow-matching"]["kl"], "--", color="#888888", label="flow-matching, Euler")
         for name, row in rows.items():
             if row["kl"] and family(name) in (notion, ALONE):
-                kl, grey = np.array(row["kl"], dtype=float), "#888888" if family(name) == ALONE else None
-                ax.plot(JUMPS, kl, marker="o", markersize=3.5, label=name, color=grey)
+                style = {"color": "black", "ms": 9, "ls": "none"} if family(name) == ALONE else {"ms": 3.5}
+                ax.plot(JUMPS, np.array(row["kl"], dtype=float), "*" if "ls" in style else "o-", label=name, **style)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.set_xticks(JUMPS, [str(jumps) for jumps in JUMPS])
@@ -230,7 +230,7 @@ def draw(rows: dict[str, Row]) -> None:
         ax.set_xlabel("jumps")
         ax.grid(alpha=0.3, which="both")
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(fontsize=8, frameon=False)
+        ax.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     figure.axes[0].set_ylabel("KL(data || samples)")
     figure.suptitle(f"Checkerboard at the cost of {STEPS} steps of lsd, mean of {len(SEEDS)} seeds", fontsize=12)
     figure.savefig(FOLDER / "checkerboard.png", dpi=130)
