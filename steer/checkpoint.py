@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -79,6 +80,36 @@ def load_module(path: str | Path) -> nn.Module:
         raise ValueError(f"{path} does not fit its own map: {differs}; save it again")
     module.load_state_dict(tensors)
     return module.eval().requires_grad_(False)
+
+
+def average(shares: Mapping[str, float], path: str | Path) -> None:
+    """Writes the mean of several checkpoints' weights, which often does better than any of them.
+
+    They are of one build, and one was trained from the other, or all from one. Reference: Wortsman et al. 2022, arXiv
+    2109.01903 (weights before and after fine-tuning), arXiv 2203.05482 (model soups).
+
+    Args:
+        shares: name, folder or path of each (see `find`) -> its positive share; they are divided by their sum.
+        path: of the new checkpoint, whose header is the first one's, with `average`, the shares.
+
+    Raises:
+        ValueError: no positive shares, or weights that do not fit those of the first.
+    """
+    if not shares or not all(share > 0 for share in shares.values()):
+        raise ValueError(f"average takes a positive share of each checkpoint; got {dict(shares)}")
+    files, total = [find(name) for name in shares], sum(shares.values())
+    modules = [load_module(file) for file in files]
+    states = [module.state_dict() for module in modules]
+    for name, state in zip(shares, states, strict=True):
+        if differs := difference(states[0], state):
+            raise ValueError(f"{name} is of another build than {next(iter(shares))}: {differs}")
+    for name, weight in modules[0].state_dict().items():
+        if weight.is_floating_point():
+            parts = (state[name].double() * share for state, share in zip(states, shares.values(), strict=True))
+            weight.copy_(torch.stack(list(parts)).sum(0) / total)
+    header = read_header(files[0])
+    more = {key: value for key, value in header.items() if key not in ("format", "version", "build")}
+    save(modules[0], path, header["build"], **{**more, "average": {str(name): s / total for name, s in shares.items()}})
 
 
 def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from steer import checkpoint
 from steer.analytic import GaussianMixture, ring
+from steer.build import build
 from steer.checkpoint import load, load_module, read_header, save
 from steer.flow_map import ResidualMap
 from steer.interpolant import VariancePreserving
@@ -200,3 +201,31 @@ def test_that_names_other_code(path, tmp_path):
         rewrite(path, header={"build": {"_target_": target, "command": f"touch {tmp_path / 'owned'}"}})
         refused("a checkpoint may only build classes of steer, rewards", path)
     assert not (tmp_path / "owned").exists()
+
+
+def test_an_average_is_that_of_the_weights_by_their_shares(tmp_path):
+    paths = [str(tmp_path / f"{k}.safetensors") for k in range(2)]
+    for k, path in enumerate(paths):
+        torch.manual_seed(k)
+        checkpoint.save(build(RECIPE), path, RECIPE, shape=[2], seed=k)
+    checkpoint.average({paths[0]: 3.0, paths[1]: 1.0}, tmp_path / "both.safetensors")
+    first, second, both = (checkpoint.load(path).state_dict() for path in (*paths, tmp_path / "both.safetensors"))
+    for name, weight in both.items():
+        torch.testing.assert_close(weight, 0.75 * first[name] + 0.25 * second[name])
+    header = checkpoint.read_header(tmp_path / "both.safetensors")
+    assert header["average"] == {paths[0]: 0.75, paths[1]: 0.25}
+    assert (header["shape"], header["seed"]) == ([2], 0)
+    with pytest.raises(ValueError, match="a positive share of each checkpoint; got"):
+        checkpoint.average({paths[0]: 1.0, paths[1]: 0.0}, tmp_path / "none.safetensors")
+
+
+def test_checkpoints_of_another_build_are_not_averaged(tmp_path):
+    checkpoint.save(build(RECIPE), tmp_path / "one.safetensors", RECIPE)
+    wider = {**RECIPE, "network": {**RECIPE["network"], "width": 16}}
+    checkpoint.save(build(wider), tmp_path / "wide.safetensors", wider)
+    with pytest.raises(
+        ValueError, match=r"wide\.safetensors is of another build than .*one\.safetensors: .* should be"
+    ):
+        checkpoint.average(
+            {str(tmp_path / f"{n}.safetensors"): 1.0 for n in ("one", "wide")}, tmp_path / "x.safetensors"
+        )
