@@ -4,7 +4,7 @@
 
 Every method may spend 40, 80 or 150 forward-equivalents of the network per returned sample (a backward is priced at two
 forwards). The reward is the log-probability of the wanted class under one classifier; another, of different make and
-seed, judges. Ten classes, 16 samples each, three seeds.
+seed, judges. Ten classes, 16 samples each, six seeds.
 """
 
 import math
@@ -27,7 +27,7 @@ from steer.metrics import ClassAgreement, PairwiseDiversity
 from steer.samplers import BestOfN, Jump, Sampler, TrajectoryTilting
 from steer.tilt import Tilt
 
-SEEDS, PARTICLES, CLASSES, SCALE, EPS, JUMPS = 3, 16, 10, 10.0, 4.0, 4
+SEEDS, PARTICLES, CLASSES, SCALE, EPS, JUMPS = 6, 16, 10, 10.0, 4.0, 4
 BUDGETS = (40, 80, 150)
 STEER_BY, JUDGE_BY = "fashion-residual", "fashion-patch"
 
