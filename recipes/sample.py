@@ -73,7 +73,7 @@ def sample(job: Job) -> Path:
 def warn_of_flight(steered: Tensor, unsteered: Tensor) -> None:
     """Warns of samples so far out that the steering has most likely blown up: finite, but no sample of anything."""
     reach, usual = float(steered.abs().max()), float(unsteered.abs().max())
-    if reach > FAR * usual:
+    if reach > FAR * max(usual, 1.0):  # noise, which both start from, reaches further than 1
         warnings.warn(
             f"steered samples reach {reach:.3g}, and unsteered ones {usual:.3g}: if the reward does not ask for that, the"
             " steering has blown up; lower tilt.scale, or take more steps",

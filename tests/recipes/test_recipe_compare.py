@@ -389,7 +389,7 @@ def test_images(steer, fashion):
         (["methods.mine=3"], "methods.mine has a sampler"),
         (["methods.FK_steering.sampler.stepz=3"], "takes no argument 'stepz'; did you mean 'steps'"),
         (["methods.FK_steering.sampler._target_=steer.samplers.Search"], "expected a sampler"),
-        (["price.backwards=1"], "did you mean 'backward'"),
+        (["price.backwards=1"], "did you mean 'price.backward'"),
         (["max_batch=0"], "max_batch is at least 1"),
         (["run.resume=true"], "there is no run runs/ring-compare to resume"),
     ],
