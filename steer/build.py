@@ -107,9 +107,8 @@ def _attribute(owner: Any, attribute: str, where: str) -> Any:
         return getattr(owner, attribute)
     except AttributeError:
         inside = (module.name for module in pkgutil.iter_modules(getattr(owner, "__path__", [])))
-        names = (
-            {name for name in dir(owner) if not _brought_in(owner, name)} if ".py" in where else {*dir(owner), *inside}
-        )
+        own = where.endswith(".py")
+        names = {name for name in dir(owner) if not _brought_in(owner, name)} if own else {*dir(owner), *inside}
         public = {n for n in names if not n.startswith("_")}
         raise ValueError(f"{where} has no {attribute!r}{_nearest(attribute, public)}") from None
 
@@ -117,8 +116,10 @@ def _attribute(owner: Any, attribute: str, where: str) -> Any:
 def _brought_in(module: Any, name: str) -> bool:
     """Whether a file of one's own only imports what it calls so: a module, or another's function or class."""
     value = vars(module).get(name)
-    elsewhere = (inspect.isroutine(value) or inspect.isclass(value)) and value.__module__ != module.__name__
-    return inspect.ismodule(value) or elsewhere
+    from_where = (
+        getattr(value, "__module__", None) if inspect.isroutine(value) or inspect.isclass(value) else module.__name__
+    )
+    return inspect.ismodule(value) or from_where != module.__name__
 
 
 def _nearest(name: str, names: Collection[str]) -> str:

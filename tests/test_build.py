@@ -83,6 +83,7 @@ def test_unknown_names_bring_the_nearest():
     refused("steer has no 'netwroks'; did you mean 'networks'?", {"_target_": "steer.netwroks.Mlp"})
     refused("no Python object is called 'nowhere.Mlp'", {"_target_": "nowhere.Mlp"})
     refused("torch has no 'Zyxwvu'; there are: .*, ...$", {"_target_": "torch.Zyxwvu"})
+    refused("lightning.pytorch has no 'Trainr'; did you mean 'Trainer'?", {"_target_": "lightning.pytorch.Trainr"})
     for name in ("", "Mlp", ".", ".steer.Mlp", "steer..Mlp", "steer.networks.", "steer/networks.Mlp", "os; import os"):
         refused("write package.module.Name or path/to/file.py:Name", {"_target_": name})
     refused("a _target_ is a dotted path or file.py:Name; got 3", {"_target_": 3})
@@ -117,6 +118,10 @@ def test_keyword_only_arguments_are_needed_too(file):
 def test_files_fail_in_one_line(file):
     refused("there is no file nowhere.py", {"_target_": "nowhere.py:f"})
     refused("has no 'brihgt'; did you mean 'bright'?", {"_target_": f"{file}:brihgt"})
+    file.write_text(
+        "import math\nfrom math import sqrt\nshout = str.upper\ndef bright(x):\n    return x\nscaled = bright\n"
+    )
+    refused("has no 'sqrtt'; there are: bright, scaled$", {"_target_": f"{file}:sqrtt"})
     file.write_text("import torch\n1 / 0\n")
     refused("mine.py could not be run: ZeroDivisionError: division by zero", {"_target_": f"{file}:f"})
     file.write_text("def f(:\n")

@@ -72,10 +72,9 @@ def _mean_flow_times() -> LogitNormal:
 
 
 def _adaptive(off: MeanFlow | ImprovedMeanFlow | AlphaFlow) -> Joint:
-    law = _mean_flow_times()
-    weighting, off_weight = Adaptive(), 1 / 3  # one mean over the batch
+    law, third = _mean_flow_times(), 1 / 3  # one mean over the batch
     return Joint(
-        FlowMatching(law, Adaptive()), off, 0.75, pairs=SortedPair(law), weighting=weighting, off_weight=off_weight
+        FlowMatching(law, Adaptive()), off, 0.75, pairs=SortedPair(law), weighting=Adaptive(), off_weight=third
     )
 
 
