@@ -38,7 +38,7 @@ PANELS = {  # in which way each is better, where the law aimed at is not known
     "law_distance": "lower",
     "log_z_error": "0",
 }
-ACROSS, SIZES = 18, "plans.json"  # images side by side in grid.png; where the sizes are kept
+SIZES = "plans.json"  # where the sizes are kept
 FREE = ("methods", "budgets", "seeds")  # to change when a run is resumed: what was measured of them is kept by itself
 SAID = {"sampler", "size", "candidates", "most"}  # of a method
 BEST = {"best_of_N_by_1_jump": 1, "best_of_N_by_4_jumps": 4}  # what is added where no method is best of N
@@ -241,7 +241,7 @@ def strips(gallery: Gallery, rows: Sequence[Figures], methods: dict[str, Sizer],
             panels[words(row["method"])] = Result(kept["x"], kept["log_w"], None)
     if not panels:
         return []
-    return gallery.samples(panels, columns=max(ACROSS // len(panels), 2))
+    return gallery.samples(panels)
 
 
 def path_of(folder: Path, name: str, method: Sizer, budget: float, seed: int) -> Path:

@@ -13,7 +13,7 @@ from steer.resampling import systematic
 from steer.samplers import Result
 
 Picture = tuple[str, Path]  # caption, file
-POINTS = 4096
+POINTS, COLUMNS, ACROSS = 4096, 8, 18  # drawn at most: points, images in a row of a panel, and in a row of all
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Gallery:
     decode: Callable[[Tensor], Tensor] | None
     titles: Sequence[str]
 
-    def samples(self, panels: Mapping[str, Result], truth: Tensor | None = None, columns: int = 8) -> list[Picture]:
-        """grid.png: a panel for each result. Images, `columns` a row, appear in proportion to their weights; points in size."""
+    def samples(self, panels: Mapping[str, Result], truth: Tensor | None = None) -> list[Picture]:
+        """grid.png: a panel for each result. Images appear in proportion to their weights; points in size."""
         path = self.folder / "grid.png"
         if self.shape == (2,):
             clouds = [(title, *cloud(result)) for title, result in panels.items()]
@@ -41,6 +41,7 @@ class Gallery:
             law = "" if truth is None else " Outlined: where the law aimed at has half and nine tenths of its mass."
             return [(f"{' | '.join(panels)}: the samples.{law}", path)]
         if len(self.shape) == 3:
+            columns = min(COLUMNS, max(ACROSS // len(panels), 2))
             images = [(title, self.images(representatives(result, columns))) for title, result in panels.items()]
             pictures.grid(path, images, self.row_labels, columns)
             return [(f"{' | '.join(panels)}: samples in proportion to their weights, a row for each prompt.", path)]
@@ -82,7 +83,7 @@ class Gallery:
         return decoded.unflatten(0, batch).clamp(0, 1).cpu()
 
 
-def representatives(result: Result, columns: int = 8, rows: int = 4) -> Tensor:
+def representatives(result: Result, columns: int = COLUMNS, rows: int = 4) -> Tensor:
     """Particles of each prompt, (P, n, *shape), drawn by their weights: about as many as a picture holds."""
     n = columns if len(result.x) > 1 else columns * rows
     ancestors = systematic(result.log_w.cpu(), keyed_generator("representatives"))

@@ -4,9 +4,11 @@ import torch
 from PIL import Image
 
 from recipes import pictures
+from recipes.drawing import Gallery
 from recipes.pictures.mosaic import GAP, mosaic, resize, tile_width, to_bytes
 from recipes.pictures.paper import BLUE, Paper, written
 from recipes.pictures.point_clouds import window_of
+from steer.samplers import Result
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -263,3 +265,12 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path, draw, words):
         draw(tmp_path / "picture.png")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "picture.png").exists()
+
+
+@pytest.mark.parametrize("panels", [1, 2, 5, 8])
+def test_images_of_many_panels_are_drawn_at_twice_their_size(panels, tmp_path):
+    """Grey images on white paper: the lines of the picture that have grey in them are those of the images."""
+    result = Result(torch.full((3, 8, 1, 28, 28), 0.25), torch.zeros(3, 8), None)
+    Gallery(tmp_path, (1, 28, 28), None, ["a", "b", "c"]).samples({str(k): result for k in range(panels)})
+    grey = (pixels(tmp_path / "grid.png")[..., 0] == round(0.25 * 255)).any(1)
+    assert grey.sum() >= 3 * 2 * 28  # of three rows, at twice their size
