@@ -50,7 +50,7 @@ def sample(job: Job) -> Path:
     exact = None if config.guidances else closed_form(model.flow_map, tilt)
     metrics: Figures = {
         "method": type(sampler).__name__,
-        "claim": sampler.claim,
+        "claim": steered.claim or sampler.claim,
         **measure(steered),
         **of_population(steered),
         "log_z_exact": None if exact is None else exact.log_z,

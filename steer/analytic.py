@@ -36,6 +36,7 @@ class GaussianMixture(FlowMap):
             the default errs from noise to data by 3e-6 in the median, 1e-4 next to a watershed (held in the tests).
     """
 
+    jumps_follow_velocity = True
     means: Tensor
     std: Tensor
     weights: Tensor

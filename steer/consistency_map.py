@@ -34,6 +34,8 @@ class ConsistencyMap(FlowMap):
         ValueError: a velocity on another path; later, a jump to t < 1, or a question that needs the missing velocity.
     """
 
+    jumps_follow_velocity = True
+
     def __init__(
         self, network: Callable[[Tensor, Tensor, Cond], Tensor], schedule: Schedule, velocity: FlowMap | None = None
     ):
@@ -44,6 +46,10 @@ class ConsistencyMap(FlowMap):
             )
         self.network, self.schedule, self.field = network, schedule, velocity
         self.guidance = 1.0 if velocity is None else velocity.guidance
+
+    @property
+    def score_matches_flow(self) -> bool:
+        return self.field is None or self.field.score_matches_flow
 
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         s, t = batch_time(s, x), batch_time(t, x)

@@ -41,11 +41,28 @@ def pick(cond: Cond, rows: Tensor | Sequence[int]) -> Cond:
 
 
 class FlowMap(nn.Module, ABC):
-    """X_{s,t} with its velocity and schedule. x is (B, *shape); s and t are numbers or have shape (B,)."""
+    """X_{s,t} with its velocity and schedule. x is (B, *shape); s and t are numbers or have shape (B,).
+
+    Two properties decide what may be claimed with a map; both are those of the class, and hold for a learned map up to its
+    error of training.
+
+    Attributes:
+        schedule: the path it was learned on.
+        jumps_follow_velocity: whether X_{s,t} is the flow of its own velocity at any length of jump: closed forms, and
+            networks that were trained to it. Jumps by a few solver steps are not: their error does not vanish with a sampler's
+            steps.
+        guidance: the weight of classifier-free guidance in it, 1 for none: not to be applied a second time.
+        score_matches_flow: whether `score`, a conversion of the velocity, is that of the flow's own marginals. So it is for
+            the velocity of an interpolant, and not for one to which guidance was added: noise then changes the law.
+    """
 
     schedule: Schedule
-    jumps_follow_velocity: bool = True  # False for a map whose jumps are only near the flow of its velocity
-    guidance: float = 1.0  # the weight of classifier-free guidance in it, 1 for none: not to be applied a second time
+    jumps_follow_velocity: bool = False
+    guidance: float = 1.0
+
+    @property
+    def score_matches_flow(self) -> bool:
+        return self.guidance == 1.0
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
@@ -90,6 +107,8 @@ class ResidualMap(FlowMap):
         guidance: the weight of classifier-free guidance that was distilled into it, if any.
     """
 
+    jumps_follow_velocity = True
+
     def __init__(self, network: nn.Module, schedule: Schedule, guidance: float = 1.0):
         super().__init__()
         self.network, self.schedule, self.guidance = network, schedule, guidance
@@ -110,7 +129,8 @@ class ResidualMap(FlowMap):
 class OdeMap(FlowMap):
     """X_{s,t} by integrating a velocity in small steps: what a flow map replaces, and the yardstick it is held to.
 
-    Exact in the limit of steps, with the solver's order. A jump costs `steps` times the solver's stages.
+    Exact in the limit of its own steps, with the solver's order; at a given number its jumps are off by the solver's error, so
+    no look-ahead assumes that they follow the velocity. A jump costs `steps` times the solver's stages.
 
     Args:
         velocity: a FlowMap, whose own velocity is followed, or any callable (x, t, cond) -> (B, *shape) with t (B,).
@@ -131,6 +151,10 @@ class OdeMap(FlowMap):
             raise ValueError(f"OdeMap needs at least one step; got steps={steps}")
         self.field, self.schedule, self.steps, self.solver = velocity, schedule, steps, solver or Rk4()
         self.guidance = velocity.guidance if isinstance(velocity, FlowMap) else 1.0
+
+    @property
+    def score_matches_flow(self) -> bool:
+        return self.field.score_matches_flow if isinstance(self.field, FlowMap) else True
 
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         s, t = batch_time(s, x), batch_time(t, x)

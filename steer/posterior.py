@@ -41,6 +41,10 @@ class PosteriorMap(FlowMap):
         self.flow_map, self.inner, self.schedule = flow_map, inner, flow_map.schedule
         self.jumps_follow_velocity, self.guidance = flow_map.jumps_follow_velocity, flow_map.guidance
 
+    @property
+    def score_matches_flow(self) -> bool:
+        return self.flow_map.score_matches_flow
+
     def posterior_guesses(
         self, x: Tensor, t: Time, draws: int, generator: torch.Generator | None, cond: Cond = None
     ) -> Guesses:

@@ -42,12 +42,21 @@ def residual(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = No
 
 
 def effective_sample_size(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
-    """(sum w)^2 / sum w^2 of each row, between 1 and N."""
-    return (1 / _normalised(log_w).square().sum(dim=1)).to(log_w.dtype)
+    """(sum w)^2 / sum w^2 of each row in float64, between 1 and N; 0 where every weight is zero."""
+    none = (log_w == -torch.inf).all(dim=1, keepdim=True)
+    ess = 1 / _normalised(torch.where(none, 0.0, log_w)).square().sum(dim=1)
+    return torch.where(none[:, 0], 0.0, ess)
+
+
+def weighted_mean(log_w: Float[Tensor, "p n"], values: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
+    """sum w v / sum w of each row, in which values of weight zero, infinite ones too, do not count; NaN where all are zero."""
+    w = torch.softmax(log_w.double(), dim=1)
+    return torch.where(w == 0, 0.0, w * values).sum(dim=1)
 
 
 def log_mean_exp(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
-    """log of the mean weight of each row; exactly 0 for weights of one."""
+    """log of the mean weight of each row, in float64; exactly 0 for weights of one, -inf where all are zero."""
+    log_w = log_w.double()
     return torch.logsumexp(log_w, dim=1) - torch.logsumexp(torch.zeros_like(log_w), dim=1)
 
 
@@ -56,7 +65,7 @@ def _normalised(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p n"]:
     w = torch.softmax(log_w.double(), dim=1)
     if not w.isfinite().all():
         row = int((~w.isfinite()).nonzero()[0, 0])
-        raise ValueError(f"row {row} of the log weights has NaN, +inf or nothing above -inf: mend the weights before")
+        raise ValueError(f"row {row} of the log weights has NaN, +inf or nothing above -inf: no particle is left to copy")
     return w
 
 

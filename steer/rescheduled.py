@@ -43,6 +43,10 @@ class Rescheduled(FlowMap):
         self.jumps_follow_velocity, self.guidance = flow_map.jumps_follow_velocity, flow_map.guidance
         self.start = [float(c) for c in flow_map.schedule(0.0)[:2]]  # alpha and sigma where the model begins
 
+    @property
+    def score_matches_flow(self) -> bool:
+        return self.flow_map.score_matches_flow
+
     def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         (y, s), (k, t) = self.inner(x, s), self._clock(x, t)
         return expand(k, x) * self.flow_map(y, s, t, cond)

@@ -119,7 +119,9 @@ def joined(lookahead: Lookahead, part: Callable[[Lookahead, bool], View]) -> Vie
         more = part(piece, False)
         value = more.value + math.log(share)
         both = torch.logaddexp(total.value, value)
-        old, new = (total.value - both).exp(), (value - both).exp()
+        none = both == -torch.inf  # all guesses so far break a constraint
+        old = torch.where(none, 0.0, (total.value - both).exp())
+        new = torch.where(none, 0.0, (value - both).exp())
         total = total._replace(
             value=both,
             reward=total.reward + share * more.reward,

@@ -9,6 +9,7 @@ there: exact with draws from the posterior, an approximation with a single guess
 import inspect
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -22,14 +23,17 @@ from steer.lookahead import Guesses, Lookahead
 RewardFunction = Callable[..., Tensor]
 # What a reward may call its condition; as in rewards.base, which does not know this module.
 CONDITIONS = ("cond", "condition", "label", "labels", "prompt", "prompts", "text", "texts", "y")
-MEND = "mend the reward there, or clip it (rewards.Clipped)"
+FIX = "fix the reward at that sample, clip it (rewards.Clipped), or reject NaN with Tilt(..., on_nonfinite='reject')"
+NO_HARD_GRADIENT = (
+    "a gradient cannot lead around a hard constraint: use TrajectoryTilting(guide=False), FkSteering, BeamSearch, Svdd or BestOfN"
+)
 DIVERGED = "the samples run away, not the reward: take more steps, or a smaller scale or strength"
 
 
 class NonFiniteReward(ValueError):
     """A reward, or its gradient, was NaN or infinite, at one sample of the batch, and at one time if that is known."""
 
-    def __init__(self, problem: str, sample: int, t: float | None = None, advice: str = MEND):
+    def __init__(self, problem: str, sample: int, t: float | None = None, advice: str = FIX):
         when = "" if t is None else f" at t = {t:.4g}"
         super().__init__(f"{problem} for sample {sample}{when}; {advice}")
         self.problem, self.sample, self.t, self.advice = problem, sample, t, advice
@@ -40,18 +44,29 @@ class NonFiniteReward(ValueError):
 
 
 class Tilt(nn.Module):
-    """scale * r(x), checked: finite, and one number per sample.
+    """scale * r(x) in float64, checked: one number per sample, finite, or -inf for what must not be.
+
+    A reward of -inf is a hard constraint: such samples have weight zero. Methods that weigh, search or choose take it; those
+    that follow its gradient refuse it.
 
     Args:
         reward: r(x) or r(x, cond) -> (B,), higher is better. A module that says `differentiable = False` is believed.
         scale: inverse temperature; a number, or one per prompt. Zero leaves the law as it is, negative prefers low.
+        on_nonfinite: what NaN means: "raise" stops with the sample's index and the time, "reject" takes it for -inf.
     """
 
     scale: Tensor
 
-    def __init__(self, reward: RewardFunction, scale: float | Tensor = 1.0):
+    def __init__(
+        self,
+        reward: RewardFunction,
+        scale: float | Tensor = 1.0,
+        on_nonfinite: Literal["raise", "reject"] = "raise",
+    ):
         super().__init__()
-        self.reward = reward
+        if on_nonfinite not in ("raise", "reject"):
+            raise ValueError(f"on_nonfinite is 'raise' or 'reject'; got {on_nonfinite!r}")
+        self.reward, self.on_nonfinite = reward, on_nonfinite
         self.cond_argument = _cond_argument(reward)
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64))
         if self.scale.ndim > 1 or not self.scale.isfinite().all():
@@ -63,23 +78,42 @@ class Tilt(nn.Module):
         return bool(getattr(self.reward, "differentiable", True))
 
     def rewards(self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None) -> Float[Tensor, "b"]:
-        """r(x), unscaled. Raises NonFiniteReward naming the sample (and the time, if given), ValueError on a shape."""
+        """r(x) in float64, unscaled, -inf where a constraint is broken.
+
+        Raises:
+            NonFiniteReward: NaN, +inf, or -inf where a gradient is wanted; names the sample and, if given, the time.
+            ValueError: anything but one floating-point number per sample.
+        """
         r = self.reward(x, **({self.cond_argument: cond} if self.cond_argument else {}))
         if not isinstance(r, Tensor) or r.shape != x.shape[:1] or not r.is_floating_point():
             got = f"{tuple(r.shape)} of {r.dtype}" if isinstance(r, Tensor) else type(r).__name__
             expected = f"one floating-point number per sample, shape ({len(x)},)"
             raise ValueError(f"a reward gives {expected}; {name_of(self.reward)} gave {got}: mend what it returns")
+        r = r.double()
         if not r.detach().isfinite().all():
-            check_finite(x, f"what {name_of(self.reward)} is asked about", t, DIVERGED)
-            check_finite(r, name_of(self.reward), t)
+            r = self.constrained(r, x, t)
         return counting.reward(r)
+
+    def constrained(self, r: Float[Tensor, "b"], x: Float[Tensor, "b *shape"], t: Time | None) -> Float[Tensor, "b"]:
+        """Rewards with NaN refused or rejected, where only -inf may be left, and no gradient is asked of it."""
+        name = name_of(self.reward)
+        check_finite(x, f"what {name} is asked about", t, DIVERGED)
+        if self.on_nonfinite == "reject":
+            r = torch.where(r.isnan(), -torch.inf, r)
+        check_finite(torch.where(r.detach() == -torch.inf, 0.0, r.detach()), name, t, FIX)
+        if r.requires_grad:
+            check_finite(r, name, t, NO_HARD_GRADIENT)
+        if (self.scale < 0).any():
+            check_finite(r, f"at a negative scale, {name}", t, "a constraint is -inf at a positive scale")
+        return r
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None) -> Float[Tensor, "b"]:
         return self.scaled(self.rewards(x, cond, t))
 
     def scaled(self, rewards: Float[Tensor, "... b"]) -> Float[Tensor, "... b"]:
         """scale * r, for rewards already known."""
-        return self.scale_for(rewards.shape[-1]).to(rewards) * rewards
+        scale = self.scale_for(rewards.shape[-1]).to(rewards)
+        return torch.where(scale == 0, 0.0, scale * rewards) if (scale == 0).any() else scale * rewards
 
     def scale_for(self, samples: int) -> Float[Tensor, "b"]:
         """The scale of each of `samples` particles, grouped by prompt, prompts in order."""
@@ -93,11 +127,11 @@ class Tilt(nn.Module):
 
     def with_scale(self, scale: float | Tensor) -> "Tilt":
         """The same reward at another scale."""
-        return Tilt(self.reward, scale)
+        return Tilt(self.reward, scale, self.on_nonfinite)
 
 
 class Value(nn.Module):
-    """V_t(x) = log sum_k w_k exp(tilt(z_k)) over the look-ahead's guesses (z_k, w_k); differentiable in x and t.
+    """V_t(x) = log sum_k w_k exp(tilt(z_k)) over the look-ahead's guesses (z_k, w_k) in float64; differentiable in x and t.
 
     Args:
         tilt: the reward and its scale.
@@ -131,7 +165,7 @@ class Value(nn.Module):
         return torch.logsumexp(self.tilt.scaled(rewards) + log_w, dim=0)
 
 
-def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = MEND) -> None:
+def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = FIX) -> None:
     """Raises NonFiniteReward naming the first sample of `values` (B, ...) that is NaN or infinite, and its time."""
     finite = values.detach().isfinite().flatten(1).all(1) if values.ndim > 1 else values.detach().isfinite()
     if finite.all():

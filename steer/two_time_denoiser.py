@@ -31,6 +31,8 @@ class TwoTimeDenoiser(FlowMap):
         margin: how far from t = 1 the network is asked for the noise.
     """
 
+    jumps_follow_velocity = True
+
     def __init__(
         self, network: Callable[[Tensor, Tensor, Tensor, Cond], Tensor], schedule: Schedule, margin: float = 1e-3
     ):

@@ -12,6 +12,7 @@ class Ball(FlowMap):
     """X_{s,t}(x) = x rho_t / rho_s, with rho_t^2 = t^2 + (1 - t)^2 the variance on the way. Deaf to conditions."""
 
     schedule = Linear()
+    jumps_follow_velocity = True
 
     def forward(self, x, s, t, cond=None):
         return counting.network(x * expand(radius(t, x) / radius(s, x), x))

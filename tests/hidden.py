@@ -24,6 +24,7 @@ class ExactInner(FlowMap):
     """The flow map of y given x_t, a row at a time."""
 
     schedule = Linear()
+    jumps_follow_velocity = True
 
     def __init__(self, law, steps=64):
         super().__init__()

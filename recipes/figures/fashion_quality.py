@@ -61,8 +61,6 @@ class Unlabelled(FashionMnist):
 class Patched(FlowMap):
     """The velocity of one map and the jumps of another, which then do not follow it."""
 
-    jumps_follow_velocity = False
-
     def __init__(self, flow_map: FlowMap, jumps: FlowMap):
         super().__init__()
         self.flow_map, self.jumps, self.schedule = flow_map, jumps, flow_map.schedule

@@ -27,7 +27,10 @@ class Guidance(ABC):
 
 
 class Guided(FlowMap):
-    """flow_map with corrections added to its velocity; score and denoiser follow from the sum.
+    """flow_map with corrections added to its velocity; score and denoiser are conversions of the sum.
+
+    Its law is that of the deterministic flow of the sum. The converted score is not that of this flow, unless the corrections
+    are the exact gradient of a value, so noisy samplers draw from another law at every noise level: see `Sampler`.
 
     Args:
         flow_map: the model.
@@ -51,6 +54,10 @@ class Guided(FlowMap):
         self.guidance = flow_map.guidance
         self.steps, self.solver, self.generator = steps, solver or Euler(), generator
         self.held = nn.ModuleList(m for g in guidances for m in vars(g).values() if isinstance(m, nn.Module))
+
+    @property
+    def score_matches_flow(self) -> bool:
+        return not self.guidances and self.flow_map.score_matches_flow
 
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         t = batch_time(t, x)

@@ -2,7 +2,9 @@
 
     b^w = b(x, no condition) + w (b(x, cond) - b(x, no condition)).
 
-w = 1 is the conditional model, w = 0 the unconditional one. Both are evaluated side by side, at twice the cost.
+w = 1 is the conditional model, w = 0 the unconditional one. Both are evaluated side by side, at twice the cost. The law meant
+is that of the flow of b^w; no marginals have the guided score, so each noise level of an Sde has a law of its own (Bradley &
+Nakkiran 2024, arXiv 2408.09000).
 
 Reference: Ho & Salimans 2022, arXiv 2207.12598.
 """
@@ -31,8 +33,6 @@ class ClassifierFree(FlowMap):
         ValueError: guidance was distilled into the map.
     """
 
-    jumps_follow_velocity = False
-
     def __init__(self, flow_map: FlowMap, weight: float = 2.0):
         super().__init__()
         if flow_map.guidance != 1:
@@ -41,6 +41,10 @@ class ClassifierFree(FlowMap):
             )
         self.flow_map, self.weight, self.schedule = flow_map, weight, flow_map.schedule
         self.guidance = weight
+
+    @property
+    def score_matches_flow(self) -> bool:
+        return self.weight in (0, 1) and self.flow_map.score_matches_flow
 
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         return self._mix(lambda cond: self.flow_map.velocity(x, t, cond), cond)
@@ -66,6 +70,10 @@ class Unconditional(FlowMap):
         super().__init__()
         self.flow_map, self.schedule = flow_map, flow_map.schedule
         self.jumps_follow_velocity, self.guidance = flow_map.jumps_follow_velocity, flow_map.guidance
+
+    @property
+    def score_matches_flow(self) -> bool:
+        return self.flow_map.score_matches_flow
 
     def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
         return self.flow_map.velocity(x, t)

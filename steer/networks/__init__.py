@@ -2,16 +2,20 @@
 
 from steer.networks.conditioning import ClassCondition, EmbeddingCondition, NoCondition
 from steer.networks.context import ContextCondition, WithContext, warm_start
+from steer.networks.inferred import ByCondition, InferredClass, NoisyClassifier
 from steer.networks.mlp import Mlp
 from steer.networks.transformer import Transformer
 from steer.networks.unet import UNet
 
 __all__ = [
+    "ByCondition",
     "ClassCondition",
     "ContextCondition",
     "EmbeddingCondition",
+    "InferredClass",
     "Mlp",
     "NoCondition",
+    "NoisyClassifier",
     "Transformer",
     "UNet",
     "WithContext",

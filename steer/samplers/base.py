@@ -5,8 +5,9 @@ x0 (prompts, particles, *shape) is flattened to (B, *shape) with the particles o
 not depend on which others share the batch, and the network is called on at most `max_batch` samples at a time.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from operator import index
@@ -23,7 +24,8 @@ from steer.progress import track
 from steer.resampling import log_mean_exp
 from steer.tilt import NonFiniteReward, Tilt
 
-Claim = Literal["exact", "biased", "maximiser"]
+Claim = Literal["exact", "exact for the chain", "biased", "maximiser"]
+PromptKeys = Sequence[int] | Tensor | None
 State = TypeVar("State")
 
 
@@ -33,12 +35,14 @@ class Result:
 
     Attributes:
         x: samples (prompts, particles, *shape).
-        log_w: their log weights (prompts, particles), not normalised: averages under the promised law weigh by them.
-        log_z: estimate of log E[exp(scale r)] (prompts,), or None from a method that has none.
-        tilt: scale * r(x) (prompts, particles), or None without a reward.
+        log_w: their log weights (prompts, particles) in float64, not normalised: averages under the promised law weigh by
+            them.
+        log_z: estimate of log E[exp(scale r)] (prompts,) in float64, or None from a method that has none.
+        tilt: scale * r(x) (prompts, particles) in float64, or None without a reward.
         trace: one row per step: "t" (T,), and whatever the method tells of "ess", "resampled", "reward", "film"; with the
             times "seen_t" or "film_t" where not every step does.
         evaluations: forward and backward passes per returned sample.
+        claim: what holds for this sampler on this map, see `Sampler`.
     """
 
     x: Tensor
@@ -47,12 +51,21 @@ class Result:
     tilt: Tensor | None = None
     trace: dict[str, Tensor] = field(default_factory=dict)
     evaluations: Evaluations = field(default_factory=Evaluations)
+    claim: Claim | None = None
 
 
 class Run:
-    """One call of a sampler: its inputs on the flattened batch, its chance, and the record of its steps."""
+    """One call of a sampler: its inputs on the flattened batch, its random generators, and the record of its steps."""
 
-    def __init__(self, flow_map: FlowMap, x0: Tensor, tilt: Tilt | None, cond: Cond, generator: torch.Generator | None):
+    def __init__(
+        self,
+        flow_map: FlowMap,
+        x0: Tensor,
+        tilt: Tilt | None,
+        cond: Cond,
+        generator: torch.Generator | None,
+        prompt_keys: PromptKeys = None,
+    ):
         if x0.ndim < 3:
             raise ValueError(
                 f"x0 has shape (prompts, particles, *shape); got {tuple(x0.shape)}. Use x0[None] for one prompt"
@@ -71,10 +84,7 @@ class Run:
         self.flow_map, self.tilt, self.device = flow_map, tilt, x0.device
         self.cond = for_particles(cond, self.particles)
         self.prompt = torch.arange(self.prompts).repeat_interleave(self.particles)  # of each sample of the batch
-        seeds = torch.randint(
-            2**62, (self.prompts,), generator=generator, device=generator.device if generator else "cpu"
-        )
-        self.generators = [torch.Generator(x0.device).manual_seed(int(seed)) for seed in seeds]
+        self.generators = prompt_generators(self.prompts, prompt_keys, generator, x0.device)
         self.collapsed = False  # whether it has been said that the weights have come down to one particle
         self.records: list[dict[str, Tensor]] = []
 
@@ -123,14 +133,51 @@ class Run:
         return {name: torch.stack([row[name] for row in self.records if name in row]) for name in names}
 
 
-class Sampler(ABC):
-    """sampler(flow_map, x0, tilt, cond, generator) -> Result.
+def prompt_generators(
+    prompts: int, keys: PromptKeys, generator: torch.Generator | None, device: torch.device
+) -> list[torch.Generator]:
+    """One generator per prompt, seeded by a draw from `generator` and the prompt's key."""
+    if keys is None:
+        keys = range(prompts)
+    elif isinstance(keys, Tensor):
+        keys = keys.tolist()
+    if len(keys) != prompts:
+        raise ValueError(f"prompt_keys has one integer per prompt, {prompts} of them; got {len(keys)}")
+    if not all(isinstance(key, SupportsIndex) and not isinstance(key, bool) for key in keys):
+        raise ValueError(f"prompt_keys are integers; got {list(keys)}")
+    where = generator.device if generator else "cpu"
+    base = int(torch.randint(2**62, (1,), generator=generator, device=where))
+    return [torch.Generator(device).manual_seed(mixed(base, index(key))) for key in keys]
 
-    `claim` says what its samples are: "exact" for the promised law in the limit of steps and particles, "biased" for
-    something near it, "maximiser" for high reward and no law.
+
+def mixed(base: int, key: int) -> int:
+    """A 63-bit seed, well mixed from a base and a key."""
+    digest = hashlib.blake2b(f"{base}:{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Sampler(ABC):
+    """sampler(flow_map, x0, tilt, cond, generator, prompt_keys) -> Result.
+
+    `claim` says what its weighted samples follow, for a map whose jumps and score belong to its velocity:
+
+    - "exact": p_1 exp(scale r) / Z in the limit of steps and particles, p_1 the law to which the probability flow
+      dx/dt = b_t(x) carries the noise;
+    - "exact for the chain": q exp(scale r) / Z in the limit of particles, q the law that the same chain draws from without a
+      reward, at this noise level and this number of steps;
+    - "biased": something near the tilted law;
+    - "maximiser": high reward, no stated law.
+
+    A claim belongs to a sampler and a map: `claim_on(flow_map)` is the one that holds for both, and `Result.claim` reports it.
+    With classifier-free guidance, for one, the velocity's score is not that of its flow, and every noise level has a law of
+    its own.
     """
 
     claim: Claim
+
+    def claim_on(self, flow_map: FlowMap) -> Claim:
+        """The claim that holds on this map."""
+        return self.claim
 
     @abstractmethod
     def __call__(
@@ -140,6 +187,7 @@ class Sampler(ABC):
         tilt: Tilt | None = None,
         cond: Cond = None,
         generator: torch.Generator | None = None,
+        prompt_keys: PromptKeys = None,
     ) -> Result:
         """Samples from noise.
 
@@ -148,7 +196,9 @@ class Sampler(ABC):
             x0: noise, (prompts, particles, *shape).
             tilt: the reward and its scale. A method that does not steer only weighs its samples by it.
             cond: one entry per prompt, or None.
-            generator: source of all further chance; the default generator if None.
+            generator: source of all randomness beyond x0; the default generator if None.
+            prompt_keys: one integer per prompt that keys its randomness, 0 ... P-1 by default. Permuting, sharding or leaving
+                out prompts changes nothing for the others when the keys go with them.
 
         Raises:
             NonFiniteReward: naming the sample and the time.
@@ -198,18 +248,20 @@ class Stepwise(Sampler, Generic[State]):
         tilt: Tilt | None = None,
         cond: Cond = None,
         generator: torch.Generator | None = None,
+        prompt_keys: PromptKeys = None,
     ) -> Result:
         for name, value in vars(self).items():
             if isinstance(value, type):
                 raise ValueError(f"{name} is the class {value.__name__}; build one: {name}={value.__name__}()")
-        run = Run(flow_map, x0, tilt, cond, generator)
+        run = Run(flow_map, x0, tilt, cond, generator, prompt_keys)
         with counting.count() as tally:
             state = self.start(run, x0.flatten(0, 1))
             for s, t in track(list(pairwise(self.times()))):
                 state = self.step(run, state, s, t)
             result = self.finish(run, state)
         returned = result.x.shape[0] * result.x.shape[1]
-        return replace(result, trace=run.trace(), evaluations=tally.per(returned))
+        claim = self.claim_on(flow_map)
+        return replace(result, trace=run.trace(), evaluations=tally.per(returned), claim=claim)
 
     def in_batches(
         self, function: Callable, run: Run, *tensors: Tensor, apart: bool = False, rows: Int[Tensor, "b"] | None = None
@@ -233,7 +285,7 @@ class Stepwise(Sampler, Generic[State]):
     def weigh(self, run: Run, x: Float[Tensor, "b *shape"]) -> Result:
         """x as samples of the model itself, importance-weighted by the tilt: exact, if wasteful, for p_1 exp(scale r)."""
         if run.tilt is None:
-            zeros = x.new_zeros(run.prompts, run.particles)
+            zeros = x.new_zeros(run.prompts, run.particles, dtype=torch.float64)
             return Result(run.by_prompt(x), zeros, zeros[:, 0])
         tilt = self.tilt_of(run, x)
         return Result(run.by_prompt(x), tilt, log_mean_exp(tilt), tilt)

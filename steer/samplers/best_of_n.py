@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
-from steer.samplers.base import Claim, Result, Sampler
+from steer.samplers.base import Claim, PromptKeys, Result, Sampler
 from steer.tilt import Tilt
 
 
@@ -37,11 +37,12 @@ class BestOfN(Sampler):
         tilt: Tilt | None = None,
         cond: Cond = None,
         generator: torch.Generator | None = None,
+        prompt_keys: PromptKeys = None,
     ) -> Result:
         """As Sampler; x comes back as (prompts, 1, *shape)."""
         if tilt is None:
             raise ValueError("BestOfN needs a reward to choose by; pass tilt=steer.Tilt(reward)")
-        drawn = self.base_sampler(flow_map, x0, tilt, cond, generator)
+        drawn = self.base_sampler(flow_map, x0, tilt, cond, generator, prompt_keys)
         assert drawn.tilt is not None
         best = drawn.tilt.argmax(dim=1)
         rows = torch.arange(len(best), device=best.device)
@@ -53,4 +54,5 @@ class BestOfN(Sampler):
             log_z=None,
             tilt=drawn.tilt[rows, best][:, None],
             evaluations=drawn.evaluations.per(1 / drawn.x.shape[1]),
+            claim=self.claim,
         )

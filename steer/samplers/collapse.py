@@ -20,11 +20,20 @@ def warn_of_collapse(run: Run, log_w: Float[Tensor, "p n"], t: float) -> None:
     """Warns, once in a run, of the first prompt whose weights have come down to one particle, naming it and the time."""
     if run.collapsed or run.particles < 3:
         return
-    alone = (effective_sample_size(log_w) < ALONE).nonzero()
+    ess = effective_sample_size(log_w)
+    alone = (ess < ALONE).nonzero()
     if not len(alone):
         return
     run.collapsed = True
     prompt = int(alone[0, 0])
+    if ess[prompt] == 0:
+        warnings.warn(
+            f"at t = {t:.4g} every particle of prompt {prompt} breaks a constraint (reward -inf): all weights are zero and log Z is"
+            " -inf; draw more particles, or replace the constraint by a steep finite reward",
+            WeightCollapse,
+            stacklevel=2,
+        )
+        return
     rows = log_w[prompt]
     best, second = rows.topk(2).values.tolist()
     sample = prompt * run.particles + int(torch.argmax(rows))

@@ -2,14 +2,16 @@
 
 from torch import Tensor
 
-from steer.samplers.base import Result, Run, Stepwise
+from steer.flow_map import FlowMap
+from steer.samplers.base import Claim, Result, Run, Stepwise
 
 
 class Jump(Stepwise[Tensor]):
     """k jumps X_{0,t1}, X_{t1,t2}, ..., X_{.,1}, deterministic; or k jumps to data with fresh noise in between.
 
     With `renoise`, each step jumps to t = 1 and returns to the next time by x_t = alpha x1 + sigma e (consistency
-    sampling: Song et al. 2023, arXiv 2303.01469). Both have the map's law of the data at t = 1 if the map is exact.
+    sampling: Song et al. 2023, arXiv 2303.01469). Both have the map's law of the data at t = 1 if the map is exact; jumps that
+    do not follow the velocity have a law of their own.
 
     Args:
         steps: number of jumps.
@@ -22,6 +24,10 @@ class Jump(Stepwise[Tensor]):
     def __init__(self, steps: int = 1, renoise: bool = False, max_batch: int | None = None):
         super().__init__(steps, max_batch)
         self.renoise = renoise
+
+    def claim_on(self, flow_map: FlowMap) -> Claim:
+        marginals = flow_map.score_matches_flow or not self.renoise  # what is renoised follows p_t
+        return "exact" if flow_map.jumps_follow_velocity and marginals else "exact for the chain"
 
     def start(self, run: Run, x: Tensor) -> Tensor:
         return x

@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from steer.flow_map import Cond
-from steer.samplers.base import Result, Run, Stepwise
+from steer.flow_map import Cond, FlowMap
+from steer.samplers.base import Claim, Result, Run, Stepwise
 
 NoiseLevel = Callable[[float], float]
 
 
 class Sde(Stepwise[Tensor]):
-    """Euler-Maruyama on the stochastic dynamics whose marginals are those of the flow.
+    """Euler-Maruyama on the stochastic dynamics whose marginals are those of the flow, if the map's score is: otherwise, as with
+    classifier-free guidance, every eps has a law of its own.
 
     Args:
         steps: Euler-Maruyama steps.
@@ -31,6 +32,9 @@ class Sde(Stepwise[Tensor]):
         super().__init__(steps, max_batch)
         self.eps = eps
 
+    def claim_on(self, flow_map: FlowMap) -> Claim:
+        return claim_with_noise(flow_map, self.eps, self.times())
+
     def start(self, run: Run, x: Tensor) -> Tensor:
         return x
 
@@ -40,6 +44,20 @@ class Sde(Stepwise[Tensor]):
 
     def finish(self, run: Run, x: Tensor) -> Result:
         return self.weigh(run, x)
+
+
+def claim_with_noise(flow_map: FlowMap, eps: float | NoiseLevel, times: list[float]) -> Claim:
+    """The claim of b + eps s with noise: the flow's law if s is the score of its marginals, else that of the chain itself."""
+    if flow_map.score_matches_flow or noiseless(eps, times):
+        return "exact"
+    return "exact for the chain"
+
+
+def noiseless(eps: float | NoiseLevel, times: list[float]) -> bool:
+    """Whether no step of the grid has noise."""
+    if callable(eps):
+        return all(float(eps(s)) == 0 for s in times[:-1])
+    return eps == 0
 
 
 class Transition(NamedTuple):

@@ -14,6 +14,7 @@ from steer.training.flow_map_matching import FlowMapMatching
 from steer.training.flow_matching import FlowMatching
 from steer.training.imm import MomentMatching
 from steer.training.joint import Joint
+from steer.training.label_inference import LabelInference
 from steer.training.lagrangian import AverageLagrangian, Lagrangian
 from steer.training.perceptual import Perceptual
 from steer.training.posterior import Posterior
@@ -63,6 +64,7 @@ __all__ = [
     "Held",
     "ImprovedMeanFlow",
     "Joint",
+    "LabelInference",
     "Lagrangian",
     "Learned",
     "LogitNormal",
