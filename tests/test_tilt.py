@@ -32,7 +32,7 @@ def test_a_tilt_is_scale_times_reward():
     assert torch.equal(Tilt(total)(x), x.sum(1))
     assert torch.equal(Tilt(total, 3.0).rewards(x), x.sum(1))
     assert torch.equal(Tilt(total, 3.0).with_scale(0.5)(x), 0.5 * x.sum(1))
-    assert Tilt(total, 2.0)(x.float()).dtype == torch.float32
+    assert Tilt(total, 2.0)(x.float()).dtype == torch.float64  # whatever the samples: weights are sums of it
 
 
 def test_scales_go_to_prompts_in_order():
@@ -81,9 +81,9 @@ def test_a_second_argument_that_is_no_condition_is_refused():
 def test_a_reward_that_is_not_finite_is_named_with_sample_and_time():
     x = points(4)
     x[2] = 1e308
-    with pytest.raises(NonFiniteReward, match=r"total is inf for sample 2; mend"):
+    with pytest.raises(NonFiniteReward, match=r"total is inf for sample 2; fix"):
         Tilt(total)(x)
-    with pytest.raises(NonFiniteReward, match=r"sample 2 at t = 0.25; mend"):
+    with pytest.raises(NonFiniteReward, match=r"sample 2 at t = 0.25; fix"):
         Tilt(total)(x, t=torch.tensor([0.0, 0.1, 0.25, 1.0]))
     x[2] = torch.inf
     with pytest.raises(NonFiniteReward, match=r"what total is asked about is not finite for sample 2; the samples run"):

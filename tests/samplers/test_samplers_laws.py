@@ -60,6 +60,7 @@ def test_shapes_and_trace(name):
     assert result.x.shape == (prompts, returned, *shape)
     assert result.log_w.shape == result.tilt.shape == (prompts, returned)
     assert (result.log_z is None) == (BUILD[name]().claim != "exact")
+    assert result.claim == BUILD[name]().claim
     assert result.log_z is None or result.log_z.shape == (prompts,)
     assert torch.allclose(result.trace["t"], torch.arange(1, STEPS + 1) / STEPS)
     assert not result.x.requires_grad
@@ -77,6 +78,30 @@ def test_a_prompt_does_not_know_its_batch_mates(name):
     assert alone.log_z is None or torch.allclose(together.log_z[:1], alone.log_z, rtol=1e-12, atol=1e-14)
     for key in alone.trace.keys() & {"ess", "resampled", "reward"}:
         assert torch.allclose(together.trace[key][:, :1].double(), alone.trace[key].double(), rtol=1e-12)
+
+
+@every
+def test_prompts_keep_their_randomness_wherever_they_stand(name):
+    """Permuted, and with one left out: what comes back of each prompt goes by its key alone."""
+    x0, labels, keys = noise(3, 6, 2), torch.tensor([1, 0, 1]), [7, -3, 2**40]
+    scales, order = torch.tensor([0.2, 3.0, 1.0]), [2, 0]
+    whole = BUILD[name]()(Ball(), x0, Tilt(liking, scales), labels, seeded(), prompt_keys=keys)
+    some = BUILD[name]()(
+        Ball(), x0[order], Tilt(liking, scales[order]), labels[order], seeded(), prompt_keys=[keys[i] for i in order]
+    )
+    assert torch.allclose(whole.x[order], some.x, rtol=1e-12, atol=1e-14)
+    assert torch.allclose(whole.log_w[order], some.log_w, rtol=1e-12, atol=1e-14)
+    assert some.log_z is None or torch.allclose(whole.log_z[order], some.log_z, rtol=1e-12, atol=1e-14)
+    if name not in DETERMINISTIC:
+        other = BUILD[name]()(Ball(), x0, Tilt(liking, scales), labels, seeded(), prompt_keys=[7, -3, 0])
+        assert torch.equal(whole.x[0], other.x[0])
+        assert not torch.equal(whole.x[2], other.x[2])
+
+
+def test_keys_are_0_to_P_minus_1_unless_given():
+    x0 = noise(3, 4, 2)
+    plain, keyed = (Sde(STEPS)(Ball(), x0, generator=seeded(), prompt_keys=keys) for keys in (None, torch.arange(3)))
+    assert torch.equal(plain.x, keyed.x)
 
 
 @pytest.mark.parametrize("name", [name for name in BUILD if name not in DRAWING])
@@ -121,10 +146,22 @@ def test_conditions_reach_the_reward_entry_by_entry(name, cond):
 
 
 @every
-def test_single_precision_stays_single(name):
+def test_single_precision_stays_single_and_its_weights_are_double(name):
     result = BUILD[name]()(Ball(), noise(2, 4, 2).float(), Tilt(liking), torch.tensor([1, 0]), seeded())
-    tensors = [result.x, result.log_w, result.tilt, *([] if result.log_z is None else [result.log_z])]
-    assert all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors)
+    sums = [result.log_w, result.tilt, *([] if result.log_z is None else [result.log_z])]
+    assert result.x.dtype == torch.float32
+    assert result.x.isfinite().all()
+    assert all(t.dtype == torch.float64 and t.isfinite().all() for t in sums)
+
+
+@every
+def test_weights_are_summed_in_double_precision(name):
+    """A reward of 1000, which bfloat16 holds exactly, at samples in bfloat16: log Z is 1000, and not what bfloat16 makes of
+    a thousand added up in shares."""
+    thousand = Tilt(lambda x: 1000.0 + 0.0 * x.flatten(1).sum(1))
+    result = BUILD[name]()(Ball(), noise(2, 4, 2).bfloat16(), thousand, None, seeded())
+    assert (result.tilt == 1000).all()
+    assert result.log_z is None or torch.allclose(result.log_z, torch.tensor(1000.0).double(), rtol=1e-9)
 
 
 @every

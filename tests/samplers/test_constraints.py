@@ -1,0 +1,107 @@
+"""Hard constraints: a reward of -inf has weight zero where a method weighs, searches or chooses; gradients refuse it."""
+
+import math
+
+import pytest
+import torch
+from ball import Ball
+from zoo import BUILD, noise, seeded
+
+from steer.lookahead import Denoiser, MapJump
+from steer.samplers import BestOfN, FkSteering, Jump, Ode, Sde, TrajectoryTilting
+from steer.samplers.collapse import WeightCollapse
+from steer.samplers.constraints import softened
+from steer.tilt import NonFiniteReward, Tilt
+
+CLIMBERS = {
+    *("TrajectoryTilting", "map, always", "untrusted map", "denoiser, extra drift", "denoiser, transitions", "identity"),
+    *("short ode", "posterior", "glass", "renoise", "tds", "das", "reversal", "all of the tilt", "glass, in pieces"),
+    *("search", "ValueSmc", "ValueGuided", "value-guided ode", "NoiseOptimisation", "FlowMapRewardGuidance"),
+    *("fmrg, endpoint", "TrainingFreeGuidance", "tfg", "mpgd", "ugd, map", "PlugAndPlay", "plug and play, map"),
+    "plug and play, half way",
+}
+
+
+def half(x):
+    """0 on the half space x_0 > .5, where it rises by x_1, and -inf elsewhere."""
+    return torch.where(x[:, 0] > 0.5, x[:, 1], -torch.inf)
+
+
+# Data are standard normal: Z = P(x_0 > .5) E[exp(x_1)].
+LOG_Z = math.log(0.5 * math.erfc(0.5 / math.sqrt(2))) + 0.5
+
+WEIGHERS = {
+    "Ode": Ode(20),
+    "Sde": Sde(20),
+    "Jump": Jump(2),
+    "unguided": TrajectoryTilting(20, guide=False),
+    "unguided, denoiser": TrajectoryTilting(20, Denoiser(), guide=False),
+    "fk": FkSteering(20, every=4),
+    "fk, map": FkSteering(20, MapJump(), every=2),
+    "fk, max": FkSteering(20, potential="max", every=6),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHERS)
+def test_constraints_are_weighed_exactly(name):
+    """The whole law behind the constraint, although look-ahead after look-ahead calls parts of it forbidden: log Z to 5 %."""
+    result = WEIGHERS[name](Ball(), noise(48, 512, 2, seed=5), Tilt(half), None, seeded())
+    error = result.log_z.std().item() / 48**0.5
+    assert error < 0.0125
+    assert abs(result.log_z.mean().item() - LOG_Z) < 4 * error + (0.02 if name in {"Ode", "Sde", "unguided", "fk"} else 0.01)
+    assert (result.log_w.softmax(1)[result.x[..., 0] <= 0.5] == 0).all()
+    assert not any(values.isnan().any() for values in result.trace.values())
+
+
+@pytest.mark.parametrize("name", sorted(set(BUILD) - CLIMBERS))
+def test_every_method_without_a_gradient_takes_them(name):
+    result = BUILD[name]()(Ball(), noise(2, 16, 2), Tilt(half), None, seeded())
+    assert result.x.isfinite().all()
+    assert not result.log_w.isnan().any()
+    if name in {"BestOfN", "BestOfRounds", "BeamSearch", "RolloverBudgetForcing"}:
+        assert result.tilt.max(1).values.isfinite().all()
+
+
+@pytest.mark.parametrize("name", sorted(CLIMBERS))
+def test_gradient_methods_refuse_them_and_name_those_that_do_not(name):
+    with pytest.raises(NonFiniteReward, match=r"half is -inf for sample \d+ at t.*guide=False.*BestOfN"):
+        BUILD[name]()(Ball(), noise(2, 16, 2), Tilt(half), None, seeded())
+
+
+def test_a_prompt_of_which_nothing_is_left_is_warned_of():
+    never = Tilt(lambda x: torch.full_like(x[:, 0], -torch.inf))
+    with pytest.warns(WeightCollapse, match=r"every particle of prompt 0 breaks a constraint"):
+        result = FkSteering(4, every=2)(Ball(), noise(2, 8, 2), never, None, seeded())
+    assert (result.log_z == -torch.inf).all()
+
+
+def test_nan_stops_or_is_rejected():
+    def broken(x):
+        return torch.where(x[:, 0] > 0.5, x[:, 1], torch.nan)
+
+    x0 = noise(4, 64, 2)
+    with pytest.raises(NonFiniteReward, match="broken is nan for sample"):
+        Ode(4)(Ball(), x0, Tilt(broken), None, seeded())
+    rejected, constrained = (
+        BestOfN(Ode(4))(Ball(), x0, tilt, None, seeded()) for tilt in (Tilt(broken, on_nonfinite="reject"), Tilt(half))
+    )
+    assert torch.equal(rejected.x, constrained.x)
+    with pytest.raises(ValueError, match="on_nonfinite is 'raise' or 'reject'; got 'ignore'"):
+        Tilt(broken, on_nonfinite="ignore")
+
+
+@pytest.mark.parametrize("on_nonfinite", ["raise", "reject"])
+def test_infinite_rewards_and_constraints_of_negative_scale_are_refused(on_nonfinite):
+    x0 = noise(1, 8, 2)
+    with pytest.raises(NonFiniteReward, match="is inf for sample"):
+        Ode(2)(Ball(), x0, Tilt(lambda x: -half(x), 1.0, on_nonfinite), None, seeded())
+    with pytest.raises(NonFiniteReward, match=r"at a negative scale, half is -inf"):
+        Ode(2)(Ball(), x0, Tilt(half, -1.0, on_nonfinite), None, seeded())
+    assert (Ode(2)(Ball(), x0, Tilt(half, 0.0), None, seeded()).log_w == 0).all()
+
+
+def test_before_the_end_a_broken_constraint_counts_as_little_as_the_worst():
+    value = torch.tensor([[1.0, -torch.inf, 3.0, 2.0], [-torch.inf] * 4], dtype=torch.float64)
+    assert torch.equal(softened(value, 1.0), value)
+    expected = torch.tensor([[1.0, 1 - math.log(4), 3.0, 2.0], [0.0] * 4], dtype=torch.float64)
+    assert torch.allclose(softened(value, 0.5), expected)
