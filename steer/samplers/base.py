@@ -228,7 +228,8 @@ class Stepwise(Sampler, Generic[State]):
                 raise error.further((at if rows is None else int(rows[at])) - error.sample) from None
         if isinstance(parts[0], Tensor):
             return torch.cat(parts)
-        return type(parts[0])(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        columns = zip(*parts, strict=True)
+        return type(parts[0])(*(None if column[0] is None else torch.cat(column) for column in columns))
 
     def weigh(self, run: Run, x: Float[Tensor, "b *shape"]) -> Result:
         """x as samples of the model itself, importance-weighted by the tilt: exact, if wasteful, for p_1 exp(scale r)."""
