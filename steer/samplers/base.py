@@ -21,6 +21,7 @@ from steer.counting import Evaluations
 from steer.flow_map import Cond, FlowMap, for_particles
 from steer.progress import track
 from steer.resampling import log_mean_exp
+from steer.samplers.divergence import Reach
 from steer.tilt import NonFiniteReward, Tilt
 
 Claim = Literal["exact", "biased", "maximiser"]
@@ -205,8 +206,11 @@ class Stepwise(Sampler, Generic[State]):
         run = Run(flow_map, x0, tilt, cond, generator)
         with counting.count() as tally:
             state = self.start(run, x0.flatten(0, 1))
+            reach = Reach(type(self).__name__, x0.flatten(0, 1))
             for s, t in track(list(pairwise(self.times()))):
                 state = self.step(run, state, s, t)
+                reach.keep(state, t)
+            reach.warn()
             result = self.finish(run, state)
         returned = result.x.shape[0] * result.x.shape[1]
         return replace(result, trace=run.trace(), evaluations=tally.per(returned))
