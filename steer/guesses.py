@@ -22,10 +22,12 @@ class Guesses(NamedTuple):
 class Lookahead(ABC):
     """lookahead(flow_map, x, t, cond, generator) -> Guesses, differentiable in x and t.
 
-    `random` says that it draws, so that two calls differ.
+    `random` says that it draws, so that two calls differ; `shares_velocity` that its guesses come from b_t(x), which
+    `with_velocity` then hands over at no further evaluation.
     """
 
     random: bool = False
+    shares_velocity: bool = False
 
     def pieces(self) -> list[tuple["Lookahead", float]]:
         """Look-aheads whose guesses together are this one's, with the share of each: asked one after the other they need the

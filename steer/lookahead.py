@@ -47,6 +47,8 @@ class MapJump(Lookahead):
 class Denoiser(Lookahead):
     """E[x1 | x_t], the posterior mean: one velocity. Blurry early on. (DPS: Chung et al. 2023, arXiv 2209.14687.)"""
 
+    shares_velocity = True
+
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         return one(flow_map.denoise(x, t, cond))
 
@@ -73,11 +75,27 @@ class FlowMapDenoiser(Lookahead):
             raise ValueError(f"FlowMapDenoiser needs a reach in [0, 1], from the mean to the jump; got reach={reach}")
         self.reach = reach
 
+    @property
+    def shares_velocity(self) -> bool:  # type: ignore[override]
+        return self.reach == 0
+
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+        if self.reach == 0:
+            return self.with_velocity(flow_map, x, t, cond, generator)[0]
         t = batch_time(t, x)
         r = t + self.reach * (1 - t)
+        return self.on_the_line(flow_map, x, t, r, flow_map.average_velocity(x, t, r, cond))
+
+    def with_velocity(self, flow_map, x, t, cond=None, generator=None):
+        if self.reach > 0:
+            return super().with_velocity(flow_map, x, t, cond, generator)
+        t = batch_time(t, x)
+        v = flow_map.velocity(x, t, cond)  # one evaluation serves both
+        return self.on_the_line(flow_map, x, t, t, v), v.detach()
+
+    def on_the_line(self, flow_map: FlowMap, x: Tensor, t: Tensor, r: Tensor, u: Tensor) -> Guesses:
+        """The clean end of the line through x at t and x + (r - t) u at r."""
         gap = torch.where(r > t, r - t, 1.0)
-        u = flow_map.average_velocity(x, t, r, cond) if self.reach else flow_map.velocity(x, t, cond)
         (alpha, sigma, d_alpha, d_sigma), (beta, rho, _, _) = (flow_map.schedule.coefficients(time) for time in (t, r))
         fall = torch.where(r > t, (sigma - rho) / gap, -d_sigma)
         turn = torch.where(r > t, (beta * sigma - alpha * rho) / gap, d_alpha * sigma - alpha * d_sigma)
@@ -99,13 +117,33 @@ class ShortOde(Lookahead):
         solver: Heun() by default.
     """
 
+    shares_velocity = True
+
     def __init__(self, steps: int = 4, solver: Solver | None = None):
         if steps < 1:
             raise ValueError(f"ShortOde needs at least one step; got steps={steps}")
         self.steps, self.solver = steps, solver or Heun()
 
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
-        return one(OdeMap(flow_map, flow_map.schedule, self.steps, self.solver).lookahead(x, t, cond))
+        return self.with_velocity(flow_map, x, t, cond, generator)[0]
+
+    def with_velocity(self, flow_map, x, t, cond=None, generator=None):
+        t = batch_time(t, x)
+        v = flow_map.velocity(x, t, cond)  # the first stage of the solver too
+        return one(Begun(flow_map, self, x, t, v).lookahead(x, t, cond)), v.detach()
+
+
+class Begun(OdeMap):
+    """The integration of ShortOde from x at t, where the velocity v is known and not evaluated again."""
+
+    def __init__(self, flow_map: FlowMap, short: ShortOde, x: Tensor, t: Tensor, v: Tensor):
+        super().__init__(flow_map, flow_map.schedule, short.steps, short.solver)
+        self.x, self.t, self.v = x, t, v
+
+    def velocity(self, x: Tensor, t: Time, cond: Cond = None) -> Tensor:
+        if x is self.x and torch.equal(batch_time(t, x), self.t):
+            return self.v
+        return super().velocity(x, t, cond)
 
 
 @runtime_checkable

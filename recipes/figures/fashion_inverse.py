@@ -72,7 +72,7 @@ class Method:
 
 def dps(reward: Measurement, square: float, rho: float) -> Sampler:
     """The paper's steps along the gradient of |A(x) - y| through the denoiser, 100 of them."""
-    return training_free.dps(100, rho, max_batch=160)
+    return training_free.dps(100, rho, norm=None, max_batch=160)  # the residual's norm is in the reward
 
 
 def fmtt(reward: Measurement, square: float, eps: float) -> Sampler:
@@ -204,20 +204,28 @@ def draw() -> None:
 
 
 GRID = {
-    "PnP-Flow": (0.1, 0.3, 0.5, 1.0),
-    "DPS": (0.3, 0.6, 1.0, 2.0, 4.0, 8.0),
+    "PnP-Flow": (0.03, 0.1, 0.3, 0.5, 1.0),
+    "DPS": (0.15, 0.3, 0.6, 1.0, 2.0, 4.0, 8.0),
     "FMTT, 8 particles: mean": (0.5, 1.0, 2.0, 4.0, 8.0),
 }
 
 
 def tune() -> None:
-    """PSNR and the judge's accuracy on the first training images, at a few strengths."""
+    """PSNR and the judge's accuracy on the first training images, at a few strengths; and the best, with a word where it is
+    at an end of the grid, which then does not bracket it.
+    """
     n = len(SHOWN)
     for label, strengths in GRID.items():
+        rows = []
         for strength in strengths:
             cells = [judged(*restored(name, METHODS[label], strength, "train", n), "train") for name in PROBLEMS]
+            rows.append([c["psnr"] for c in cells])
             figures = "  ".join(f"{c['psnr']:.2f} +- {c['psnr_std_error']:.2f} dB, {c['accuracy']:.2f}" for c in cells)
             print(f"{label:28s} {strength:g}: {figures}", flush=True)
+        for name, column in zip(PROBLEMS, zip(*rows, strict=True), strict=True):
+            best = max(range(len(strengths)), key=column.__getitem__)
+            inside = 0 < best < len(strengths) - 1
+            print(f"{label}, {name}: best {strengths[best]:g}{'' if inside else ', at an end of the grid'}", flush=True)
 
 
 def main() -> None:

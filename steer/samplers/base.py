@@ -22,6 +22,7 @@ from steer.counting import Evaluations
 from steer.flow_map import Cond, FlowMap, for_particles
 from steer.progress import track
 from steer.resampling import log_mean_exp
+from steer.samplers.divergence import Reach
 from steer.tilt import NonFiniteReward, Tilt
 
 Claim = Literal["exact", "exact for the chain", "biased", "maximiser"]
@@ -256,8 +257,11 @@ class Stepwise(Sampler, Generic[State]):
         run = Run(flow_map, x0, tilt, cond, generator, prompt_keys)
         with counting.count() as tally:
             state = self.start(run, x0.flatten(0, 1))
+            reach = Reach(type(self).__name__, x0.flatten(0, 1))
             for s, t in track(list(pairwise(self.times()))):
                 state = self.step(run, state, s, t)
+                reach.keep(state, t)
+            reach.warn()
             result = self.finish(run, state)
         returned = result.x.shape[0] * result.x.shape[1]
         claim = self.claim_on(flow_map)
@@ -280,7 +284,8 @@ class Stepwise(Sampler, Generic[State]):
                 raise error.further((at if rows is None else int(rows[at])) - error.sample) from None
         if isinstance(parts[0], Tensor):
             return torch.cat(parts)
-        return type(parts[0])(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        columns = zip(*parts, strict=True)
+        return type(parts[0])(*(None if column[0] is None else torch.cat(column) for column in columns))
 
     def weigh(self, run: Run, x: Float[Tensor, "b *shape"]) -> Result:
         """x as samples of the model itself, importance-weighted by the tilt: exact, if wasteful, for p_1 exp(scale r)."""

@@ -4,9 +4,9 @@ Each prompt's N particles are beams times branches. At every `every` steps they 
 look-ahead, the best `beams` survive, and each becomes N / beams copies, which the noise of the next steps tells apart.
 
 The selection is that of TrajectoryTilting(guide=False, search=Search(every, beams / N)), and where both select the samples
-are the same. That one looks ahead at every step, for its trace and film; this one only where it selects: steps + steps / every
-evaluations instead of 2 steps. And it refuses what would leave copies alike. (As a baseline: Sabour et al. 2025, arXiv
-2511.22688.)
+are the same. That one looks ahead at every step, for its trace and film; this one only where it selects: with the map's jump
+steps + steps / every evaluations instead of 2 steps. And it refuses what would leave copies alike. (As a baseline: Sabour
+et al. 2025, arXiv 2511.22688.)
 """
 
 from typing import NamedTuple
@@ -18,16 +18,19 @@ from torch import Tensor
 from steer.lookahead import Lookahead, MapJump
 from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.looking import look
-from steer.samplers.population import Search
+from steer.samplers.population import Search, of_ancestors
 from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, will_part
 
 
 class Beams(NamedTuple):
-    """Particles x (B, *shape), and their values (P, N) where last looked at."""
+    """Particles x (B, *shape), their values (P, N) where last looked at, and the velocity at x (B, *shape), where that look has
+    just computed it.
+    """
 
     x: Tensor
     value: Tensor
     steps: int
+    velocity: Tensor | None = None
 
 
 class BeamSearch(Stepwise[Beams]):
@@ -81,14 +84,14 @@ class BeamSearch(Stepwise[Beams]):
 
     def step(self, run: Run, now: Beams, s: float, t: float) -> Beams:
         branching = self.beams < run.particles
-        x = noisy_step(self, run, now.x, s, t, noise_level(self.eps, run, s, t))
+        x = noisy_step(self, run, now.x, s, t, noise_level(self.eps, run, s, t), now.velocity)
         now = Beams(x, now.value, now.steps + 1)
         due = branching and now.steps % self.every == 0 and will_part(self.eps, run, self.times(), t)
         figures: dict[str, Tensor | float] = {"t": t, "resampled": torch.full((run.prompts,), due)}
         if due or t == 1.0:
             seen = look(self, run, now.x, t, self.lookahead)
             figures |= {"seen_t": t, "reward": run.by_prompt(seen.reward).mean(1)}
-            now = now._replace(value=run.by_prompt(seen.value))
+            now = now._replace(value=run.by_prompt(seen.value), velocity=seen.velocity)
         run.record(**figures)
         return self.branch(run, now) if due else now
 
@@ -100,4 +103,5 @@ class BeamSearch(Stepwise[Beams]):
         """The best beams of each prompt, best first, over and over."""
         ancestors = Search(self.every, self.beams / run.particles)(now.value)
         rows = torch.arange(run.prompts, device=run.device)[:, None]
-        return Beams(run.by_prompt(now.x)[rows, ancestors].flatten(0, 1), now.value[rows, ancestors], now.steps)
+        velocity = None if now.velocity is None else of_ancestors(run, now.velocity, ancestors)
+        return Beams(of_ancestors(run, now.x, ancestors), now.value[rows, ancestors], now.steps, velocity)

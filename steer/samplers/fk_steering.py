@@ -24,7 +24,7 @@ from steer.resampling import Scheme, effective_sample_size, log_mean_exp, system
 from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.collapse import warn_of_collapse
 from steer.samplers.looking import look
-from steer.samplers.population import moved_to_log_z
+from steer.samplers.population import moved_to_log_z, of_ancestors
 from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, will_part
 
 Potential = Literal["difference", "max", "sum"]
@@ -32,7 +32,8 @@ Potential = Literal["difference", "max", "sum"]
 
 class Walkers(NamedTuple):
     """Particles x (B, *shape), log weights (P, N) since the last resampling, log Z (P,) before it; and of each particle's path,
-    (P, N): what its potentials have come to, the last value, and the running maximum or sum of values.
+    (P, N): what its potentials have come to, the last value, and the running maximum or sum of values. Then the velocity at x
+    (B, *shape), where a look-ahead has just computed it.
     """
 
     x: Tensor
@@ -42,6 +43,7 @@ class Walkers(NamedTuple):
     value: Tensor
     running: Tensor
     steps: int
+    velocity: Tensor | None = None
 
 
 class FkSteering(Stepwise[Walkers]):
@@ -95,21 +97,21 @@ class FkSteering(Stepwise[Walkers]):
         return Walkers(x, zeros, zeros[:, 0], zeros, zeros, least, 0)
 
     def step(self, run: Run, now: Walkers, s: float, t: float) -> Walkers:
-        now = now._replace(x=self.advance(run, now.x, s, t), steps=now.steps + 1)
+        now = now._replace(x=self.advance(run, now, s, t), steps=now.steps + 1, velocity=None)
         if t < 1 and now.steps % self.every:
             run.record(t=t)
             return now
         seen = look(self, run, now.x, t, self.lookahead)
-        now = self.weighed(now, run.by_prompt(seen.value), t)
+        now = self.weighed(now._replace(velocity=seen.velocity), run.by_prompt(seen.value), t)
         return self.select(run, now, run.by_prompt(seen.reward), t)
 
     def finish(self, run: Run, last: Walkers) -> Result:
         return Result(run.by_prompt(last.x), last.log_w, last.log_z + log_mean_exp(last.log_w), last.value)
 
     # --- its parts ----------------------------------------------------------------------------------------------------
-    def advance(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
+    def advance(self, run: Run, now: Walkers, s: float, t: float) -> Tensor:
         """A step of Sde."""
-        return noisy_step(self, run, x, s, t, noise_level(self.eps, run, s, t))
+        return noisy_step(self, run, now.x, s, t, noise_level(self.eps, run, s, t), now.velocity)
 
     def weighed(self, now: Walkers, value: Tensor, t: float) -> Walkers:
         """With the potential of time t in the weights; at t = 1 the one that settles all accounts."""
@@ -139,6 +141,6 @@ class FkSteering(Stepwise[Walkers]):
         rows = torch.arange(run.prompts, device=run.device)[:, None]
         spent, value, running = (kept[rows, ancestors] for kept in (now.spent, now.value, now.running))
         log_w, log_z = moved_to_log_z(now.log_w, now.log_z, due)
-        return Walkers(
-            run.by_prompt(now.x)[rows, ancestors].flatten(0, 1), log_w, log_z, spent, value, running, now.steps
-        )
+        x = of_ancestors(run, now.x, ancestors)
+        velocity = None if now.velocity is None else of_ancestors(run, now.velocity, ancestors)
+        return Walkers(x, log_w, log_z, spent, value, running, now.steps, velocity)

@@ -2,18 +2,20 @@
 
 With u = (X_{s,t}(x) - x) / (t - s) the map's average velocity over a step and z = X_{s,1}(x) where x would land,
 
-    J (Jacobian):  y = x, then n_opt times y <- y + strength grad_y scale r(X_{s,1}(y));    x_t = x + (t - s) (u + y - x),
-    E (endpoint):  z' = z, then n_opt times z' <- z' + strength grad scale r(z');           x_t = x + (t - s) u + w (z' - z).
+    J (Jacobian):  y = x, then n_opt steps of ascent on scale r(X_{s,1}(y));    x_t = x + (t - s) (u + y - x),
+    E (endpoint):  z' = z, then n_opt steps of ascent on scale r(z');           x_t = x + (t - s) u + w (z' - z).
 
 J follows from an optimal control problem, whose value the map's own look-ahead gives, and its gradient passes through the
 map. E leaves the Jacobian out: nothing is differentiated but the reward. The weight w = alpha_t sigma_s: a clean guess that
 moves by d moves x_t = alpha_t x1 + sigma_t x0 by alpha_t d with the noise as it was, on any path, and d is trusted by the share
 sigma_s, as FlowDPS has it (Kim et al. 2025, arXiv 2503.08136). On the linear path w = (1 - s) t, as published.
 
-As published, every gradient is first brought to the length of u, sample by sample (`rescale`): a velocity, so that E's
-displacement is then multiplied by t - s too. That erases the scale of the reward but for its sign.
+The steps are Adam's (Kingma & Ba 2015, arXiv 1412.6980), started afresh at every jump, at rate strength (1 - s): as in the
+authors' code, whose rate falls with the share of steps done. The first moves every coordinate by the rate, along the sign of
+its gradient, so the scale of the reward counts for little but its sign. Plain ascent, y + strength grad, is an option, with
+each sample's gradient brought to the length of u or left as it is.
 
-Left out: the authors' warm-up, which restarts from the best of several particles, and their Adam variant.
+Left out: the authors' warm-up, which restarts from the best of several particles, and their noisy variant of J.
 
 Reference: Huang, Lin, Shah, Nair & Boffi 2026, arXiv 2604.27147.
 """
@@ -27,11 +29,12 @@ from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
 from steer.samplers.base import Result, Run, Stepwise
-from steer.samplers.training_free_guidance import of_length
+from steer.samplers.strengths import of_length
 from steer.slope import refuse_without_gradient
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
 
 Form = Literal["jacobian", "endpoint"]
+STRENGTHS: dict[str, float] = {"jacobian": 2.0, "endpoint": 1.0}  # of Adam
 
 
 class Bend(NamedTuple):
@@ -47,9 +50,13 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
     Args:
         steps: jumps from noise to data; of the grid, if not all of them are guided.
         form: "jacobian" or "endpoint".
-        strength: lambda, t -> float or a number: of every gradient step. With `rescale`, 1 is as far as the map itself goes.
-        n_opt: gradient steps at each jump.
-        rescale: bring every sample's gradient to the length of its average velocity, as published.
+        strength: t -> float or a number. Of Adam the rate at s = 0, in units of x; of plain ascent what a gradient of one
+            moves by, and with `rescale` 1 is as far as the map itself goes. By default 2 for J and 1 for E, the best of
+            `recipes.figures.strengths` at 8 steps of Adam, for data of unit size (3 for latents in the authors' code), and
+            1 without Adam. What E adds grows with the number of steps.
+        n_opt: steps of ascent at each jump.
+        adam: steps by Adam; by default unless `rescale`.
+        rescale: bring every sample's gradient to the length of its average velocity, and take plain steps.
         chord: step along the way to the landing point, u = X_{s,1}(x) - x over 1 - s, which is known already, instead of
             asking the map for X_{s,t}(x): one evaluation less a step, and exact only for straight flow lines.
         guided: how many of the steps, the first ones, are guided; one plain jump covers what is left. All by default.
@@ -65,10 +72,11 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
         self,
         steps: int = 8,
         form: Form = "jacobian",
-        strength: float | Callable[[float], float] = 1.0,
+        strength: float | Callable[[float], float] | None = None,
         n_opt: int = 1,
         *,
-        rescale: bool = True,
+        adam: bool | None = None,
+        rescale: bool = False,
         chord: bool = False,
         guided: int | None = None,
         max_batch: int | None = None,
@@ -78,7 +86,11 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
             raise ValueError(f"form is one of {', '.join(get_args(Form))}; got {form!r}")
         if n_opt < 1 or (guided is not None and not 0 <= guided <= steps):
             raise ValueError(f"n_opt is at least 1 and guided in 0 ... steps; got n_opt={n_opt}, guided={guided}")
-        self.form, self.strength, self.n_opt, self.rescale, self.chord = form, strength, n_opt, rescale, chord
+        if adam and rescale:
+            raise ValueError("Adam forgets the length of a gradient, so rescale has no effect on it; give adam=False")
+        self.form, self.n_opt, self.chord = form, n_opt, chord
+        self.adam, self.rescale = not rescale if adam is None else adam, rescale
+        self.strength = (STRENGTHS[form] if self.adam else 1.0) if strength is None else strength
         self.guided = steps if guided is None else guided
 
     def times(self) -> list[float]:
@@ -122,7 +134,7 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
             return Bend(x + (t - s) * (u + moved), reward)
         z = z.detach().requires_grad_()
         moved, reward = self.climb(tilt, z, z, lambda z: z, u, s, cond)
-        weight = float(flow_map.schedule(t).alpha * flow_map.schedule(s).sigma) * (t - s if self.rescale else 1.0)
+        weight = float(flow_map.schedule(t).alpha * flow_map.schedule(s).sigma)
         return Bend(x + (t - s) * u + weight * moved, reward)
 
     def average_velocity(self, flow_map: FlowMap, x: Tensor, z: Tensor, s: float, t: float, cond: Cond) -> Tensor:
@@ -132,9 +144,10 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
     def climb(
         self, tilt: Tilt, y: Tensor, z: Tensor, land: Callable[[Tensor], Tensor], u: Tensor, s: float, cond: Cond
     ) -> tuple[Tensor, Float[Tensor, "b"]]:
-        """What n_opt gradient steps add to y, which lands at z, and the reward at that first z."""
+        """What n_opt steps of ascent add to y, which lands at z, and the reward at that first z."""
         start, first = y.detach(), None
         strength = float(self.strength(s) if callable(self.strength) else self.strength)
+        adam = Adam(strength * (1 - s), start)
         for k in range(self.n_opt):
             with torch.enable_grad():
                 if k > 0:
@@ -148,6 +161,30 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
             first = rewards.detach() if first is None else first
             if self.rescale:
                 gradient = of_length(u.flatten(1).norm(dim=1), gradient)
-            y = y.detach() + strength * gradient
+            y = y.detach() + (adam.step(gradient) if self.adam else strength * gradient)
         assert first is not None
         return y - start, first
+
+
+class Adam:
+    """Steps of ascent by the running means of a gradient and of its square, entry by entry: no sample knows of another.
+
+    Args:
+        rate: length of the first step in every coordinate.
+        like: a tensor of the gradient's shape.
+    """
+
+    MEAN, SQUARE, LEAST = 0.9, 0.999, 1e-8
+
+    def __init__(self, rate: float, like: Tensor):
+        self.rate, self.taken = rate, 0
+        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """rate m / (sqrt(v) + 1e-8), m and v the means so far, corrected for their start at zero."""
+        self.taken += 1
+        self.mean = self.MEAN * self.mean + (1 - self.MEAN) * gradient
+        self.square = self.SQUARE * self.square + (1 - self.SQUARE) * gradient.square()
+        mean = self.mean / (1 - self.MEAN**self.taken)
+        square = self.square / (1 - self.SQUARE**self.taken)
+        return self.rate * mean / (square.sqrt() + self.LEAST)

@@ -1,4 +1,8 @@
-"""What a look-ahead is worth, for every particle of a batch and without a gradient."""
+"""What a look-ahead is worth, for every particle of a batch and without a gradient.
+
+A look-ahead that starts from the velocity has computed what the next drift needs: it stays with the state, through copies
+and selections, and is not evaluated a second time.
+"""
 
 from typing import NamedTuple
 
@@ -13,23 +17,26 @@ from steer.tilt import Value
 
 
 class Seen(NamedTuple):
-    """V_t and the mean reward of the look-ahead's guesses, unscaled, (B,) each."""
+    """V_t and the mean reward of the look-ahead's guesses, unscaled, (B,) each; and b_t(x), if the look-ahead shares it."""
 
     value: Tensor
     reward: Tensor
+    velocity: Tensor | None
 
 
 class Sighted(NamedTuple):
-    """Particles x (B, *shape) and what was seen ahead of them: value and reward, (B,) each."""
+    """Particles x (B, *shape) and what was seen ahead of them: value and reward, (B,) each, and b_t(x) or None."""
 
     x: Tensor
     value: Tensor
     reward: Tensor
+    velocity: Tensor | None = None
 
     def take(self, new: "Sighted", better: Bool[Tensor, "m"], rows: Int[Tensor, "m"]) -> None:
         """Writes the new ones that are better into their rows."""
         for old, fresh in zip(self, new, strict=True):
-            old[rows[better]] = fresh[better]
+            if old is not None and fresh is not None:
+                old[rows[better]] = fresh[better]
 
 
 class Landed(Identity):
@@ -60,7 +67,7 @@ def look(
 
     def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Seen:
         asked = slope.Asked(run.flow_map, x, t, cond, run.generators[int(prompt[0])])
-        view = slope.look(Value(tilt.with_scale(scale), ahead), asked, velocity=False)
-        return Seen(view.value, view.reward)
+        view = slope.look(Value(tilt.with_scale(scale), ahead), asked, velocity=ahead.shares_velocity)
+        return Seen(view.value, view.reward, view.velocity)
 
     return sampler.in_batches(part, run, x, scale, prompt, apart=ahead.random, rows=rows)

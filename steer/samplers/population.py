@@ -47,9 +47,15 @@ class Population(NamedTuple):
 
 def descend(run: Run, now: Population, ancestors: Int[Tensor, "p n"], chosen: Bool[Tensor, "p"]) -> Population:
     """The population after resampling the chosen prompts: every per-particle tensor re-indexed, weights moved to log Z."""
-    index = (ancestors + torch.arange(run.prompts, device=run.device)[:, None] * run.particles).flatten()
     log_w, log_z = moved_to_log_z(now.log_w, now.log_z, chosen)
-    return Population(now.x[index], Glance(*(part[index] for part in now.glance)), log_w, log_z, now.steps)
+    glance = Glance(*(of_ancestors(run, part, ancestors) for part in now.glance))
+    return Population(of_ancestors(run, now.x, ancestors), glance, log_w, log_z, now.steps)
+
+
+def of_ancestors(run: Run, x: Float[Tensor, "b *shape"], ancestors: Int[Tensor, "p n"]) -> Float[Tensor, "b *shape"]:
+    """A tensor of one row per particle, re-indexed by the ancestors within each prompt."""
+    first = torch.arange(run.prompts, device=run.device)[:, None] * run.particles
+    return x[(ancestors + first).flatten()]
 
 
 def moved_to_log_z(

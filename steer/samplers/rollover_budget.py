@@ -16,7 +16,7 @@ of x0 has a budget of its own, and what is returned has taken all steps.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steer.lookahead import Denoiser, Lookahead
@@ -77,7 +77,8 @@ class RolloverBudgetForcing(Stepwise[Searching]):
         return Searching(here, here.value, torch.full((len(x),), self.quota, device=run.device))
 
     def step(self, run: Run, now: Searching, s: float, t: float) -> Searching:
-        move = euler_maruyama(self, run, now.here.x, s, t, separating_level(self.eps, run, s, t, "proposals"))
+        eps, here = separating_level(self.eps, run, s, t, "proposals"), now.here
+        move = euler_maruyama(self, run, here.x, s, t, eps, here.velocity)
         quota = now.quota if move.std > 0 else torch.ones_like(now.quota)
         enough = torch.full_like(now.record, torch.inf) if self.last_chance(run, t) else now.record
         here, drawn = self.search(run, move, t, quota, enough)
@@ -97,14 +98,16 @@ class RolloverBudgetForcing(Stepwise[Searching]):
         self, run: Run, move: Transition, t: float, quota: Tensor, enough: Float[Tensor, "b"]
     ) -> tuple[Sighted, Tensor]:
         """The best proposal of each particle, and how many it drew: until one is worth more than `enough`, or the quota."""
-        low = torch.full_like(enough, -torch.inf)
-        best, drawn = Sighted(move.mean.clone(), low, low.clone()), torch.zeros_like(quota)
-        rows = torch.arange(len(low), device=run.device)
-        while len(rows):
-            mean = move.mean[rows]
-            x = mean + move.std * run.normal(mean, rows)
-            new = Sighted(x, *look(self, run, x, t, self.lookahead, rows))
+        best = self.propose(run, move, t, torch.arange(len(enough), device=run.device))
+        drawn = torch.ones_like(quota)
+        while len(rows := ((drawn < quota) & (best.value <= enough)).nonzero()[:, 0]):
+            new = self.propose(run, move, t, rows)
             best.take(new, new.value > best.value[rows], rows)
             drawn[rows] += 1
-            rows = ((drawn < quota) & (best.value <= enough)).nonzero()[:, 0]
         return best, drawn
+
+    def propose(self, run: Run, move: Transition, t: float, rows: Int[Tensor, "m"]) -> Sighted:
+        """One proposal for each of these rows of the batch."""
+        mean = move.mean[rows]
+        x = mean + move.std * run.normal(mean, rows)
+        return Sighted(x, *look(self, run, x, t, self.lookahead, rows))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from steer.flow_map import Cond, FlowMap
+from steer.flow_map import FlowMap
 from steer.samplers.base import Claim, Result, Run, Stepwise
 
 NoiseLevel = Callable[[float], float]
@@ -71,20 +71,23 @@ class Transition(NamedTuple):
         return self.mean + self.std * run.normal(self.mean)
 
 
-def euler_maruyama(sampler: Stepwise, run: Run, x: Tensor, s: float, t: float, eps: float) -> Transition:
-    """One step from s to t on a batch: x + [b + eps s] h + sqrt(2 eps h) e."""
+def euler_maruyama(
+    sampler: Stepwise, run: Run, x: Tensor, s: float, t: float, eps: float, velocity: Tensor | None = None
+) -> Transition:
+    """One step from s to t on a batch: x + [b + eps s] h + sqrt(2 eps h) e. With `velocity`, b_s(x) is known already."""
     schedule = run.flow_map.schedule
+    v = velocity
+    if v is None:
+        v = sampler.in_batches(lambda x, cond: run.flow_map.velocity(x, s, cond), run, x)
+    drift = v if eps == 0 else v + eps * schedule.score(schedule.from_velocity(v, x, s), x, s)
+    return Transition(x + (t - s) * drift, (2 * eps * (t - s)) ** 0.5)
 
-    def drift(x: Tensor, cond: Cond) -> Tensor:
-        v = run.flow_map.velocity(x, s, cond)
-        return v if eps == 0 else v + eps * schedule.score(schedule.from_velocity(v, x, s), x, s)
 
-    return Transition(x + (t - s) * sampler.in_batches(drift, run, x), (2 * eps * (t - s)) ** 0.5)
-
-
-def noisy_step(sampler: Stepwise, run: Run, x: Tensor, s: float, t: float, eps: float) -> Tensor:
+def noisy_step(
+    sampler: Stepwise, run: Run, x: Tensor, s: float, t: float, eps: float, velocity: Tensor | None = None
+) -> Tensor:
     """A draw of it."""
-    return euler_maruyama(sampler, run, x, s, t, eps).draw(run)
+    return euler_maruyama(sampler, run, x, s, t, eps, velocity).draw(run)
 
 
 def noise_level(eps: float | NoiseLevel, run: Run, s: float, t: float) -> float:

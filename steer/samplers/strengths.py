@@ -1,4 +1,5 @@
-"""How hard a guidance pushes at each of its steps: a number, a function of t, or a `Pace` that knows the whole grid.
+"""How hard a guidance pushes at each of its steps: a number, a function of t, or a `Pace` that knows the whole grid; and a
+`Norm`, which says what becomes of the length of each sample's gradient.
 
 Between the noisier x_s and the cleaner x_t stand the numbers of a `Leg`. With D and n the endpoints seen from x_s, DDIM goes
 
@@ -7,7 +8,8 @@ Between the noisier x_s and the cleaner x_t stand the numbers of a `Leg`. With D
 
 and the forward process comes back by x_s = a x_t + sqrt(sigma_s^2 - a^2 sigma_t^2) e, whatever the law of x1.
 
-References: Song et al. 2021, arXiv 2010.02502 (DDIM); Ye et al. 2024, arXiv 2409.15761 (the schedules of TFG).
+References: Song et al. 2021, arXiv 2010.02502 (DDIM); Ye et al. 2024, arXiv 2409.15761 (the schedules of TFG); and at each
+norm the paper whose authors' code has it.
 """
 
 import math
@@ -16,7 +18,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from steer.interpolant import Schedule
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steer.interpolant import Schedule, expand
 
 
 class Leg(NamedTuple):
@@ -127,6 +133,16 @@ class OnScore(Pace):
         return [self.factor * leg.along * leg.sigma_s**2 / leg.alpha_s for leg in legs]
 
 
+class OverAlpha(Pace):
+    """A displacement of x_t as a displacement of the clean guess: divided by alpha_t of the cleaner end (MPGD)."""
+
+    def __init__(self, strength: Strength):
+        self.strength = strength
+
+    def __call__(self, legs: Sequence[Leg]) -> list[float]:
+        return [value / leg.alpha_t for value, leg in zip(strengths(self.strength, legs), legs, strict=True)]
+
+
 class Noisiness(Pace):
     """sigma / sqrt(alpha^2 + sigma^2) times `factor`: the spread of x1 given x_t for data of unit variance.
 
@@ -143,3 +159,93 @@ class Noisiness(Pace):
 def _with_mean(mean: float, weights: list[float]) -> list[float]:
     total = sum(weights) / len(weights)
     return [mean * w / total for w in weights]
+
+
+# --- the length of a gradient -----------------------------------------------------------------------------------------
+class Slopes(NamedTuple):
+    """One look at the reward, all (B, *shape): a gradient to follow, the gradient at the clean guess, the noise seen from x_s.
+
+    On the clean guess the first two are the same.
+    """
+
+    gradient: Tensor
+    at_guess: Tensor
+    noise: Tensor
+
+
+class Norm(ABC):
+    """norm(slopes, leg) -> gradient, sample by sample: what others of the batch do has no part in it.
+
+    One that gives every gradient a length of its own erases the scale of the reward but for its sign.
+    """
+
+    @abstractmethod
+    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
+        """The gradient to follow."""
+
+
+class Length(Norm):
+    """Every gradient of one length."""
+
+    def __init__(self, length: float):
+        if not length > 0:
+            raise ValueError(f"norm is a positive length, a Norm or None; got {length}")
+        self.length = length
+
+    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
+        return of_length(self.length, slopes.gradient)
+
+
+class UnitAtGuess(Norm):
+    """Divided by the length that the gradient has at the clean guess, whatever the network makes of it from there.
+
+    For r = -|y - x|^2, or any function of that distance, it is the gradient of -|y - D(x_s)|: the norm of the residual, not
+    its square, as in the authors' code of DPS (Chung et al. 2023, arXiv 2209.14687). For r = -|y - A(x)|^2 it goes the same
+    way and is longer by |y - A(z)| / |A^T (y - A(z))|.
+    """
+
+    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
+        length = lengths(slopes.at_guess)
+        return slopes.gradient / expand(torch.where(length == 0, 1.0, length), slopes.gradient)
+
+
+class Denoised(Norm):
+    """As long as what the step takes away of the noise, along * sigma_s / alpha_s |n|.
+
+    FreeDoM's for CLIP (Yu et al. 2023, arXiv 2303.09833), whose factor is .02, and whose lengths are of the whole batch.
+    """
+
+    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
+        return of_length(leg.along * leg.sigma_s / leg.alpha_s * lengths(slopes.noise), slopes.gradient)
+
+
+class RootMeanSquare(Norm):
+    """Every gradient of root mean square 1, as in the authors' code of MPGD (He et al. 2023, arXiv 2311.16424)."""
+
+    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
+        return of_length(math.sqrt(slopes.gradient[0].numel()), slopes.gradient)
+
+
+class AtMost(Norm):
+    """Shortened where its root mean square is above `most`, and left as it is elsewhere, so that the scale still counts."""
+
+    def __init__(self, most: float):
+        if not most > 0:
+            raise ValueError(f"AtMost needs most > 0; got {most}")
+        self.most = most
+
+    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
+        length = lengths(slopes.gradient)
+        return of_length(length.clamp_max(self.most * math.sqrt(slopes.gradient[0].numel())), slopes.gradient)
+
+
+def lengths(x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b"]:
+    """|x| of each sample."""
+    return x.flatten(1).norm(dim=1)
+
+
+def of_length(length: float | Float[Tensor, "b"], gradient: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+    """Each sample's gradient brought to a length; one that is zero stays zero."""
+    norm = lengths(gradient)
+    factor = length / torch.where(norm == 0, 1.0, norm)
+    return gradient * factor.view(-1, *[1] * (gradient.ndim - 1))

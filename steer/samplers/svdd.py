@@ -31,8 +31,8 @@ class Svdd(Stepwise[Sighted]):
     is unbiased (Posterior(), any number of draws), and eps is left at None. With finite M it is tilted too little; with
     the denoiser, whose value is exact for linear rewards of normal data alone, the bias stays.
 
-    A step costs one evaluation for its transition and M look-aheads, each for as many samples at a time as there are
-    particles.
+    A step costs M look-aheads, each for as many samples at a time as there are particles, and one evaluation for its
+    transition; not that one where the look-ahead shares its velocity, as Denoiser() does.
 
     Args:
         steps: from t = 0 to t = 1.
@@ -67,7 +67,7 @@ class Svdd(Stepwise[Sighted]):
         return Sighted(x, x.new_zeros(len(x)), x.new_zeros(len(x)))
 
     def step(self, run: Run, now: Sighted, s: float, t: float) -> Sighted:
-        now = self.choose(run, euler_maruyama(self, run, now.x, s, t, self.level(run, s, t)), t)
+        now = self.choose(run, euler_maruyama(self, run, now.x, s, t, self.level(run, s, t), now.velocity), t)
         run.record(t=t, reward=run.by_prompt(now.reward).mean(1))
         return now
 

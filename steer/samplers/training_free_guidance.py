@@ -34,9 +34,12 @@ from torch import Tensor
 from steer.flow_map import Cond, FlowMap
 from steer.lookahead import Denoiser, Lookahead
 from steer.samplers.base import Result, Run, Stepwise
-from steer.samplers.strengths import Leg, Strength, legs, strengths
+from steer.samplers.strengths import Leg, Length, Norm, Slopes, Strength, UnitAtGuess, legs, strengths
 from steer.slope import refuse_without_gradient
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
+
+RHO = 2.5  # the default rho times the number of steps
+UNIT = UnitAtGuess()
 
 
 class Push(NamedTuple):
@@ -68,7 +71,8 @@ class TrainingFreeGuidance(Stepwise[Walk]):
 
     Args:
         steps: of DDIM.
-        rho: what x_t moves by for a gradient of one in x_s: units of x squared over units of scale * r.
+        rho: what x_t moves by for a gradient of one in x_s: units of x squared over units of scale * r, or of x alone with a
+            norm. 2.5 / steps by default, the best of `recipes.figures.strengths` with the default norm.
         mu: what the clean guess moves by in each of its n_iter steps for a gradient of one there; the same units.
         gamma: standard deviation of the noise that blurs the reward, in units of the clean sample. At 0 nothing is drawn and a
             look at the reward costs one evaluation, otherwise n_mc. All looks within a step share the draws.
@@ -82,8 +86,9 @@ class TrainingFreeGuidance(Stepwise[Walk]):
             the denoiser's does, so that a rho which grows like 1 / a (Carried, OnScore) overshoots in the first steps.
         keep_noise: whether x_t moves by alpha_t (z' - z), the noise seen from x_s left as it is; otherwise the noise moves
             against the guess, so that both still meet in x_s, and x_t moves by (alpha_t - kept alpha_s / sigma_s) (z' - z).
-        norm: the length every sample's gradient is brought to, g and grad V alike, each by itself; None leaves them. It erases
-            the scale of the reward but for its sign: only rho and mu then say how hard to push.
+        norm: what becomes of the length of every sample's gradient, g and grad V alike, each by itself: a Norm of
+            `steer.samplers.strengths`, a number for one length, or None to leave them, with which any strength diverges at
+            some scale. UnitAtGuess(), the norm of DPS's residual, by default; then only rho and mu say how hard to push.
         max_batch: as in Stepwise.
 
     Raises:
@@ -95,7 +100,7 @@ class TrainingFreeGuidance(Stepwise[Walk]):
     def __init__(
         self,
         steps: int = 100,
-        rho: Strength = 1.0,
+        rho: Strength | None = None,
         mu: Strength = 0.0,
         gamma: Strength = 0.0,
         *,
@@ -105,20 +110,20 @@ class TrainingFreeGuidance(Stepwise[Walk]):
         eta: float = 1.0,
         lookahead: Lookahead | None = None,
         keep_noise: bool = True,
-        norm: float | None = None,
+        norm: Norm | float | None = UNIT,
         max_batch: int | None = None,
     ):
         super().__init__(steps, max_batch)
         if n_iter < 1 or n_mc < 1 or (not callable(n_recur) and n_recur < 1):
             raise ValueError(f"n_iter, n_mc and n_recur are at least 1; got {n_iter}, {n_mc} and {n_recur}")
-        if not 0 <= eta <= 1 or (norm is not None and not norm > 0):
-            raise ValueError(f"eta is in [0, 1], and norm positive or None; got eta={eta}, norm={norm}")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta is in [0, 1]; got eta={eta}")
         self.lookahead = lookahead or Denoiser()
         if self.lookahead.random:
             raise ValueError(f"the look-ahead is one guess without chance; {type(self.lookahead).__name__} draws")
-        self.rho, self.mu, self.gamma = rho, mu, gamma
+        self.rho, self.mu, self.gamma = RHO / self.steps if rho is None else rho, mu, gamma
         self.n_iter, self.n_mc, self.n_recur, self.eta = n_iter, n_mc, n_recur, eta
-        self.keep_noise, self.norm = keep_noise, norm
+        self.keep_noise, self.norm = keep_noise, Length(norm) if isinstance(norm, int | float) else norm
 
     # --- the loop -----------------------------------------------------------------------------------------------------
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Walk:
@@ -181,19 +186,19 @@ class TrainingFreeGuidance(Stepwise[Walk]):
             if len(guesses.x1) != 1:
                 raise ValueError(f"the look-ahead is one guess; {type(self.lookahead).__name__} has {len(guesses.x1)}")
             z = guesses.x1[0] if push.rho != 0 else guesses.x1[0].detach().requires_grad_(push.mu != 0)
-        asked = [of for of, strength in ((x, push.rho), (z, push.mu)) if strength != 0]
+        asked = [x, z] if push.rho != 0 else [z] if push.mu != 0 else []
         gradients, reward = self.uphill(tilt, z, blur, leg.s, cond, asked)
         x, z = x.detach(), z.detach()
         clean, noise = flow_map.schedule.from_velocity(velocity, x, leg.s)
         mean = leg.alpha_t * clean + leg.kept * noise
         if push.rho != 0:
-            mean = mean + push.rho * gradients[0]
+            mean = mean + push.rho * self.followed(gradients[0], gradients[1], noise, leg)
         if push.mu != 0:
-            better = z + push.mu * gradients[-1]
+            better = z + push.mu * self.followed(gradients[-1], gradients[-1], noise, leg)
             for _ in range(self.n_iter - 1):
                 better = better.requires_grad_()
-                gradients, _ = self.uphill(tilt, better, blur, leg.s, cond, [better])
-                better = better.detach() + push.mu * gradients[0]
+                (gradient,), _ = self.uphill(tilt, better, blur, leg.s, cond, [better])
+                better = better.detach() + push.mu * self.followed(gradient, gradient, noise, leg)
             mean = mean + (leg.alpha_t if self.keep_noise else leg.along) * (better - z)
         return Stride(mean, reward)
 
@@ -211,13 +216,8 @@ class TrainingFreeGuidance(Stepwise[Walk]):
             gradients = torch.autograd.grad(value.sum(), asked)
         for gradient in gradients:
             check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", s)
-        if self.norm is not None:
-            gradients = tuple(of_length(self.norm, gradient) for gradient in gradients)
         return gradients, rewards.detach().mean(0)
 
-
-def of_length(length: float | Float[Tensor, "b"], gradient: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
-    """Each sample's gradient brought to a length; one that is zero stays zero."""
-    norm = gradient.flatten(1).norm(dim=1)
-    factor = length / torch.where(norm == 0, 1.0, norm)
-    return gradient * factor.view(-1, *[1] * (gradient.ndim - 1))
+    def followed(self, gradient: Tensor, at_guess: Tensor, noise: Tensor, leg: Leg) -> Float[Tensor, "b *shape"]:
+        """A gradient of the length that `norm` gives it."""
+        return gradient if self.norm is None else self.norm(Slopes(gradient, at_guess, noise), leg)

@@ -245,8 +245,8 @@ def test_the_budget_is_used_up_and_never_exceeded(reward):
     assert drawn.shape == (steps, 3, 7)
     assert (drawn.cumsum(0) <= quota * torch.arange(1, steps + 1)[:, None, None]).all()
     assert (drawn.sum(0) == quota * (steps - 1) + 1).all()
-    # the noise and all proposals ahead of t = 1 are looked at, the drift is taken once a step
-    assert result.evaluations.network_forward == steps + 1 + quota * (steps - 1)
+    # the noise and all proposals ahead of t = 1 are looked at, which gives every drift
+    assert result.evaluations.network_forward == 1 + quota * (steps - 1)
     assert result.evaluations.reward_forward == 2 + quota * (steps - 1)
 
 
@@ -281,9 +281,9 @@ def test_the_network_sees_only_those_that_still_search():
     sizes = []
 
     class Watched(Ball):
-        def denoise(self, x, t, cond=None):
+        def velocity(self, x, t, cond=None):
             sizes.append(len(x))
-            return super().denoise(x, t, cond)
+            return super().velocity(x, t, cond)
 
     result = RolloverBudgetForcing(3, 4)(Watched(), noise(2, 8, 2), Tilt(LinearReward([1.0, 0.0])), None, seeded())
     drawn = result.trace["proposals"][:2].flatten(1)
@@ -335,10 +335,10 @@ COSTS = [
     (BestOfRounds(3), (4 * 3, 4 * 3)),
     (BestOfRounds(3, keep=2, jumps=2), (4 * 3 * 2 / 2, 4 * 3 / 2)),
     (BeamSearch(N, 2, every=2), (N + 2, 3)),
-    (BeamSearch(N, 2, Denoiser(), every=4), (N + 1, 2)),
+    (BeamSearch(N, 2, Denoiser(), every=4), (N, 2)),  # the look gives the next drift
     (BeamSearch(N, 2, Posterior(3), every=2), (N, 3 * 2 + 1)),
     (BeamSearch(N, 4), (N, 1)),
-    (Svdd(N, 3), (N + 3 * (N - 1), 3 * (N - 1) + 1)),
+    (Svdd(N, 3), (1 + 3 * (N - 1), 3 * (N - 1) + 1)),
     (Svdd(N, 3, Identity(), eps=lambda t: 0.1), (N, 3 * N)),
     (RolloverBudgetForcing(N, 3, MapJump()), (N + 1 + 3 * (N - 1), 2 + 3 * (N - 1))),
     (RolloverBudgetForcing(N, 3, Identity(), eps=lambda t: 0.1), (N, 1 + 3 * N)),

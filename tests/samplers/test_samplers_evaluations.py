@@ -21,8 +21,8 @@ GUIDED = [
     (TrajectoryTilting(N, Denoiser()), (N + 1, N + 1, N + 1, N + 1)),
     # Nothing is evaluated to look nowhere: the velocities are the drift's.
     (TrajectoryTilting(N, Identity()), (N + 1, 0, N + 1, N + 1)),
-    # Two steps of Heun's four velocities, and the drift's.
-    (TrajectoryTilting(N, ShortOde(2)), (5 * (N + 1), 4 * (N + 1), N + 1, N + 1)),
+    # Two steps of Heun's, four velocities, the first of which is the drift's.
+    (TrajectoryTilting(N, ShortOde(2)), (4 * (N + 1), 4 * (N + 1), N + 1, N + 1)),
     # Three draws cost this world no network, but a reward each; in pieces as well, and at t = 1 there is one.
     (TrajectoryTilting(N, Posterior(3)), (N, 0, 3 * N + 1, 3 * N)),
     (TrajectoryTilting(N, Posterior(3, at_once=1)), (N, 0, 3 * N + 1, 3 * N)),

@@ -14,10 +14,24 @@ from steer.analytic import GaussianMixture
 from steer.build import build
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import MapJump, Posterior
-from steer.samplers import Run, TrainingFreeGuidance
-from steer.samplers.strengths import Carried, Decreasing, Increasing, Noisiness, OnScore, legs, strengths
+from steer.samplers import Jump, Run, TrainingFreeGuidance
+from steer.samplers.strengths import (
+    AtMost,
+    Carried,
+    Decreasing,
+    Denoised,
+    Increasing,
+    Noisiness,
+    OnScore,
+    OverAlpha,
+    RootMeanSquare,
+    UnitAtGuess,
+    legs,
+    strengths,
+)
 from steer.samplers.training_free import dps, freedom, lgd_mc, mpgd, tfg, ugd
 from steer.tilt import Tilt
+from steer.worlds import ring_of_eight
 
 A = torch.tensor([0.6, -1.1], dtype=torch.float64)
 SCALES = torch.tensor([0.5, -2.0], dtype=torch.float64)  # one per prompt
@@ -40,25 +54,53 @@ def from_noise(c, noise):
     return ddim(c, (c["x"] - c["sigma_s"] * noise) / c["alpha_s"], noise)
 
 
+def along(c):
+    """What the mean of DDPM's step has of the clean guess; without fresh noise, of DDIM's."""
+    return c["alpha_t"] - c["sigma_t"] * c["alpha_s"] / c["sigma_s"]
+
+
+def shortened(gradient, most):
+    root = gradient.square().mean(-1, keepdim=True).sqrt()
+    return torch.where(root > most, most / root, 1.0) * gradient
+
+
 EXPECTED = {
-    "dps": (dps(rho=0.3, eta=0.0), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["g"]),
-    "freedom": (freedom(rho=0.3, n_recur=1, eta=0.0), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["g"]),
-    "mpgd": (mpgd(mu=0.3, n_iter=2), lambda c: ddim(c, c["D"] + 0.6 * c["a"], c["n"])),
+    "dps": (dps(rho=0.3, eta=0.0, norm=None), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["g"]),
+    "freedom": (freedom(rho=0.3, n_recur=1, eta=0.0, norm=None), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["g"]),
+    # x_t moves by mu, whatever alpha_t.
+    "mpgd": (mpgd(mu=0.3, n_iter=2, norm=None), lambda c: ddim(c, c["D"], c["n"]) + 0.6 * c["a"]),
+    # The norms of the authors' code.
+    "dps, residual": (dps(rho=0.3, eta=0.0), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["slope"] * c["unit"]),
+    "freedom, denoised": (
+        freedom(rho=0.3, n_recur=1, eta=0.0),
+        lambda c: (
+            ddim(c, c["D"], c["n"])
+            + 0.3 * along(c) * c["sigma_s"] / c["alpha_s"] * c["n"].norm(dim=-1, keepdim=True) * c["unit"]
+        ),
+    ),
+    "mpgd, root mean square": (
+        mpgd(mu=0.3),
+        lambda c: ddim(c, c["D"], c["n"]) + 0.3 * math.sqrt(2) * c["unit"],
+    ),
+    "clipped": (
+        TrainingFreeGuidance(2, 0.3, 0.2, norm=AtMost(0.6), eta=0.0),  # a is longer in the second prompt, g in neither
+        lambda c: ddim(c, c["D"] + 0.2 * shortened(c["a"], 0.6), c["n"]) + 0.3 * shortened(c["g"], 0.6),
+    ),
     # The score gets the gradient: Tweedie's clean guess and the noise that belongs to it.
     "lgd_mc": (
-        lgd_mc(n_mc=3, eta=0.0),
+        lgd_mc(n_mc=3, eta=0.0, norm=None),
         lambda c: ddim(c, c["D"] + c["sigma_s"] ** 2 / c["alpha_s"] * c["g"], c["n"] - c["sigma_s"] * c["g"]),
     ),
     # The noise is changed twice, and the clean guess is what then belongs to it.
     "ugd": (
-        ugd(factor=0.7, mu=0.3, n_iter=2),
+        ugd(factor=0.7, mu=0.3, n_iter=2, n_recur=1, norm=None),
         lambda c: from_noise(c, c["n"] - 0.7 * c["sigma_s"] * c["g"] - c["alpha_s"] / c["sigma_s"] * 0.6 * c["a"]),
     ),
     "tfg": (
-        tfg(rho=lambda t: 0.3 * t, mu=lambda t: 0.2, n_iter=3, n_mc=2, eta=0.0),
+        tfg(rho=lambda t: 0.3 * t, mu=lambda t: 0.2, n_iter=3, n_mc=2, eta=0.0, norm=None),
         lambda c: ddim(c, c["D"] + 0.6 * c["a"], c["n"]) + 0.3 * 0.4 * c["alpha_t"] / c["alpha_s"] * c["g"],
     ),
-    "dps, map": (dps(rho=0.3, eta=0.0, lookahead=MapJump()), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["jump"]),
+    "dps, map": (dps(rho=0.3, eta=0.0, lookahead=MapJump(), norm=None), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["jump"]),
     "norm": (
         TrainingFreeGuidance(2, 0.3, 0.2, norm=1.5, eta=0.0),
         lambda c: ddim(c, c["D"] + 0.2 * 1.5 * c["unit"], c["n"]) + 0.3 * 1.5 * c["unit"],
@@ -79,7 +121,7 @@ def test_one_step_in_closed_form(name, schedule):
     known = {
         "x": x, "alpha_s": alpha_s, "sigma_s": sigma_s, "alpha_t": alpha_t, "sigma_t": sigma_t,
         "D": clean, "n": (x - alpha_s * clean) / sigma_s, "a": a, "g": slope * a,
-        "jump": STD / math.sqrt(variance) * a, "unit": SCALES.sign()[:, None, None] * A / A.norm(),
+        "slope": slope, "jump": STD / math.sqrt(variance) * a, "unit": SCALES.sign()[:, None, None] * A / A.norm(),
     }  # fmt: skip
     found = one_step(sampler, OneGaussian(schedule), x, Tilt(LinearReward(A), SCALES))
     torch.testing.assert_close(found, expected(known), rtol=1e-10, atol=1e-10)
@@ -191,13 +233,53 @@ def paper_tfg(p, x, k):
     return x_prev
 
 
+# The authors' code, of one sample at a time: there all norms are of the whole batch.
+Y = torch.tensor([0.7, -0.4], dtype=torch.float64)
+
+
+def residual(x0):
+    """-|y - x0|, up for positive scales and down for negative ones."""
+    return -(x0 - Y).norm(dim=1)
+
+
+def code_dps(p, x, k):
+    g = p.grad(lambda x: p.scale.sign() * residual(p.x0(x, p.eps(x, k), k)), x)
+    eps = p.eps(x, k)
+    return p.ddim(p.x0(x, eps, k), eps, k, 1.0) + 0.2 * g
+
+
+def code_freedom(p, x, k):
+    now, after = p.abar[k], p.abar[k + 1]
+    for again in (True, False):
+        eps = p.eps(x, k)
+        c1 = math.sqrt(after) * (1 - now / after) / (1 - now)
+        g = p.grad(lambda x: p.log_f(p.x0(x, p.eps(x, k), k)), x)
+        l1 = eps.square().mean(1).sqrt() * math.sqrt((1 - now) / now) * c1
+        rho = 0.2 * l1 / g.square().mean(1).sqrt()
+        x_prev = p.ddim(p.x0(x, eps, k), eps, k, 1.0) + rho[:, None] * g
+        if again:
+            x = p.back(x_prev, k)
+    return x_prev
+
+
+def code_mpgd(p, x, k):
+    eps, after = p.eps(x, k), p.abar[k + 1]
+    x0 = p.x0(x, eps, k)
+    g = p.grad(p.log_f, x0)
+    rho = 0.2 / g.square().mean(1, keepdim=True).sqrt() / math.sqrt(after)
+    return p.ddim(x0 + rho * g, eps, k, 0.5)
+
+
 PAPERS = {
-    "dps": (paper_dps, dps(STEPS, 0.2)),
-    "freedom": (paper_freedom, freedom(STEPS, 0.2, n_recur=2)),
-    "mpgd": (paper_mpgd, mpgd(STEPS, 0.2)),
-    "lgd_mc": (paper_lgd, lgd_mc(STEPS, n_mc=3)),
-    "ugd": (paper_ugd, ugd(STEPS, 0.5, 0.1, n_iter=3, n_recur=2)),
-    "tfg": (paper_tfg, tfg(STEPS, 0.2, 0.1, 0.5, n_iter=2, n_mc=3, n_recur=2)),
+    "dps": (paper_dps, dps(STEPS, 0.2, norm=None)),
+    "freedom": (paper_freedom, freedom(STEPS, 0.2, n_recur=2, norm=None)),
+    "mpgd": (paper_mpgd, mpgd(STEPS, lambda t: 0.2, norm=None)),
+    "lgd_mc": (paper_lgd, lgd_mc(STEPS, n_mc=3, norm=None)),
+    "ugd": (paper_ugd, ugd(STEPS, 0.5, 0.1, n_iter=3, n_recur=2, norm=None)),
+    "tfg": (paper_tfg, tfg(STEPS, 0.2, 0.1, 0.5, n_iter=2, n_mc=3, n_recur=2, norm=None)),
+    "dps, code": (code_dps, dps(STEPS, 0.2)),
+    "freedom, code": (code_freedom, freedom(STEPS, 0.2, n_recur=2)),
+    "mpgd, code": (code_mpgd, mpgd(STEPS, 0.2, eta=0.5)),
 }
 
 
@@ -205,7 +287,8 @@ PAPERS = {
 def test_the_settings_are_the_paper(name):
     """The whole path, with the same chance."""
     step, sampler = PAPERS[name]
-    start, tilt = noise(2, 6, 2), Tilt(curved, SCALES)
+    reward = (lambda x: -(x - Y).square().sum(1)) if name == "dps, code" else curved
+    start, tilt = noise(2, 6, 2), Tilt(reward, SCALES)
     paper, x = Paper(start, tilt), start.flatten(0, 1)
     with torch.no_grad():
         for k in range(STEPS):
@@ -260,7 +343,7 @@ def test_on_the_score_a_linear_reward_is_tilted_to_exactly(schedule):
     end = mean + STD / math.sqrt(alpha**2 * STD**2 + sigma**2) * (x0 - alpha * mean)
     errors = []
     for steps in (100, 200):
-        found = TrainingFreeGuidance(steps, OnScore(), eta=0.0)(OneGaussian(schedule), x0, tilt).x
+        found = TrainingFreeGuidance(steps, OnScore(), eta=0.0, norm=None)(OneGaussian(schedule), x0, tilt).x
         errors.append(float((found - end).abs().max()))
     assert errors[1] < 0.02
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.3)
@@ -271,7 +354,7 @@ def test_blur_of_a_quadratic_reward_widens_it():
     gamma, precision, y = 0.7, 1.5, torch.tensor([0.5, -0.3], dtype=torch.float64)
     scales = torch.tensor([0.5, 2.0], dtype=torch.float64)
     x = noise(1, 1, 2).expand(2, 64, 2)
-    sampler = TrainingFreeGuidance(2, 0.0, 1.0, gamma, n_mc=1000, eta=0.0)
+    sampler = TrainingFreeGuidance(2, 0.0, 1.0, gamma, n_mc=1000, eta=0.0, norm=None)
     plain = TrainingFreeGuidance(2, 0.0, eta=0.0)
     tilt, schedule = Tilt(Quadratic(y, precision), scales), Trigonometric()
     moved = one_step(sampler, OneGaussian(schedule), x, tilt) - one_step(plain, OneGaussian(schedule), x, tilt)
@@ -286,8 +369,9 @@ def test_blur_of_a_quadratic_reward_widens_it():
 
 def test_a_gradient_of_zero_has_no_length_to_be_brought_to():
     x, plain = noise(1, 3, 2), Tilt(lambda x: 0 * x.sum(1))
-    with_norm, without = (one_step(dps(2, eta=0.0, norm=norm), Ball(), x, plain) for norm in (2.0, None))
-    assert torch.equal(with_norm, without)
+    without = one_step(dps(2, eta=0.0, norm=None), Ball(), x, plain)
+    for norm in (2.0, UnitAtGuess(), Denoised(), RootMeanSquare(), AtMost(1.0)):
+        assert torch.equal(one_step(dps(2, eta=0.0, norm=norm), Ball(), x, plain), without)
 
 
 def test_the_trace_has_the_reward_where_the_step_set_out():
@@ -299,6 +383,31 @@ def test_the_trace_has_the_reward_where_the_step_set_out():
     assert result.log_z is None
 
 
+RING = ring_of_eight()
+
+
+@pytest.mark.parametrize("steps", [20, 100])
+@pytest.mark.parametrize("build", [dps, lgd_mc, freedom, mpgd, ugd, tfg])
+def test_the_defaults_do_not_blow_up(build, steps, recwarn):
+    """The ring at scale 10, where dps reached 8e25, mpgd 2e20 and freedom 5e73: now they come near what is asked for."""
+    x0, tilt = noise(1, 64, 2), Tilt(RING.reward, 10.0)
+    sampler = build(steps, n_iter=2) if build in (ugd, tfg) else build(steps)
+    result = sampler(RING.flow_map, x0, tilt, None, seeded())
+    assert result.x.abs().max() < 10
+    unsteered = RING.reward(Jump(4)(RING.flow_map, x0).x[0]).mean()
+    assert RING.reward(result.x[0]).mean() > unsteered / 2
+    assert not recwarn.list
+
+
+def test_samples_are_as_they_would_be_alone():
+    """No norm is of the batch."""
+    x0, tilt = noise(1, 6, 2), Tilt(curved)
+    for norm in (UnitAtGuess(), Denoised(), RootMeanSquare(), AtMost(0.5)):
+        sampler = TrainingFreeGuidance(5, 0.2, 0.1, norm=norm, eta=0.0)
+        together = sampler(WORLD, x0, tilt).x
+        torch.testing.assert_close(sampler(WORLD, x0[:, 2:3], tilt).x, together[:, 2:3], rtol=1e-12, atol=1e-12)
+
+
 # --- strengths ------------------------------------------------------------------------------------------------------------
 def test_paces():
     ahead = legs(Trigonometric(), [0.2, 0.5, 0.7, 1.0], 1.0)
@@ -308,6 +417,7 @@ def test_paces():
         assert sum(values) / 3 == pytest.approx(0.4)
         assert values[0] / values[1] == pytest.approx(weight(ratios[0]) / weight(ratios[1]))
     assert strengths(Carried(2.0), ahead) == pytest.approx([2.0 / a for a in ratios])
+    assert strengths(OverAlpha(2.0), ahead) == pytest.approx([2.0 / leg.alpha_t for leg in ahead])
     assert strengths(lambda t: t**2, ahead) == pytest.approx([0.04, 0.25, 0.49])
     assert strengths(Noisiness(0.3), ahead) == pytest.approx([0.3 * leg.sigma_s for leg in ahead])
     assert strengths(Noisiness(0.3), legs(Linear(), [0.5, 1.0], 1.0)) == pytest.approx([0.3 * math.sqrt(0.5)])
@@ -334,7 +444,7 @@ N = 5
         (lgd_mc(N, n_mc=3), (N, N, 3 * N + 1, 3 * N)),
         (freedom(N, n_recur=2), (2 * N, 2 * N, 2 * N + 1, 2 * N)),
         (mpgd(N), (N, 0, N + 1, N)),
-        (ugd(N, n_iter=3), (N, N, 3 * N + 1, 3 * N)),  # the first look serves both gradients
+        (ugd(N, n_iter=3, n_recur=1), (N, N, 3 * N + 1, 3 * N)),  # the first look serves both gradients
         (tfg(N, n_iter=2, n_mc=3, n_recur=2), (2 * N, 2 * N, 12 * N + 1, 12 * N)),
         (dps(N, rho=0.0), (N, 0, N + 1, 0)),
     ],
@@ -351,7 +461,7 @@ def test_a_config_names_a_special_case():
     target, lookahead = "steer.samplers.training_free.ugd", {"_target_": "steer.lookahead.MapJump"}
     sampler = build({"_target_": target, "steps": 3, "factor": 2.0, "norm": 1.0, "lookahead": lookahead})
     assert isinstance(sampler, TrainingFreeGuidance)
-    assert (sampler.steps, sampler.norm, sampler.keep_noise) == (3, 1.0, False)
+    assert (sampler.steps, sampler.norm.length, sampler.keep_noise) == (3, 1.0, False)
     assert isinstance(sampler.rho, OnScore)
     with pytest.raises(ValueError, match="strength"):
         build({"_target_": "steer.samplers.training_free.dps", "steps": 3, "strength": 1.0})
@@ -363,7 +473,7 @@ def test_a_config_names_a_special_case():
         ({"n_iter": 0}, "at least 1; got 0, 1 and 1"),
         ({"n_recur": 0}, "at least 1"),
         ({"eta": 1.5}, r"eta is in \[0, 1\]"),
-        ({"norm": 0.0}, "norm positive or None"),
+        ({"norm": 0.0}, "norm is a positive length, a Norm or None; got 0.0"),
         ({"lookahead": Posterior(2)}, "without chance; Posterior draws"),
     ],
 )
@@ -382,7 +492,7 @@ def test_refusals_of_a_run():
         with pytest.raises(ValueError, match=r"has no gradient \(torch cannot follow"):
             sampler(Ball(), x0, Tilt(lambda x: x.detach().sum(1)))
     with pytest.raises(ValueError, match=r"gamma >= 0 are finite numbers; at t = 0.001 they are \(1.0, 0.0, -1.0\)"):
-        TrainingFreeGuidance(3, gamma=-1.0)(Ball(), x0, tilt)
+        TrainingFreeGuidance(3, 1.0, gamma=-1.0)(Ball(), x0, tilt)
     with pytest.raises(ValueError, match=r"at t = 0.3333 they are \(nan"):
         TrainingFreeGuidance(3, rho=lambda t: math.nan if t > 0.3 else 1.0)(Ball(), x0, tilt)
     with pytest.raises(ValueError, match="n_recur is at least 1; at t = 0 it is 0"):

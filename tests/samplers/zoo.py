@@ -75,7 +75,7 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "glass, in pieces": partial(ValueSmc, STEPS, Glass(3, steps=1, at_once=2)),
     "tfg": partial(tfg, STEPS, n_iter=2, n_mc=2, n_recur=2),
     "mpgd": partial(mpgd, STEPS),
-    "ugd, map": partial(ugd, STEPS, n_iter=2, lookahead=MapJump(), norm=0.1),
+    "ugd, map": partial(ugd, STEPS, n_iter=2, n_recur=1, lookahead=MapJump(), norm=0.1),
     "fmrg, endpoint": partial(FlowMapRewardGuidance, STEPS, "endpoint", n_opt=2),
     "plug and play, map": partial(PlugAndPlay, STEPS, MapJump()),
     "plug and play, half way": partial(PlugAndPlay, STEPS, FlowMapDenoiser(0.5), draws=2),
