@@ -3,11 +3,16 @@
 The target moves from noise to the tilt, p_t exp(r_t) with r_t = l_t V_t, l_t = t unless another level is asked for, and
 V_t = scale * r at the look-ahead of x_t:
 
-    dx = [b + eps (s + grad r_t) + chi grad r_t] dt + sqrt(2 eps) dW,      dA = (d_t r_t + b . grad r_t) dt + (chi terms).
+    dx = [b + eps (s + grad r_t) + chi grad r_t] dt + sqrt(2 eps) dW.
 
-For the flow map's own look-ahead X_{t,1} and l_t = t the weight rate is scale * r(X_{t,1}(x_t)) itself: no derivative is
-left. Every other look-ahead has its rate from the gradient in (x, t) already taken for the drift, so all are exact under their
-weights, for any eps and chi; they differ in the variance of the weights, and in cost.
+Each step is an Euler-Maruyama step whose kick, (eps + chi) h grad r_t, stays inside a trust region of so many standard
+deviations of the noise; it is weighed by exp(r_t(x') - r_s(x)) and the ratio of two Gaussians, the unguided step over the
+guided one. That is exact at any step size, relative to the unguided chain, for every look-ahead, eps, chi and radius; they
+differ in the variance of the weights, and in cost.
+
+The paper weighs by the rate of continuous time instead, dA = (d_t r_t + b . grad r_t) dt, which for the flow map's own
+look-ahead X_{t,1} and l_t = t is scale * r(X_{t,1}(x_t)) itself (PathWeights). It holds for steps that resolve the gradient,
+and next to the watersheds of the noise, where the map's jump all but breaks, none does.
 
 Reference: Sabour et al. 2025, arXiv 2511.22688.
 """
@@ -38,6 +43,8 @@ from steer.tilt import Value
 class TrajectoryTilting(Stepwise[Population]):
     """FMTT with resampling inside each prompt. Exact as steps and particles grow, whatever the look-ahead.
 
+    At fewer steps the law is that of the unguided chain, `Sde(steps, eps)`, tilted: the error of the step is that chain's own.
+
     The final weights are part of the result: averages under the tilted law weigh by `log_w`. With `resample_below=0` the
     particles never meet, and x alone is guidance without correction.
 
@@ -53,8 +60,9 @@ class TrajectoryTilting(Stepwise[Population]):
         chi: extra drift along grad r_t, weighted accordingly: a factor of eps, or a function of t; none by default, nor in
             a last step without noise.
         level: l_t, a function of t that ends at 1, or 1 for all of the tilt from the start, or Tempering().
-        weighting: PathWeights() by default, or TransitionWeights(), the default for look-aheads that draw: the noise of
-            their values cancels between one transition and the next, and along a path it would not.
+        weighting: TransitionWeights() by default; ReversalWeights(); or PathWeights(), for look-aheads that do not draw.
+        trust_radius: the longest kick of guidance in one step, in standard deviations of the step's noise, for each sample;
+            math.inf for none. 1 by default; none for a search, which does not weigh, nor with PathWeights, which cannot.
         guide: whether grad r_t bends the drift. Without, nothing needs a gradient: the plain dynamics, reweighed by
             TransitionWeights (eps and chi of the guidance are then zero), which suits black-box rewards.
         resampling: one of steer.resampling.
@@ -74,6 +82,7 @@ class TrajectoryTilting(Stepwise[Population]):
         chi: float | Callable[[float], float] | None = None,
         level: float | Level | Tempering = proportional,
         weighting: Weighting | None = None,
+        trust_radius: float | None = None,
         guide: bool = True,
         resampling: Scheme = systematic,
         search: Search | None = None,
@@ -94,13 +103,13 @@ class TrajectoryTilting(Stepwise[Population]):
         if isinstance(level, Tempering) and search is not None:
             raise ValueError("a search does not weigh, so there is nothing to temper by: drop level or search")
         self.eps, self.chi, self.guide, self.level = eps, chi, guide, level
-        by_path = guide and not self.lookahead.random
-        if isinstance(weighting, PathWeights) and not by_path:
+        if isinstance(weighting, PathWeights) and self.lookahead.random:
             raise ValueError(
                 "PathWeights follow one function of (x, t), and this look-ahead draws: use TransitionWeights()"
             )
-        self.weighting = weighting or (PathWeights() if by_path else TransitionWeights())
+        self.weighting = weighting or TransitionWeights()
         self.resampling, self.search = resampling, search
+        self.trust_radius = self.radius(trust_radius)
         self.film, self.film_every = film, film_every or max(steps // 8, 1)
 
     @property
@@ -145,7 +154,18 @@ class TrajectoryTilting(Stepwise[Population]):
         chi = 0.0 if eps == 0 and t == 1.0 else self.extra(run, s, t, eps)
         if not math.isfinite(chi):
             raise ValueError(f"the extra drift chi must be finite; at t = {s:.4g} it is {chi}")
-        return Move(s, t, eps, chi, (2 * eps * (t - s)) ** 0.5 * run.normal(x))
+        return Move(s, t, eps, chi, (2 * eps * (t - s)) ** 0.5 * run.normal(x), trust_radius=self.trust_radius)
+
+    def radius(self, asked: float | None) -> float:
+        """The trust radius, checked."""
+        weighs_any = self.weighting.any_kick and self.search is None
+        if asked is None:
+            return 1.0 if weighs_any else math.inf
+        if not asked > 0:
+            raise ValueError(f"trust_radius is a number of standard deviations, above 0; got {asked}")
+        if asked < math.inf and not self.weighting.any_kick:
+            raise ValueError("PathWeights weigh the whole gradient: drop trust_radius, or use TransitionWeights()")
+        return asked
 
     def extra(self, run: Run, s: float, t: float, eps: float) -> float:
         """The extra drift of a step from s to t."""
@@ -174,19 +194,17 @@ class TrajectoryTilting(Stepwise[Population]):
         return at(self.level(log_w, run.by_prompt(now.glance.level)[:, 0], move.s, move.t))
 
     def advance(self, run: Run, now: Population, move: Move) -> Tensor:
-        """x + [b + eps s + (eps + chi) grad r] h + noise."""
+        """x + [b + eps s] h + kick + noise."""
         glance, h = now.glance, move.t - move.s
-        drift = glance.velocity + move.eps * glance.score + (move.eps + move.chi) * glance.gradient
-        return now.x + h * drift + move.noise
+        drift = glance.velocity + move.eps * glance.score
+        return now.x + h * drift + move.kick(glance.gradient) + move.noise
 
     def look(self, run: Run, x: Float[Tensor, "b *shape"], t: float) -> Glance:
         """One look ahead from every particle, at most max_batch at a time."""
         tilt = run.tilt
         assert tilt is not None
-        follows = self.lookahead.follows(run.flow_map)
-        landed = t == 1.0 and (
-            follows or not isinstance(self.weighting, PathWeights)
-        )  # no rate or gradient is asked then
+        still = not self.weighting.needs_rate or self.lookahead.follows(run.flow_map)  # no rate is asked, or it is 0
+        landed = t == 1.0 and still
         lookahead = Landed() if landed else self.lookahead
 
         def part(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Glance:
@@ -195,9 +213,9 @@ class TrajectoryTilting(Stepwise[Population]):
             if not self.guide or landed:
                 view = look(value, asked, velocity=not landed)
             else:
-                view = rise(value, asked, "TrajectoryTilting(guide=False) or BestOfN", in_time=not follows)
+                view = rise(value, asked, "TrajectoryTilting(guide=False) or BestOfN", in_time=not still)
             velocity = torch.zeros_like(x) if view.velocity is None else view.velocity
-            along = 0.0 if follows else (view.slope * velocity).flatten(1).sum(1)
+            along = 0.0 if still else (view.slope * velocity).flatten(1).sum(1)
             rate, level = view.in_time + along, torch.ones_like(view.value)
             score = score_of(run.flow_map.schedule, velocity, x, t)
             return Glance(view.value, velocity, score, view.slope, rate, view.reward, view.guess, level)

@@ -1,9 +1,10 @@
 """Log weights of a guided chain: how much likelier the promised law finds each step than the chain did.
 
-The chain is x' = x + [b + eps s + (eps + chi) grad r_t] h + sqrt(2 eps h) e, with r_t = l_t V_t the tilt reached at time t:
-a value V_t, and a level l_t that ends at 1.
+The chain is x' = x + [b + eps s] h + kick + sqrt(2 eps h) e, kick = (eps + chi) h grad r_t inside a trust region, with
+r_t = l_t V_t the tilt reached at time t: a value V_t, and a level l_t that ends at 1.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ class Move(NamedTuple):
         eps, chi: noise level and extra drift at s.
         noise: sqrt(2 eps h) e, what was added at random.
         step: x' - x, or None before it is made.
+        trust_radius: the longest kick, in standard deviations of the noise.
     """
 
     s: float
@@ -67,10 +69,43 @@ class Move(NamedTuple):
     chi: float
     noise: Tensor
     step: Tensor | None = None
+    trust_radius: float = math.inf
+
+    @property
+    def variance(self) -> float:
+        """2 eps h, of the noise."""
+        return 2 * self.eps * (self.t - self.s)
+
+    def kick(self, gradient: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """What guidance adds to the step from x, given grad r_s there: (eps + chi) h grad r_s, truncated."""
+        return self.truncated((self.eps + self.chi) * (self.t - self.s) * gradient)
+
+    def kick_back(self, gradient: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """What it adds to the step back from x', given grad r_t there: (eps - chi) h grad r_t, truncated."""
+        return self.truncated((self.eps - self.chi) * (self.t - self.s) * gradient)
+
+    def truncated(self, kick: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """Each sample's kick, shortened to `trust_radius` standard deviations of the noise where it is longer.
+
+        The proposals of a truncated Langevin algorithm (Roberts & Tweedie 1996, doi 10.2307/3318418).
+        """
+        if self.trust_radius == math.inf or self.variance == 0:
+            return kick
+        longest = self.trust_radius * self.variance**0.5
+        length = kick.flatten(1).norm(dim=1)
+        return expand(longest / length.clamp_min(longest), kick) * kick
 
 
 class Weighting(ABC):
-    """weighting(before, after, move) -> increments of log w (B,)."""
+    """weighting(before, after, move) -> increments of log w (B,).
+
+    Attributes:
+        needs_rate: whether it reads the rate of a glance.
+        any_kick: whether it weighs the kick that was made, so that the trust region may shorten it.
+    """
+
+    needs_rate: bool = False
+    any_kick: bool = True
 
     @abstractmethod
     def __call__(self, before: Glance, after: Glance, move: Move) -> Float[Tensor, "b"]:
@@ -86,11 +121,16 @@ class PathWeights(Weighting):
 
         dA = rate dt + (chi / eps) [dr - rate dt - chi |grad r|^2 dt - grad r . sqrt(2 eps) dW].
 
-    Exact as the step goes to zero.
+    Exact as the step goes to zero, if slowly where grad r is steep: it is the drift of continuous time that is weighed, and a
+    step that leaps across a watershed of the noise, where the map's jump all but breaks, has not followed it. On five modes in
+    three dimensions log Z comes out .06 low at 50 to 200 steps with the map's look-ahead.
 
     Args:
         trapezoidal: average the rate over both ends of the step; otherwise take it at the start.
     """
+
+    needs_rate = True
+    any_kick = False
 
     def __init__(self, trapezoidal: bool = True):
         self.trapezoidal = trapezoidal
@@ -116,8 +156,9 @@ class PathWeights(Weighting):
 class TransitionWeights(Weighting):
     """The ratio of Gaussian transition densities, unguided chain over guided chain, times exp(r_t(x') - r_s(x)).
 
-    Exact at every step size relative to the unguided chain: the only error left is that chain's own. Needs no rate, and
-    with no guidance no gradient; the weights vary more than those of the path.
+    Exact at every step size relative to the unguided chain, whatever the kick: the only error left is that chain's own. Needs
+    no rate, and with no guidance no gradient. A kick of c standard deviations of the noise adds up to c^2 to the variance of
+    a step's log weights, so a trust region keeps them even.
     """
 
     def __call__(self, before: Glance, after: Glance, move: Move) -> Float[Tensor, "b"]:
@@ -127,10 +168,8 @@ class TransitionWeights(Weighting):
             return dr
         if move.eps == 0:
             raise ValueError(f"transition weights need noise: eps is 0 at t = {move.s:.4g}, where the drift is guided")
-        kick = coefficient * (move.t - move.s)
-        variance = 2 * move.eps * (move.t - move.s)
-        gradient = before.gradient
-        return dr - (kick * _dot(gradient, move.noise) + 0.5 * kick**2 * _dot(gradient, gradient)) / variance
+        kick = move.kick(before.gradient)
+        return dr - (_dot(kick, move.noise) + 0.5 * _dot(kick, kick)) / move.variance
 
 
 class ReversalWeights(Weighting):
@@ -142,28 +181,28 @@ class ReversalWeights(Weighting):
 
         exp(r_t(x') - r_s(x)) [L(x|x') / B(x|x')] [F(x'|x) / K(x'|x)].
 
-    Exact as the step goes to zero, with noisy values and gradients too. Where the guided dynamics keep to the targets by
+    Exact as the step goes to zero, with noisy values and gradients too. In a noisy last step, which would ask for the score at
+    t = 1, L is B. Where the guided dynamics keep to the targets by
     themselves, as those of the exact value with chi = c_t do, they do not vary. (Vaikuntanathan & Jarzynski 2008, arXiv
     0804.3055; Albergo & Vanden-Eijnden 2024, arXiv 2410.02711.)
     """
 
     def __call__(self, before: Glance, after: Glance, move: Move) -> Float[Tensor, "b"]:
-        dr, h, step = after.tilt - before.tilt, move.t - move.s, move.step
+        dr = after.tilt - before.tilt
+        h = move.t - move.s
         if move.eps == 0:
             if move.chi == 0:
                 return dr
             raise ValueError(f"weights by reversal need noise: eps is 0 at t = {move.s:.4g}, where the drift is guided")
-        if move.t == 1.0:
-            raise ValueError(
-                "weights by reversal ask for the score at the end of a noisy step, and at t = 1 there may be none:"
-                " give eps as a number, whose last step has no noise"
-            )
-        assert step is not None
-        there, back = h * (move.eps + move.chi) * before.gradient, h * (move.eps - move.chi) * after.gradient
-        returned = -step - h * (move.eps * after.score - after.velocity)  # the noise of the way back, unguided
-        log_back = 2 * _dot(back, returned) - _dot(back, back)
+        there = move.kick(before.gradient)
         log_there = 2 * _dot(there, move.noise) + _dot(there, there)
-        return dr + (log_back - log_there) / (4 * move.eps * h)
+        if move.t == 1.0:
+            return dr - log_there / (2 * move.variance)
+        assert move.step is not None
+        back = move.kick_back(after.gradient)
+        returned = -move.step - h * (move.eps * after.score - after.velocity)  # the noise of the way back, unguided
+        log_back = 2 * _dot(back, returned) - _dot(back, back)
+        return dr + (log_back - log_there) / (2 * move.variance)
 
 
 def _dot(a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
