@@ -42,9 +42,7 @@ class Arena:
         if self.max_batch < 1:
             raise ValueError(f"max_batch is at least 1; got {self.max_batch}")
 
-    def draw(
-        self, sampler: Sampler, drawn: int, groups: int, *key: int | str, keep: int | None = None
-    ) -> Result:
+    def draw(self, sampler: Sampler, drawn: int, groups: int, *key: int | str, keep: int | None = None) -> Result:
         """Samples (prompts, groups x returned, *shape) of `groups` calls a prompt, on `drawn` noise particles each.
 
         All chance comes from the key, whatever max_batch. Evaluations are counted here, per sample that is kept, and not

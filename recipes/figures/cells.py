@@ -42,7 +42,8 @@ class Cells:
         self.provenance: list[Record] = kept["provenance"]
         self.cells: dict[str, Any] = kept["cells"]
         self.asked: set[str] = set()
-        digests(self.weights)
+        for each in self.weights:
+            file_of(each)
 
     def get(self, key: str, measure: Callable[[], Any]) -> Any:
         """The cell of that key, measured if it is not there yet or was made with other weights."""
@@ -91,16 +92,17 @@ class Cells:
         scratch.write_text(json.dumps({"provenance": self.provenance, "cells": self.cells}, indent=1) + "\n")
         os.replace(scratch, self.path)
 
-    def changes(self, key: str) -> dict[str, tuple[str, str]]:
+    def changes(self, key: str, now: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
         """The weights that are no longer those that the cell was measured with: name -> (then, now)."""
+        now = digests(self.weights) if now is None else now
         record = next((each for each in self.provenance if key in each["cells"]), None)
         then = {} if record is None else record["weights"]
-        now = digests(self.weights)
         return {name: (then.get(name, "unknown"), now[name]) for name in now if then.get(name) != now[name]}
 
     def stale(self) -> dict[str, tuple[str, str]]:
         """The same over all cells."""
-        return {name: change for key in self.cells for name, change in self.changes(key).items()}
+        now = digests(self.weights)
+        return {name: change for key in self.cells for name, change in self.changes(key, now).items()}
 
 
 # --- how a cell was made ----------------------------------------------------------------------------------------------

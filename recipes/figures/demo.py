@@ -1,6 +1,6 @@
 """What `make demo` shows: steering to ten classes and tuning to one, by the two commands of the README.
 
-    python -m recipes.figures.demo      # a minute or two on one core
+python -m recipes.figures.demo      # a minute or two on one core
 """
 
 import json

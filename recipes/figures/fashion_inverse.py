@@ -235,9 +235,7 @@ def results(cells: Mapping[str, Any]) -> str:
     for label in (*METHODS, NO_MAP):
         row = [cells[f"{label} {name}"] for name in PROBLEMS]
         cost = f"{row[0]['forward']:.0f} F" + (f" + {row[0]['backward']:.0f} B" if row[0]["backward"] else "")
-        told = [
-            f"{c['psnr']:.1f} ± {short(c['psnr_std_error'], 1)} dB, {short(c['accuracy'], 2)}" for c in row
-        ]
+        told = [f"{c['psnr']:.1f} ± {short(c['psnr_std_error'], 1)} dB, {short(c['accuracy'], 2)}" for c in row]
         rows.append([label, cost, *told])
     truth = f"On the true images the judge's accuracy is {short(cells[TRUTH], 2)}."
     return table(["method", "evaluations", *PROBLEMS], rows) + "\n\n" + truth

@@ -100,8 +100,10 @@ def claims(cells: Mapping[str, Any]) -> list[Claim]:
     ratios = [far(UNTOLD, name) / far(TOLD, name) for name in names] if known else []
     blind = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     return [
-        Claim("One jump of the shipped map is near to its ODE", "1.5 times its distance", f"{one:.2f} times", one <= 1.5),
-        Claim("Four jumps are", "1.1 times its distance", f"{four:.2f} times", four <= 1.1),
+        Claim(
+            "One jump of the shipped map is near to its ODE", "1.5 times its distance", f"{one:.2f} times", one <= 1.5
+        ),
+        Claim("Four jumps of it are too", "1.1 times its distance", f"{four:.2f} times", four <= 1.1),
         Claim(
             "Not told the class it is as good, at 1, 2 and 4 jumps",
             "1.5 times the distance",

@@ -84,9 +84,7 @@ def unique(words: Iterator[str] | tuple[str, ...]) -> list[str]:
 def faults(name: str) -> list[str]:
     """What keeps a figure's cells from standing for the shipped weights: nothing, where all is well."""
     cells = kept(name)
-    found = [
-        f"STALE: measured on {weights} {then}, shipped is {now}" for weights, (then, now) in cells.stale().items()
-    ]
+    found = [f"STALE: measured on {weights} {then}, shipped is {now}" for weights, (then, now) in cells.stale().items()]
     try:
         figure(name).results(cells.cells)
         if any(claim.met is None for claim in figure(name).claims(cells.cells)):
@@ -115,7 +113,7 @@ def summary() -> str:
             claims: list[Claim] = figure(name).claims(kept(name).cells)
         except KeyError as error:
             claims = [Claim(f"`{name}`", "", f"no cell {error.args[0]!r}", None)]
-        stale = " (stale)" if kept(name).stale() else ""
+        stale = " (stale)" if claims and kept(name).stale() else ""
         rows += [[claim.claim, claim.aim, claim.found, MET[claim.met] + stale, f"`{name}`"] for claim in claims]
     return table(["claim", "aim", "found", "", "figure"], rows) + "\n"
 

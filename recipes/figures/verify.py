@@ -242,7 +242,9 @@ def main(arguments: list[str]) -> None:
     rounds = next((int(a.removeprefix("rounds=")) for a in arguments if a.startswith("rounds=")), ROUNDS)
     chosen = [a for a in arguments if not a.startswith("rounds=")] or list(SETTINGS | STRAINED)
     if unknown := set(chosen) - set(SETTINGS | STRAINED):
-        raise SystemExit(f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS | STRAINED)}")
+        raise SystemExit(
+            f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS | STRAINED)}"
+        )
     kept = Cells("verify")
     for setting in chosen:
         for name in WORLDS:
