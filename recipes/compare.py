@@ -189,8 +189,9 @@ def rules(price: Price) -> str:
     rewards = f"a reward as {worth[0]:g}, its gradient as {worth[1]:g}" if any(worth) else "rewards as nothing"
     return (
         "Every method has the size that comes nearest to the budget of evaluations per returned sample without exceeding it: "
-        f"a forward pass of the network counts as 1, its backward as {price.backward:g}, {rewards}. A method with more particles "
-        "than there are samples to return pays for all of them, and what it returns is drawn by their weights."
+        f"a forward pass of the network counts as 1, its backward as {price.backward:g}, {rewards}. "
+        "A method with more particles than there are samples to return pays for all of them, and returns some, drawn by their "
+        "weights."
     )
 
 

@@ -9,14 +9,15 @@ from recipes.measure import Figures
 from recipes.tables import Table
 
 HOW_TO_READ = (
-    "Errors are estimate minus truth, ± one standard error over the repetitions; at step 0, extrapolated in h and h². An exact "
-    f"method passes a world if log Z, mean and mode weights are then within {WITHIN:g} standard errors of the truth (the "
-    f"worst coordinate and the worst mode of at least {RARE:.0%}, counted as the largest of so many), and if so large an error "
-    f"would have been told: one of log Z of {LIMITS['log_z']:g}, of a coordinate's mean of {LIMITS['mean']:g} standard "
-    f"deviations, of the weights of one mode by {LIMITS['mode_weights']:.0%}. Where it would not, the world is inconclusive. "
-    "The smallest errors told stand in the table; repetitions are added, up to `rounds` times, until they suffice. Unsettled it is where log Z is beyond {WITHIN:g} at the most steps and not nearer there than at the "
-    "fewest. Standard errors are counted as a Gaussian's would be, few repetitions for less. With one number of steps nothing "
-    "is extrapolated, and its step error counts. Distance is to exact draws, in that of other exact draws as many as the "
+    "Errors are estimate minus truth, ± one standard error over the repetitions; at step 0, extrapolated in h and h². "
+    f"An exact method passes a world if log Z, mean and mode weights are then within {WITHIN:g} standard errors of the "
+    f"truth (the worst coordinate and the worst mode of at least {RARE:.0%}, counted as the largest of so many), and if "
+    f"an error would have been told of {LIMITS['log_z']:g} in log Z, of {LIMITS['mean']:g} standard deviations in a "
+    f"coordinate's mean, and of {LIMITS['mode_weights']:.0%} in the weights of one mode. Where it would not, the world is "
+    "inconclusive. The smallest errors told stand in the table; repetitions are added, up to `rounds` times, until they "
+    f"suffice. Unsettled it is where log Z is beyond {WITHIN:g} at the most steps and not nearer there than at the fewest. "
+    "Standard errors are counted as a Gaussian's would be, few repetitions for less. With one number of steps nothing is "
+    "extrapolated, and its step error counts. Distance is to exact draws, in that of other exact draws as many as the "
     "effective sample size: copies count there as independent, so that above 1 is no failure."
 )
 

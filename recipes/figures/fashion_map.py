@@ -3,8 +3,8 @@
     python -m recipes.figures.fashion_map          # an hour and a half on one core; stopped, it goes on where it was
     python -m recipes.figures.fashion_map 200      # on so many samples of each class
 
-Frechet distance in the features of the judge, `fashion-patch`, to the 10 000 test images, and how often the judge sees the class
-asked for. Told: as many samples of each class. Not told: the null condition, as steering and tuning run the map.
+Frechet distance in the features of the judge, `fashion-patch`, to the 10 000 test images, and how often the judge sees the
+class asked for. Told: as many samples of each class. Not told: the null condition, as steering and tuning run the map.
 """
 
 import sys

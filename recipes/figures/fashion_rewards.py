@@ -5,9 +5,9 @@
     python -m recipes.figures.fashion_rewards seeds=4 budgets=[10,100,1000]    # by other settings of `steer compare`
 
 Runs `steer compare` on fashion/compare and on its four variants: five classes, two seeds, 10 to 300 evaluations a sample and
-best of N at 1000. Draws their curves together: held-out reward, judge's accuracy (of the class that was asked for) and diversity. Printed for each
-method that steers single particles: the evaluations it needs to reach the held-out reward that the better best of N (single
-jumps, or four) has at 1000 evaluations, and the factor saved.
+best of N at 1000. Draws their curves together: held-out reward, judge's accuracy (of the class that was asked for) and
+diversity. Printed for each method that steers single particles: the evaluations it needs to reach the held-out reward that
+the better best of N (single jumps, or four) has at 1000 evaluations, and the factor saved.
 """
 
 import json

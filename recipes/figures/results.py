@@ -3,14 +3,15 @@
     make results                                   # writes docs/results.md, docs/verify.md and docs/checkerboard.md
     python -m recipes.figures.results --check      # writes nothing; ends with code 1 where a page is out of date or stale
 
-Between `<!-- results: NAME -->` and `<!-- /results -->` stands what the figure NAME makes of its cells, and one line: command,
-date, commit, weights. All else on the page is written by hand. A block whose weights are no longer those that are shipped begins
-with STALE, one whose cells are not all there with NOT MEASURED.
+Between `<!-- results: NAME -->` and `<!-- /results -->` stands what the figure NAME makes of its cells, and one line:
+command, date, commit, weights. All else on the page is written by hand. A block whose weights are no longer those that are
+shipped begins with STALE, one whose cells are not all there with NOT MEASURED.
 """
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -76,7 +77,7 @@ def made(cells: Cells) -> str:
     return "; ".join(parts) + "."
 
 
-def unique(words: Iterator[str] | tuple[str, ...]) -> list[str]:
+def unique(words: Iterable[str]) -> list[str]:
     """Each once, in order."""
     return list(dict.fromkeys(words))
 
@@ -98,10 +99,8 @@ def block(name: str) -> str:
     """What stands between the marks."""
     cells = kept(name)
     lines = [f"**{fault}.**" for fault in faults(name)]
-    try:
+    with suppress(KeyError):  # a fault that has been said
         lines.append(figure(name).results(cells.cells))
-    except KeyError:
-        pass
     return "\n\n".join([*lines, made(cells)]) + "\n"
 
 

@@ -73,7 +73,7 @@ def test_the_law_of_what_is_kept_is_the_tilted_law():
 
 
 def test_diversity_of_three_of_eight_is_that_of_random_three():
-    """Eight particles of three ancestors each at one mode of a ring, sorted; the exact mean distance over all subsets of three."""
+    """Eight particles, two of each ancestor, in order; the exact mean distance is that over all pairs."""
     world = ring()
     x = world.sample(4, generator(3)).repeat_interleave(2, dim=0)
     x = x + 0.05 * torch.randn(8, 2, generator=generator(4), dtype=torch.float64)
