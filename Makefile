@@ -1,9 +1,9 @@
-# make setup | demo | test | test-all | lint | bench | figures | clean. Each works alone on a fresh machine with Python 3.11.
+# make setup | demo | test | test-all | lint | bench | figures | results | clean. Each works alone on a fresh machine with Python 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-all lint bench figures clean
+.PHONY: setup demo test test-all lint bench figures results clean
 
 setup: $(READY)
 
@@ -30,8 +30,16 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m recipes.figures.overhead
 
+FIGURES := ring_tilting plane_guidance plane_posterior step_time checkerboard checkerboard_distill ring_lobes verify \
+	fashion_map fashion_steering fashion_tuning fashion_posterior fashion_objectives fashion_inverse fashion_rewards \
+	fashion_quality overhead demo
+
 figures: $(READY)
-	for name in ring_tilting plane_guidance plane_posterior step_time checkerboard fashion_steering fashion_tuning fashion_posterior fashion_objectives fashion_inverse ring_lobes verify fashion_rewards fashion_quality overhead; do $(BIN)/python -m recipes.figures.$$name || exit 1; done
+	for name in $(FIGURES); do $(BIN)/python -m recipes.figures.$$name || exit 1; done
+	$(MAKE) results
+
+results: $(READY)
+	$(BIN)/python -m recipes.figures.results
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,7 +4,7 @@ A method that returns as many samples as it draws gets a population for each pro
 gets a group of candidates for each sample it is to return, and is handed as many groups at once as memory allows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,11 +42,12 @@ class Arena:
         if self.max_batch < 1:
             raise ValueError(f"max_batch is at least 1; got {self.max_batch}")
 
-    def draw(self, sampler: Sampler, drawn: int, groups: int, *key: int | str) -> Result:
+    def draw(self, sampler: Sampler, drawn: int, groups: int, *key: int | str, keep: int | None = None) -> Result:
         """Samples (prompts, groups x returned, *shape) of `groups` calls a prompt, on `drawn` noise particles each.
 
-        All chance comes from the key, whatever max_batch. Evaluations are counted here, per returned sample, and not
-        taken from the sampler. Weights of several groups are normalised group by group, and have no log Z.
+        All chance comes from the key, whatever max_batch. Evaluations are counted here, per sample that is kept, and not
+        taken from the sampler. Weights of several groups are normalised group by group, and have no log Z. Of more than
+        `keep` samples, so many are drawn by their weights, and have none then.
         """
         rows = [p for p in range(self.prompts) for _ in range(groups)]
         chance = (keyed_generator("noise", *key), keyed_generator("chance", *key, device=self.blank.device))
@@ -55,12 +56,17 @@ class Arena:
             parts = [self.call(sampler, drawn, rows[i : i + at_once], *chance) for i in range(0, len(rows), at_once)]
         x, log_w = torch.cat([part.x for part in parts]), torch.cat([part.log_w for part in parts])
         log_w, log_z = (log_w, [part.log_z for part in parts]) if groups == 1 else (log_w.log_softmax(1), [None])
-        return Result(
+        whole = Result(
             x.unflatten(0, (self.prompts, groups)).flatten(1, 2),
             log_w.unflatten(0, (self.prompts, groups)).flatten(1, 2),
             None if any(z is None for z in log_z) else torch.cat(log_z),  # type: ignore[arg-type]
             evaluations=tally.per(log_w.numel()),
         )
+        if keep is None or whole.x.shape[1] <= keep:
+            return whole
+        kept = whole.resampled(keep, keyed_generator("kept", *key))
+        spent = tally.per(self.prompts * keep)
+        return replace(whole, x=kept, log_w=whole.log_w.new_zeros(self.prompts, keep), evaluations=spent)
 
     def call(
         self, sampler: Sampler, drawn: int, rows: list[int], noise: torch.Generator, chance: torch.Generator

@@ -107,9 +107,9 @@ def cell(
         return read(path)
     fit, n, start = plan.fits[str(budget)], method.arena.particles, time.perf_counter()
     try:
-        result = method.arena.draw(method.sampler(plan.setting, fit.size), fit.drawn, math.ceil(n / fit.returned), *key)
+        sampler, groups = method.sampler(plan.setting, fit.size), math.ceil(n / fit.returned)
+        result = method.arena.draw(sampler, fit.drawn, groups, *key, keep=n)
         seconds = time.perf_counter() - start
-        result = replace(result, x=result.x[:, :n], log_w=result.log_w[:, :n])
         measured = {"evaluations": asdict(result.evaluations), "seconds": seconds, "figures": scales(result)}
     except ValueError as error:
         return {"error": str(error)}  # not kept: a run that is resumed tries again

@@ -1,5 +1,7 @@
 """steer compare: several methods, one model and one reward, at equal evaluations per returned sample, over several seeds.
 
+Where a method has more particles than samples are asked for, those returned are drawn by the weights, and bear the cost of all.
+
 A cell is a method at a budget with a seed. All its chance is keyed by the three, and it is kept in the run folder, so that
 a run that was stopped goes on where it was, to the same numbers.
 """
@@ -187,7 +189,9 @@ def rules(price: Price) -> str:
     rewards = f"a reward as {worth[0]:g}, its gradient as {worth[1]:g}" if any(worth) else "rewards as nothing"
     return (
         "Every method has the size that comes nearest to the budget of evaluations per returned sample without exceeding it: "
-        f"a forward pass of the network counts as 1, its backward as {price.backward:g}, {rewards}."
+        f"a forward pass of the network counts as 1, its backward as {price.backward:g}, {rewards}. "
+        "A method with more particles than there are samples to return pays for all of them, and returns some, drawn by their "
+        "weights."
     )
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from recipes import pictures
 from steer.data.stream import keyed_generator
-from steer.resampling import systematic
 from steer.samplers import Result
 
 Picture = tuple[str, Path]  # caption, file
@@ -84,14 +83,15 @@ class Gallery:
 
 
 def representatives(result: Result, columns: int = COLUMNS, rows: int = 4) -> Tensor:
-    """Particles of each prompt, (P, n, *shape), drawn by their weights: about as many as a picture holds."""
+    """Particles of each prompt, (P, n, *shape), drawn by their weights: at most as many as a picture holds."""
     n = columns if len(result.x) > 1 else columns * rows
-    ancestors = systematic(result.log_w.cpu(), keyed_generator("representatives"))
-    chosen = ancestors[:, :: max(ancestors.shape[1] // n, 1)][:, :n].to(result.x.device)
-    return torch.stack([x[index] for x, index in zip(result.x, chosen, strict=True)])
+    return result.resampled(min(n, result.x.shape[1]), keyed_generator("representatives"))
 
 
 def cloud(result: Result) -> tuple[Tensor, Tensor]:
-    """The points of all prompts (M, 2), and their weights (M,)."""
-    x, w = result.x[:, :POINTS].flatten(0, 1), result.log_w.softmax(1)[:, :POINTS].flatten()
-    return x.cpu(), w.cpu()
+    """The points of all prompts (M, 2), and their weights (M,); of very many, some drawn by their weights."""
+    x, w = result.x, result.log_w.softmax(1)
+    if x.shape[1] > POINTS:
+        x = result.resampled(POINTS, keyed_generator("representatives"))
+        w = torch.full(x.shape[:2], 1 / POINTS, dtype=w.dtype)
+    return x.flatten(0, 1).cpu(), w.flatten().cpu()

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from recipes.measure import Figures
 from recipes.truth import Held, Numbers, std_error
+from steer.data.stream import keyed_generator
 from steer.samplers.base import Claim
 from steer.worlds import World
 
 WITHIN = 3.0  # standard errors
-TOO_NOISY = 0.1  # a standard error of log Z or a mode's weight at which agreement says nothing
+LIMITS = {"log_z": 0.02, "mean": 0.05, "mode_weights": 0.05}  # the smallest errors that a pass must be able to tell
+SURE = 6.0  # standard errors at which no further repetitions are asked for
+SPREAD_DRAWS = 4096  # of the true law, for its standard deviations
 RARE = 0.01  # a mode of less weight gets too few samples for a standard error, and is not judged
 ROUNDING = 1e-6  # of the truth: what the worlds' quadratures and the suite's numbers may be off by
 
@@ -28,7 +31,8 @@ class Judgement:
         error, std_error: at step zero.
         log_z, mean, weights: how many standard errors those errors are, as `surprise` counts; log_z NaN without one.
         order: of convergence of log Z, and its standard error; None below the noise.
-        verdict: "pass", "fail" or "too noisy" on an exact method, "none" on any other.
+        smallest: the smallest errors that would be told at this size, of "log_z", "mean" and "mode_weights": see `smallest`.
+        verdict: "pass", "fail" or "inconclusive" on an exact method, "none" on any other.
     """
 
     error: Numbers
@@ -37,6 +41,7 @@ class Judgement:
     mean: float
     weights: float
     order: tuple[float, float] | None
+    smallest: dict[str, float]
     verdict: str
 
 
@@ -46,12 +51,42 @@ def judge(held: Sequence[Held], world: World, claim: Claim) -> Judgement:
     noise, repetitions, judged = std_error(influence), len(influence.mean), world.weights > RARE
     log_z, mean = (surprise(e, s, repetitions) for e, s in zip(error[:2], noise[:2], strict=True))
     weights = surprise(error.weights[judged], noise.weights[judged], repetitions)
-    verdict = "none"
+    told, verdict = smallest(noise, world, repetitions), "none"
     if claim == "exact":
         off = any(value > WITHIN for value in (log_z, mean, weights))
-        vague = any(bool((s > TOO_NOISY).any()) for s in (noise.log_z, noise.weights))
-        verdict = "fail" if off else "too noisy" if vague else "pass"
-    return Judgement(error, noise, log_z, mean, weights, order(held), verdict)
+        vague = any(told[name] > limit for name, limit in LIMITS.items())  # not of log Z where there is none: NaN
+        verdict = "fail" if off else "inconclusive" if vague else "pass"
+    return Judgement(error, noise, log_z, mean, weights, order(held), told, verdict)
+
+
+def enough(held: Sequence[Held], world: World) -> bool:
+    """Whether further repetitions would change nothing: all that must be told can be, or an error is beyond doubt."""
+    found = judge(held, world, "exact")
+    beyond = max(value for value in (found.log_z, found.mean, found.weights) if value == value) > SURE
+    return beyond or not any(found.smallest[name] > limit for name, limit in LIMITS.items())
+
+
+def smallest(noise: Numbers, world: World, repetitions: int) -> dict[str, float]:
+    """The smallest errors that lie beyond WITHIN standard errors, each as the factor on the weights that it stands for.
+
+    log_z: of log Z: all weights wrong by exp of it. mean: of the worst coordinate, in standard deviations of the true law,
+    by which weights wrong by factors up to exp(+-e) move a mean by at most e. mode_weights: of the logarithm of a mode's odds,
+    w / (1 - w), in the mode where it is told best: the weights of that mode wrong by exp of it. An error equal to it is told
+    every second time, one of 1.3 times its size five times in six.
+    """
+    spread = world.sample(SPREAD_DRAWS, keyed_generator("spread")).std(0)
+    w, judged = world.weights, world.weights > RARE
+    odds = noise.weights[judged] / (w * (1 - w))[judged]
+    return {
+        "log_z": beyond(1, repetitions) * float(noise.log_z),
+        "mean": beyond(len(spread), repetitions) * float((noise.mean / spread).max()),
+        "mode_weights": beyond(int(judged.sum()), repetitions) * float(odds.min()),
+    }
+
+
+def beyond(count: int, repetitions: int) -> float:
+    """The standard errors at which `surprise` says WITHIN, of the largest of so many errors."""
+    return float(stats.t.isf(stats.norm.sf(WITHIN) / count, repetitions - 1))
 
 
 def at_step_zero(held: Sequence[Held]) -> tuple[Numbers, Numbers]:
@@ -119,6 +154,8 @@ def figures(held: Sequence[Held], found: Judgement, world: World) -> Figures:
         "log_z_in_std_errors": found.log_z,
         "mean_in_std_errors": found.mean,
         "mode_weights_in_std_errors": found.weights,
+        "smallest_error_told": found.smallest,
+        "repetitions": len(held[0].influence.mean),
         "order": found.order[0] if found.order else None,
         "order_std_error": found.order[1] if found.order else None,
         "verdict": settled(found.verdict, sizes),

@@ -25,6 +25,7 @@ from steer.tilt import NonFiniteReward
 CANDIDATES = "candidates"
 REFUSALS = 16  # so many sizes in a row may be refused
 FEW = range(1, REFUSALS + 1)
+RULES = 2  # of sizes and of what is kept of a population: what was measured by other rules is measured anew
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Price:
 
 
 class Fit(NamedTuple):
-    """A size; the noise particles of a call, the samples it returns, and what each of them costs."""
+    """A size; the noise particles of a call, the samples it returns, and what each sample costs that is kept."""
 
     size: int
     drawn: int
@@ -122,7 +123,13 @@ class Sizer:
     def said(self) -> dict[str, Any]:
         """What a run of it at some size depends on: what the config says, and what stands in the files that it names."""
         code = [hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in files_of(self.node)]
-        return {"sampler": self.node, "size": self.size, "candidates": self.candidates, "code": code}
+        return {
+            "sampler": self.node,
+            "size": self.size,
+            "candidates": self.candidates,
+            "code": code,
+            "rules": RULES,
+        }
 
     def plan(self, budgets: Sequence[float]) -> Plan:
         """The largest size for each budget, or why there is none. The least is None for what cannot be run at all."""
@@ -158,9 +165,14 @@ class Sizer:
         return steps
 
     def run(self, setting: str, size: int, drawn: int) -> Fit:
-        """The method at a size, on one group."""
+        """The method at a size, on one group; the cost is per sample that it returns."""
         result = replace(self.arena, prompts=1).draw(self.sampler(setting, size), drawn, 1, "trial")
         return Fit(size, drawn, result.x.shape[1], self.price(result.evaluations))
+
+    def kept(self, fit: Fit) -> Fit:
+        """The same with the cost per sample that is kept, where the last group of a prompt returns more than are wanted."""
+        groups = math.ceil(self.arena.particles / fit.returned)
+        return fit._replace(cost=fit.cost * groups * fit.returned / self.arena.particles)
 
     def trial(self, size: int) -> Fit:
         """The same, once for each size, and told of all the samples of a prompt where they are a population."""
@@ -170,7 +182,7 @@ class Sizer:
             if own is None and fit.returned != fit.drawn:
                 raise ValueError(f"it returns {fit.returned} of 2 samples; say candidates=N beside size={self.size}")
             whole = self.arena.particles
-            self.trials[size] = fit if own else fit._replace(drawn=whole, returned=whole)
+            self.trials[size] = self.kept(fit if own else fit._replace(drawn=whole, returned=whole))
         return self.trials[size]
 
     def taken(self, size: int) -> Fit:

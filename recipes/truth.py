@@ -6,7 +6,8 @@ log Z have the plain mean. Standard errors are those over the repetitions, of th
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -53,8 +54,8 @@ class Held:
         steps: of the sampler; None if it has none.
         error: of log Z, mean and mode weights.
         influence: what each repetition adds to the error, to first order, about its mean.
-        distance: sliced Wasserstein distance to exact draws, over that of `ess` other exact draws.
-        ess: effective sample size of all repetitions together, clones counted as if independent.
+        distance: sliced Wasserstein distance to exact draws, over that of `ess` other exact draws; of the first round.
+        ess: effective sample size of the repetitions of the first round together, clones counted as if independent.
         evaluations: per returned sample.
     """
 
@@ -67,17 +68,63 @@ class Held:
 
 
 def hold(sampler: Sampler, steps: int | None, world: World, name: str, size: Size) -> Held:
-    """Runs the sampler, from the same noise at every number of steps, and measures.
+    """Runs the sampler once, and measures. Raises as `draw` does."""
+    return held_from(steps, draw(sampler, steps, world, name, size), world, name, size)
+
+
+def hold_until(
+    enough: Callable[[Sequence[Held]], bool],
+    samplers: Mapping[int | None, Sampler],
+    world: World,
+    name: str,
+    size: Size,
+    rounds: int,
+) -> list[Held]:
+    """Runs each sampler, a number of steps each, in rounds of `size` until all rounds together are enough.
+
+    Args:
+        enough: whether to stop, asked after each round; what it is told has no distances.
+        samplers: by their number of steps.
+        world, name, size: as in `draw`.
+        rounds: the most there may be.
+    """
+    results: dict[int | None, Result] = {}
+    first: dict[int | None, Result] = {}
+    for k in range(rounds):
+        for steps, sampler in samplers.items():
+            more = draw(sampler, steps, world, name, size, k)
+            first.setdefault(steps, more)
+            results[steps] = joined(results[steps], more) if steps in results else more
+        found = [Held(n, *errors(r, world), math.nan, math.nan, r.evaluations) for n, r in results.items()]
+        if enough(found):
+            break
+    by_round = [held_from(steps, result, world, name, size) for steps, result in first.items()]
+    return [replace(one, distance=each.distance, ess=each.ess) for one, each in zip(found, by_round, strict=True)]
+
+
+def draw(sampler: Sampler, steps: int | None, world: World, name: str, size: Size, k: int = 0) -> Result:
+    """Round k of a sampler in a world, from the same noise at every number of steps.
 
     Raises:
         ValueError: what the sampler raises, or a result that is not finite or of the wrong shape; names the world.
     """
-    x0 = torch.randn(*size[:2], world.dimension, generator=keyed_generator("x0", name, size.seed), dtype=torch.float64)
-    generator = keyed_generator("verify", name, steps or 0, size.seed)
+    key = (name, size.seed, k) if k else (name, size.seed)
+    x0 = torch.randn(*size[:2], world.dimension, generator=keyed_generator("x0", *key), dtype=torch.float64)
+    generator = keyed_generator("verify", name, steps or 0, *key[1:])
     try:
-        result = checked(sampler(world.flow_map, x0, Tilt(world.reward), generator=generator), size)
+        return checked(sampler(world.flow_map, x0, Tilt(world.reward), generator=generator), size)
     except ValueError as error:
         raise ValueError(f"in the world {name!r}: {error}") from error
+
+
+def joined(a: Result, b: Result) -> Result:
+    """The repetitions of two results of one sampler."""
+    log_z = None if a.log_z is None or b.log_z is None else torch.cat((a.log_z, b.log_z))
+    return replace(a, x=torch.cat((a.x, b.x)), log_w=torch.cat((a.log_w, b.log_w)), log_z=log_z)
+
+
+def held_from(steps: int | None, result: Result, world: World, name: str, size: Size) -> Held:
+    """What a result says of its sampler."""
     level = torch.zeros_like(result.log_w[:, :1]) if result.log_z is None else result.log_z[:, None]
     log_w = (result.log_w.log_softmax(1) + level).flatten()
     ess = float(effective_sample_size(log_w[None]))

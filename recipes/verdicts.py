@@ -4,17 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from recipes import report
-from recipes.judgement import RARE, TOO_NOISY, WITHIN
+from recipes.judgement import LIMITS, RARE, WITHIN
 from recipes.measure import Figures
 from recipes.tables import Table
 
 HOW_TO_READ = (
-    "Errors are estimate minus truth, ± one standard error over the repetitions; at step 0, extrapolated in h and h². An exact "
-    f"method passes a world if log Z, mean and mode weights are then within {WITHIN:g} standard errors of the truth (the "
-    f"worst coordinate and the worst mode of at least {RARE:.0%}, counted as the largest of so many), and the standard errors "
-    f"below {TOO_NOISY:g}. Unsettled it is where log Z is beyond {WITHIN:g} at the most steps and not nearer there than at the "
-    "fewest. Standard errors are counted as a Gaussian's would be, few repetitions for less. With one number of steps nothing "
-    "is extrapolated, and its step error counts. Distance is to exact draws, in that of other exact draws as many as the "
+    "Errors are estimate minus truth, ± one standard error over the repetitions; at step 0, extrapolated in h and h². "
+    f"An exact method passes a world if log Z, mean and mode weights are then within {WITHIN:g} standard errors of the "
+    f"truth (the worst coordinate and the worst mode of at least {RARE:.0%}, counted as the largest of so many), and if "
+    f"an error would have been told of {LIMITS['log_z']:g} in log Z, of {LIMITS['mean']:g} standard deviations in a "
+    f"coordinate's mean, and of {LIMITS['mode_weights']:.0%} in the weights of one mode. Where it would not, the world is "
+    "inconclusive. The smallest errors told stand in the table; repetitions are added, up to `rounds` times, until they "
+    f"suffice. Unsettled it is where log Z is beyond {WITHIN:g} at the most steps and not nearer there than at the fewest. "
+    "Standard errors are counted as a Gaussian's would be, few repetitions for less. With one number of steps nothing is "
+    "extrapolated, and its step error counts. Distance is to exact draws, in that of other exact draws as many as the "
     "effective sample size: copies count there as independent, so that above 1 is no failure."
 )
 
@@ -22,7 +25,7 @@ HOW_TO_READ = (
 def overall(found: Figures) -> str:
     """The worst verdict of all worlds."""
     verdicts = {world["verdict"] for world in found.values()}
-    return next(verdict for verdict in ("fail", "too noisy", "unsettled", "none", "pass") if verdict in verdicts)
+    return next(verdict for verdict in ("fail", "inconclusive", "unsettled", "none", "pass") if verdict in verdicts)
 
 
 def says(found: Figures) -> str:
@@ -32,7 +35,8 @@ def says(found: Figures) -> str:
     return {
         "pass": f"The claim holds in {len(found)} of {len(found)} worlds asked.",
         "fail": f"The claim fails in: {where}.",
-        "too noisy": f"Too noisy to tell in: {where}; give more prompts or particles.",
+        "inconclusive": f"Inconclusive in: {where}, where an error of {LIMITS['log_z']:g} in log Z, or of"
+        f" {LIMITS['mode_weights']:g} in a mode or the mean, would not be told; give more rounds, prompts or particles.",
         "unsettled": f"log Z is off at the most steps, and not seen to come nearer with them, in: {where}; give more steps,"
         " prompts or particles.",
         "none": "No law is claimed, so there is no verdict; the figures say how far from the tilted law it is.",
@@ -49,6 +53,9 @@ def verdicts(found: Figures) -> Table:
         "error, step 0",
         "in s.e.",
         "order",
+        "tells: log Z",
+        "mode",
+        "mean",
         "mean, in s.e.",
         "modes, in s.e.",
     ]
@@ -61,6 +68,7 @@ def verdicts(found: Figures) -> Table:
             report.plus_minus(world["log_z_error"], world["log_z_std_error"]),
             tenths(world["log_z_in_std_errors"]),
             order(world),
+            *(told(world["smallest_error_told"][name]) for name in ("log_z", "mode_weights", "mean")),
             tenths(world["mean_in_std_errors"]),
             tenths(world["mode_weights_in_std_errors"]),
             world["verdict"],
@@ -68,6 +76,11 @@ def verdicts(found: Figures) -> Table:
         for name, world in found.items()
     ]
     return "The verdict in each world.", [[*head, "verdict"], *rows]
+
+
+def told(value: float) -> str:
+    """A smallest error, or a dash."""
+    return f"{value:.3f}" if value == value else "–"
 
 
 def order(world: Figures) -> str:

@@ -4,6 +4,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,11 +14,11 @@ from recipes import parts, pictures, report, run_folder
 from recipes.claim import ClaimFailed
 from recipes.config import nearest
 from recipes.job import Job
-from recipes.judgement import figures, judge
+from recipes.judgement import enough, figures, judge
 from recipes.measure import Figures
 from recipes.progress import bar
 from recipes.publish import publish
-from recipes.truth import Held, Size, hold
+from recipes.truth import Size, hold, hold_until
 from recipes.verdicts import HOW_TO_READ, markdown, overall, says, sizes, verdicts
 from steer.build import resolve
 from steer.samplers import Sampler
@@ -37,13 +38,11 @@ def verify(job: Job) -> Path:
         hold(build(steps[0]), steps[0], truth, world, SMALL)
     folder = run_folder.create(config)
 
-    def run(world: str, truth: World, n: int | None) -> Held:
-        with bar(world if n is None else f"{world}, {n} steps", job.quiet):
-            return hold(build(n), n, truth, world, size)
-
-    found = {}
+    found, samplers = {}, {n: build(n) for n in steps}
     for world, truth in worlds.items():
-        held = [run(world, truth, n) for n in steps]
+        with bar(world, job.quiet):
+            rounds = config.rounds if claim == "exact" else 1  # what claims no law has nothing to be told
+            held = hold_until(partial(enough, world=truth), samplers, truth, world, size, rounds)
         found[world] = figures(held, judge(held, truth, claim), truth)
     metrics: Figures = {
         "method": name,
@@ -55,7 +54,7 @@ def verify(job: Job) -> Path:
         "seconds": time.perf_counter() - start,
     }
     tell(job, folder, metrics)
-    if metrics["verdict"] in ("fail", "too noisy", "unsettled"):
+    if metrics["verdict"] in ("fail", "inconclusive", "unsettled"):
         raise ClaimFailed(folder, f"{name} claims to be exact. {says(found)}")
     return folder
 
@@ -83,6 +82,8 @@ def size_of(config: DictConfig) -> Size:
         raise ValueError(
             f"standard errors need prompts >= 2, and particles >= 1; got {config.prompts} and {config.particles}"
         )
+    if type(config.rounds) is not int or config.rounds < 1:
+        raise ValueError(f"rounds is the most rounds of repetitions, at least 1; got {config.rounds!r}")
     return Size(config.prompts, config.particles, config.seed)
 
 

@@ -4,7 +4,8 @@ All are unbiased: particle i has N w_i children on average, w the normalised wei
 systematic and stratified having the least. Reference: Douc, Cappe & Moulines 2005, arXiv cs/0507025.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +42,44 @@ def residual(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = No
     return torch.where(kept < n, kept, drawn)
 
 
+def unweighted(
+    log_w: Float[Tensor, "p n"],
+    m: int,
+    generator: torch.Generator | None = None,
+    prompt_keys: Sequence[int] | None = None,
+) -> Int[Tensor, "p m"]:
+    """m particles of each row that stand for the weighted row without weights, whatever the order of the row.
+
+    Each of the m places holds particle i with probability w_i, and particle i occurs m w_i times, rounded down or up. Where
+    all weights are equal and m <= N, the m are a random subset without replacement. The row is permuted at random, a
+    comb of m teeth is laid over it at a random shift (systematic sampling in random order: Goodman & Kish 1950), and the
+    m are permuted again. All draws are made on the CPU, from a generator keyed by the row.
+
+    Args:
+        log_w: log weights, not normalised.
+        m: how many to keep of each row.
+        generator: source of one integer, from which all rows take theirs; the default generator if None.
+        prompt_keys: integers that key the rows; 0 .. P - 1 if None.
+
+    Raises:
+        ValueError: m below 1, keys that do not match the rows, or a row without a finite weight.
+    """
+    if m < 1:
+        raise ValueError(f"resampled keeps at least 1 sample of each prompt; got {m}")
+    keys = list(range(len(log_w))) if prompt_keys is None else [int(key) for key in prompt_keys]
+    if len(keys) != len(log_w):
+        raise ValueError(f"prompt_keys has one integer per prompt, {len(log_w)} of them; got {len(keys)}")
+    device = generator.device if generator else "cpu"
+    seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
+    generators = [_keyed(seed, key) for key in keys]
+    w = _normalised(log_w).cpu()
+    order = torch.stack([torch.randperm(w.shape[1], generator=g) for g in generators])
+    shift = torch.cat([_uniform((1, 1), w, g) for g in generators])
+    places = torch.stack([torch.randperm(m, generator=g) for g in generators])
+    kept = order.gather(1, _invert(w.gather(1, order), (shift + _teeth(m, w)) / m))
+    return kept.gather(1, places).to(log_w.device)
+
+
 def effective_sample_size(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
     """(sum w)^2 / sum w^2 of each row in float64, between 1 and N; 0 where every weight is zero."""
     none = (log_w == -torch.inf).all(dim=1, keepdim=True)
@@ -69,7 +108,7 @@ def _normalised(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p n"]:
     return w
 
 
-def _invert(w: Float[Tensor, "p n"], u: Float[Tensor, "p n"]) -> Int[Tensor, "p n"]:
+def _invert(w: Float[Tensor, "p n"], u: Float[Tensor, "p m"]) -> Int[Tensor, "p m"]:
     """Where uniforms u fall in the cumulative weights: never on a weight of zero."""
     cumulative = w.cumsum(dim=1)
     below_one = u.clamp_max(1 - 2.0**-53)  # (N - 1 + u) / N may have rounded up to 1
@@ -82,3 +121,9 @@ def _uniform(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def _teeth(n: int, like: Tensor) -> Tensor:
     return torch.arange(n, device=like.device, dtype=torch.float64)
+
+
+def _keyed(seed: int, key: int) -> torch.Generator:
+    """A generator for a row, unrelated to those of other keys."""
+    digest = hashlib.blake2b(repr((seed, key)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

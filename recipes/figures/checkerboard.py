@@ -12,6 +12,7 @@ from 50 000 samples; samples of the law itself have .005.
 import copy
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from recipes.figures.cells import FOLDER, Cells
+from recipes.figures.claim import Claim, short, table
 from recipes.figures.step_time import plane_map
 from recipes.figures.training import train as fit
 from steer.data import Checkerboard
@@ -43,6 +45,7 @@ PAGE = Path("docs/checkerboard.md")
 DIVERGED = " | ".join(["diverged"] * len(JUMPS))
 Maps = dict[int, FlowMap]
 Row = dict[str, Any]
+Get = Callable[[str, Callable[[], Any]], Any]  # a cell, measured or as it was kept
 
 
 def train(
@@ -148,9 +151,9 @@ def measure(name: str, steps: int, seed: int) -> dict[str, Any]:
     return {"steps": steps, "kl": [kl(maps[k], sampler(name, k)) if k in maps else None for k in JUMPS]}
 
 
-def row(table: Cells, name: str, steps: int) -> Row:
+def row(get: Get, name: str, steps: int) -> Row:
     """A method's cells of both seeds, together."""
-    cells = [table.get(f"{name} steps={steps} seed={seed}", partial(measure, name, steps, seed)) for seed in SEEDS]
+    cells = [get(f"{name} steps={steps} seed={seed}", partial(measure, name, steps, seed)) for seed in SEEDS]
     if any("diverged" in cell for cell in cells):
         return {"steps": steps, "kl": None, "spread": None}
     kls = list(zip(*(cell["kl"] for cell in cells), strict=True))
@@ -158,9 +161,9 @@ def row(table: Cells, name: str, steps: int) -> Row:
     return {"steps": steps, "kl": means, "spread": spreads}
 
 
-def affordable(table: Cells, name: str) -> int:
+def affordable(get: Get, name: str) -> int:
     """Steps of the method that cost what STEPS steps of Lagrangian self-distillation do."""
-    ours, its = (table.get(f"cost {of}", partial(cost, of)) for of in ("lsd", name))
+    ours, its = (get(f"cost {of}", partial(cost, of)) for of in ("lsd", name))
     return round(STEPS * ours / its)
 
 
@@ -236,13 +239,43 @@ def draw(rows: dict[str, Row]) -> None:
     figure.savefig(FOLDER / "checkerboard.png", dpi=130)
 
 
+def rows_by(get: Get) -> tuple[dict[str, float], dict[str, Row], dict[str, Row]]:
+    """By method: what a training costs, and the rows at equal steps and at equal cost."""
+    names = [method.name for method in METHODS]
+    costs = {name: get(f"cost {name}", partial(cost, name)) for name in names}
+    by_steps = {name: row(get, name, STEPS) for name in names}
+    return costs, by_steps, {name: row(get, name, affordable(get, name)) for name in names}
+
+
+def page_of(cells: Mapping[str, Any]) -> str:
+    """docs/checkerboard.md from kept cells. Raises KeyError for one that was not measured."""
+    return page(*rows_by(lambda key, measure: cells[key]))
+
+
+def results(cells: Mapping[str, Any]) -> str:
+    """The best at one jump and at the most, at equal cost."""
+    by_cost = rows_by(lambda key, measure: cells[key])[2]
+    rows = []
+    for k in (0, len(JUMPS) - 1):
+        known = [(row["kl"][k], name) for name, row in by_cost.items() if row["kl"] and row["kl"][k] is not None]
+        best = ", ".join(f"`{name}` {short(kl, 2)}" for kl, name in sorted(known)[:6])
+        rows.append(["1 jump" if JUMPS[k] == 1 else f"{JUMPS[k]} jumps", best])
+    return table([f"at the cost of {STEPS} steps of `lsd`", "the best six, KL"], rows)
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """None of them may diverge."""
+    _, by_steps, by_cost = rows_by(lambda key, measure: cells[key])
+    diverged = sum(row["kl"] is None for rows in (by_steps, by_cost) for row in rows.values())
+    found = f"{diverged} of {2 * len(by_steps)} trainings"
+    return [Claim("Every objective trains on the checkerboard", "none diverges", found, diverged == 0)]
+
+
 def main() -> None:
-    table, names = Cells("checkerboard"), [method.name for method in METHODS]
-    costs = {name: table.get(f"cost {name}", partial(cost, name)) for name in names}
-    by_steps = {name: row(table, name, STEPS) for name in names}
-    by_cost = {name: row(table, name, affordable(table, name)) for name in names}
-    PAGE.write_text(page(costs, by_steps, by_cost))
-    draw(by_cost)
+    kept = Cells("checkerboard")
+    draw(rows_by(kept.get)[2])
+    kept.prune()
+    PAGE.write_text(page_of(kept.cells))
     print(PAGE.read_text())
 
 

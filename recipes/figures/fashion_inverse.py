@@ -10,7 +10,7 @@ of it has about twice the least squared error; PSNR asks for its mean, as plug a
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 import steer
 from recipes.figures.cells import FOLDER, Cells
+from recipes.figures.claim import Claim, short, table
 from recipes.pictures.mosaic import GAP, mosaic
 from recipes.pictures.paper import FAINT, LETTERS, SMALL, Paper, width_of
 from rewards import Measurement, from_signed, load_classifier
@@ -32,6 +33,9 @@ from steer.samplers import Decaying, Matched, PlugAndPlay, Result, Sampler, Traj
 from steer.tilt import Tilt
 
 IMAGES, NOISE, SHOWN, JUDGE_BY, TILE = 40, 0.05, (0, 2, 6, 8, 13, 18, 19, 20), "fashion-patch", 56
+WEIGHTS = ("fashion", JUDGE_BY)
+NO_MAP = "ridge regression, no map"
+TRUTH = "the true images"
 SEEN: dict[tuple[str, str], Tensor] = {}  # by problem and method
 
 
@@ -187,6 +191,11 @@ def no_map(name: str) -> tuple[Tensor, Evaluations]:
     return reward.prox(torch.full_like(x, 0.5), 0.1, torch.arange(IMAGES)).clamp(0, 1), Evaluations()
 
 
+def of_no_map(name: str) -> dict[str, Any]:
+    """The cell of it."""
+    return judged(*no_map(name))
+
+
 def draw() -> None:
     """A block for each problem; rows are the truth, the measurement and the methods."""
     (truth, _), n, labels = images("test"), len(SHOWN), ["truth", "measurement", *METHODS]
@@ -228,19 +237,32 @@ def tune() -> None:
             print(f"{label}, {name}: best {strengths[best]:g}{'' if inside else ', at an end of the grid'}", flush=True)
 
 
+def results(cells: Mapping[str, Any]) -> str:
+    """PSNR and, after the comma, how often the judge sees the right class."""
+    rows = []
+    for label in (*METHODS, NO_MAP):
+        row = [cells[f"{label} {name}"] for name in PROBLEMS]
+        cost = f"{row[0]['forward']:.0f} F" + (f" + {row[0]['backward']:.0f} B" if row[0]["backward"] else "")
+        told = [f"{c['psnr']:.1f} ± {short(c['psnr_std_error'], 1)} dB, {short(c['accuracy'], 2)}" for c in row]
+        rows.append([label, cost, *told])
+    truth = f"On the true images the judge's accuracy is {short(cells[TRUTH], 2)}."
+    return table(["method", "evaluations", *PROBLEMS], rows) + "\n\n" + truth
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """None was aimed at."""
+    return []
+
+
 def main() -> None:
-    table, titles = Cells("fashion_inverse"), list(PROBLEMS)
-    rows = {
-        label: [table.get(f"{label} {name}", partial(measure, name, label)) for name in PROBLEMS] for label in METHODS
-    }
-    rows["ridge regression, no map"] = [judged(*no_map(name)) for name in PROBLEMS]
-    print("| method | evaluations | " + " | ".join(titles) + " |\n|" + "---|" * (len(titles) + 2))
-    for label, cells in rows.items():
-        cost = f"{cells[0]['forward']:.0f} F" + (f" + {cells[0]['backward']:.0f} B" if cells[0]["backward"] else "")
-        figures = (f"{c['psnr']:.1f} +- {c['psnr_std_error']:.1f} dB, {c['accuracy']:.2f}" for c in cells)
-        print(f"| {label} | {cost} | " + " | ".join(figures) + " |")
-    itself = judged(images("test")[0], Evaluations())["accuracy"]
-    print(f"PSNR with its standard error, and the judge's accuracy, which is {itself:.2f} on the images themselves")
+    kept = Cells("fashion_inverse", WEIGHTS)
+    for name in PROBLEMS:
+        for label in METHODS:
+            kept.get(f"{label} {name}", partial(measure, name, label))
+        kept.get(f"{NO_MAP} {name}", partial(of_no_map, name))
+    kept.get(TRUTH, lambda: judged(images("test")[0], Evaluations())["accuracy"])
+    kept.prune()
+    print(results(kept.cells))
     draw()
 
 

@@ -10,14 +10,16 @@ Shown is the Frechet distance of 5000 samples in the judge's features at 1, 2, 4
 
 import copy
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from recipes.figures.cells import Cells
+from recipes.figures.claim import Claim, short, table
 from recipes.figures.step_time import Noise, seconds, step_of
 from recipes.figures.training import train as fit
 from recipes.yardsticks import AgainstImages
@@ -45,6 +47,7 @@ from steer.training import (
 FIRST, STEPS, BATCH, SAMPLES, JUMPS, ROUNDS = 2000, 1000, 64, 5000, (1, 2, 4, 8), 5
 VELOCITY = Path("runs/figures/fashion_objectives.safetensors")
 REFERENCE = "LSD: Lagrangian, itself"
+WEIGHTS = ("fashion-residual", "fashion-patch")
 
 
 def legs(teacher: ResidualMap) -> Objective:
@@ -129,18 +132,36 @@ def distance(flow_map: ResidualMap, sampler: Sampler) -> float:
         )
 
 
-def main() -> None:
-    table = Cells("fashion_objectives")
-    ode = table.get("ode", lambda: distance(velocity(), Ode(64, max_batch=500)))
-    print(f"the first velocity's 64-step ODE: {ode:.4f}")
-    print("| objective | cost | steps | " + " | ".join(f"{jumps} jumps" for jumps in JUMPS) + " |")
-    print("|" + "---|" * (3 + len(JUMPS)))
+def affordable(cells: Mapping[str, Any], name: str) -> int:
+    """Steps of the objective for the cost of STEPS steps of the reference."""
+    return round(STEPS / cells[f"cost {name}"])
+
+
+def results(cells: Mapping[str, Any]) -> str:
+    """A row for each objective; last, the ODE of the velocity that they start from."""
+    rows = []
     for name in OBJECTIVES:
-        price = table.get(f"cost {name}", partial(cost, name))
-        steps = round(STEPS / price)
-        found = table.get(f"{name} steps={steps}", partial(measure, name, steps))
-        cells = " | ".join(f"{found[str(jumps)]:.4f}" for jumps in JUMPS)
-        print(f"| {name} | {price:.2f} | {steps} | {cells} |", flush=True)
+        steps = affordable(cells, name)
+        found = cells[f"{name} steps={steps}"]
+        rows.append([name, f"{cells[f'cost {name}']:.2f}", steps, *(short(found[str(jumps)], 4) for jumps in JUMPS)])
+    rows.append(["the first velocity's 64-step ODE", "", "", short(cells["ode"], 4), "", "", ""])
+    return table(["objective", "cost of a step", "steps", *(f"{k} jumps" if k > 1 else "1 jump" for k in JUMPS)], rows)
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """None was aimed at."""
+    return []
+
+
+def main() -> None:
+    kept = Cells("fashion_objectives", WEIGHTS)
+    kept.get("ode", lambda: distance(velocity(), Ode(64, max_batch=500)))
+    for name in OBJECTIVES:
+        kept.get(f"cost {name}", partial(cost, name))
+        steps = affordable(kept.cells, name)
+        kept.get(f"{name} steps={steps}", partial(measure, name, steps))
+    kept.prune()
+    print(results(kept.cells))
 
 
 if __name__ == "__main__":

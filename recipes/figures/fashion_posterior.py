@@ -8,7 +8,7 @@ other draws of the last: energy distance in the judge's features, over what two 
 perfect); and how often the judge sees the class of the image that was noised, and how different the draws are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 import steer
 from recipes.figures.cells import FOLDER, Cells
+from recipes.figures.claim import Claim, short, table, within
 from rewards import from_signed, load_classifier
 from steer.data import fashion_mnist
 from steer.data.fashion import to_signed
@@ -31,6 +32,7 @@ from steer.posterior import PosteriorMap
 TIMES, IMAGES, DRAWS = (0.0, 0.2, 0.4, 0.6, 0.8), 16, 16
 SHOWN, SHOWN_DRAWS, SHOWN_TIMES = (0, 3, 23), 5, (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 JUDGE_BY = "fashion-patch"
+WEIGHTS = ("fashion", "fashion-posterior", JUDGE_BY)
 
 
 def posterior_map() -> PosteriorMap:
@@ -126,17 +128,33 @@ def film() -> None:
     figure.savefig(FOLDER / "fashion_posterior.png", dpi=130)
 
 
-def main() -> None:
-    table = Cells("fashion_posterior")
-    film()
-    rows = {name: table.get(name, partial(compare, name)) for name in METHODS}
-    print("| draws | " + " | ".join(f"t = {t:g}" for t in TIMES) + " |\n|" + "---|" * (len(TIMES) + 1))
+def results(cells: Mapping[str, Any]) -> str:
+    """Distance, agreement and diversity at each time."""
+    rows = []
     for what in ("distance", "agreement", "diversity"):
-        for name, row in rows.items():
-            cells = (
-                f"{cell[what]:.2f}" + (f" +- {cell['std_error']:.2f}" if what == "distance" else "") for cell in row
-            )
-            print(f"| {what}: {name} | " + " | ".join(cells) + " |")
+        for name in METHODS:
+            if what == "distance" and name == BEST:
+                continue  # 1 by definition
+            told = [
+                within(cell[what], cell["std_error"], 2) if what == "distance" else short(cell[what], 2)
+                for cell in cells[name]
+            ]
+            rows.append([f"{what}: {name}", *told])
+    return table(["draws", *(f"t = {short(t, 1)}" if t else "t = 0" for t in TIMES)], rows)
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """None was aimed at: a picture."""
+    return []
+
+
+def main() -> None:
+    kept = Cells("fashion_posterior", WEIGHTS)
+    film()
+    for name in METHODS:
+        kept.get(name, partial(compare, name))
+    kept.prune()
+    print(results(kept.cells))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ optimisation and by the best of N single jumps, at 150 forward-equivalents a sam
 Frechet distance of 5000 single jumps: how good the map is.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +22,7 @@ from torch import Tensor
 
 import steer
 from recipes.figures.cells import FOLDER, Cells
+from recipes.figures.claim import Claim, short, table, within
 from recipes.figures.fashion_objectives import distance
 from recipes.figures.fashion_steering import (
     CLASSES,
@@ -47,8 +50,10 @@ from steer.tilt import Tilt
 from steer.training import FlowMatching, Joint, Semigroup
 
 SEEDS, BUDGET, LEARNED = 2, 150, (100, 300, 1000)
-WEIGHTS = Path("runs/figures")
+LEARNERS = Path("runs/figures")
+WEIGHTS = ("fashion", STEER_BY, JUDGE_BY)
 SHIPPED = "shipped"
+MAPS = (SHIPPED, *map(str, reversed(LEARNED)))
 
 
 class Unlabelled(FashionMnist):
@@ -76,7 +81,7 @@ def learner(steps: int) -> ResidualMap:
     """A map after so many steps, kept in a file."""
     torch.manual_seed(0)
     flow_map = ResidualMap(UNet(1, (32, 64), blocks=1, patch=2), Linear())
-    path = WEIGHTS / f"fashion_quality_{steps}.safetensors"
+    path = LEARNERS / f"fashion_quality_{steps}.safetensors"
     if path.exists():
         flow_map.load_state_dict(load_file(path))
         return flow_map.eval().requires_grad_(False)
@@ -158,28 +163,35 @@ def told(name: str) -> str:
     return name if name == SHIPPED else f"{name} steps"
 
 
+def results(cells: Mapping[str, Any]) -> str:
+    """A row for each method and map; the map's distance beside it."""
+    settings = [(key, name) for key in METHODS for name in MAPS] + [(key, SHIPPED) for key in INSTEAD]
+    rows = []
+    for key, name in settings:
+        seeds = [cells[f"{key} map={name} seed={s}"] for s in range(SEEDS)]
+        figures = [over_seeds(seeds, f) for f in ("accuracy_weighted", "accuracy", "reward", "diversity")]
+        which = ["", ""] if key in INSTEAD else [told(name), short(cells[f"distance {name}"], 2)]
+        rows.append([key, *which, f"{spent(seeds[0]):.0f}", *(within(mean, error) for mean, error in figures)])
+    heads = ["method", "map", "distance", "evaluations", "judge, by the weights", "unweighted", "reward", "diversity"]
+    return table(heads, rows)
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """None was aimed at."""
+    return []
+
+
 def main() -> None:
-    table = Cells("fashion_quality")
+    kept = Cells("fashion_quality", WEIGHTS)
 
     def seeds(key: str, name: str, method: Method) -> list[dict]:
-        return [table.get(f"{key} map={name} seed={s}", partial(measure, method, name, s)) for s in range(SEEDS)]
+        return [kept.get(f"{key} map={name} seed={s}", partial(measure, method, name, s)) for s in range(SEEDS)]
 
-    maps = {
-        name: table.get(f"distance {name}", partial(quality, name)) for name in (SHIPPED, *map(str, reversed(LEARNED)))
-    }
+    maps = {name: kept.get(f"distance {name}", partial(quality, name)) for name in MAPS}
     instead = {key: seeds(key, SHIPPED, method) for key, method in INSTEAD.items()}
-    rows = {key: {name: seeds(key, name, method) for name in maps} for key, method in METHODS.items()}
-    shown: list[tuple[str, str, list[dict]]] = [
-        *((key, told(name), cells) for key, row in rows.items() for name, cells in row.items()),
-        *((key, "", cells) for key, cells in instead.items()),
-    ]
-    print("| method | map | distance | evaluations | judge, by weights | unweighted | reward | diversity |")
-    print("|" + "---|" * 8)
-    for key, name, cells in shown:
-        figures = [over_seeds(cells, f) for f in ("accuracy_weighted", "accuracy", "reward", "diversity")]
-        far = next((f"{d:.4f}" for m, d in maps.items() if told(m) == name), "")
-        values = " | ".join(f"{m:.3f} ± {e:.3f}" for m, e in figures)
-        print(f"| {key} | {name} | {far} | {spent(cells[0]):.0f} | {values} |")
+    rows = {key: {name: seeds(key, name, method) for name in MAPS} for key, method in METHODS.items()}
+    kept.prune()
+    print(results(kept.cells))
     draw(maps, rows, instead)
 
 

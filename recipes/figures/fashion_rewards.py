@@ -1,18 +1,20 @@
-"""Several rewards on Fashion-MNIST, 10 to 3000 evaluations a sample: how far each method gets on what nobody steered by.
+"""Several rewards on Fashion-MNIST, 10 to 1000 evaluations a sample: how far each method gets on what nobody steered by.
 
-    python -m recipes.figures.fashion_rewards              # two hours on one core; stopped, it goes on where it was
+    python -m recipes.figures.fashion_rewards              # forty minutes on one core; stopped, it goes on where it was
     python -m recipes.figures.fashion_rewards left two     # some of them
+    python -m recipes.figures.fashion_rewards seeds=4 budgets=[10,100,1000]    # by other settings of `steer compare`
 
-Runs `steer compare` on fashion/compare (ten classes) and on its four variants (five classes), two seeds each. Draws
-their curves together: held-out reward, judge's accuracy (of the class that was asked for) and diversity. Printed for each
-method that steers single particles: the evaluations it needs to reach the held-out reward that the better best of N (single
-jumps, or four) has at 1000 evaluations, and the factor saved.
+Runs `steer compare` on fashion/compare and on its four variants: five classes, two seeds, 10 to 300 evaluations a sample and
+best of N at 1000. Draws their curves together: held-out reward, judge's accuracy (of the class that was asked for) and
+diversity. Printed for each method that steers single particles: the evaluations it needs to reach the held-out reward that
+the better best of N (single jumps, or four) has at 1000 evaluations, and the factor saved.
 """
 
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,18 @@ from omegaconf import OmegaConf
 
 from recipes.cli import main as steer
 from recipes.config import load
-from recipes.figures.cells import FOLDER, Cells
-from recipes.tables import words
+from recipes.figures.cells import FOLDER, Cells, digests
+from recipes.figures.claim import Claim
+from recipes.sizes import RULES
+from recipes.tables import words as spaced
 from recipes.verdicts import markdown
 from steer.data.stream import key
 
 REWARDS = {"class": "compare", **{name: f"compare-{name}" for name in ("left", "symmetry", "two", "jpeg")}}
-SOME = ["condition.labels=[0,3,5,8,9]", "seeds=2"]  # T-shirt, dress, sandal, bag, ankle boot
-SIZES = {"class": ["seeds=2"], **dict.fromkeys(("left", "symmetry", "two", "jpeg"), SOME)}
+SOME = ["condition.labels=[0,3,5,8,9]"]  # T-shirt, dress, sandal, bag, ankle boot
+SIZES = ["seeds=2", "budgets=[10,30,100,300,1000]", *SOME]
+AT_MOST = 300  # evaluations of all methods but best of N
+WEIGHTS = ("fashion", "fashion-posterior", "fashion-patch", "fashion-residual")
 TITLES = {
     "class": "class",
     "left": "brighter on the left",
@@ -65,17 +71,27 @@ ONE_BY_ONE = (
 Row = dict[str, Any]
 
 
-def cell_of(name: str) -> str:
-    """The key of a comparison's rows: another once its config is."""
-    config: Any = OmegaConf.to_container(load("compare", f"fashion/{REWARDS[name]}", SIZES[name]))
-    return f"{name} {key(str({part: value for part, value in config.items() if part != 'run'})):016x}"
+def settings_of(name: str, settings: Sequence[str]) -> list[str]:
+    """What the comparison is told beyond its config."""
+    methods: Any = load("compare", f"fashion/{REWARDS[name]}", []).methods
+    dear = [method for method, node in methods.items() if node is not None and method not in REFERENCES]
+    return [*SIZES, *(f"methods.{method}.most={AT_MOST}" for method in dear), *settings]
 
 
-def measure(name: str) -> list[Row]:
-    """The rows of one comparison, taken up where it was stopped."""
-    folder = Path("runs/figures/fashion_rewards") / name
+def cell_of(name: str, settings: Sequence[str] = ()) -> str:
+    """The key of a comparison's rows: another once its config is, or the rules of what is kept."""
+    config: Any = OmegaConf.to_container(load("compare", f"fashion/{REWARDS[name]}", settings_of(name, settings)))
+    config = {part: value for part, value in config.items() if part != "run"}
+    return f"{name} {key(str(config), RULES):016x}"
+
+
+def measure(name: str, settings: Sequence[str] = ()) -> list[Row]:
+    """The rows of one comparison, taken up where it was stopped with the same weights."""
+    made_with = f"{key(cell_of(name, settings), str(digests(WEIGHTS))):016x}"
+    folder = Path("runs/figures/fashion_rewards") / name / made_with
     resume = ["run.resume=true"] if (folder / "config.yaml").exists() else []
-    if steer(["compare", f"fashion/{REWARDS[name]}", f"run.dir={folder}", "--quiet", *SIZES[name], *resume]) != 0:
+    words = [*settings_of(name, settings), *resume]
+    if steer(["compare", f"fashion/{REWARDS[name]}", f"run.dir={folder}", "--quiet", *words]) != 0:
         raise SystemExit(f"fashion/{REWARDS[name]} did not end; see above")
     rows = json.loads((folder / "metrics.json").read_text())["rows"]
     figures = [f for p in ("reward_mean", *PANELS) for f in (p, error_of(p))]
@@ -120,10 +136,10 @@ def saved(rows: list[Row]) -> list[list[str]]:
         first = "at least " if math.isclose(ns[0], found[0]["spent"]) else ""
         up_to = f"{ns[0]:.0f}" if ns[0] < math.inf else ""
         top = max(found, key=lambda row: row[HELDOUT])
-        lines.append([words(method), up_to, first + factors[0], f"{factors[2]} to {factors[1]}", told(top)])
+        lines.append([spaced(method), up_to, first + factors[0], f"{factors[2]} to {factors[1]}", told(top)])
     return [
         *lines,
-        *([f"{words(row['method'])}, N = {row['size']}", f"{row['spent']:.0f}", "", "", told(row)] for row in bests),
+        *([f"{spaced(row['method'])}, N = {row['size']}", f"{row['spent']:.0f}", "", "", told(row)] for row in bests),
     ]
 
 
@@ -150,7 +166,7 @@ def draw(table: dict[str, list[Row]]) -> None:
                     style if method.startswith("best_of_N") else {"color": f"C{k + k // 7}"}
                 )  # C7 is grey, as best of N is
                 ax.errorbar(
-                    x, y, error, marker="o", markersize=3.5, capsize=2, linewidth=1.3, label=words(method), **style
+                    x, y, error, marker="o", markersize=3.5, capsize=2, linewidth=1.3, label=spaced(method), **style
                 )
             ax.set_xscale("log")
             ax.grid(alpha=0.3)
@@ -174,17 +190,42 @@ def draw(table: dict[str, list[Row]]) -> None:
     figure.savefig(FOLDER / "fashion_rewards.png", dpi=130)
 
 
-def main(names: list[str]) -> None:
+def rows_from(cells: Mapping[str, Any]) -> dict[str, list[Row]]:
+    """By reward, the rows that were measured last."""
+    return {name: rows for name in REWARDS for key, rows in cells.items() if key.startswith(f"{name} ")}
+
+
+def results(cells: Mapping[str, Any]) -> str:
+    """For each reward, what single particles need to come up to best of N."""
+    head = ["", "evaluations up to the level", "factor", "within one standard error", "held-out reward at its best"]
+    return "\n\n".join(
+        f"**{TITLES[name]}**\n\n{markdown([head, *saved(rows)])}" for name, rows in rows_from(cells).items()
+    )
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """One posterior draw a step against best of N, reward by reward."""
+    rows, found = rows_from(cells), {}
+    for name in ("left", "symmetry", "class", "two"):
+        bests = [row for row in rows[name] if row["method"] in REFERENCES and row["budget"] == AT]
+        best = max(bests, key=lambda row: row[HELDOUT])
+        found[name] = best["spent"] / needed(curve(rows[name], ONE_BY_ONE[0]), best[HELDOUT])
+    told_of = ", ".join(f"{TITLES[n]} {f'{f:.0f} times' if f else 'not reached'}" for n, f in found.items())
+    claim = "Guided by posterior draws, single particles reach best of N at 1000"
+    return [Claim(claim, "a hundred times fewer evaluations", told_of, min(found.values()) >= 100)]
+
+
+def main(arguments: list[str]) -> None:
+    names, settings = [a for a in arguments if "=" not in a], [a for a in arguments if "=" in a]
     if unknown := set(names) - set(REWARDS):
         raise SystemExit(f"no comparison is called {', '.join(sorted(unknown))}; there are {', '.join(REWARDS)}")
-    cells = Cells("fashion_rewards")
+    kept = Cells("fashion_rewards", WEIGHTS)
     for name in names or REWARDS:
-        cells.get(cell_of(name), lambda name=name: measure(name))  # type: ignore[misc]
-    table = {name: cells.cells[cell_of(name)] for name in REWARDS if cell_of(name) in cells.cells}
-    for name, rows in table.items():
-        head = ["", "evaluations up to the level", "factor", "within one standard error", "held-out reward at its best"]
-        print(f"\n{TITLES[name]}\n\n{markdown([head, *saved(rows)])}")
-    draw(table)
+        kept.get(cell_of(name, settings), partial(measure, name, settings))
+    if not names:
+        kept.prune()
+    print(results(kept.cells))
+    draw(rows_from(kept.cells))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import steer
+from recipes.figures.cells import Cells
+from recipes.figures.claim import Claim, short, table
 from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
 from steer.flow_map import FlowMap
 from steer.guidance import Guided, Unconditional, ValueGuidance
@@ -156,20 +158,51 @@ def alone(what: str, size: int, most: int | None) -> float:
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
+def ratios(name: str) -> dict[str, float]:
+    """Medians over the rounds: seconds, those inside its evaluations, and their ratio."""
+    pairs = [run(name) for _ in range(ROUNDS + 1)][1:]
+    whole, inside = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return {"seconds": whole, "inside": inside, "ratio": statistics.median(w / i for w, i in pairs)}
+
+
+def memory_key(what: str, size: int, most: int | None) -> str:
+    """Of a cell of the memory."""
+    return f"memory by {what}={size}, at most {most or 'all'}"
+
+
+def results(cells: Mapping[str, Any]) -> str:
+    """Times, then memory."""
+    times = [[name, short(cells[name]["ratio"]) if name in cells else "not measured"] for name in METHODS]
+    memory = [
+        [f"{what}, {f'{sizes[0]} at once' if most else 'all at once'}"]
+        + [f"{size}: {cells[memory_key(what, size, most)]:.0f} MiB" for size in sizes]
+        for what, sizes in MEMORY.items()
+        for most in (sizes[0], None)
+    ]
+    return table(["method", "ratio"], times) + "\n\n" + table(["rise of the peak memory", "", "", ""], memory)
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """The worst of all."""
+    worst = max((name for name in METHODS if name in cells), key=lambda name: cells[name]["ratio"])
+    found = f"at most {short(cells[worst]['ratio'])} ({worst})"
+    met = cells[worst]["ratio"] <= 1.05 if all(name in cells for name in METHODS) else None
+    return [Claim("A sampler's own time is small", "1.05 of its evaluations' time", found, met)]
+
+
 def main() -> None:
     if len(sys.argv) == 4:
         print(rise(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None))
         return
-    print("| method | seconds | inside its evaluations | ratio |\n|---|---|---|---|")
+    kept = Cells("overhead")
     for name in METHODS:
-        pairs = [run(name) for _ in range(ROUNDS + 1)][1:]
-        whole, inside = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(whole / inside for whole, inside in pairs)
-        print(f"| {name} | {whole:.3f} | {inside:.3f} | {ratio:.3f} |", flush=True)
+        kept.get(name, partial(ratios, name))
     for what, sizes in MEMORY.items():
         for most in (sizes[0], None):
-            told = ", ".join(f"{size}: {alone(what, size, most):.0f} MiB" for size in sizes)
-            print(f"memory by {what}, at most {most or 'all'} at once: {told}", flush=True)
+            for size in sizes:
+                kept.get(memory_key(what, size, most), partial(alone, what, size, most))
+    kept.prune()
+    print(results(kept.cells))
 
 
 if __name__ == "__main__":

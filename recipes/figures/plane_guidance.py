@@ -7,7 +7,9 @@ trajectory tilting without resampling (plain, and corrected once by its final we
 """
 
 import math
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +17,7 @@ from matplotlib.figure import Figure
 from scipy.integrate import quad
 
 from recipes.figures.cells import FOLDER, Cells
+from recipes.figures.claim import Claim, short, table, within
 from steer.analytic import ring
 from steer.guidance import Guided, ValueGuidance
 from steer.lookahead import Denoiser, Identity, Lookahead, MapJump, Posterior
@@ -24,6 +27,8 @@ from steer.tilt import Tilt, Value
 SEEDS, PARTICLES, STEPS = 10, 1024, 100
 MANY, FINER = 4096, (100, 300)
 LOOKAHEADS: dict[str, Lookahead] = {"map": MapJump(), "denoiser": Denoiser(), "identity": Identity()}
+
+SOURCES: dict[str, Lookahead] = {"posterior, 64 draws": Posterior(64), "map": MapJump(), "denoiser": Denoiser()}
 
 
 def reward(x: torch.Tensor) -> torch.Tensor:
@@ -96,18 +101,37 @@ def draw(cells: dict[str, dict]) -> None:
     figure.savefig(FOLDER / "plane_guidance.png", dpi=130)
 
 
+def results(cells: Mapping[str, Any]) -> str:
+    """Fractions right of zero, plain and corrected once."""
+
+    def told(cell: dict, name: str) -> str:
+        return within(cell[name], cell[f"{name}_std_error"], 4)
+
+    tilted = [(f"FMTT's drift, {n}", cells[f"tilting {n}"]) for n in LOOKAHEADS]
+    rows = [[name, told(cell, "plain"), told(cell, "weighted")] for name, cell in tilted]
+    rows += [[f"value-guided SDE, {n}", told(cells[f"value {n}"], "plain"), ""] for n in SOURCES]
+    for steps in FINER:
+        cell = cells[f"tilting map, {MANY} particles, {steps} steps"]
+        rows.append([f"FMTT's drift, map, {MANY} particles, {steps} steps", "", told(cell, "weighted")])
+    return table(["method", "right of 0, unweighted", "corrected once by the final weights"], rows)
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """As published: the better the look-ahead, the nearer is guidance alone."""
+    drift = [cells[f"tilting {n}"]["plain"] for n in ("map", "denoiser", "identity")]
+    found = " > ".join(short(value) for value in drift) + f", the law's {short(true_fraction())}"
+    claim = "Without weights, the drift of the map is nearest to the law"
+    return [Claim(claim, "map > denoiser > identity, as published", found, drift == sorted(drift, reverse=True))]
+
+
 def main() -> None:
-    table = Cells("plane_guidance")
-    cells = {f"FMTT drift, {n}": table.get(f"tilting {n}", partial(tilting, a)) for n, a in LOOKAHEADS.items()}
-    sources = {"posterior, 64 draws": Posterior(64), "map": MapJump(), "denoiser": Denoiser()}
-    cells |= {f"value, {n}": table.get(f"value {n}", partial(value_guided, a)) for n, a in sources.items()}
-    print(f"true fraction right of zero: {true_fraction():.4f}")
-    for name, cell in cells.items():
-        print(f"{name:28s} plain {cell['plain']:.4f} +- {cell['plain_std_error']:.4f}", end="")
-        print(f"   weighted once {cell['weighted']:.4f} +- {cell['weighted_std_error']:.4f}")
+    kept = Cells("plane_guidance")
+    cells = {f"FMTT drift, {n}": kept.get(f"tilting {n}", partial(tilting, a)) for n, a in LOOKAHEADS.items()}
+    cells |= {f"value, {n}": kept.get(f"value {n}", partial(value_guided, a)) for n, a in SOURCES.items()}
     for steps in FINER:  # is what the map is off by after the correction the particles' doing or the step's?
-        cell = table.get(f"tilting map, {MANY} particles, {steps} steps", partial(corrected, MANY, steps))
-        print(f"map, {MANY} particles, {steps} steps: {cell['weighted']:.4f} +- {cell['weighted_std_error']:.4f}")
+        kept.get(f"tilting map, {MANY} particles, {steps} steps", partial(corrected, MANY, steps))
+    kept.prune()
+    print(f"true fraction right of zero: {true_fraction():.4f}\n{results(kept.cells)}")
     draw(cells)
 
 

@@ -10,7 +10,7 @@ Cost: each method's loss and gradient, as `named` sets it up, against flow match
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from recipes.figures.cells import Cells
+from recipes.figures.claim import Claim, short, table
 from steer.data import StreamData
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
@@ -152,15 +153,29 @@ def image_cost(name: str) -> float:
     return cost(name, image_map(), x1, cond)
 
 
+def results(cells: Mapping[str, Any]) -> str:
+    """Overhead, then the cost of each method's step over flow matching's."""
+    whole = cells["overhead"]
+    names = [method.name for method in METHODS]
+    rows = [[f"`{name}`", f"{cells[f'plane {name}']:.2f}", f"{cells[f'images {name}']:.2f}"] for name in names]
+    said = f"Whole step {short(whole['step'])} s, bare passes {short(whole['bare'])} s: {short(whole['ratio'])} times."
+    return said + "\n\n" + table(["method", "plane", "images"], rows)
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """Overhead alone."""
+    ratio = cells["overhead"]["ratio"]
+    return [Claim("A training step costs its passes", "1.05 of its bare passes", short(ratio), ratio <= 1.05)]
+
+
 def main() -> None:
-    table = Cells("step_time")
-    measured = table.get("overhead", overhead)
-    print(f"whole step {measured['step']:.3f} s, bare passes {measured['bare']:.3f} s, ratio {measured['ratio']:.3f}")
-    print("| method | plane, batch 512 | images, batch 64 |\n|---|---|---|")
+    kept = Cells("step_time")
+    kept.get("overhead", overhead)
     for method in METHODS:
-        plane = table.get(f"plane {method.name}", partial(plane_cost, method.name))
-        image = table.get(f"images {method.name}", partial(image_cost, method.name))
-        print(f"| `{method.name}` | {plane:.2f} | {image:.2f} |", flush=True)
+        kept.get(f"plane {method.name}", partial(plane_cost, method.name))
+        kept.get(f"images {method.name}", partial(image_cost, method.name))
+    kept.prune()
+    print(results(kept.cells))
 
 
 if __name__ == "__main__":

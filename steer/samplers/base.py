@@ -21,7 +21,7 @@ from steer import counting
 from steer.counting import Evaluations
 from steer.flow_map import Cond, FlowMap, for_particles
 from steer.progress import track
-from steer.resampling import log_mean_exp
+from steer.resampling import log_mean_exp, unweighted
 from steer.samplers.divergence import Reach
 from steer.tilt import NonFiniteReward, Tilt
 
@@ -53,6 +53,26 @@ class Result:
     trace: dict[str, Tensor] = field(default_factory=dict)
     evaluations: Evaluations = field(default_factory=Evaluations)
     claim: Claim | None = None
+
+    def resampled(
+        self, n: int, generator: torch.Generator | None = None, prompt_keys: Sequence[int] | None = None
+    ) -> Float[Tensor, "p n *shape"]:
+        """n samples of each prompt, drawn by the weights, to be used without them: see `steer.resampling.unweighted`.
+
+        The order of the population does not matter; equal weights give a random subset without replacement. Sample i occurs
+        n w_i times, rounded down or up.
+
+        Args:
+            n: how many to keep of each prompt.
+            generator: source of randomness; the default generator if None.
+            prompt_keys: integers that key each prompt's draw, so that it does not depend on which other prompts there are;
+                0 .. P - 1 if None.
+
+        Raises:
+            ValueError: n below 1, keys that do not match the prompts, or a prompt without a finite weight.
+        """
+        kept = unweighted(self.log_w, n, generator, prompt_keys).to(self.x.device)
+        return torch.stack([x[index] for x, index in zip(self.x, kept, strict=True)])
 
 
 class Run:

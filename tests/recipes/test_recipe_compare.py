@@ -86,7 +86,8 @@ def test_every_sampler_spends_its_budget_and_one_size_more_would_not(name, budge
     def spent(size):
         drawn = size if method.setting == CANDIDATES else method.arena.particles
         groups = math.ceil(method.arena.particles / fit.returned)
-        return method.price(method.arena.draw(method.sampler(method.setting, size), drawn, groups, "real").evaluations)
+        sampler, keep = method.sampler(method.setting, size), method.arena.particles
+        return method.price(method.arena.draw(sampler, drawn, groups, "real", keep=keep).evaluations)
 
     assert spent(fit.size) == fit.cost <= budget < spent(fit.size + 1)
     assert method.setting == (CANDIDATES if name.startswith("BestOf") else "steps")
@@ -149,6 +150,46 @@ def test_draws_depend_on_the_key_and_not_on_the_batches(drawn, groups):
     other = arena_of(2).draw(sampler, drawn, groups, "key", 2)
     assert not torch.equal(other.x, results[0].x)
     assert results[0].evaluations.network_forward == 3 * drawn
+
+
+class Sorted(Sampler):
+    """Exact draws of the ring in the order of the reward, weighted by it."""
+
+    claim = "exact"
+
+    def __call__(self, flow_map, x0, tilt=None, cond=None, generator=None):
+        x = flow_map.sample(x0.shape[0] * x0.shape[1], generator)
+        log_w = tilt(x, None, 1.0).unflatten(0, x0.shape[:2])
+        order = log_w.argsort(dim=1, descending=True)
+        x = x.unflatten(0, x0.shape[:2]).gather(1, order[..., None].expand(-1, -1, 2))
+        counting.network(x.flatten(0, 1))
+        return Result(x, log_w.gather(1, order), None)
+
+
+def test_of_a_population_in_order_what_is_kept_follows_the_law():
+    """3 of 512: their mean is that of the tilted law, where the first three are far from it; 512 are paid for by 3."""
+    arena = arena_of(800, particles=3)
+    kept = arena.draw(Sorted(), 512, 1, "key", keep=3)
+    assert kept.x.shape == (800, 3, 2)
+    assert torch.equal(kept.log_w, torch.zeros(800, 3, dtype=torch.float64))
+    assert kept.evaluations.network_forward == pytest.approx(512 / 3)
+    law, _ = ring(steps=4).tilted(Quadratic([3.0, 2.0], 0.5))
+    truth = law.weights @ law.means
+    means = kept.x.mean(1)
+    assert ((means.mean(0) - truth).abs() < 4 * means.std(0) / 800**0.5 + 0.01).all()
+    first = arena.draw(Sorted(), 512, 1, "key").x[:, :3].mean(1)
+    assert ((first.mean(0) - truth).abs() > 20 * first.std(0) / 800**0.5).any()
+
+
+def test_a_budget_buys_what_is_kept():
+    """Of 8 particles 3 are wanted: a step of all costs 8/3 a sample. Groups of 2 for 3 samples: 4 are paid for."""
+    of_8 = sizer(node_of("Sde"), candidates=8, arena=arena_of(particles=3))
+    fit = of_8.plan([100]).fits["100"]
+    assert (fit.size, fit.drawn, fit.returned) == (37, 8, 8)
+    assert fit.cost == pytest.approx(37 * 8 / 3)
+    of_2 = sizer(node_of("Sde"), candidates=2, arena=arena_of(particles=3))
+    assert of_2.plan([100]).fits["100"][:3] == (75, 2, 2)
+    assert sizer(node_of("Sde"), candidates=8, arena=arena_of(particles=8)).plan([100]).fits["100"].size == 100
 
 
 def test_groups_are_of_their_own_prompt_and_weigh_alike():

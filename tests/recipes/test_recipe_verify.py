@@ -1,6 +1,8 @@
 """steer verify: right methods pass, wrong ones that claim to be exact fail, and the others get figures but no verdict."""
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,19 +10,39 @@ import torch
 
 from recipes.cli import main
 from recipes.figures import verify as figure
-from recipes.judgement import at_step_zero, judge, order, settled, surprise
-from recipes.truth import Held, Numbers, Size, errors, hold, std_error
+from recipes.judgement import at_step_zero, enough, judge, order, settled, surprise
+from recipes.truth import Held, Numbers, Size, errors, hold, hold_until, std_error
 from steer.counting import Evaluations
-from steer.samplers import Jump
+from steer.resampling import log_mean_exp
+from steer.samplers import Jump, Result, Sampler
 from steer.tilt import Tilt
 from steer.worlds import WORLDS
 
-WORDS = ["verify", "worlds/verify", "worlds=[overlapping]", "prompts=16", "particles=256"]
+WORDS = ["verify", "worlds/verify", "worlds=[overlapping]", "prompts=16", "particles=256", "rounds=1"]
 JUMP = ["sampler._target_=steer.samplers.Jump", "steps=[1,2]"]
+ENOUGH = ["prompts=64", "particles=1024", "rounds=4"]
 SAMPLERS = """
 from dataclasses import replace
 import torch
-from steer.samplers import Jump, Ode, Sde
+from steer import counting
+from steer.resampling import log_mean_exp
+from steer.samplers import Jump, Ode, Result, Sampler, Sde
+
+class Exact(Sampler):                     # draws of the mixture itself, the same ones at every number of steps
+    claim = "exact"
+
+    def __init__(self, steps=1):
+        self.steps = steps
+
+    def __call__(self, flow_map, x0, tilt=None, cond=None, generator=None):
+        seed = int(x0.abs().sum() * 1000)
+        with counting.count() as tally:
+            x = flow_map.sample(x0.shape[0] * x0.shape[1], torch.Generator().manual_seed(seed))
+            for _ in range(self.steps):
+                counting.network(x)
+            log_w = tilt(x, None, 1.0).unflatten(0, x0.shape[:2])
+        spent = tally.per(len(x))
+        return Result(x.unflatten(0, x0.shape[:2]), log_w, log_mean_exp(log_w), log_w, evaluations=spent)
 
 class Unweighted(Jump):
     def finish(self, run, x):
@@ -36,9 +58,9 @@ class WrongZ(Jump):
         result = super().finish(run, x)
         return replace(result, log_z=result.log_z - 0.2)
 
-class NoZ(Jump):
-    def finish(self, run, x):
-        return replace(super().finish(run, x), log_z=None)
+class NoZ(Exact):
+    def __call__(self, *arguments, **named):
+        return replace(super().__call__(*arguments, **named), log_z=None)
 
 class Biased(Unweighted):
     claim = "biased"
@@ -78,7 +100,7 @@ def refuted(capsys, *words):
 
 # --- the command ------------------------------------------------------------------------------------------------------
 def test_a_right_method_passes_and_leaves_a_folder(mine):
-    folder = Path(mine(*WORDS, "worlds=[overlapping,lobes]", *JUMP))
+    folder = Path(mine(*of_mine("Exact"), "worlds=[overlapping,lobes]", *ENOUGH))
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml",
         "metrics.json",
@@ -87,7 +109,7 @@ def test_a_right_method_passes_and_leaves_a_folder(mine):
         "report.html",
     }
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert (metrics["method"], metrics["claim"], metrics["verdict"]) == ("Jump", "exact", "pass")
+    assert (metrics["method"], metrics["claim"], metrics["verdict"]) == ("Exact", "exact", "pass")
     assert list(metrics["worlds"]) == ["overlapping", "lobes"]
     found = metrics["worlds"]["overlapping"]
     assert found["log_z"] == pytest.approx(0.3047, abs=1e-4)
@@ -103,7 +125,7 @@ def test_a_right_method_passes_and_leaves_a_folder(mine):
 
 
 def test_the_same_command_gives_the_same_figures(mine):
-    first, again, other = (mine.metrics(*WORDS, *JUMP, *more)["worlds"] for more in ((), (), ("seed=1",)))
+    first, again, other = (mine.metrics(*of_mine("Biased"), *more)["worlds"] for more in ((), (), ("seed=1",)))
     assert first == again != other
 
 
@@ -118,13 +140,28 @@ def test_a_wrong_method_that_claims_to_be_exact_fails(mine, capsys, name):
 
 
 def test_too_few_samples_show_nothing(mine, capsys):
-    metrics, says = refuted(capsys, *WORDS, *JUMP, "prompts=4", "particles=8")
-    assert metrics["verdict"] == "too noisy"
-    assert "give more prompts or particles" in says
+    metrics, says = refuted(capsys, *WORDS, *JUMP, "prompts=4", "particles=8", "rounds=2")
+    assert metrics["verdict"] == "inconclusive"
+    assert "give more rounds, prompts or particles" in says
+    found = metrics["worlds"]["overlapping"]
+    assert found["repetitions"] == 8
+    assert found["smallest_error_told"]["log_z"] > 0.02
+
+
+def test_repetitions_are_added_until_what_must_be_told_is(mine):
+    found = mine.metrics(*of_mine("Exact"), "particles=1024", "prompts=8", "rounds=20")["worlds"]["overlapping"]
+    assert found["repetitions"] > 8
+    assert found["repetitions"] % 8 == 0
+    told = found["smallest_error_told"]
+    assert told["log_z"] <= 0.02
+    assert max(told["mean"], told["mode_weights"]) <= 0.05
+    assert told["log_z"] == pytest.approx(3 * found["log_z_std_error"], rel=0.15)
+    page = (Path("runs/worlds-verify") / "verify.md").read_text()
+    assert f"{told['log_z']:.3f}" in page
 
 
 def test_an_exact_method_without_log_z_is_held_to_its_samples(mine):
-    metrics = mine.metrics(*of_mine("NoZ"))
+    metrics = mine.metrics(*of_mine("NoZ"), *ENOUGH)
     assert metrics["verdict"] == "pass"
     assert metrics["worlds"]["overlapping"]["log_z_error"] is None
 
@@ -141,7 +178,7 @@ def test_a_method_that_claims_no_law_gets_no_verdict(mine):
 
 
 def test_the_table_is_shown_unless_quiet(mine, capsys):
-    assert main([*WORDS, *JUMP]) == 0
+    assert main([*of_mine("Exact"), *ENOUGH]) == 0
     out, err = capsys.readouterr()
     assert out == "runs/worlds-verify\n"
     assert "| world       | d |" in err
@@ -155,6 +192,7 @@ def test_the_table_is_shown_unless_quiet(mine, capsys):
         (["steps=[0]"], "steps is a list of different whole numbers"),
         (["steps=[5,5]"], "steps is a list of different whole numbers"),
         (["prompts=1"], "prompts >= 2"),
+        (["rounds=0"], "rounds is the most rounds of repetitions, at least 1; got 0"),
         (["sampler.steps=50"], "instead of sampler.steps say steps=[50]"),
         (["sampler=Jump"], "sampler is a node with a _target_"),
         (["sampler._target_=mine.py:Mime"], "mine.py has no 'Mime'"),
@@ -221,12 +259,74 @@ def test_surprise_goes_beyond_a_limit_as_often_as_a_gaussian():
 
 def test_a_method_that_is_not_exact_never_passes():
     world = WORLDS["overlapping"]()
-    held = [hold(Jump(1), 1, world, "overlapping", Size(8, 512, 0))]
+    held = [hold(Jump(1), 1, world, "overlapping", Size(32, 4096, 0))]
     assert [judge(held, world, claim).verdict for claim in ("exact", "biased", "maximiser")] == ["pass", "none", "none"]
 
 
+# --- weights that are 5 % wrong ---------------------------------------------------------------------------------------
+class Draws(Sampler):
+    """Exact draws of the mixture, weighted by the tilt: exact. Subclasses spoil the weights by a factor of 1.05."""
+
+    claim = "exact"
+
+    def __init__(self, world):
+        self.world = world
+
+    def __call__(self, flow_map, x0, tilt=None, cond=None, generator=None):
+        x = flow_map.sample(x0.shape[0] * x0.shape[1], generator)
+        log_w = tilt(x, None, 1.0).unflatten(0, x0.shape[:2])
+        x = x.unflatten(0, x0.shape[:2])
+        return Result(x, self.spoilt(x, log_w), log_mean_exp(log_w) + self.shift(x, log_w))
+
+    def spoilt(self, x, log_w):
+        return log_w
+
+    def shift(self, x, log_w):
+        return log_mean_exp(self.spoilt(x, log_w)) - log_mean_exp(log_w)
+
+
+class TooHigh(Draws):
+    """All weights 5 % too high."""
+
+    def spoilt(self, x, log_w):
+        return log_w + math.log(1.05)
+
+
+class TooHighInAMode(Draws):
+    """The weights of the mode that is heaviest under the tilted law."""
+
+    def spoilt(self, x, log_w):
+        mode = self.world.responsibilities(x.flatten(0, 1))[:, int(self.world.weights.argmax())]
+        return log_w + math.log(1.05) * mode.unflatten(0, log_w.shape)
+
+
+class TooLowBeyondTheMean(Draws):
+    """The weights on one side of the mean of the tilted law, in its first coordinate."""
+
+    def spoilt(self, x, log_w):
+        return log_w - math.log(1.05) * (x[..., 0] < self.world.mean[0])
+
+
+def verdict_of(sampler, name, seed):
+    world = WORLDS[name]()
+    held = hold_until(partial(enough, world=world), {None: sampler(world)}, world, name, Size(32, 1024, seed), 20)
+    return judge(held, world, "exact").verdict
+
+
+@pytest.mark.parametrize("wrong", [TooHigh, TooHighInAMode, TooLowBeyondTheMean])
+def test_weights_that_are_five_percent_wrong_fail_in_most_worlds(wrong, monkeypatch):
+    monkeypatch.setattr("recipes.truth.over_floor", lambda *_: math.nan)
+    verdicts = [verdict_of(wrong, name, 0) for name in WORLDS]
+    assert verdicts.count("fail") >= 6, verdicts
+
+
+def test_right_weights_pass_in_every_world(monkeypatch):
+    monkeypatch.setattr("recipes.truth.over_floor", lambda *_: math.nan)
+    assert {verdict_of(Draws, name, 1) for name in WORLDS} == {"pass"}
+
+
 def test_the_page_of_all_methods(monkeypatch):
-    monkeypatch.setattr(figure, "PROMPTS", 8)
+    monkeypatch.setattr(figure, "PARTICLES", 2048)
     table = {"Jump": {name: figure.measure("Jump", name) for name in ("overlapping", "lobes")}}
     page = figure.page(table, {})
     assert "2 cells; 2 pass." in page
