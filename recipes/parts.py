@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
-from recipes.config import nearest
+from recipes.config import as_written, nearest
 from rewards import Decoded, Reward, as_reward
 from rewards.networks import Classifier
 from steer import checkpoint
@@ -25,11 +25,18 @@ Decode = Callable[[Tensor], Tensor]
 
 
 def make(node: Any, **live: Any) -> Any:
-    """The object a config node describes, with objects that no config can hold as further arguments."""
-    plain = OmegaConf.to_container(node) if isinstance(node, DictConfig | ListConfig) else node
+    """The object a config node describes, with objects that no config can hold as further arguments. Errors name its key."""
+    plain, path = node, ""
+    if isinstance(node, DictConfig | ListConfig):
+        plain, path = OmegaConf.to_container(node), node._get_full_key("")
     if not isinstance(plain, dict) or "_target_" not in plain:
-        raise ValueError(f"expected a node with a _target_ (a class to build); got {plain!r}")
-    return build({**plain, **live})
+        at = f"{path}: " if path else ""
+        raise ValueError(f"{at}expected a node with a _target_ (a class to build); got {plain!r}")
+    try:
+        return build({**plain, **live}, path=path)
+    except ValueError as error:
+        root: Any = OmegaConf.to_container(node._get_root()) if path else {}
+        raise ValueError(as_written(str(error), root)) from error
 
 
 def device_of(config: DictConfig) -> torch.device:
