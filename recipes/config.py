@@ -151,7 +151,8 @@ def refuse_nothing(given: dict, config: dict, where: str) -> None:
     """Raises ValueError where a null would take a method, or a sampler, out that is not there."""
     for section in ("methods", "samplers"):
         known = config.get(section) or {}
-        for name, value in (given.get(section) or {}).items():
+        said = given.get(section)
+        for name, value in said.items() if isinstance(said, dict) and isinstance(known, dict) else ():
             if value is None and name not in known:
                 raise ValueError(f"{where}: {section}.{name}=null takes out nothing{nearest(str(name), known)}")
 
@@ -187,7 +188,8 @@ def resolved(merged: dict[str, Any], name: str) -> DictConfig:
         config = OmegaConf.create(merged)
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise ValueError(f"{name}: {key}{str(error).splitlines()[0]}") from error
     OmegaConf.set_readonly(config, True)
     OmegaConf.set_struct(config, True)
     return config

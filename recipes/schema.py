@@ -12,15 +12,12 @@ from torch import nn
 from recipes.yardsticks import Yardstick
 from rewards import Reward
 from rewards.networks import Classifier
-from steer.annotations import Above, AtLeast, line, misfit
+from steer.annotations import PLAIN, AtLeast, Count, NotNegative, Positive, line, misfit
 from steer.build import examine
 from steer.flow_map import FlowMap
 from steer.guidance import Guidance
 from steer.samplers import Sampler
 
-Count = Annotated[int, AtLeast(1)]
-Positive = Annotated[float, Above(0)]
-Cost = Annotated[float, AtLeast(0)]
 Shape = Annotated[Sequence[Count], AtLeast(1)]
 RewardLike = str | Reward | Callable[..., Any]
 
@@ -106,9 +103,9 @@ class Method(Section):
 class Price(Section):
     """price."""
 
-    backward: Cost
-    reward_forward: Cost
-    reward_backward: Cost
+    backward: NotNegative
+    reward_forward: NotNegative
+    reward_backward: NotNegative
 
 
 class Compare(Rewarded):
@@ -181,9 +178,12 @@ def check(command: str, config: dict[str, Any]) -> None:
     """
     known = hints(schema_of(command))
     plain = [key for key, value in config.items() if not is_built(value)]
-    for key in [*plain, *(key for key in config if key not in plain)]:
-        at = config[key]
-        check_key(at, known.get(key, Any), key)
+    copied = ["device"] if "trainer" in config else []  # it is trainer.accelerator, unless it is said
+    nodes = sorted(
+        (key for key in config if key not in plain), key=lambda key: key != "trainer"
+    )  # others say its steps
+    for key in [*(key for key in plain if key not in copied), *nodes, *copied]:
+        check_key(config[key], known.get(key, Any), key)
     if "trainer" in config:
         check_length(config["trainer"])
 
@@ -208,7 +208,7 @@ def check_key(value: Any, annotation: Any, path: str) -> None:
         for key, item in value.items():
             check_key(item, inner, f"{path}.{key}")
         return
-    found = misfit(examine(value, path), annotation, path.rpartition(".")[2])
+    found = misfit(examine(value, path) if takes_objects(annotation) else value, annotation, path.rpartition(".")[2])
     if found is not None:
         raise ValueError(line(f"{path}{found.where}", found) + advice(value, path))
 
@@ -221,6 +221,17 @@ def advice(value: Any, path: str) -> str:
 def options(annotation: Any) -> tuple:
     """The alternatives of a union; the annotation alone, of any other."""
     return getattr(annotation, "__args__", ()) if is_union(annotation) else (annotation,)
+
+
+def takes_objects(annotation: Any) -> bool:
+    """Whether a target may stand there: one of the options is a class of objects, or a function."""
+    plain = (*PLAIN, type(None))
+    return any(
+        (isinstance(one, type) and one not in plain)
+        or getattr(one, "__origin__", None) is Callable
+        or (getattr(one, "__origin__", None) is Sequence and takes_objects(one.__args__[0]))
+        for one in options(annotation)
+    )
 
 
 def is_union(annotation: Any) -> bool:

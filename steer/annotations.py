@@ -62,6 +62,9 @@ class Infinite:
 
 
 Extended = Annotated[float, Infinite()]
+Count = Annotated[int, AtLeast(1)]
+Positive = Annotated[float, Above(0)]
+NotNegative = Annotated[float, AtLeast(0)]
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,39 @@ def signature_of(target: Any) -> inspect.Signature | None:
 
 
 def annotated(target: Any) -> dict[str, inspect.Parameter]:
-    """The parameters that can be given by name."""
+    """The parameters that can be given by name; of a class that hands **keywords on, those of its base too."""
+    return {name: p for one in handed_on(target) for name, p in named(one).items()}
+
+
+def named(target: Any) -> dict[str, inspect.Parameter]:
+    """Its own parameters that can be given by name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: p for name, p in (parameters_of(target) or {}).items() if p.kind in kinds}
+    return {name: p for name, p in (parameters_of(target) or {}).items() if p.kind in kinds and name != "self"}
+
+
+def handed_on(target: Any) -> list[Any]:
+    """What a call reaches by its **keywords, the last first: the bases of a class, or the class that a function returns."""
+    chain = [target]
+    if not isinstance(target, type) and takes_anything(target) and kind_returned(target) is not None:
+        return [kind_returned(target), target]
+    if isinstance(target, type) and takes_anything(target):
+        for base in target.__mro__[1:]:
+            if "__init__" in vars(base) and base is not object:
+                chain.insert(0, base.__init__)
+                if not takes_anything(base.__init__):
+                    break
+    return chain
+
+
+def is_open(target: Any) -> bool:
+    """Whether any keyword is taken, as far as signatures say."""
+    return takes_anything(handed_on(target)[0] if isinstance(target, type) else target)
+
+
+def takes_anything(target: Any) -> bool:
+    """Whether there are **keywords, or no signature."""
+    parameters = parameters_of(target)
+    return parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def refuse_misfits(target: Any, arguments: Mapping[str, Any], path: str = "", none: str = "null") -> None:

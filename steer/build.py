@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from steer.annotations import Built, annotated, parameters_of, refuse_misfits
+from steer.annotations import Built, annotated, is_open, named, refuse_misfits
 
 
 def resolve(name: str) -> Any:
@@ -121,7 +121,7 @@ def _untrusted(name: str, trusted: Sequence[str]) -> str:
 def _call(target: Any, name: str, arguments: dict[str, Any], path: str) -> Any:
     refuse_uncallable(target, name, path)
     refuse_unknown(target, name, arguments, path)
-    missing = [key for key, p in annotated(target).items() if p.default is p.empty and key not in arguments]
+    missing = [key for key, p in named(target).items() if p.default is p.empty and key not in arguments]
     if missing:
         at = f"{path}: " if path else ""
         raise ValueError(f"{at}{name} needs {', '.join(missing)}, which the config does not give")
@@ -143,22 +143,25 @@ def refuse_uncallable(target: Any, name: str, path: str) -> None:
 
 def refuse_unknown(target: Any, name: str, arguments: dict[str, Any], path: str) -> None:
     """Raises ValueError at the first argument that the target does not take, naming the nearest that it does."""
-    parameters = parameters_of(target)
-    if parameters is None:  # a built-in without a signature: let it judge its own arguments
+    if is_open(target):  # it judges its own arguments
         return
-    named = annotated(target)
+    known = annotated(target)
     for key in arguments:
-        if key not in named and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        if key not in known:
             at = f"{below(path, key)}: " if path else ""
-            raise ValueError(f"{at}{name} takes no argument {key!r}{_nearest(str(key), named)}")
+            raise ValueError(f"{at}{name} takes no argument {key!r}{_nearest(str(key), known)}")
 
 
 def _about(error: str, arguments: dict[str, Any], path: str) -> str:
-    """The key that an error is about: that of the one argument it speaks of, or of the whole node."""
-    spoken = [key for key in arguments if re.search(rf"\b{re.escape(str(key))}\b", error)]
-    if not path or error.startswith(f"{path}: "):
+    """The key that an error is about: of the one argument that it speaks of, or whose value it shows, or of the whole node."""
+    if not path or error.startswith((f"{path}: ", f"{path}.")):
         return ""
-    return f"{below(path, spoken[0]) if len(spoken) == 1 else path}: "
+    by_name = [key for key in arguments if re.search(rf"\b{re.escape(str(key))}\b", error)]
+    by_value = [
+        key for key, value in arguments.items() if value and isinstance(value, str) and value.split(":")[0] in error
+    ]
+    spoken = next((found for found in (by_name, by_value) if len(found) == 1), None)
+    return f"{below(path, spoken[0]) if spoken else path}: "
 
 
 def _attribute(owner: Any, attribute: str, where: str) -> Any:

@@ -44,17 +44,29 @@ number = 3
         ([*RING, "particles=0"], "particles is a whole number, at least 1; got 0; set it with particles=..."),
         ([*RING, "prompts=0"], "prompts is a whole number, at least 1; got 0"),
         ([*RING, "sampler.steps=0"], "sampler.steps: TrajectoryTilting needs at least one step"),
-        ([*RING, "sampler.stepz=3"], "sampler.stepz: steer.samplers.TrajectoryTilting takes no argument 'stepz'; did you mean 'steps'"),
+        (
+            [*RING, "sampler.stepz=3"],
+            "sampler.stepz: steer.samplers.TrajectoryTilting takes no argument 'stepz'; did you mean",
+        ),
         ([*RING, "sampler._target_=steer.samplers.Odee"], "did you mean 'Ode'"),
-        ([*RING[:2], "sampler._target_=steer.samplers.Search"], "sampler is a Sampler (a _target_ that builds one, such as "),
-        ([*RING, "sampler.max_batch=lots"], "sampler.max_batch is a whole number or null; got 'lots'; left out, it is null"),
+        (
+            [*RING[:2], "sampler._target_=steer.samplers.Search"],
+            "sampler is a Sampler (a _target_ that builds one, such as ",
+        ),
+        (
+            [*RING, "sampler.max_batch=lots"],
+            "sampler.max_batch is a whole number or null; got 'lots'; left out, it is null",
+        ),
         ([*RING, "tilt.scale=[1,2]"], "tilt.scale has 2 numbers for 1 prompts"),
         ([*RING, "device=warp"], "device 'warp' cannot be used"),
         ([*RING, "model=nowhere"], "no map is called 'nowhere'"),
         ([*RING, "model=nowhere.safetensors"], "there is no checkpoint nowhere.safetensors"),
         ([*RING, "model=rewards.py"], "no map is called 'rewards.py'"),
         ([*RING, "model=bad.safetensors"], "not a readable safetensors file"),
-        ([*RING[:-1], "model._target_=rewards.Brightness"], "model is a string or a FlowMap (a _target_ that builds one"),
+        (
+            [*RING[:-1], "model._target_=rewards.Brightness"],
+            "model is a string or a FlowMap (a _target_ that builds one",
+        ),
         ([*RING, "reward=nowhere.py:f"], "there is no file nowhere.py"),
         ([*RING, "reward=rewards.py:loos"], "has no 'loos'; did you mean 'loose'"),
         (
