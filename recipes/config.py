@@ -7,6 +7,7 @@ that the defaults do not have is refused. A config may begin with `extends: NAME
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from yaml import YAMLError
 
 CONFIGS = Path(__file__).parent / "configs"
 MISSING = "???"
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", list: "a list in brackets"}
 
 
 def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
@@ -40,8 +40,40 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
     merged = merge(merged, line)
     if gap := next(gaps(merged), None):
         raise ValueError(f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add {gap}=...")
-    merged["run"]["dir"] = merged["run"]["dir"] or f"runs/{short_name(name)}"
-    return resolved(merged, name)
+    if merged["run"]["dir"] in (None, ""):
+        merged["run"]["dir"] = f"runs/{short_name(name)}"
+    config = resolved(merged, name)
+    refuse_misfits(command, config)
+    return config
+
+
+def refuse_misfits(command: str, config: DictConfig) -> None:
+    """Raises ValueError, naming the key, at the first value that is not of the kind that its reader asks for."""
+    from recipes.schema import check  # loads what the command needs anyway
+
+    plain: Any = OmegaConf.to_container(config)
+    try:
+        check(command, plain)
+    except ValueError as error:
+        raise ValueError(as_written(str(error), plain)) from error
+
+
+def as_written(error: str, config: dict[str, Any]) -> str:
+    """An error that begins with the key of a node, with the top-level key that node was written under: model, for ${model}."""
+    written = [
+        (path, key) for key, one in config.items() for path, node in nodes_of(config) if node == one and path != key
+    ]
+    found = next(((path, key) for path, key in written if re.match(rf"{re.escape(path)}\b", error)), None)
+    return error if found is None else found[1] + error[len(found[0]) :]
+
+
+def nodes_of(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The nodes with a _target_, each with its key, outermost first."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            if "_target_" in value:
+                yield f"{path}{key}", value
+            yield from nodes_of(value, f"{path}{key}.")
 
 
 def extended(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -119,7 +151,8 @@ def refuse_nothing(given: dict, config: dict, where: str) -> None:
     """Raises ValueError where a null would take a method, or a sampler, out that is not there."""
     for section in ("methods", "samplers"):
         known = config.get(section) or {}
-        for name, value in (given.get(section) or {}).items():
+        said = given.get(section)
+        for name, value in said.items() if isinstance(said, dict) and isinstance(known, dict) else ():
             if value is None and name not in known:
                 raise ValueError(f"{where}: {section}.{name}=null takes out nothing{nearest(str(name), known)}")
 
@@ -129,32 +162,15 @@ def is_section(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and "_target_" not in value
 
 
-def merge(old: dict[str, Any], new: dict[str, Any], path: str = "", in_target: bool = False) -> dict[str, Any]:
-    """`new` over `old`, each value checked against the type of the one it replaces."""
-    merged = dict(old)
-    for key, value in new.items():
-        merged[key] = over(old.get(key), value, f"{path}{key}", in_target or "_target_" in old)
-    return merged
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` over `old`."""
+    return {**old, **{key: over(old.get(key), value) for key, value in new.items()}}
 
 
-def over(old: Any, new: Any, path: str, in_target: bool) -> Any:
-    """What stands at `path` after `new` came over `old`."""
-    if isinstance(old, dict) and isinstance(new, dict) and new.get("_target_") in (None, old.get("_target_")):
-        return merge(old, new, f"{path}.", in_target)
-    if not fits(old, new) and not (in_target and new is None):
-        raise ValueError(f"{path} is {KINDS[type(old)]}, such as {old}; got {new!r}")
-    return new
-
-
-def fits(old: Any, new: Any) -> bool:
-    """Whether `new` can stand where `old` stood. Where a text or nothing stood, anything can."""
-    if type(old) not in KINDS or (isinstance(new, str) and new.startswith("${")):
-        return True
-    if isinstance(old, bool | int):
-        return type(new) is type(old)
-    if isinstance(old, float):  # a number for all prompts, or a list of one each
-        return isinstance(new, int | float | list) and not isinstance(new, bool)
-    return isinstance(new, list | str) or new is None
+def over(old: Any, new: Any) -> Any:
+    """What stands at a key after `new` came over `old`."""
+    same = isinstance(old, dict) and isinstance(new, dict) and new.get("_target_") in (None, old.get("_target_"))
+    return merge(old, new) if same else new
 
 
 def gaps(config: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -172,7 +188,8 @@ def resolved(merged: dict[str, Any], name: str) -> DictConfig:
         config = OmegaConf.create(merged)
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise ValueError(f"{name}: {key}{str(error).splitlines()[0]}") from error
     OmegaConf.set_readonly(config, True)
     OmegaConf.set_struct(config, True)
     return config

@@ -14,8 +14,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from recipes import run_folder
+from recipes.cli import unforeseen
 from recipes.job import Job
 from recipes.parts import make
+from recipes.rehearsal import MISFITS
 from steer.loops import CsvLog, Ema, LastCheckpoint, StepProgress
 from steer.loops import quiet as quiet_lightning
 
@@ -78,6 +80,12 @@ def fit(
         raise
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
+    except MISFITS as error:
+        if trainer.global_step > 0 or isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f"the first step cannot be taken with this model, data and loop: {unforeseen(error)}"
+        ) from error
     if not trainer.is_global_zero:
         sys.exit(0)
     ema.put_on(loop)

@@ -1,7 +1,8 @@
 """From config to parts: what each command builds before it starts."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
-from recipes.config import nearest
+from recipes.config import as_written, nearest
 from rewards import Decoded, Reward, as_reward
 from rewards.networks import Classifier
 from steer import checkpoint
@@ -25,11 +26,29 @@ Decode = Callable[[Tensor], Tensor]
 
 
 def make(node: Any, **live: Any) -> Any:
-    """The object a config node describes, with objects that no config can hold as further arguments."""
-    plain = OmegaConf.to_container(node) if isinstance(node, DictConfig | ListConfig) else node
+    """The object a config node describes, with objects that no config can hold as further arguments. Errors name its key."""
+    plain, path = node, ""
+    if isinstance(node, DictConfig | ListConfig):
+        plain, path = OmegaConf.to_container(node), node._get_full_key("")
     if not isinstance(plain, dict) or "_target_" not in plain:
-        raise ValueError(f"expected a node with a _target_ (a class to build); got {plain!r}")
-    return build({**plain, **live})
+        at = f"{path}: " if path else ""
+        raise ValueError(f"{at}expected a node with a _target_ (a class to build); got {plain!r}")
+    try:
+        return build({**plain, **live}, path=path)
+    except ValueError as error:
+        root: Any = OmegaConf.to_container(node._get_root()) if path else {}
+        raise ValueError(as_written(str(error), root)) from error
+
+
+@contextmanager
+def at(key: str) -> Iterator[None]:
+    """Errors inside the `with` begin with that key of the config, unless they do already."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if re.match(rf"{key}\b", str(error)):
+            raise
+        raise ValueError(f"{key}: {error}") from error
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -39,7 +58,8 @@ def device_of(config: DictConfig) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try device=cpu") from error
+        key = "trainer.accelerator" if "trainer" in config and config.device == config.trainer.accelerator else "device"
+        raise ValueError(f"{key} {name!r} cannot be used ({str(error).splitlines()[0]}); try device=cpu") from error
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -62,8 +82,9 @@ def model_of(config: DictConfig) -> Model:
     """A shipped map, a folder, a .safetensors file, or a node that builds a flow map."""
     header: dict[str, Any] = {}
     if isinstance(config.model, str):
-        header = checkpoint.read_header(checkpoint.find(config.model))
-        flow_map: Any = checkpoint.load(config.model)
+        with at("model"):
+            header = checkpoint.read_header(checkpoint.find(config.model))
+            flow_map: Any = checkpoint.load(config.model)
     else:
         flow_map = make(config.model)
     if not isinstance(flow_map, FlowMap):
@@ -93,7 +114,9 @@ class Prompts:
 
 def prompts_of(config: DictConfig) -> Prompts:
     """condition.labels, as numbers, as names among condition.names, or as free text; else `prompts` times nothing."""
-    labels, names = config.condition.labels, names_of(config.condition.names)
+    labels = config.condition.labels
+    with at("condition.names"):
+        names = names_of(config.condition.names)
     if labels is None:
         if config.prompts < 1:
             raise ValueError(f"prompts is at least 1; got {config.prompts}")
@@ -109,7 +132,10 @@ def prompts_of(config: DictConfig) -> Prompts:
 
 def names_of(names: Any) -> list[str]:
     """The class names: a list, or where in Python to find one."""
-    return [str(name) for name in (resolve(names) if isinstance(names, str) else names or [])]
+    found = resolve(names) if isinstance(names, str) else names or []
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        raise ValueError(f"it is a list of names, or where in Python one is; got a {type(found).__name__}")
+    return [str(name) for name in found]
 
 
 def number_of(label: Any, names: list[str]) -> int:
@@ -157,7 +183,10 @@ def decode_of(config: DictConfig) -> Decode | None:
     """What makes images in [0, 1] of samples before rewards and eyes look at them, or None where they look as it is."""
     if config.reward_decode is None:
         return None
-    found = resolve(config.reward_decode) if isinstance(config.reward_decode, str) else make(config.reward_decode)
+    with at("reward_decode"):
+        found = resolve(config.reward_decode) if isinstance(config.reward_decode, str) else make(config.reward_decode)
+        if not callable(found):
+            raise ValueError(f"it is a function of samples; got a {type(found).__name__}")
     return found.to(device_of(config)).eval() if isinstance(found, nn.Module) else found
 
 
@@ -165,10 +194,11 @@ def reward_of(node: Any, decode: Decode | None, config: DictConfig) -> Reward | 
     """A reward from a node, or from the bare name of a reward, a class of rewards or a function; decoded if asked."""
     if node is None:
         return None
-    found = resolve(node) if isinstance(node, str) else make(node)
-    if isinstance(found, type):
-        found = make({"_target_": node})
-    reward, name = as_reward(found), node if isinstance(node, str) else node["_target_"]
+    with at("heldout" if node is not config.reward and node == config.heldout else "reward"):
+        found = resolve(node) if isinstance(node, str) else make(node)
+        if isinstance(found, type):
+            found = make({"_target_": node})
+        reward, name = as_reward(found), node if isinstance(node, str) else node["_target_"]
     if decode is not None:
         reward = Decoded(reward, decode)
     reward.__name__ = re.split("[.:]", name)[-1]  # type: ignore[assignment]  # what error messages call it

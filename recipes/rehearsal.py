@@ -23,13 +23,13 @@ def rehearse(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
     """
     x, cond = x0[:1, 0], None if measure.cond is None else measure.cond[:1]
     shape = tuple(x.shape[1:])
-    x1 = attempt("the model", shape, lambda: flow_map.lookahead(x, 0.0, cond))
-    for reward in (measure.reward, measure.heldout):
+    x1 = attempt("model: the model", shape, lambda: flow_map.lookahead(x, 0.0, cond))
+    for key, reward in (("reward", measure.reward), ("heldout", measure.heldout)):
         if reward is not None:
-            attempt(f"the reward {name_of(reward)}", shape, lambda: Tilt(reward)(x1, cond, 0.0))  # noqa: B023
+            attempt(f"{key}: the reward {name_of(reward)}", shape, lambda: Tilt(reward)(x1, cond, 0.0))  # noqa: B023
     if measure.judge is not None:
         judge = measure.judge
-        attempt("the judge", shape, lambda: judge(measure.decoded(x1)))
+        attempt("judge: the judge", shape, lambda: judge(measure.decoded(x1)))
 
 
 def attempt(what: str, shape: tuple[int, ...], call: Callable[[], Any]) -> Any:

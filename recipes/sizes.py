@@ -66,10 +66,15 @@ def integer_settings(node: Any, prefix: str = "") -> list[str]:
     names = []
     for name, parameter in inspect.signature(resolve(node["_target_"])).parameters.items():
         value = node.get(name, parameter.default)
-        if parameter.annotation in (int, "int") or type(value) is int:
+        if is_whole(parameter.annotation) or type(value) is int:
             names.append(prefix + name)
         names += integer_settings(value, f"{prefix}{name}.")
     return names
+
+
+def is_whole(annotation: Any) -> bool:
+    """Whether an annotation is of a whole number, bounded or not."""
+    return annotation in (int, "int") or getattr(annotation, "__origin__", None) is int
 
 
 def files_of(node: Any) -> list[str]:

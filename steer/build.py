@@ -12,10 +12,13 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+from steer.annotations import Built, annotated, is_open, named, refuse_misfits
 
 
 def resolve(name: str) -> Any:
@@ -42,64 +45,123 @@ def resolve(name: str) -> Any:
     raise ValueError(f"no Python object is called {name!r}; write package.module.Name or path/to/file.py:Name")
 
 
-def build(node: Any, trusted: Sequence[str] | None = None) -> Any:
+def build(node: Any, trusted: Sequence[str] | None = None, path: str = "") -> Any:
     """`node` with every dictionary that has a `_target_` replaced by the object it describes, inside out.
 
     Args:
         node: nested dictionaries, lists and plain values.
         trusted: if given, the only top-level packages whose classes a target may name.
+        path: the key of the node in its config, with dots, for errors to name.
 
     Raises:
         ValueError: a target that does not exist, is not trusted, or does not take the arguments, or an unknown key that
-            starts with an underscore; names the nearest valid.
+            starts with an underscore; names the key, and the nearest valid.
     """
     if isinstance(node, (list, tuple)):
-        return [build(item, trusted) for item in node]
+        return [build(item, trusted, f"{path}[{i}]") for i, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    for key in node:
-        if str(key).startswith("_") and key != "_target_":
-            raise ValueError(f"a node has no key {key!r}; did you mean '_target_'?")
-    arguments = {key: build(value, trusted) for key, value in node.items() if key != "_target_"}
-    if "_target_" not in node:
+    arguments = {key: build(value, trusted, below(path, key)) for key, value in node.items() if key != "_target_"}
+    target = target_of(node, trusted, path)
+    return arguments if target is None else _call(target, node["_target_"], arguments, path)
+
+
+def examine(node: Any, path: str = "") -> Any:
+    """`node` as `build` would have it, with `Built` in the place of what would be built: nothing is called.
+
+    Raises:
+        ValueError: what `build` would say of targets, and of arguments, apart from those that are missing.
+    """
+    if isinstance(node, (list, tuple)):
+        return [examine(item, f"{path}[{i}]") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    target = target_of(node, None, path)
+    arguments = {key: examine(value, below(path, key)) for key, value in node.items() if key != "_target_"}
+    if target is None:
         return arguments
     name = node["_target_"]
+    refuse_uncallable(target, name, path)
+    refuse_unknown(target, name, arguments, path)
+    refuse_misfits(target, arguments, f"{path}." if path else f"{name}: ")
+    return Built(target)
+
+
+def below(path: str, key: Any) -> str:
+    """A key below another."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def target_of(node: dict, trusted: Sequence[str] | None, path: str) -> Any:
+    """What a dictionary names as its target, None for a plain one. Raises ValueError as `build`."""
+    at = f"{path}: " if path else ""
+    for key in node:
+        if str(key).startswith("_") and key != "_target_":
+            raise ValueError(f"{at}a node has no key {key!r}; did you mean '_target_'?")
+    if "_target_" not in node:
+        return None
+    name, at = node["_target_"], f"{below(path, '_target_')}: " if path else ""
     if not isinstance(name, str):
-        raise ValueError(f"a _target_ is a dotted path or file.py:Name; got {name!r}")
+        raise ValueError(f"{at}a _target_ is a dotted path or file.py:Name; got {name!r}")
     if trusted is not None and (".py:" in name or name.split(".")[0] not in trusted):
         raise ValueError(_untrusted(name, trusted))
-    target = resolve(name)
+    try:
+        target = resolve(name)
+    except ValueError as error:
+        raise ValueError(f"{at}{error}") from error
     if trusted is not None and not (inspect.isclass(target) and target.__module__.split(".")[0] in trusted):
         raise ValueError(_untrusted(name, trusted))
-    return _call(target, name, arguments)
+    return target
 
 
 def _untrusted(name: str, trusted: Sequence[str]) -> str:
     return f"a checkpoint may only build classes of {', '.join(trusted)}; this one names {name!r}"
 
 
-def _call(target: Any, name: str, arguments: dict[str, Any]) -> Any:
-    if not callable(target):
-        raise ValueError(f"{name} is not a class or function, so nothing can be built from it")
-    _check_arguments(target, name, arguments)
+def _call(target: Any, name: str, arguments: dict[str, Any], path: str) -> Any:
+    refuse_uncallable(target, name, path)
+    refuse_unknown(target, name, arguments, path)
+    missing = [key for key, p in named(target).items() if p.default is p.empty and key not in arguments]
+    if missing:
+        at = f"{path}: " if path else ""
+        raise ValueError(f"{at}{name} needs {', '.join(missing)}, which the config does not give")
+    refuse_misfits(target, arguments, f"{path}." if path else f"{name}: ")
     try:
         return target(**arguments)
-    except TypeError as error:  # most often an argument of the wrong type
-        raise ValueError(f"{name} could not be built: {_one_line(error)}") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{_about(str(error), arguments, path)}{error}") from error
+    except Exception as error:  # most often an argument of the wrong type or size
+        raise ValueError(f"{_about('', {}, path)}{name} could not be built: {_one_line(error)}") from error
 
 
-def _check_arguments(target: Any, name: str, arguments: dict[str, Any]) -> None:
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except ValueError:  # a built-in without a signature: let it judge its own arguments
+def refuse_uncallable(target: Any, name: str, path: str) -> None:
+    """Raises ValueError for a target that nothing can be built from."""
+    if not callable(target):
+        at = f"{below(path, '_target_')}: " if path else ""
+        raise ValueError(f"{at}{name} is not a class or function, so nothing can be built from it")
+
+
+def refuse_unknown(target: Any, name: str, arguments: dict[str, Any], path: str) -> None:
+    """Raises ValueError at the first argument that the target does not take, naming the nearest that it does."""
+    if is_open(target):  # it judges its own arguments
         return
-    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    known = annotated(target)
     for key in arguments:
-        if key not in named and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            raise ValueError(f"{name} takes no argument {key!r}{_nearest(key, named)}")
-    missing = [key for key, p in named.items() if p.default is p.empty and key not in arguments]
-    if missing:
-        raise ValueError(f"{name} needs {', '.join(missing)}, which the config does not give")
+        if key not in known:
+            at = f"{below(path, key)}: " if path else ""
+            raise ValueError(f"{at}{name} takes no argument {key!r}{_nearest(str(key), known)}")
+
+
+def _about(error: str, arguments: dict[str, Any], path: str) -> str:
+    """The key that an error is about: of the one argument that it speaks of, or whose value it shows, or of the whole node."""
+    if not path or error.startswith((f"{path}: ", f"{path}.")):
+        return ""
+    by_name = [key for key in arguments if re.search(rf"\b{re.escape(str(key))}\b", error)]
+    by_value = [
+        key for key, value in arguments.items() if value and isinstance(value, str) and value.split(":")[0] in error
+    ]
+    spoken = next((found for found in (by_name, by_value) if len(found) == 1), None)
+    return f"{below(path, spoken[0]) if spoken else path}: "
 
 
 def _attribute(owner: Any, attribute: str, where: str) -> Any:

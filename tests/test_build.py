@@ -100,10 +100,9 @@ def test_arguments_are_checked():
     )
     refused("steer.interpolant.Linear takes no argument 'beta'", {"_target_": "steer.interpolant.Linear", "beta": 8})
     refused("needs network, schedule, which", {"_target_": "steer.flow_map.ResidualMap"})
-    refused(
-        "Linear could not be built: TypeError",
-        {"_target_": "torch.nn.Linear", "in_features": "wide", "out_features": 1},
-    )
+    wide = {"_target_": "torch.nn.Linear", "in_features": "wide", "out_features": 1}
+    refused("torch.nn.Linear: in_features is a whole number; got 'wide'", wide)
+    refused("Linear could not be built: TypeError", {**wide, "in_features": 1, "dtype": "wide"})
     refused(
         "VariancePreserving needs 0 < beta_min", {"_target_": "steer.interpolant.VariancePreserving", "beta_min": -1.0}
     )

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
+from steer.annotations import Count, Positive
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond
 from steer.loops.averaging import Ema
@@ -37,7 +38,7 @@ class Pictures(Callback):
         x0: Float[Tensor, "b *shape"],
         picture: Callable[[Tensor], Tensor],
         folder: str | Path,
-        every: int = 500,
+        every: Count = 500,
         cond: Cond = None,
         ema: Ema | None = None,
     ):
@@ -90,7 +91,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 class ImageGrid:
     """Images in [-1, 1], `columns` to a row; what lies outside the range is shown as its end."""
 
-    columns: int = 10
+    columns: Count = 10
 
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "3 height width"]:
         return make_grid(((x + 1) / 2).clamp(0, 1), nrow=self.columns, padding=1)
@@ -100,8 +101,8 @@ class ImageGrid:
 class PlaneHistogram:
     """Points of [-extent, extent]^2 as a square of `bins` x `bins` counts, dark where there are many."""
 
-    extent: float = 3.0
-    bins: int = 128
+    extent: Positive = 3.0
+    bins: Count = 128
 
     def __call__(self, x: Float[Tensor, "b 2"]) -> Float[Tensor, "3 bins bins"]:
         span = [-self.extent, self.extent] * 2

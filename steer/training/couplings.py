@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steer.annotations import Extended
 from steer.flow_map import Cond, ResidualMap
 from steer.training.base import Loss, Objective
 
@@ -35,7 +36,7 @@ class OptimalTransport(Objective):
         ValueError: a negative entropy, or one that needs POT where it is not installed.
     """
 
-    def __init__(self, objective: Objective, entropy: float = 0.0):
+    def __init__(self, objective: Objective, entropy: Extended = 0.0):
         super().__init__()
         if not isinstance(entropy, int | float) or not entropy >= 0:
             raise ValueError(f"entropy is a number, at least 0; got {entropy!r}")

@@ -42,7 +42,7 @@ def test_a_new_target_takes_no_keys_of_the_old():
 
 def test_a_name_can_take_the_place_of_a_node_and_back():
     assert config.load("sample", "ring/steer", ["reward=rewards.Brightness"]).reward == "rewards.Brightness"
-    assert config.load("sample", "ring/steer", ["base=null"]).base is None
+    assert config.load("sample", "ring/steer", ["heldout=null"]).heldout is None
 
 
 def test_a_seed_reaches_everything_that_asks_for_it():
@@ -62,11 +62,11 @@ def test_a_file_of_ones_own_is_named_after_itself(tmp_path):
         ("sed=1", "knows no key 'sed'; did you mean 'seed'"),
         ("tilt.scal=1", "knows no key 'tilt.scal'; did you mean 'tilt.scale'"),
         ("tilt=1", "tilt is a section with the keys scale; got 1"),
-        ("seed=one", "seed is a whole number, such as 0; got 'one'"),
+        ("seed=one", "seed is a whole number; got 'one'; set it with seed=..."),
         ("particles=2.5", "particles is a whole number"),
         ("particles=null", "particles is a whole number"),
-        ("sampler.steps=many", "sampler.steps is a whole number, such as 100; got 'many'"),
-        ("sampler.resample_below=often", "resample_below is a number"),
+        ("sampler.steps=many", "sampler.steps is a whole number; got 'many'"),
+        ("sampler.resample_below=often", "sampler.resample_below is a number; got 'often'; left out, it is 0.5"),
         ("condition.model=1", "condition.model is true or false"),
         ("seed", "expected key=value, got 'seed'"),
         ("=1", "expected key=value"),
