@@ -50,10 +50,10 @@ def tune(job: Job) -> Path:
     with bar("before", job.quiet):
         before = drawn_from(base)
     watch = Watch(lambda flow_map: measure(drawn_from(flow_map)), config.watch_every, ema)
-    seconds = fit(loop, None, folder, job, ema, [watch])
+    fitted = fit(loop, None, folder, job, ema, [watch])
     with bar("after", job.quiet):
         after = drawn_from(tuned.to(x0.device).eval())
-    learner.save(tuned, folder / "map.safetensors", config, model, **origin(job))
+    learner.save(tuned, folder / "map.safetensors", config, model, **origin(job, fitted.steps))
 
     metrics: Figures = {
         "method": type(objective).__name__,
@@ -64,8 +64,8 @@ def tune(job: Job) -> Path:
         "resamples": 0,
         "evaluations": whole(loop.spent),
         "distance_to_base": float((after.x - before.x).flatten(2).norm(dim=2).mean()),
-        "steps": int(config.trainer.max_steps),
-        "seconds": seconds,
+        "steps": fitted.steps,
+        "seconds": fitted.seconds,
         **{f"base_{name}": value for name, value in measure(before).items()},
     }
     drawn = [*Gallery(folder, model.shape, decode, prompts.titles).samples({"base": before, "tuned": after})]

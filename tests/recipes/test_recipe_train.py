@@ -171,17 +171,6 @@ def test_interrupted_while_training(steer):
     assert "run.resume=true" in err
 
 
-@pytest.mark.slow
-def test_two_processes_make_one_run(steer):
-    words = [*BOARD, "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=10", "--quiet"]
-    command = [sys.executable, "-m", "recipes.cli", *words]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "runs/checkerboard-train"
-    assert os.listdir("runs") == ["checkerboard-train"]
-    assert weights("runs/checkerboard-train")
-
-
 def test_a_classifier(steer, clothes):
     words = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.folder=clothes", "data.batch_size=8"]
     words += ["model.width=8", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"]
