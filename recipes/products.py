@@ -18,6 +18,7 @@ from steer.loops import ClassifierTraining, MapTraining
 from steer.loops.last_checkpoint import NAME as LAST
 from steer.networks import WithContext, warm_start
 from steer.training import Objective
+from steer.tuning import without_lora
 
 
 def learned(loop: Any) -> nn.Module:
@@ -55,6 +56,8 @@ def start_from(module: nn.Module, name: str) -> None:
         take(module, averaged(saved), f"start={name}")
         return
     found: Any = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
+    if isinstance(found, FlowMap):
+        found = without_lora(found)
     refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
     if told := told_more(module, found):
         warm_start(*told)
