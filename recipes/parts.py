@@ -201,7 +201,9 @@ def known_prompts(config: DictConfig) -> Cond:
     """The condition of each prompt. Raises ValueError without: nothing then tells one prompt from another."""
     cond = prompts_of(config).cond
     if cond is None:
-        raise ValueError("a tilt.scale for each prompt needs condition.labels, to tell prompts apart; or give one number")
+        raise ValueError(
+            "a tilt.scale for each prompt needs condition.labels, to tell prompts apart; or give one number"
+        )
     return cond
 
 

@@ -129,7 +129,9 @@ def with_adapters(path: Path, header: dict[str, Any], tensors: Mapping[str, Tens
         raise ValueError(f"{path} holds adapters of the map {file}, which is not there; put it back")
     module = plain(file)
     if fingerprint(module) != header["base_sha256"]:
-        raise ValueError(f"{path} holds adapters of another map than {file} now is; put back the one they were tuned on")
+        raise ValueError(
+            f"{path} holds adapters of another map than {file} now is; put back the one they were tuned on"
+        )
     lora.put_adapters(module, tensors, **header["lora"])
     return module.eval().requires_grad_(False)
 

@@ -132,7 +132,9 @@ class Tilt(nn.Module):
         else:
             same = torch.tensor([[one == other for other in self.prompts] for one in cond], device=self.scale.device)
         if (unknown := (~same.any(1)).nonzero()).numel():
-            raise ValueError(f"the tilt has no scale for the prompt {cond[int(unknown[0])]}; it knows {list(self.prompts)}")
+            raise ValueError(
+                f"the tilt has no scale for the prompt {cond[int(unknown[0])]}; it knows {list(self.prompts)}"
+            )
         return same.int().argmax(1)
 
 

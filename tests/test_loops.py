@@ -64,7 +64,7 @@ class Climb:
     """-E tilt(X_{0,1}(x0)), the simplest tuning objective."""
 
     def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
-        reward = tilt(flow_map(x0, 0.0, 1.0, cond))
+        reward = tilt(flow_map(x0, 0.0, 1.0, cond), cond)
         return Loss(-reward.mean(), {"reward": reward.mean().detach()})
 
 
@@ -202,7 +202,7 @@ def test_a_scale_for_each_prompt_follows_the_prompts_at_random():
     by_prompt = Tilt(Height().requires_grad_(False), scales, labels)
     fit(RewardTuning(flow_map, base, by_prompt, Watched(), (2,), 32, prompts=prompts, lr=0.02), steps=2)
     assert all(cond.unique().numel() == 3 for cond in drawn)
-    with pytest.raises(ValueError, match="cannot tell whose a scale is by its place; give steer.Tilt"):
+    with pytest.raises(ValueError, match=r"cannot tell whose a scale is by its place; give steer\.Tilt"):
         RewardTuning(flow_map, base, Tilt(Height(), scales), Watched(), (2,), 32, prompts=prompts, lr=0.02)
 
 

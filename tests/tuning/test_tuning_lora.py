@@ -77,6 +77,15 @@ def test_a_rank_is_at_least_one(rank):
         add_lora(small_map(), rank=rank)
 
 
+def test_merging_a_copy_leaves_the_original_adapted():
+    adapted = train(add_lora(small_map(), rank=2))
+    before = law(adapted)
+    copied = copy.deepcopy(adapted)
+    without_lora(adapted)
+    assert torch.equal(law(copied), before)
+    torch.testing.assert_close(law(without_lora(copied)), law(adapted), rtol=0, atol=0)
+
+
 def test_a_map_is_adapted_once_and_merging_what_has_none_changes_nothing():
     flow_map = add_lora(small_map(), rank=2)
     with pytest.raises(ValueError, match="has adapters already; merge them first"):
@@ -151,13 +160,12 @@ def test_an_adapter_of_every_kind_adds_its_product_to_the_weight(kind, mode):
     with torch.no_grad():
         torch.testing.assert_close(without_lora(flow_map).network(x), expected)
     assert layer.state_dict().keys() == original.state_dict().keys()
+    assert [type(part) for part in layer.modules()] == [type(part) for part in original.modules()]
 
 
 NETWORKS = {
     "unet": lambda recompute: UNet(1, (8, 8), 1, condition=ClassCondition(2, 32), recompute=recompute),
-    "transformer": lambda recompute: Transformer(
-        1, 16, 2, 2, condition=ClassCondition(2, 16), recompute=recompute
-    ),
+    "transformer": lambda recompute: Transformer(1, 16, 2, 2, condition=ClassCondition(2, 16), recompute=recompute),
 }
 
 
@@ -226,7 +234,7 @@ def test_the_share_of_the_shipped_map_is_what_the_docstring_says():
     flow_map = load("fashion")
     whole = sum(weight.numel() for weight in flow_map.parameters())
     few = sum(tensor.numel() for tensor in adapters(add_lora(flow_map, rank=8)).values())
-    assert few / whole == pytest.approx(0.107, abs=5e-4)
+    assert few / whole == pytest.approx(0.109, abs=5e-4)
 
 
 # --- kept apart from their map ----------------------------------------------------------------------------------------
@@ -265,7 +273,9 @@ def test_adapters_are_kept_apart_and_found_again(kept):
     assert torch.equal(asked(loaded), asked(tuned))
     assert not torch.allclose(asked(loaded), asked(base))
     assert not any(weight.requires_grad for weight in loaded.parameters())
-    sizes = [path.stat().st_size for path in (folder / "tuned" / "adapters.safetensors", folder / "base/map.safetensors")]
+    sizes = [
+        path.stat().st_size for path in (folder / "tuned" / "adapters.safetensors", folder / "base/map.safetensors")
+    ]
     assert sizes[0] < sizes[1] / 15
     header = checkpoint.read_header(folder / "tuned" / "adapters.safetensors")
     assert header["lora"] == {"rank": 4, "alpha": 6}
@@ -303,7 +313,7 @@ def test_adapters_move_with_their_base_and_miss_no_change_of_it(kept):
     with torch.no_grad():
         base.network.last.bias[0] += 1e-3
     checkpoint.save(base, folder / "elsewhere/base/map.safetensors", RECIPE, shape=[2])
-    with pytest.raises(ValueError, match="holds adapters of another map than .* now is; put back"):
+    with pytest.raises(ValueError, match=r"holds adapters of another map than .* now is; put back"):
         load(folder / "elsewhere" / "tuned")
     (folder / "elsewhere/base/map.safetensors").unlink()
     with pytest.raises(ValueError, match="which is not there; put it back"):
