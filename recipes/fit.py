@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -49,6 +49,13 @@ class Clock(Callback):
         self.before = state_dict["seconds"]
 
 
+class Fitted(NamedTuple):
+    """Optimizer steps taken and seconds of training, over all resumptions."""
+
+    steps: int
+    seconds: float
+
+
 def fit(
     loop: LightningModule,
     data: LightningDataModule | None,
@@ -56,13 +63,10 @@ def fit(
     job: Job,
     ema: Ema,
     callbacks: Sequence[Callback] = (),
-) -> float:
+) -> Fitted:
     """Trains from where the folder's checkpoint stands, or from the beginning; the loop ends with its averaged weights.
 
-    Other processes of a distributed run end here; only the first returns.
-
-    Returns:
-        Seconds of training, over all resumptions.
+    Other processes of a distributed run end here; only the first returns, and is alone from then on.
 
     Raises:
         ValueError: arguments that the Trainer does not take, a damaged checkpoint, a loss that is not finite.
@@ -86,10 +90,20 @@ def fit(
         raise ValueError(
             f"the first step cannot be taken with this model, data and loop: {unforeseen(error)}"
         ) from error
+    leave_group(trainer)
+    ema.put_on(loop)
+    return Fitted(trainer.global_step, clock.seconds)
+
+
+def leave_group(trainer: Trainer) -> None:
+    """Ends all processes of a distributed run but the first, and the group they were: what follows is not theirs, and a
+    metric of it that gathered would wait for them for ever.
+    """
+    trainer.strategy.barrier("the end of training")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     if not trainer.is_global_zero:
         sys.exit(0)
-    ema.put_on(loop)
-    return clock.seconds
 
 
 def check_trainer(config: DictConfig) -> None:

@@ -13,6 +13,7 @@ from recipes import parts
 from steer import checkpoint
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.tuning import without_lora
+from steer.tuning.lora import adapters, has_lora
 
 
 class Untold(nn.Module):
@@ -45,16 +46,29 @@ def learner_of(base: FlowMap, config: DictConfig) -> ResidualMap:
     """A copy of the base whose weights, or whose new adapters, may move."""
     if not isinstance(base, ResidualMap) or not isinstance(config.model, str):
         raise ValueError("only a trained map can be tuned; let model be the name of a shipped one, or a run folder")
-    learner = copy.deepcopy(base).train().requires_grad_(True)
+    learner = without_lora(copy.deepcopy(base)).train().requires_grad_(True)
     if not config.condition.model:
         learner.network = Untold(learner.network)
     return learner if config.lora is None else parts.make(config.lora, flow_map=learner)
 
 
-def save(learner: ResidualMap, path: Path, config: DictConfig, model: parts.Model, **notes: Any) -> None:
-    """Plain weights, that load like those of the base."""
-    if config.lora is not None:
-        learner = without_lora(learner)
+def save(learner: ResidualMap, folder: Path, config: DictConfig, model: parts.Model, **notes: Any) -> None:
+    """adapters.safetensors, if adapters were tuned; map.safetensors, plain weights, if not or if both are asked for."""
+    about = {"shape": list(model.shape), **notes}
     if isinstance(learner.network, Untold):
         learner.network = learner.network.network
-    checkpoint.save(learner, path, model.header["build"], shape=list(model.shape), base=config.model, **notes)
+    if has_lora(learner):
+        checkpoint.save_adapters(learner, folder / "adapters.safetensors", config.model, **about)
+        if not config.merge:
+            return
+    plain = without_lora(learner)
+    checkpoint.save(plain, folder / "map.safetensors", model.header["build"], base=config.model, **about)
+
+
+def parameters(learner: ResidualMap) -> dict[str, int]:
+    """How many parameters the base has, and how many are tuned."""
+    update = sum(tensor.numel() for tensor in adapters(learner).values())
+    return {
+        "parameters": sum(weight.numel() for weight in learner.parameters()) - update,
+        "tuned_parameters": sum(weight.numel() for weight in learner.parameters() if weight.requires_grad),
+    }

@@ -24,11 +24,15 @@ from steer.samplers import Result
 
 Figures = dict[str, Any]
 NOTHING = Estimate(*torch.full((3,), torch.nan, dtype=torch.float64))
+# The samples of a Result are all in this process: a gather would wait for processes that have none, or count them twice.
+LOCAL = {"sync_on_compute": False}
 
 
 @dataclass(frozen=True)
 class Measure:
     """measure(result) -> reward, held-out reward, judge's accuracy and diversity, under the weights of the samples.
+
+    The result is taken to be whole: among several processes nothing is gathered, so that one alone can measure.
 
     Args:
         reward: what was steered by, unscaled.
@@ -66,7 +70,7 @@ class Measure:
         """The mean of a reward, NaN without one."""
         if reward is None:
             return NOTHING
-        metric = HeldoutReward(reward)
+        metric = HeldoutReward(reward, **LOCAL)
         metric.update(x, self.cond, log_w)
         return metric.compute()
 
@@ -75,7 +79,7 @@ class Measure:
         if self.judge is None or not isinstance(self.cond, Tensor) or self.cond.is_floating_point():
             return NOTHING
         judge = self.judge
-        metric = ClassAgreement(lambda x: judge(self.decoded(x)))
+        metric = ClassAgreement(lambda x: judge(self.decoded(x)), **LOCAL)
         metric.update(x, self.cond, log_w)
         return metric.compute()
 
@@ -85,9 +89,9 @@ class Measure:
             return torch.nan
         judge = self.judge
         metric = (
-            PairwiseDiversity(lambda x: x.flatten(1), euclidean_diversity)
+            PairwiseDiversity(lambda x: x.flatten(1), euclidean_diversity, **LOCAL)
             if judge is None
-            else PairwiseDiversity(lambda x: judge.features(self.decoded(x)), cosine_diversity)
+            else PairwiseDiversity(lambda x: judge.features(self.decoded(x)), cosine_diversity, **LOCAL)
         )
         metric.update(x, log_w)
         return float(metric.compute())

@@ -205,8 +205,14 @@ def reward_of(node: Any, decode: Decode | None, config: DictConfig) -> Reward | 
     return reward.to(device_of(config))
 
 
-def tilt_of(reward: Reward | None, config: DictConfig) -> Tilt | None:
-    """The reward at its scale, or None without a reward."""
+def tilt_of(reward: Reward | None, config: DictConfig, by_condition: bool = False) -> Tilt | None:
+    """The reward at its scale, or None without a reward.
+
+    Args:
+        reward: what is tilted by.
+        config: with tilt.scale, a number or one for each prompt.
+        by_condition: whether samples come in any order, so that a scale for each prompt is found by its condition.
+    """
     scale = config.tilt.scale
     if reward is None:
         return None
@@ -216,7 +222,19 @@ def tilt_of(reward: Reward | None, config: DictConfig) -> Tilt | None:
                 f"tilt.scale has {len(scale)} numbers for {len(prompts_of(config))} prompts; give one each"
             )
         scale = torch.tensor(list(scale), dtype=torch.float64)
+        if by_condition:
+            return Tilt(reward, scale, known_prompts(config)).to(device_of(config))
     return Tilt(reward, scale).to(device_of(config))
+
+
+def known_prompts(config: DictConfig) -> Cond:
+    """The condition of each prompt. Raises ValueError without: nothing then tells one prompt from another."""
+    cond = prompts_of(config).cond
+    if cond is None:
+        raise ValueError(
+            "a tilt.scale for each prompt needs condition.labels, to tell prompts apart; or give one number"
+        )
+    return cond
 
 
 def judge_of(config: DictConfig) -> Classifier | None:

@@ -18,6 +18,7 @@ from steer.loops import ClassifierTraining, MapTraining
 from steer.loops.last_checkpoint import NAME as LAST
 from steer.networks import InferredClass, WithContext, warm_start
 from steer.training import Objective
+from steer.tuning import without_lora
 
 
 def learned(loop: Any) -> nn.Module:
@@ -55,6 +56,8 @@ def start_from(module: nn.Module, name: str) -> None:
         take(module, averaged(saved), f"start={name}")
         return
     found: Any = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
+    if isinstance(found, FlowMap):
+        found = without_lora(found)
     refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
     if told := told_more(module, found):
         warm_start(*told)
@@ -103,9 +106,9 @@ def averaged(saved: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
 
-def save(module: nn.Module, folder: Path, job: Job, guidance: float = 1.0) -> None:
+def save(module: nn.Module, folder: Path, job: Job, steps: int, guidance: float = 1.0) -> None:
     """map.safetensors or classifier.safetensors, with its recipe, any guidance it learned, and where it comes from."""
-    config, notes = job.config, {**origin(job), "start": job.config.start}
+    config, notes = job.config, {**origin(job, steps), "start": job.config.start}
     if isinstance(module, Classifier):
         save_classifier(folder / "classifier.safetensors", module, notes)
     else:
@@ -115,12 +118,11 @@ def save(module: nn.Module, folder: Path, job: Job, guidance: float = 1.0) -> No
         checkpoint.save(module, folder / "map.safetensors", recipe, shape=list(config.shape), **notes)
 
 
-def origin(job: Job) -> dict[str, Any]:
+def origin(job: Job, steps: int) -> dict[str, Any]:
     """What a checkpoint should remember of its making."""
-    trainer = job.config.trainer
     return {
         "command": job.command,
-        "steps": int(trainer.max_steps),
+        "steps": steps,
         "seed": job.config.seed,
         "versions": run_folder.versions(),
     }

@@ -64,11 +64,19 @@ def spent_table(metrics: Figures) -> Table:
     """What a tuning run cost in all."""
     rows = [
         *([name.replace("_", " ") + "s", n] for name, n in metrics["evaluations"].items()),
+        ["parameters of the map", metrics["parameters"]],
+        ["parameters tuned", tuned(metrics)],
         ["steps", metrics["steps"]],
         ["seconds", metrics["seconds"]],
         ["distance to the base's sample from the same noise", metrics["distance_to_base"]],
     ]
     return "The cost, in evaluations of single samples, and how far it went.", [["", "in all"], *rows]
+
+
+def tuned(metrics: Figures) -> str:
+    """How many parameters were tuned, and what share of the map's that is."""
+    share = metrics["tuned_parameters"] / metrics["parameters"]
+    return f"{number(metrics['tuned_parameters'])} ({100 * share:.3g} %)"
 
 
 def logged_table(metrics: Figures) -> Table:

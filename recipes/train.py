@@ -37,17 +37,17 @@ def train(job: Job) -> Path:
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
     watch = [Identities(config.identities, ema=ema)] if watched(loop) and config.identities else []
     try:
-        seconds = fit(loop, data, folder, job, ema, [*show, *watch])
+        fitted = fit(loop, data, folder, job, ema, [*show, *watch])
     except Diverged as error:
         raise ValueError(f"{error}{'' if error.kept is None else f'; start={folder} begins with them'}") from error
-    save(module, folder, job, guidance)
+    save(module, folder, job, fitted.steps, guidance)
 
     metrics: Figures = {
         "method": type(loop).__name__,
-        "steps": int(config.trainer.max_steps),
+        "steps": fitted.steps,
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "logged": logged(folder),
-        "seconds": seconds,
+        "seconds": fitted.seconds,
     }
     headline = [(name, metrics[name]) for name in ("steps", "parameters", "seconds")]
     claim_line = f"{metrics['method']}, {metrics['steps']:,} steps. The weights kept are their moving average."

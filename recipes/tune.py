@@ -30,7 +30,7 @@ def tune(job: Job) -> Path:
     torch.manual_seed(config.seed)  # initial weights of adapters
     model, prompts, decode = parts.model_of(config), parts.prompts_of(config), parts.decode_of(config)
     reward, heldout = (parts.reward_of(node, decode, config) for node in (config.reward, config.heldout))
-    tilt, judge = parts.tilt_of(reward, config), parts.judge_of(config)
+    tilt, judge = parts.tilt_of(reward, config, by_condition=True), parts.judge_of(config)
     sampler, ema = parts.sampler_of(config.sampler), parts.make(config.ema)
     if tilt is None:
         raise ValueError("steer tune needs a reward; give for instance reward=rewards.Brightness")
@@ -50,10 +50,11 @@ def tune(job: Job) -> Path:
     with bar("before", job.quiet):
         before = drawn_from(base)
     watch = Watch(lambda flow_map: measure(drawn_from(flow_map)), config.watch_every, ema)
-    seconds = fit(loop, None, folder, job, ema, [watch])
+    fitted = fit(loop, None, folder, job, ema, [watch])
     with bar("after", job.quiet):
         after = drawn_from(tuned.to(x0.device).eval())
-    learner.save(tuned, folder / "map.safetensors", config, model, **origin(job))
+    sizes = learner.parameters(tuned)
+    learner.save(tuned, folder, config, model, **origin(job, fitted.steps))
 
     metrics: Figures = {
         "method": type(objective).__name__,
@@ -64,8 +65,9 @@ def tune(job: Job) -> Path:
         "resamples": 0,
         "evaluations": whole(loop.spent),
         "distance_to_base": float((after.x - before.x).flatten(2).norm(dim=2).mean()),
-        "steps": int(config.trainer.max_steps),
-        "seconds": seconds,
+        **sizes,
+        "steps": fitted.steps,
+        "seconds": fitted.seconds,
         **{f"base_{name}": value for name, value in measure(before).items()},
     }
     drawn = [*Gallery(folder, model.shape, decode, prompts.titles).samples({"base": before, "tuned": after})]

@@ -15,6 +15,8 @@ from steer.loops.pictures import evaluating
 class Watch(Callback):
     """Every `every` steps, logs the figures of samples of the averaged map, as "watch/...".
 
+    Among several processes the first one does it, while the others wait for its next gradient: `figures` must not gather.
+
     Args:
         figures: map -> figures; those that are not numbers are left out.
         every: steps between.

@@ -2,8 +2,12 @@
 
 Nothing is unpickled. The header's `build` is a nested `_target_` dictionary and may name classes of this project only.
 Saving writes a temporary file and renames it, so a crash leaves the old file or the new one, never half of one.
+
+A file of low-rank adapters holds them alone: its header says on which map they were trained, where that lies and what its
+weights hash to, and loading it builds that map and puts the adapters on.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,6 +24,7 @@ from steer.flow_map import FlowMap
 
 TRUSTED = ("steer", "rewards")
 WEIGHTS = Path(__file__).parent / "weights"
+NOT_OF_WEIGHTS = ("format", "version", "build", "lora", "base_sha256")  # what a header says of its own file alone
 
 
 def save(module: nn.Module, path: str | Path, recipe: dict[str, Any], **header: Any) -> None:
@@ -31,10 +36,36 @@ def save(module: nn.Module, path: str | Path, recipe: dict[str, Any], **header: 
         recipe: nested `_target_` dictionary that builds a module of the same shape.
         header: anything else worth remembering, as JSON: schedule, data, steps, licence.
     """
-    path = Path(path)
+    write(module.state_dict(), Path(path), {"build": recipe, **header})
+
+
+def save_adapters(flow_map: nn.Module, path: str | Path, base: str | Path, **header: Any) -> None:
+    """Writes a map's low-rank adapters alone, with where its base lies and what that hashes to.
+
+    Args:
+        flow_map: a map with adapters, as from `steer.tuning.add_lora`.
+        path: a .safetensors file, written atomically.
+        base: the map that was adapted, by name, folder or path, as in `load`.
+        header: anything else worth remembering, as in `save`.
+    """
+    from steer.tuning import lora
+
+    path, file = Path(path), find(base)
+    shipped_name = file.stem if file.parent == WEIGHTS else None
+    about = {
+        "build": read_header(file)["build"],
+        "lora": lora.settings(flow_map),
+        "base": shipped_name or os.path.relpath(file.resolve(), path.parent.resolve()),
+        "base_sha256": fingerprint(plain(file)),
+    }
+    write(lora.adapters(flow_map), path, {**header, **about})
+
+
+def write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, Any]) -> None:
+    """Writes tensors under a header, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    metadata = {"steer": json.dumps({"format": "steer", "version": 1, "build": recipe, **header})}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"steer": json.dumps({"format": "steer", "version": 1, **header})}
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, str(scratch), metadata)
@@ -71,15 +102,55 @@ def load_module(path: str | Path) -> nn.Module:
         ValueError: missing or damaged file, untrusted class, or weights of another shape than the header says.
     """
     header = read_header(path)
+    with safe_open(str(path), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if "lora" in header:
+        return with_adapters(Path(path), header, tensors)
     module = build(header["build"], TRUSTED)
     if not isinstance(module, nn.Module):
         raise ValueError(f"{path} describes a {type(module).__name__}, which holds no weights; save a module")
-    with safe_open(str(path), "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if differs := difference(module.state_dict(), tensors):
         raise ValueError(f"{path} does not fit its own map: {differs}; save it again")
     module.load_state_dict(tensors)
     return module.eval().requires_grad_(False)
+
+
+def with_adapters(path: Path, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The base of a file of adapters, from beside the file or from the package, with the adapters on it.
+
+    Raises:
+        ValueError: the base is not there, or is not what it was.
+    """
+    from steer.tuning import lora
+
+    base = header["base"]
+    file = path.parent / base if base.endswith(".safetensors") else WEIGHTS / f"{base}.safetensors"
+    if not file.is_file():
+        raise ValueError(f"{path} holds adapters of the map {file}, which is not there; put it back")
+    module = plain(file)
+    if fingerprint(module) != header["base_sha256"]:
+        raise ValueError(
+            f"{path} holds adapters of another map than {file} now is; put back the one they were tuned on"
+        )
+    lora.put_adapters(module, tensors, **header["lora"])
+    return module.eval().requires_grad_(False)
+
+
+def plain(path: str | Path) -> Any:
+    """The module a checkpoint describes, adapters merged into its weights."""
+    from steer.tuning.lora import without_lora
+
+    module: Any = load_module(path)
+    return without_lora(module)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 of a module's weights, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def average(shares: Mapping[str, float], path: str | Path) -> None:
@@ -98,7 +169,7 @@ def average(shares: Mapping[str, float], path: str | Path) -> None:
     if not shares or not all(share > 0 for share in shares.values()):
         raise ValueError(f"average takes a positive share of each checkpoint; got {dict(shares)}")
     files, total = [find(name) for name in shares], sum(shares.values())
-    modules = [load_module(file) for file in files]
+    modules = [plain(file) for file in files]
     states = [module.state_dict() for module in modules]
     for name, state in zip(shares, states, strict=True):
         if differs := difference(states[0], state):
@@ -108,7 +179,7 @@ def average(shares: Mapping[str, float], path: str | Path) -> None:
             parts = (state[name].double() * share for state, share in zip(states, shares.values(), strict=True))
             weight.copy_(torch.stack(list(parts)).sum(0) / total)
     header = read_header(files[0])
-    more = {key: value for key, value in header.items() if key not in ("format", "version", "build")}
+    more = {key: value for key, value in header.items() if key not in NOT_OF_WEIGHTS}
     save(modules[0], path, header["build"], **{**more, "average": {str(name): s / total for name, s in shares.items()}})
 
 
@@ -125,7 +196,8 @@ def load(name: str | Path) -> FlowMap:
     """A flow map, frozen and in evaluation mode.
 
     Args:
-        name: a shipped map ("fashion"), a run folder or other folder holding map.safetensors, or a .safetensors file.
+        name: a shipped map ("fashion"), a run folder or other folder holding map.safetensors or adapters.safetensors, or a
+            .safetensors file. A map with adapters keeps them apart from its weights; `steer.tuning.without_lora` merges.
 
     Raises:
         ValueError: nothing of that name, or not a flow map.
@@ -143,7 +215,7 @@ def find(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix == ".safetensors":
         return path
-    for candidate in (path / "map.safetensors", WEIGHTS / f"{name}.safetensors"):
+    for candidate in (path / "map.safetensors", path / "adapters.safetensors", WEIGHTS / f"{name}.safetensors"):
         if candidate.is_file():
             return candidate
     if path.is_dir():

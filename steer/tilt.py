@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steer import counting
@@ -53,14 +53,19 @@ class Tilt(nn.Module):
         reward: r(x) or r(x, cond) -> (B,), higher is better. A module that says `differentiable = False` is believed.
         scale: inverse temperature; a number, or one per prompt. Zero leaves the law as it is, negative prefers low.
         on_nonfinite: what NaN means: "raise" stops with the sample's index and the time, "reject" takes it for -inf.
+        prompts: the condition that each of several scales belongs to: labels (P,), embeddings (P, E) or P texts. Scales are
+            then found by the condition of a sample, in whatever order samples come; without, by their place in the batch,
+            which is that of samplers: prompts in order, the particles of a prompt side by side.
     """
 
     scale: Tensor
+    prompts: Cond
 
     def __init__(
         self,
         reward: RewardFunction,
         scale: float | Tensor = 1.0,
+        prompts: Cond = None,
         on_nonfinite: Literal["raise", "reject"] = "raise",
     ):
         super().__init__()
@@ -71,6 +76,12 @@ class Tilt(nn.Module):
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64))
         if self.scale.ndim > 1 or not self.scale.isfinite().all():
             raise ValueError(f"a tilt's scale is a finite number, or one per prompt; got {scale}")
+        if isinstance(prompts, Tensor):
+            self.register_buffer("prompts", prompts, persistent=False)
+        else:
+            self.prompts = prompts
+        if prompts is not None:
+            self._check_prompts()
 
     @property
     def differentiable(self) -> bool:
@@ -108,17 +119,19 @@ class Tilt(nn.Module):
         return r
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None) -> Float[Tensor, "b"]:
-        return self.scaled(self.rewards(x, cond, t))
+        return self.scaled(self.rewards(x, cond, t), cond)
 
-    def scaled(self, rewards: Float[Tensor, "... b"]) -> Float[Tensor, "... b"]:
-        """scale * r, for rewards already known."""
-        scale = self.scale_for(rewards.shape[-1]).to(rewards)
+    def scaled(self, rewards: Float[Tensor, "... b"], cond: Cond = None) -> Float[Tensor, "... b"]:
+        """scale * r, for rewards already known, of samples with these conditions."""
+        scale = self.scale_for(rewards.shape[-1], cond).to(rewards)
         return torch.where(scale == 0, 0.0, scale * rewards) if (scale == 0).any() else scale * rewards
 
-    def scale_for(self, samples: int) -> Float[Tensor, "b"]:
-        """The scale of each of `samples` particles, grouped by prompt, prompts in order."""
+    def scale_for(self, samples: int, cond: Cond = None) -> Float[Tensor, "b"]:
+        """The scale of each of `samples` particles: by condition, if the tilt knows its prompts, otherwise by place."""
         if self.scale.ndim == 0:
             return self.scale.expand(samples)
+        if self.prompts is not None:
+            return self.scale[self._prompt_of(cond)]
         if samples % len(self.scale):
             raise ValueError(
                 f"a tilt with {len(self.scale)} scales, one per prompt, cannot share out {samples} samples"
@@ -127,7 +140,37 @@ class Tilt(nn.Module):
 
     def with_scale(self, scale: float | Tensor) -> "Tilt":
         """The same reward at another scale."""
-        return Tilt(self.reward, scale, self.on_nonfinite)
+        return Tilt(self.reward, scale, on_nonfinite=self.on_nonfinite)
+
+    def in_order(self, cond: Cond) -> "Tilt":
+        """The same tilt with its scales in the order of these prompts, which is how samplers take them."""
+        return self if self.prompts is None else self.with_scale(self.scale_for(0, cond))
+
+    def _check_prompts(self) -> None:
+        if self.scale.shape != (len(self.prompts),):
+            got = f"{len(self.prompts)} prompts and a scale of shape {tuple(self.scale.shape)}"
+            raise ValueError(f"a tilt with prompts has one scale for each of them; got {got}")
+        first = self._prompt_of(self.prompts)
+        if (differs := (self.scale[first] != self.scale).nonzero()).numel():
+            k = int(differs[0])
+            raise ValueError(
+                f"prompt {self.prompts[k]} has two scales, {self.scale[first[k]]:g} and {self.scale[k]:g}; give it one"
+            )
+
+    def _prompt_of(self, cond: Cond) -> Int[Tensor, "b"]:
+        """Which prompt each condition is."""
+        if cond is None:
+            raise ValueError("a tilt with a scale for each prompt needs the conditions of the samples; pass cond")
+        if isinstance(self.prompts, Tensor):
+            same = cond.to(self.prompts.device)[:, None] == self.prompts[None]
+            same = same if same.ndim == 2 else same.flatten(2).all(2)
+        else:
+            same = torch.tensor([[one == other for other in self.prompts] for one in cond], device=self.scale.device)
+        if (unknown := (~same.any(1)).nonzero()).numel():
+            raise ValueError(
+                f"the tilt has no scale for the prompt {cond[int(unknown[0])]}; it knows {list(self.prompts)}"
+            )
+        return same.int().argmax(1)
 
 
 class Value(nn.Module):
@@ -153,16 +196,16 @@ class Value(nn.Module):
         values = []
         for lookahead, share in self.lookahead.pieces():
             guesses = lookahead(flow_map, x, t, cond, generator)
-            values.append(self.of(self.rewards(guesses, t, cond), guesses.log_w) + math.log(share))
+            values.append(self.of(self.rewards(guesses, t, cond), guesses.log_w, cond) + math.log(share))
         return torch.logsumexp(torch.stack(values), dim=0) if len(values) > 1 else values[0]
 
     def rewards(self, guesses: Guesses, t: Time, cond: Cond = None) -> Float[Tensor, "k b"]:
         """r at every guess."""
         return torch.stack([self.tilt.rewards(z, cond, t) for z in guesses.x1])
 
-    def of(self, rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"]) -> Float[Tensor, "b"]:
+    def of(self, rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"], cond: Cond = None) -> Float[Tensor, "b"]:
         """The value of guesses whose rewards are known."""
-        return torch.logsumexp(self.tilt.scaled(rewards) + log_w, dim=0)
+        return torch.logsumexp(self.tilt.scaled(rewards, cond) + log_w, dim=0)
 
 
 def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = FIX) -> None:

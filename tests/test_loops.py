@@ -64,7 +64,7 @@ class Climb:
     """-E tilt(X_{0,1}(x0)), the simplest tuning objective."""
 
     def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
-        reward = tilt(flow_map(x0, 0.0, 1.0, cond))
+        reward = tilt(flow_map(x0, 0.0, 1.0, cond), cond)
         return Loss(-reward.mean(), {"reward": reward.mean().detach()})
 
 
@@ -177,6 +177,33 @@ def test_prompts_reach_the_objective():
     fit(loop, steps=3)
     assert [cond.shape for cond in seen] == [(32,)] * 3
     assert not torch.equal(seen[0], seen[1])
+
+
+def test_a_scale_for_each_prompt_follows_the_prompts_at_random():
+    """Every sample's tilt is its own label's scale times its reward, in whatever order labels were drawn."""
+    labels, scales = torch.tensor([5, 3, 8]), torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+    drawn = []
+
+    class Watched(Climb):
+        def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
+            half = slice(7, None)
+            expected = torch.stack([scales[int((labels == label).nonzero())] for label in cond])
+            torch.testing.assert_close(tilt(x0, cond), (expected * tilt.rewards(x0, cond)).float())
+            torch.testing.assert_close(tilt(x0[half], cond[half]), tilt(x0, cond)[half])
+            drawn.append(cond)
+            return super().__call__(flow_map, base, tilt, x0, cond, generator, step)
+
+    class Ask(Plane):
+        def forward(self, x, s, t, cond=None):
+            return super().forward(x, s, t)
+
+    prompts = lambda n, generator: labels[torch.randint(3, (n,), generator=generator)]  # noqa: E731
+    flow_map, base = ResidualMap(Ask(), Linear()), ResidualMap(Ask(), Linear())
+    by_prompt = Tilt(Height().requires_grad_(False), scales, labels)
+    fit(RewardTuning(flow_map, base, by_prompt, Watched(), (2,), 32, prompts=prompts, lr=0.02), steps=2)
+    assert all(cond.unique().numel() == 3 for cond in drawn)
+    with pytest.raises(ValueError, match=r"cannot tell whose a scale is by its place; give steer\.Tilt"):
+        RewardTuning(flow_map, base, Tilt(Height(), scales), Watched(), (2,), 32, prompts=prompts, lr=0.02)
 
 
 def test_the_base_cannot_be_the_map_itself():

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from steer.data import StreamData
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.loops import MapTraining, quiet
+from steer.loops import CsvLog, MapTraining, quiet, read_csv_log
 from steer.networks import Mlp, Transformer, UNet
 from steer.training import Loss
 
@@ -88,7 +88,9 @@ def test_two_processes_equal_one_on_the_joined_batch(name, tmp_path):
     assert not any(map(torch.equal, first, second))
     x0, x1 = map(torch.cat, zip(first, second, strict=True))
     one = build(name)
-    Residual()(one, x0, x1, None, torch.Generator(), 0).total.backward()
+    loss = Residual()(one, x0, x1, None, torch.Generator(), 0).total
+    loss.backward()
+    assert read_csv_log(tmp_path / "log.csv")["train/loss"][0] == pytest.approx(loss.item(), rel=1e-6)
     for name, weight in one.named_parameters():
         torch.testing.assert_close(gradient[name], weight.grad, rtol=1e-10, atol=1e-12)
         assert torch.equal(gradient[name], other[name])
@@ -102,7 +104,8 @@ if __name__ == "__main__":
         accelerator="cpu",
         devices=2,
         strategy="ddp",
-        logger=False,
+        logger=CsvLog(Path(sys.argv[2]) / "log.csv"),
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -4,6 +4,7 @@ Run as a script, this file is such a run: `test_loops_resume.py KIND FOLDER STEP
 """
 
 import copy
+import itertools
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-from steer.data import Checkerboard
+from steer.data import Checkerboard, StepStream
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
 from steer.loops import Cosine, Ema, LastCheckpoint, MapTraining, RewardTuning, Warmup, quiet
@@ -137,6 +138,54 @@ def test_accumulated_micro_batches_resume_too(tmp_path):
     run("training", tmp_path / "parts", 6, every=3, accumulate_grad_batches=3)
     assert_equal(run("training", tmp_path / "parts", 12, every=3, accumulate_grad_batches=3), whole)
     assert not torch.equal(whole[0].flow_map.network.w1, run("training", tmp_path, 12)[0].flow_map.network.w1)
+
+
+EPOCHS = {"max_epochs": 3, "limit_train_batches": 5, "accumulate_grad_batches": 2}  # steps of 2, 2 and 1 batches
+
+
+class Read(Callback):
+    """Keeps the batches, and raises KeyError before the first batch of step `at`."""
+
+    def __init__(self, at=-1):
+        self.at, self.seen = at, []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.at:
+            raise KeyError("stopped")
+        self.seen.append(batch[0])
+
+
+def same(batches, others):
+    return len(batches) == len(others) and all(map(torch.equal, batches, others))
+
+
+def test_every_epoch_reads_new_batches_and_a_resume_reads_on(tmp_path):
+    """Stopped within an epoch, at its border and after the first step; the stream is read once from its beginning."""
+    read = Read()
+    whole = run("training", tmp_path / "whole", -1, [read], **EPOCHS)
+    assert whole[0].global_step == 9
+    stream = StepStream(Checkerboard(16).draw, seed=1)
+    assert same(read.seen, [batch[0] for batch in itertools.islice(stream, 15)])
+    for at, taken in ((1, 2), (3, 5), (5, 9)):
+        folder, rest = tmp_path / f"stopped-{at}", Read()
+        with pytest.raises(KeyError):
+            run("training", folder, -1, [Read(at)], every=1, **EPOCHS)
+        assert_equal(run("training", folder, -1, [rest], every=1, **EPOCHS), whole)
+        assert same(rest.seen, read.seen[taken:])
+
+
+def test_a_finished_run_of_epochs_goes_on_with_more(tmp_path):
+    run("training", tmp_path / "parts", -1, **EPOCHS)
+    longer = EPOCHS | {"max_epochs": 4}
+    assert_equal(run("training", tmp_path / "parts", -1, **longer), run("training", tmp_path / "whole", -1, **longer))
+
+
+def test_overfitting_reads_the_same_batches_in_every_epoch(tmp_path):
+    read = Read()
+    run("training", tmp_path, -1, [read], max_epochs=3, overfit_batches=2)
+    assert same(read.seen[:2], read.seen[2:4])
+    assert same(read.seen[:2], read.seen[4:])
+    assert not torch.equal(*read.seen[:2])
 
 
 def test_tuning_goes_on_counting(tmp_path):

@@ -8,7 +8,8 @@ from ball import Ball
 
 from rewards import Linear as LinearReward
 from rewards import Quadratic
-from steer import counting
+from steer import analytic, counting, samplers
+from steer.guidance import Unconditional
 from steer.lookahead import Guesses, Identity, Lookahead, Posterior
 from steer.tilt import NonFiniteReward, Tilt, Value, check_finite, no_gradient
 
@@ -146,3 +147,51 @@ def test_the_posterior_value_of_the_ball():
     rho2 = t**2 + (1 - t) ** 2
     exact = x @ a * t / rho2 + (a @ a) * (1 - t) ** 2 / rho2 / 2
     assert torch.allclose(estimate, exact, atol=4 * 0.35 / 4_000**0.5)
+
+
+# A scale for each prompt, found by the prompt
+
+
+def sums(x, cond=None):
+    return x.sum(1)
+
+
+PROMPTS = {
+    "labels": (torch.tensor([7, 2, -1]), torch.tensor([2, 2, 7, -1, 2])),
+    "embeddings": (torch.eye(3), torch.eye(3)[[1, 1, 0, 2, 1]]),
+    "texts": (["a hat", "a bag", ""], ["a bag", "a bag", "a hat", "", "a bag"]),
+}
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_a_scale_is_found_by_the_prompt_wherever_the_sample_is(kind):
+    prompts, cond = PROMPTS[kind]
+    tilt = Tilt(sums, torch.tensor([1.0, 10.0, 100.0]), prompts)
+    x = torch.arange(1.0, 6.0, dtype=torch.float64)[:, None]
+    assert tilt(x, cond).tolist() == [10, 20, 3, 400, 50]
+    rewards = torch.ones(2, 5, dtype=torch.float64)
+    assert tilt.scaled(rewards, cond)[1].tolist() == [10, 10, 1, 100, 10]
+    assert tilt.in_order(cond).scale.tolist() == [10, 10, 1, 100, 10]
+
+
+def test_a_scale_whose_prompt_is_unknown_or_in_doubt_is_refused():
+    tilt = Tilt(sums, torch.tensor([1.0, 10.0]), torch.tensor([7, 2]))
+    with pytest.raises(ValueError, match=r"no scale for the prompt 3; it knows"):
+        tilt(torch.ones(2, 1), torch.tensor([7, 3]))
+    with pytest.raises(ValueError, match="needs the conditions of the samples; pass cond"):
+        tilt(torch.ones(2, 1))
+    with pytest.raises(ValueError, match="prompt 7 has two scales, 1 and 2; give it one"):
+        Tilt(sums, torch.tensor([1.0, 2.0]), torch.tensor([7, 7]))
+    with pytest.raises(ValueError, match="2 prompts and a scale of shape"):
+        Tilt(sums, torch.tensor([1.0]), torch.tensor([7, 2]))
+
+
+def test_samplers_find_scales_by_prompt_too():
+    """Ode with a tilt weighs by scale r: the log weights show the scale that each prompt got."""
+    tilt = Tilt(sums, torch.tensor([1.0, 10.0, 100.0]), torch.tensor([7, 2, 3]))
+    x0 = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ring = analytic.ring()
+    result = samplers.Ode(2)(Unconditional(ring), x0, tilt, torch.tensor([3, 7]))
+    for p, scale in enumerate((100.0, 1.0)):
+        expected = (scale * result.x[p].sum(1)).log_softmax(0)
+        torch.testing.assert_close(result.log_w[p].log_softmax(0), expected)

@@ -54,12 +54,17 @@ class Loop(LightningModule):
         return keyed_generator("step", *where, device=self.device)
 
     def report(self, loss: Loss, batch_size: int) -> Tensor:
-        """Logs a loss and its terms, and returns its total. Raises Diverged, naming the culprit, if it is not finite."""
+        """Logs a loss and its terms, means over all processes, and returns its total here.
+
+        Raises:
+            Diverged: naming the culprit, if the loss of any process is not finite.
+        """
         finite = self.trainer.strategy.reduce(loss.total.detach().isfinite().float(), reduce_op="mean")
         if finite < 1:  # in any process: all of them stop
             raise divergence.of_loss(loss, self.global_step, self.trainer)
-        self.log("train/loss", loss.total, prog_bar=True, batch_size=batch_size)
-        self.log_dict({f"train/{name}": value for name, value in loss.terms.items()}, batch_size=batch_size)
+        terms = {f"train/{name}": value for name, value in loss.terms.items()}
+        self.log("train/loss", loss.total, prog_bar=True, batch_size=batch_size, sync_dist=True)
+        self.log_dict(terms, batch_size=batch_size, sync_dist=True)
         return loss.total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

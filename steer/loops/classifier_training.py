@@ -55,7 +55,7 @@ class ClassifierTraining(Loop):
         x, labels = batch
         logits = self.network(self.prepare(x))
         self.accuracy(logits, labels)
-        self.log("val/loss", F.cross_entropy(logits, labels), batch_size=len(x))
+        self.log("val/loss", F.cross_entropy(logits, labels), batch_size=len(x), sync_dist=True)
         self.log("val/accuracy", self.accuracy, prog_bar=True, batch_size=len(x))
 
 

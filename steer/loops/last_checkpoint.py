@@ -31,7 +31,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
         step = trainer.global_step
-        if step != self.saved and (step % self.every == 0 or step == trainer.max_steps):
+        if step != self.saved and step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self.saved:
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:

@@ -1,5 +1,6 @@
 """One line of progress for a run counted in steps."""
 
+import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -9,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class StepProgress(ProgressBar):
-    """Steps done of `max_steps`, time gone and left, and the numbers logged with prog_bar=True; on standard error."""
+    """Steps done of all, time gone and left, and the numbers logged with prog_bar=True; on standard error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +34,8 @@ class StepProgress(ProgressBar):
             TextColumn("{task.fields[numbers]}"),
             console=Console(stderr=True),
         )
-        total = trainer.max_steps if trainer.max_steps > 0 else None
+        steps = trainer.estimated_stepping_batches  # by max_steps or max_epochs, whichever ends first
+        total = steps if math.isfinite(steps) else None
         self.task = self.bar.add_task("", total=total, completed=trainer.global_step, numbers="")
         self.bar.start()
 

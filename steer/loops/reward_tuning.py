@@ -48,7 +48,7 @@ class RewardTuning(Loop):
     Args:
         flow_map: the map to tune; only its weights that require a gradient are.
         base: the map it started from, frozen and in eval mode.
-        tilt: the reward and its scale, frozen likewise.
+        tilt: the reward and its scale, frozen likewise; a scale for each prompt comes with `prompts`, the conditions.
         objective: one of `steer.tuning`, or any TuningObjective.
         shape: of one sample.
         batch_size: samples per step and process.
@@ -70,6 +70,9 @@ class RewardTuning(Loop):
         super().__init__(**optimizer)
         if base is flow_map:
             raise ValueError("base must be a frozen copy of flow_map, not flow_map itself: use copy.deepcopy")
+        if tilt.scale.ndim and tilt.prompts is None:
+            what = "tuning draws its prompts at random and cannot tell whose a scale is by its place"
+            raise ValueError(f"{what}; give steer.Tilt(reward, scale, prompts=the condition of each)")
         self.flow_map, self.objective = flow_map, objective
         self.frozen = (base, tilt)  # a tuple hides modules from torch
         self.shape, self.batch_size, self.prompts = tuple(shape), batch_size, prompts or Unprompted()

@@ -1,6 +1,7 @@
 """The judge's accuracy: how often a classifier sees in a sample what was asked for."""
 
 from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,10 +19,11 @@ class ClassAgreement(PromptMean):
     Args:
         classifier: (B, *shape) -> logits (B, K). A module runs as it is: put it in eval mode first.
         max_batch: samples given to the classifier at once.
+        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays in its process.
     """
 
-    def __init__(self, classifier: Callable[[Tensor], Tensor], max_batch: int = 512) -> None:
-        super().__init__()
+    def __init__(self, classifier: Callable[[Tensor], Tensor], max_batch: int = 512, **metric: Any) -> None:
+        super().__init__(**metric)
         self.classifier, self.max_batch = classifier, max_batch
 
     def update(

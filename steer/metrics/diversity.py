@@ -7,6 +7,7 @@ By default d is the cosine distance 1 - f_i . f_j / |f_i||f_j|: 0 for equal dire
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -48,6 +49,7 @@ class PairwiseDiversity(Metric):
         features: (B, *shape) -> (B, d). A module runs as it is: put it in eval mode first.
         distance: features (N, d), normalised weights (N,) -> scalar.
         max_batch: particles given to `features` at once.
+        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays in its process.
     """
 
     is_differentiable = False
@@ -62,8 +64,9 @@ class PairwiseDiversity(Metric):
         features: Callable[[Tensor], Tensor],
         distance: Callable[[Tensor, Tensor], Tensor] = cosine_diversity,
         max_batch: int = 512,
+        **metric: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**metric)
         self.features, self.distance, self.max_batch = features, distance, max_batch
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("prompts", torch.tensor(0), dist_reduce_fx="sum")

@@ -1,7 +1,7 @@
 """A mean over prompts of self-normalised means over particles, with two standard errors taken from the run itself."""
 
 from abc import ABC
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -56,7 +56,11 @@ def prompt_mean(values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None
 
 
 class PromptMean(Metric, ABC):
-    """A metric that is a number per particle, averaged: subclasses' `update` hands those numbers to `add`."""
+    """A metric that is a number per particle, averaged: subclasses' `update` hands those numbers to `add`.
+
+    Args:
+        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays in its process.
+    """
 
     is_differentiable = False
     higher_is_better = True
@@ -65,8 +69,8 @@ class PromptMean(Metric, ABC):
     means: list[Tensor]
     variances: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **metric: Any) -> None:
+        super().__init__(**metric)
         self.set_dtype(torch.float64)  # the dtype in which an empty rank takes part in a gather
         self.add_state("means", [], dist_reduce_fx="cat")
         self.add_state("variances", [], dist_reduce_fx="cat")

@@ -21,10 +21,11 @@ class HeldoutReward(PromptMean):
         reward: (x) -> (B,), or (x, cond) -> (B,) where update is given a condition. A module runs as it is: put it in
             eval mode first.
         max_batch: samples given to the reward at once.
+        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays in its process.
     """
 
-    def __init__(self, reward: Callable[..., Tensor], max_batch: int = 512) -> None:
-        super().__init__()
+    def __init__(self, reward: Callable[..., Tensor], max_batch: int = 512, **metric: Any) -> None:
+        super().__init__(**metric)
         self.reward, self.max_batch = reward, max_batch
 
     def update(

@@ -100,6 +100,7 @@ class Run:
             raise ValueError(f"cond has one entry per prompt, {self.prompts} of them; got {len(cond)}")
         if tilt is not None and not isinstance(tilt, Tilt):
             raise ValueError(f"tilt is a reward at a scale; got a {type(tilt).__name__}: pass tilt=steer.Tilt(reward)")
+        tilt = None if tilt is None else tilt.in_order(cond)
         if tilt is not None and tilt.scale.ndim and len(tilt.scale) != self.prompts:
             raise ValueError(f"a tilt has one scale, or one per prompt, {self.prompts} of them; got {len(tilt.scale)}")
         self.flow_map, self.tilt, self.device = flow_map, tilt, x0.device

@@ -171,17 +171,6 @@ def test_interrupted_while_training(steer):
     assert "run.resume=true" in err
 
 
-@pytest.mark.slow
-def test_two_processes_make_one_run(steer):
-    words = [*BOARD, "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=10", "--quiet"]
-    command = [sys.executable, "-m", "recipes.cli", *words]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "runs/checkerboard-train"
-    assert os.listdir("runs") == ["checkerboard-train"]
-    assert weights("runs/checkerboard-train")
-
-
 def test_a_classifier(steer, clothes):
     words = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.folder=clothes", "data.batch_size=8"]
     words += ["model.width=8", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"]
@@ -223,9 +212,35 @@ def test_tuning_raises_the_reward(steer, plane, how):
     assert metrics["heldout_reward_mean"] > metrics["base_heldout_reward_mean"]
     assert metrics["evaluations"]["reward_backward"] == 30 * 8
     assert "watch/heldout_reward_mean" in (folder / "log.csv").read_text()
+    if how == "lora":
+        check_adapters(steer, folder, metrics)
+        return
+    assert metrics["tuned_parameters"] == metrics["parameters"]
     assert weights(folder).keys() == load_file(plane).keys()
     assert not equal(weights(folder), load_file(plane))
     assert checkpoint.read_header(folder / "map.safetensors")["base"] == plane
+
+
+def check_adapters(steer, folder, metrics):
+    """Adapters alone are kept, a map with them loads, draws and is tuned further; merged weights are the same map."""
+    assert not (folder / "map.safetensors").exists()
+    assert metrics["parameters"] == 4 * 8 + 8 + 8 * 2 + 2
+    assert metrics["tuned_parameters"] == 2 * (4 + 8) + 2 * (8 + 2)
+    assert "44 (75.9 %)" in (folder / "report.html").read_text()
+    lora = ["lora._target_=steer.tuning.add_lora", "lora.rank=2"]
+    merged = Path(steer("tune", "tune.yaml", *lora, "merge=true"))
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    found = checkpoint.load(folder)(x, 0.0, 1.0)
+    torch.testing.assert_close(checkpoint.load(merged / "map.safetensors")(x, 0.0, 1.0), found)
+    assert torch.equal(checkpoint.load(merged / "adapters.safetensors")(x, 0.0, 1.0), found)
+    further = steer.metrics("tune", "tune.yaml", f"model={folder}", *lora)
+    assert further["base_reward_mean"] == pytest.approx(metrics["reward_mean"], rel=1e-5)
+
+
+def test_a_scale_for_each_prompt_needs_something_to_tell_prompts_apart(steer, plane):
+    Path("tune.yaml").write_text(TUNE)
+    problem = steer.fails("tune", "tune.yaml", "prompts=2", "tilt.scale=[1,2]")
+    assert "a tilt.scale for each prompt needs condition.labels" in problem
 
 
 def test_tuning_images_untold(steer, fashion):

@@ -1,0 +1,73 @@
+"""`steer train` and `steer tune` as commands on two processes, to the report, with the figures that one process has."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_recipe_train import BOARD, ROOT, TUNE
+
+import rewards
+from recipes.measure import Measure
+from steer import checkpoint
+from steer.data.stream import keyed_generator
+from steer.loops import read_csv_log
+from steer.samplers import Jump
+
+LIMIT = 300  # seconds; on a quiet machine it takes ten
+TWO = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+
+
+def command(*words):
+    """Runs `steer` in a process of its own, and kills it with all that it started when it takes too long."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes.cli", *words, *TWO, "--quiet"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"steer {words[0]} had not ended after {LIMIT} s")
+    assert process.returncode == 0, err
+    return Path(out.strip())
+
+
+def test_tuning_on_two_processes_ends_in_the_report_with_the_figures_of_one(steer, plane):
+    """What is watched and reported is measured anew here, from the map that was kept: the same to the last bit."""
+    Path("tune.yaml").write_text(TUNE + "prompts: 3\n")
+    folder = command("tune", "tune.yaml")
+    assert (folder / "report.html").is_file()
+    assert os.listdir("runs") == [folder.name]
+    metrics = json.loads((folder / "metrics.json").read_text())
+
+    x0 = torch.randn(3, 32, 2, generator=keyed_generator("x0", 0))
+    result = Jump(2)(checkpoint.load(folder), x0, None, None, keyed_generator("tune", 0))
+    reward, heldout = rewards.Linear([1.0, 1.0]), rewards.Linear([1.0, 0.0])
+    figures = Measure(reward, heldout, None, None, None)(result)
+    assert figures["reward_std_error"] > 0
+    for name in ("reward_mean", "reward_std_error", "heldout_reward_mean", "heldout_reward_std_error", "diversity"):
+        assert metrics[name] == figures[name]
+    watched = read_csv_log(folder / "log.csv")
+    assert list(watched["watch/reward_mean"]) == [10, 20, 30]
+    assert watched["watch/reward_mean"][30] == figures["reward_mean"]
+    assert watched["watch/diversity"][30] == figures["diversity"]
+    assert metrics["evaluations"]["reward_backward"] == 2 * 30 * 8
+
+
+@pytest.mark.slow
+def test_training_on_two_processes_ends_in_the_report(steer):
+    folder = command(*BOARD, "trainer.max_steps=10", "identities=5")
+    assert (folder / "report.html").is_file()
+    assert os.listdir("runs") == [folder.name]
+    assert checkpoint.load(folder)
+    assert json.loads((folder / "metrics.json").read_text())["steps"] == 10
