@@ -3,6 +3,7 @@
 from steer.networks.conditioning import ClassCondition, EmbeddingCondition, NoCondition
 from steer.networks.context import ContextCondition, WithContext, warm_start
 from steer.networks.mlp import Mlp
+from steer.networks.normalisation import LayerNorm
 from steer.networks.transformer import Transformer
 from steer.networks.unet import UNet
 
@@ -10,6 +11,7 @@ __all__ = [
     "ClassCondition",
     "ContextCondition",
     "EmbeddingCondition",
+    "LayerNorm",
     "Mlp",
     "NoCondition",
     "Transformer",
