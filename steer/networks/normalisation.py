@@ -1,8 +1,9 @@
 """Layer normalisation written out: torch's own has a wrong derivative of its tangent.
 
-On torch 2.14 (CPU) the backward pass through a forward-mode tangent of `nn.LayerNorm` gives wrong numbers and no error, and
-that of `nn.InstanceNorm2d` likewise. Values, tangents and gradients are right; what an objective such as `Lagrangian`
-descends, the gradient of a tangent, is not. Sums, products and roots have correct rules of every order.
+On torch 2.14 (CPU) the backward pass through a forward-mode tangent of `nn.LayerNorm` gives wrong
+numbers and no error, and that of `nn.InstanceNorm2d` likewise. Values, tangents and gradients are
+right; what an objective such as `Lagrangian` descends, the gradient of a tangent, is not. Sums,
+products and roots have correct rules of every order.
 
 Reference: Ba, Kiros & Hinton 2016, arXiv 1607.06450.
 """
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 
 class LayerNorm(nn.Module):
-    """weight (x - mean) / sqrt(variance + eps) + bias over the last dimension: `nn.LayerNorm(width)`, of the same state.
+    """weight (x - mean) / sqrt(variance + eps) + bias over the last dimension, as nn.LayerNorm has it.
 
-    Mean and variance are taken in float32 or better; the result has the dtype of x.
+    Weights are called as there. Mean and variance are taken in float32 or better; the result has
+    the dtype of x.
 
     Args:
         width: size of the last dimension.
@@ -38,7 +40,7 @@ class LayerNorm(nn.Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         centred = wide - wide.mean(-1, keepdim=True)
         normed = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps)
-        if self.weight is None:
+        if self.weight is None or self.bias is None:
             return normed.to(x.dtype)
         return (normed * self.weight + self.bias).to(x.dtype)
 
