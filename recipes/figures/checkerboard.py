@@ -33,19 +33,42 @@ from steer.loops import Diverged, Trapezoid, Warmup
 from steer.metrics import GridKl
 from steer.samplers import Jump, Ode, Sampler
 from steer.solvers import Euler
-from steer.training import METHODS, Joint, Objective, OnGrid, ToData, named
+from steer.training import METHODS, Joint, Objective, OnGrid, Plain, ToData, Uniform
+from steer.training import named as by_name
 
 STEPS, BATCH, SEEDS, JUMPS = 2000, 512, (0, 1), (1, 2, 4, 8, 16)
 TIMED, ROUNDS_TIMED = 60, 3  # steps of a training that is timed, and how often
 SAMPLES, BINS, EXTENT = 50_000, 32, 2.0
 ROUNDS = (16, 8, 4, 2, 1)  # of progressive distillation: jumps of the student of each
 
+PLANE = ", for the plane"  # behind a name: with settings that suit the plane, not its paper's
+SUITED = ("meanflow", "imf", "alpha-flow")  # whose papers weigh residuals and times for images
 ALONE = "One jump alone"
 PAGE = Path("docs/checkerboard.md")
 DIVERGED = " | ".join(["diverged"] * len(JUMPS))
 Maps = dict[int, FlowMap]
 Row = dict[str, Any]
 Get = Callable[[str, Callable[[], Any]], Any]  # a cell, measured or as it was kept
+
+
+def names() -> list[str]:
+    """Those of the literature, each that has settings for the plane followed by that variant."""
+    both = ([m.name, m.name + PLANE] if m.name in SUITED else [m.name] for m in METHODS)
+    return [name for pair in both for name in pair]
+
+
+def named(
+    name: str,
+    steps: int,
+    student: FlowMap | None = None,
+    teacher: FlowMap | None = None,
+    grid: int = 32,
+) -> Objective:
+    """The objective of a name: every residual and every time alike, if it is the one for the plane."""
+    if not name.endswith(PLANE):
+        return by_name(name, steps, student, teacher, grid)
+    own = name.removesuffix(PLANE)
+    return by_name(own, steps, student, teacher, grid, times=Uniform(), weighting=Plain())
 
 
 def train(
@@ -119,7 +142,7 @@ def progressive(steps: int, seed: int) -> Maps:
 
 def source(name: str) -> str:
     """Whether a method learns from "data" or a "teacher"."""
-    return next(method.source for method in METHODS if method.name == name)
+    return next(method.source for method in METHODS if method.name == name.removesuffix(PLANE))
 
 
 def sampler(name: str, jumps: int) -> Sampler:
@@ -181,6 +204,8 @@ MLP of 4 x 256 that sees sines of x; batches of {batch}, Adam at 1e-3 with a lin
 .995; progressive distillation alone starts from its teacher's weights. At equal steps: {steps} each. At equal cost: as many
 as cost what {steps} steps of `lsd` do. `cost` is the time of a training against flow matching's, measured on {timed} steps
 that pass through all phases of a long one, data, optimizer and averages included. A teacher's own training is not counted.
+Names stand for their papers' settings, but for what [the taxonomy](taxonomy.md) says; "for the plane" is the same with uniform
+times and unweighted residuals, where papers on images have logit-normal times and divide each residual by itself (p = 1).
 The two seeds differ by {typical:.3f} in the median cell, by {most:.3f} at the most.
 
 """
@@ -198,8 +223,14 @@ def page(costs: dict[str, float], by_steps: dict[str, Row], by_cost: dict[str, R
     lines = [f"| method | cost | {jumps} | steps at equal cost | {jumps} |", "|" + "---|" * (3 + 2 * len(JUMPS))]
     for name, row in by_steps.items():
         paid = by_cost[name]
-        lines.append(f"| `{name}` | {costs[name]:.2f} | {numbers(row)} | {paid['steps']} | {numbers(paid)} |")
+        lines.append(f"| {title(name)} | {costs[name]:.2f} | {numbers(row)} | {paid['steps']} | {numbers(paid)} |")
     return head + "\n".join(lines) + "\n\n![KL against jumps](figures/checkerboard.png)\n"
+
+
+def title(name: str) -> str:
+    """A name, as code, and what it is for."""
+    own = name.removesuffix(PLANE)
+    return f"`{own}`{name[len(own) :]}"
 
 
 def family(name: str) -> str:
@@ -241,10 +272,9 @@ def draw(rows: dict[str, Row]) -> None:
 
 def rows_by(get: Get) -> tuple[dict[str, float], dict[str, Row], dict[str, Row]]:
     """By method: what a training costs, and the rows at equal steps and at equal cost."""
-    names = [method.name for method in METHODS]
-    costs = {name: get(f"cost {name}", partial(cost, name)) for name in names}
-    by_steps = {name: row(get, name, STEPS) for name in names}
-    return costs, by_steps, {name: row(get, name, affordable(get, name)) for name in names}
+    costs = {name: get(f"cost {name}", partial(cost, name)) for name in names()}
+    by_steps = {name: row(get, name, STEPS) for name in names()}
+    return costs, by_steps, {name: row(get, name, affordable(get, name)) for name in names()}
 
 
 def page_of(cells: Mapping[str, Any]) -> str:

@@ -23,7 +23,11 @@ def train(
 ) -> ResidualMap:
     """The map after so many steps, frozen. `average` is the decay of its moving average; `trainer` is for Lightning's."""
     quiet()
-    loop, ema = MapTraining(flow_map.requires_grad_(True), objective, lr=lr, schedule=schedule, seed=seed), Ema(average)
+    flow_map.requires_grad_(True)
+    loop = MapTraining(
+        flow_map, objective, check_gradient=False, lr=lr, schedule=schedule, seed=seed
+    )  # timed, and tested
+    ema = Ema(average)
     Trainer(
         max_steps=steps,
         gradient_clip_val=1.0,

@@ -1,5 +1,6 @@
 """The loop that learns a flow map from data."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from steer.flow_map import Cond, ResidualMap
 from steer.loops.base import Loop
-from steer.training import Objective
+from steer.training import Objective, WrongGradient
+from steer.training.gradient_check import check_gradient
 
 
 class MapTraining(Loop):
@@ -20,18 +22,35 @@ class MapTraining(Loop):
         flow_map: the map to learn.
         objective: one of `steer.training`, if a module, what it learns is learned too.
         drop_cond: probability of training a sample without its condition, so that the map learns both laws.
+        check_gradient: compare the gradient of the loss with a finite difference before the first step of a run, new or
+            resumed; see `steer.training.check_gradient`. It changes nothing, and takes about as long as a step.
         optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
+
+    Raises:
+        WrongGradient: in the first step, naming the layer whose derivative is wrong.
     """
 
-    def __init__(self, flow_map: ResidualMap, objective: Objective, drop_cond: float = 0.0, **optimizer: Any):
+    def __init__(
+        self,
+        flow_map: ResidualMap,
+        objective: Objective,
+        drop_cond: float = 0.0,
+        check_gradient: bool = True,
+        **optimizer: Any,
+    ):
         super().__init__(**optimizer)
         self.flow_map, self.objective, self.drop_cond = flow_map, objective, drop_cond
+        self.check_gradient, self.checked = check_gradient, False
+
+    def on_train_start(self) -> None:
+        self.checked = not self.check_gradient
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["guidance"] = guidance_of(self.flow_map, self.objective)
 
     def training_step(self, batch: tuple[Tensor, Cond], batch_idx: int) -> Tensor:
         x1, cond = batch
+        unable = not self.checked and not self.check(x1, cond)
         generator = self.step_generator(batch_idx)
         x0 = torch.randn(x1.shape, generator=generator, device=self.device, dtype=x1.dtype)
         cond = drop(cond, self.drop_cond, generator)
@@ -40,7 +59,26 @@ class MapTraining(Loop):
             raise ValueError(
                 f"sample {int(bad[0])} of the batch of step {self.global_step} is not finite; mend the data"
             )
+        if unable:  # the training could be, after all
+            warnings.warn(
+                "the gradient of the loss was not compared with a finite difference: network and objective could not be"
+                " copied and run in float64; check_gradient=False leaves it out",
+                stacklevel=2,
+            )
         return self.report(loss, len(x1))
+
+    def check(self, x1: Tensor, cond: Cond) -> bool:
+        """Whether the gradient could be compared with a finite difference. Raises WrongGradient in all processes alike."""
+        self.checked, wrong, found = True, None, None
+        last = self.trainer.max_steps - 1 if self.trainer.max_steps > 0 else 10**6  # past the warm-ups of this training
+        try:
+            found = check_gradient(self.objective, self.flow_map, x1, cond, last)
+        except WrongGradient as error:
+            wrong = error
+        anywhere = self.trainer.strategy.reduce(torch.tensor(float(wrong is not None), device=self.device))
+        if anywhere > 0:
+            raise wrong or WrongGradient("the gradient of the loss is wrong in another process; see there")
+        return found is not None
 
 
 def guidance_of(flow_map: ResidualMap, objective: Objective) -> float:

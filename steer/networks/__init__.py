@@ -4,6 +4,7 @@ from steer.networks.conditioning import ClassCondition, EmbeddingCondition, NoCo
 from steer.networks.context import ContextCondition, WithContext, warm_start
 from steer.networks.inferred import ByCondition, InferredClass, NoisyClassifier
 from steer.networks.mlp import Mlp
+from steer.networks.normalisation import LayerNorm
 from steer.networks.transformer import Transformer
 from steer.networks.unet import UNet
 
@@ -13,6 +14,7 @@ __all__ = [
     "ContextCondition",
     "EmbeddingCondition",
     "InferredClass",
+    "LayerNorm",
     "Mlp",
     "NoCondition",
     "NoisyClassifier",

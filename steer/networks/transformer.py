@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from steer.flow_map import Cond
 from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
+from steer.networks.normalisation import LayerNorm
 from steer.networks.recomputing import recompute
 from steer.networks.shapes import check_images
 
@@ -39,7 +40,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dim: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm = LayerNorm(width, elementwise_affine=False)
         self.attention = SelfAttention(width, heads)
         self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
         self.modulate = nn.Linear(dim, 6 * width)
@@ -84,7 +85,7 @@ class Transformer(nn.Module):
         self.condition, self.times = condition or NoCondition(), TimeEmbedding(width)
         self.enter = nn.Conv2d(image_channels + beside, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(depth))
-        self.norm, self.modulate = nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, 2 * width)
+        self.norm, self.modulate = LayerNorm(width, elementwise_affine=False), nn.Linear(width, 2 * width)
         self.leave = nn.Linear(width, image_channels * patch**2)
         for layer in (self.modulate, self.leave):
             nn.init.zeros_(layer.weight)

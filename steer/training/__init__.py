@@ -12,6 +12,7 @@ from steer.training.derivatives import Derivative, FiniteDifference, ForwardMode
 from steer.training.eulerian import AverageEulerian, Eulerian, ImprovedMeanFlow, MeanFlow
 from steer.training.flow_map_matching import FlowMapMatching
 from steer.training.flow_matching import FlowMatching
+from steer.training.gradient_check import Comparison, WrongGradient, check_gradient
 from steer.training.imm import MomentMatching
 from steer.training.joint import Joint
 from steer.training.label_inference import LabelInference
@@ -49,6 +50,7 @@ __all__ = [
     "AverageEulerian",
     "AverageLagrangian",
     "Card",
+    "Comparison",
     "Consistency",
     "Derivative",
     "Dyadic",
@@ -95,5 +97,7 @@ __all__ = [
     "Uniform",
     "VelocityMatching",
     "Weighting",
+    "WrongGradient",
+    "check_gradient",
     "named",
 ]

@@ -4,10 +4,19 @@ Jumps from s and from a later r should give one law at t, whatever they do to a 
 
     L = MMD^2( X_{s,t}(I_s), sg X_{r,t}(I_r) ),      s < r <= t,
 
-estimated in groups of samples that share their times (the pairs `Grouped`), with a Laplace kernel exp(-|x - y| / (d w)), d the
-dimension and w = t - s the size of the jump. The two share their noise and data (x0, x1). Zero at the flow map of the data,
-but not only there: the laws are matched, so X may transport as it likes; as r nears s it stays near the identity, hence near a
-flow.
+estimated in groups of samples that share their times (the pairs `Grouped`), with a Laplace kernel
+exp(-|x - y| / (d w)), d the dimension and w = t - s the size of the jump. The two jumps of a sample
+share its noise and data (x0, x1), so that what they have in common cancels. Different samples are
+independent, so that the mean of the kernel over different samples alone,
+
+    mean_{j != k} [ k(x_j, x_k) + k(y_j, y_k) - k(x_j, y_k) - k(y_j, x_k) ],
+
+is L in the mean, and so is its gradient, which vanishes at the flow map of the data for any r. The
+paper also counts j = k, the distance of a sample's two jumps (`paired=True`): less noisy, and biased,
+since I_s and I_r lie on the line of their pair and not on one of the flow, the more so the larger
+r - s and the smaller the group. L is zero at the flow map of the data, but not only there: laws are
+matched, so X may transport as it likes, and with conditions only the law over all of them counts. As r
+nears s, X_{s,t} stays near the identity, hence near a flow.
 
 Reference: Zhou, Ermon & Song 2025, arXiv 2503.07565.
 """
@@ -22,11 +31,14 @@ from steer.training.consistency import AnnealedStride, Stride
 
 
 class MomentMatching(PairObjective):
-    """The squared maximum mean discrepancy of each group, given to each of its samples.
+    """The estimated squared maximum mean discrepancy of each group, given to each of its samples.
+
+    Unpaired estimates may be negative, so weightings that take a power of them (`Adaptive`) do not fit.
 
     Args:
         group: samples side by side that share their times, at least 2.
         stride: from s to r; half of the way to t by default.
+        paired: compare a sample's jump from s with its own from r too, as the paper does; never negative then.
 
     Raises:
         ValueError: when called on samples that are not whole groups, or whose times differ.
@@ -35,10 +47,10 @@ class MomentMatching(PairObjective):
     card = Card("semigroup, of laws", "none", "the jumps from r", "2 F + 1 B")
     asks = frozenset({"data", "jumps"})
 
-    def __init__(self, group: int = 4, stride: Stride | None = None):
+    def __init__(self, group: int = 4, stride: Stride | None = None, paired: bool = False):
         if group < 2:
             raise ValueError(f"MomentMatching compares groups of at least 2 samples; got group={group}")
-        self.group, self.stride = group, stride or AnnealedStride(every=1, stages=1)
+        self.group, self.stride, self.paired = group, stride or AnnealedStride(every=1, stages=1), paired
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
@@ -55,16 +67,24 @@ class MomentMatching(PairObjective):
         one = student(pairs.at_s(student.schedule), s, t, pairs.cond)
         with torch.no_grad():
             two = held.jumps(student.schedule.interpolate(pairs.x0, pairs.x1, r), r, t, pairs.cond)
-        x, y = (part.flatten(1).float().unflatten(0, (-1, self.group)) for part in (one, two))
-        return mmd(x, y, (t - s)[:: self.group].float()).repeat_interleave(self.group)
+        dtype = torch.promote_types(one.dtype, torch.float32)
+        x, y = (part.flatten(1).to(dtype).unflatten(0, (-1, self.group)) for part in (one, two))
+        return mmd(x, y, (t - s)[:: self.group].to(dtype), self.paired).repeat_interleave(self.group)
 
 
-def mmd(x: Float[Tensor, "g n d"], y: Float[Tensor, "g n d"], width: Float[Tensor, "g"]) -> Float[Tensor, "g"]:
-    """MMD^2 of each group's two samples: the V-statistic, which is never negative."""
+def mmd(
+    x: Float[Tensor, "g n d"], y: Float[Tensor, "g n d"], width: Float[Tensor, "g"], paired: bool = False
+) -> Float[Tensor, "g"]:
+    """MMD^2 of each group's two samples, over different places of the groups, or over all."""
+    n = x.shape[1]
     scale = (x.shape[2] * width.clamp(min=torch.finfo(x.dtype).eps))[:, None, None]
+    counted = torch.ones(n, n, dtype=x.dtype, device=x.device)
+    if not paired:
+        counted.fill_diagonal_(0)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         square = (a[:, :, None] - b[:, None]).square().sum(-1)
-        return torch.exp(-torch.sqrt(square + torch.finfo(a.dtype).tiny) / scale).mean((1, 2))
+        near = torch.exp(-torch.sqrt(square + torch.finfo(a.dtype).tiny) / scale)
+        return (counted * near).sum((1, 2)) / counted.sum()
 
     return kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)

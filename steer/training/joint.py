@@ -34,6 +34,18 @@ class Joint(Objective):
             (1 - diag_fraction) / diag_fraction.
     """
 
+    SETTINGS = (
+        "diagonal",
+        "off_diagonal",
+        "diag_fraction",
+        "diag_only_steps",
+        "pairs",
+        "velocity",
+        "jumps",
+        "weighting",
+        "off_weight",
+    )
+
     def __init__(
         self,
         diagonal: Objective | None,

@@ -7,6 +7,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,9 @@ class Average(Teacher):
     """The exponential moving average of the student's weights, w <- d w + (1 - d) w_student at every step.
 
     It is kept here, apart from the average that is shipped, since its decay is a setting of the method; it is saved in
-    checkpoints with the objective, so that a resumed run goes on from the same teacher.
+    checkpoints with the objective, so that a resumed run goes on from the same teacher. It is kept in float32 or better,
+    whatever the student is cast to: steps of a thousandth of a difference are lost in bfloat16. A student of less is
+    answered by a copy in its own precision.
 
     Args:
         flow_map: what the student is built like, such as the student itself: it is copied.
@@ -57,7 +60,9 @@ class Average(Teacher):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1); got {decay}")
         self.flow_map, self.decay = copy.deepcopy(flow_map).requires_grad_(False).eval(), decay
+        self.rounded: tuple[FlowMap, ...] = ()  # a tuple hides it from torch
         self.register_buffer("last", torch.tensor(-1))
+        self._apply(lambda tensor: tensor)  # a map that is in less already
 
     def train(self, mode: bool = True) -> "Average":
         """Stays as it is: a teacher drops nothing out."""
@@ -68,7 +73,33 @@ class Average(Teacher):
         if step != int(self.last):  # once a step, however often the objective is called in it
             self.follow(student, self.decay if int(self.last) >= 0 else 0.0)
             self.last.fill_(step)
-        return self.flow_map
+            self.rounded = ()
+        return self.flow_map if self.exact_for(student) else self.in_precision_of(student)
+
+    def exact_for(self, student: FlowMap) -> bool:
+        """Whether the student's weights have the average's precision."""
+        pairs = zip(student.parameters(), self.flow_map.parameters(), strict=True)
+        return all(own.dtype == kept.dtype for own, kept in pairs)
+
+    def in_precision_of(self, student: FlowMap) -> FlowMap:
+        """The average, rounded to the precision of the student, as often as it moves."""
+        if not self.rounded:
+            rounded = copy.deepcopy(student).requires_grad_(False).eval()
+            rounded.load_state_dict(self.flow_map.state_dict())
+            self.rounded = (rounded,)
+        return self.rounded[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Average":
+        """Moves as it is told to, but to no precision below float32, which `fn` would round to."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if not moved.is_floating_point():
+                return moved
+            dtype = torch.promote_types(moved.dtype, torch.float32)
+            return moved if moved.dtype == dtype else tensor.to(moved.device, dtype)
+
+        return super()._apply(kept, recurse)
 
     def follow(self, student: FlowMap, decay: float) -> None:
         """Weights averaged, buffers copied. Raises ValueError, naming the first that differs, for another build."""

@@ -1,4 +1,7 @@
-"""Laws of times: single ones for the diagonal, pairs (s, t) off it."""
+"""Laws of times: single ones for the diagonal, pairs (s, t) off it.
+
+Times are drawn in float32 or better, also where a training in bfloat16 makes that torch's default.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -6,6 +9,20 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+def uniform(n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
+    """n uniform numbers."""
+    return torch.rand(n, generator=generator, device=generator.device, dtype=_precise())
+
+
+def normal(n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
+    """n normal numbers."""
+    return torch.randn(n, generator=generator, device=generator.device, dtype=_precise())
+
+
+def _precise() -> torch.dtype:
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
 class TimeLaw(ABC):
@@ -20,7 +37,7 @@ class Uniform(TimeLaw):
     """Every time alike."""
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
-        return torch.rand(n, generator=generator, device=generator.device)
+        return uniform(n, generator)
 
 
 class LogitNormal(TimeLaw):
@@ -30,7 +47,7 @@ class LogitNormal(TimeLaw):
         self.mean, self.std = mean, std
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
-        return torch.sigmoid(self.mean + self.std * torch.randn(n, generator=generator, device=generator.device))
+        return torch.sigmoid(self.mean + self.std * normal(n, generator))
 
 
 class PairLaw(ABC):
@@ -39,6 +56,10 @@ class PairLaw(ABC):
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         """n independent pairs (s, t), in float32, on the generator's device."""
+
+    def of(self, law: TimeLaw) -> "PairLaw":
+        """The same law of pairs, of times of another law. Raises ValueError where it has none to change."""
+        raise ValueError(f"{type(self).__name__} has its own times, not those of a law; leave times out, or give pairs")
 
 
 class SortedPair(PairLaw):
@@ -51,6 +72,9 @@ class SortedPair(PairLaw):
         a, b = self.law.sample(n, generator), self.law.sample(n, generator)
         return torch.minimum(a, b), torch.maximum(a, b)
 
+    def of(self, law: TimeLaw) -> PairLaw:
+        return SortedPair(law)
+
 
 class AnyPair(PairLaw):
     """Two independent times of one law in either order, for objectives that also learn jumps back toward noise."""
@@ -60,6 +84,9 @@ class AnyPair(PairLaw):
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         return self.law.sample(n, generator), self.law.sample(n, generator)
+
+    def of(self, law: TimeLaw) -> PairLaw:
+        return AnyPair(law)
 
 
 class ToData(PairLaw):
@@ -71,6 +98,9 @@ class ToData(PairLaw):
     def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         s = self.law.sample(n, generator)
         return s, torch.ones_like(s)
+
+    def of(self, law: TimeLaw) -> PairLaw:
+        return ToData(law)
 
 
 class Dyadic(PairLaw):
@@ -86,8 +116,8 @@ class Dyadic(PairLaw):
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         k = torch.randint(self.levels, (n,), generator=generator, device=generator.device)
-        jumps = 2.0**k
-        s = (torch.rand(n, generator=generator, device=generator.device) * jumps).floor() / jumps
+        jumps = 2.0 ** k.to(_precise())
+        s = (uniform(n, generator) * jumps).floor() / jumps
         return s, s + 1 / jumps
 
 
@@ -100,7 +130,8 @@ class OnGrid(PairLaw):
         self.n = n
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-        s = torch.randint(self.n, (n,), generator=generator, device=generator.device) / self.n
+        k = torch.randint(self.n, (n,), generator=generator, device=generator.device)
+        s = k.to(_precise()) / self.n
         return s, s + 1 / self.n
 
 
@@ -115,6 +146,9 @@ class Grouped(PairLaw):
     def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         s, t = self.law.sample(-(-n // self.group), generator)
         return s.repeat_interleave(self.group)[:n], t.repeat_interleave(self.group)[:n]
+
+    def of(self, law: TimeLaw) -> PairLaw:
+        return Grouped(self.group, self.law.of(law))
 
 
 class Mixture(PairLaw):

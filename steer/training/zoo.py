@@ -1,14 +1,15 @@
 """The names of the literature, each as a setting of the few objectives of this room.
 
 A name is a way to put together a `Joint`: a diagonal, an off-diagonal residual, a law of pairs, and who is believed. What a
-paper does beside that, to the network, to the image or by adversaries, stands in `leaves_out`.
+paper does beside that, to the network, to the image or by adversaries, stands in `leaves_out`; where what is built does
+otherwise than the paper, in `departs`.
 
 In a config:    loop.objective: {_target_: steer.training.named, name: lsd, steps: ${trainer.max_steps}}
 """
 
 import difflib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from steer.flow_map import FlowMap
 from steer.training.alpha_flow import AlphaFlow, SigmoidAlpha
@@ -24,9 +25,18 @@ from steer.training.joint import Joint
 from steer.training.lagrangian import AverageLagrangian, Lagrangian
 from steer.training.semigroup import Semigroup
 from steer.training.teachers import Average, Frozen
-from steer.training.times import AnyPair, Dyadic, Grouped, LogitNormal, OnGrid, SortedPair, ToData
+from steer.training.times import (
+    AnyPair,
+    Dyadic,
+    Grouped,
+    LogitNormal,
+    OnGrid,
+    SortedPair,
+    TimeLaw,
+    ToData,
+)
 from steer.training.trajectory import Trajectory
-from steer.training.weightings import Adaptive
+from steer.training.weightings import Adaptive, Weighting
 
 
 class Setting(NamedTuple):
@@ -58,17 +68,25 @@ class Setting(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A name, how to build it, whom it learns from ("data" or "teacher"), its paper, and what of that is left out."""
+    """A name, how to build it, whom it learns from ("data" or "teacher"), and its paper.
+
+    `leaves_out` says what of the paper is left out, `departs` where what is built does otherwise.
+    """
 
     name: str
     build: Callable[[Setting], Joint]
     source: str
     paper: str
     leaves_out: str = ""
+    departs: str = ""
 
 
 def _mean_flow_times() -> LogitNormal:
     return LogitNormal(0.4, 1.0)  # the paper's law, whose time runs the other way
+
+
+_DIAGONAL_TIMES = "on the diagonal one time of the law, where the paper keeps the noisier of two"
+_MEAN_SQUARE = "weights by the mean square of the entries, where the paper's has their sum"
 
 
 def _adaptive(off: MeanFlow | ImprovedMeanFlow | AlphaFlow) -> Joint:
@@ -96,18 +114,34 @@ METHODS = (
         "its network's Lipschitz control and its law of gaps",
     ),
     Method("fmm", lambda c: Joint(None, FlowMapMatching(), pairs=AnyPair()), "data", _FMM),
-    Method("lmd", lambda c: Joint(None, Lagrangian(), velocity=c.frozen()), "teacher", _FMM),
+    Method(
+        "lmd",
+        lambda c: Joint(None, Lagrangian(), velocity=c.frozen()),
+        "teacher",
+        _FMM,
+        departs="stops the gradient at b(X), as the authors do in 2025; the paper lets it through",
+    ),
     Method("ayf-lmd", lambda c: Joint(None, AverageLagrangian(), velocity=c.frozen()), "teacher", _AYF),
     # Eulerian
     Method("esd", lambda c: Joint(FlowMatching(), Eulerian(), 0.75, c.warm_up), "data", _BOFFI),
     Method("esd-avg", lambda c: Joint(FlowMatching(), AverageEulerian(), 0.75, c.warm_up), "data", _BOFFI),
-    Method("meanflow", lambda c: _adaptive(MeanFlow()), "data", "Geng et al. 2025, arXiv 2505.13447"),
+    Method(
+        "meanflow",
+        lambda c: _adaptive(MeanFlow()),
+        "data",
+        "Geng et al. 2025, arXiv 2505.13447",
+        "guidance in its target",
+        f"{_DIAGONAL_TIMES}; {_MEAN_SQUARE}, so norm_eps is 1e-3 an entry",
+    ),
     Method(
         "imf",
         lambda c: _adaptive(ImprovedMeanFlow()),
         "data",
         "Geng et al. 2025, arXiv 2512.02012",
-        "its network's second head and in-context conditions",
+        "its network's second head, guidance in its target and in-context conditions",
+        "three quarters of the batch on the diagonal, where its code has a half"
+        f" (diag_fraction=.5, off_weight=1); {_DIAGONAL_TIMES}; {_MEAN_SQUARE}, with norm_eps 1e-3 an"
+        " entry, where its code has .01 for all",
     ),
     Method(
         "tim",
@@ -122,8 +156,16 @@ METHODS = (
         "data",
         "Zhang et al. 2025, arXiv 2510.20771",
         "the last phase by MeanFlow itself, at alpha = 0",
+        "three quarters of the batch on the diagonal, where its code has a half or a quarter; alpha moves"
+        f" from an eighth to seven eighths of the steps; divides by alpha; {_DIAGONAL_TIMES}; {_MEAN_SQUARE}",
     ),
-    Method("emd", lambda c: Joint(None, Eulerian(), velocity=c.frozen()), "teacher", _FMM),
+    Method(
+        "emd",
+        lambda c: Joint(None, Eulerian(), velocity=c.frozen()),
+        "teacher",
+        _FMM,
+        departs="stops the gradient at grad X b, as the authors do in 2025; the paper lets it through",
+    ),
     Method(
         "ayf-emd",
         lambda c: Joint(None, AverageEulerian(normalise=0.1, warmup=c.steps // 4), velocity=c.frozen()),
@@ -200,7 +242,10 @@ METHODS = (
         lambda c: Joint(None, MomentMatching(4), pairs=Grouped(4)),
         "data",
         "Zhou, Ermon & Song 2025, arXiv 2503.07565",
-        "its law of r and its weights of times",
+        "its law of times and its weights of them",
+        "compares different samples alone, where the paper compares a sample's two jumps too"
+        " (MomentMatching(paired=True)), which is not at rest at the flow map; r half of the way to t,"
+        " where the paper has it near s",
     ),
     Method(
         "progressive",
@@ -228,9 +273,16 @@ METHODS = (
 
 
 def named(
-    name: str, steps: int, student: FlowMap | None = None, teacher: FlowMap | None = None, grid: int = 32
+    name: str,
+    steps: int,
+    student: FlowMap | None = None,
+    teacher: FlowMap | None = None,
+    grid: int = 32,
+    times: TimeLaw | None = None,
+    weighting: Weighting | None = None,
+    **settings: Any,
 ) -> Objective:
-    """The objective called `name`.
+    """The objective called `name`, or one with other settings than its paper's.
 
     Args:
         name: one of METHODS, such as "lsd", "meanflow", "cd".
@@ -238,13 +290,37 @@ def named(
         student: the map to be trained, for methods that believe its moving average.
         teacher: a finished map, for methods that distil one.
         grid: jumps of the sampler that is learned, for methods tied to a grid of times.
+        times: law of the times, on the diagonal and of both ends off it; the method's own by default.
+        weighting: of the residuals, on the diagonal and off it; the method's own by default.
+        settings: arguments of `Joint` instead of the method's, such as diag_fraction or off_weight.
 
     Raises:
-        ValueError: an unknown name, with the nearest; a student or teacher that is needed and missing.
+        ValueError: an unknown name, with the nearest; a student or teacher that is needed and missing; times for a
+            method that is tied to a grid of them; a setting that Joint does not have.
     """
     methods = {method.name: method for method in METHODS}
     if name not in methods:
         close = difflib.get_close_matches(name.casefold(), methods, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(methods)}"
         raise ValueError(f"no training method is called {name!r}; {hint}")
-    return methods[name].build(Setting(steps, student, teacher, grid))
+    joint = methods[name].build(Setting(steps, student, teacher, grid))
+    if times is None and weighting is None and not settings:
+        return joint
+    return changed(joint, times, weighting, **settings)
+
+
+def changed(joint: Joint, times: TimeLaw | None, weighting: Weighting | None, **settings: Any) -> Joint:
+    """The same objective with other settings. Raises ValueError for one that it does not have."""
+    arguments: dict[str, Any] = {name: getattr(joint, name) for name in Joint.SETTINGS}
+    if unknown := sorted(settings.keys() - arguments.keys()):
+        close = difflib.get_close_matches(unknown[0], arguments, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(arguments)}"
+        raise ValueError(f"Joint has no setting {unknown[0]!r}; {hint}")
+    if times is not None:
+        arguments["pairs"] = joint.pairs.of(times)
+    if weighting is not None:
+        arguments["weighting"] = weighting
+    if isinstance(joint.diagonal, FlowMatching):
+        own = joint.diagonal
+        arguments["diagonal"] = FlowMatching(times or own.times, weighting or own.weighting)
+    return Joint(**(arguments | settings))

@@ -11,10 +11,11 @@ from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.networks import ClassCondition, EmbeddingCondition, Mlp, Transformer, UNet
+from steer.networks import ClassCondition, EmbeddingCondition, LayerNorm, Mlp, Transformer, UNet
 from steer.networks.transformer import SelfAttention
 from steer.networks.unet import Attention
 from steer.training import Eulerian, FlowMatching, Joint, Lagrangian
+from steer.training.gradient_check import compare, compare_layer, noise_like
 
 B = 4
 LABELS = torch.tensor([0, 2, 1, 2])
@@ -75,15 +76,40 @@ def test_forward_mode_is_the_finite_difference_in_x_s_and_t(case):
     assert ((ahead - behind) / (2 * h) - tangent).norm() < 1e-6 * tangent.norm()
 
 
-def test_reverse_mode_agrees_with_forward_mode_and_goes_through_it(case):
+def test_reverse_mode_agrees_with_forward_mode(case):
     network, x, s, t, cond = case
-    loss, slope = torch.func.jvp(lambda t: network(x, s, t, cond).square().sum(), (t,), (torch.ones_like(t),))
+    _, slope = torch.func.jvp(lambda t: network(x, s, t, cond).square().sum(), (t,), (torch.ones_like(t),))
     clock = t.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(network(x, s, clock, cond).square().sum(), clock)
     torch.testing.assert_close(gradient.sum(), slope.detach(), rtol=1e-9, atol=1e-9)
-    (mixed,) = torch.autograd.grad(slope, next(network.parameters()))
-    assert mixed.abs().sum() > 0
-    assert loss.requires_grad
+
+
+def squared_tangent(network, x, s, t, cond):
+    """|d/dh u_{s, t + h}(x + h x)|^2, of which objectives through a derivative take the gradient."""
+    tangents = (x, torch.ones_like(t))
+    _, tangent = torch.func.jvp(lambda x, t: network(x, s, t, cond), (x, t), tangents)
+    return tangent.to(torch.promote_types(tangent.dtype, torch.float32)).square().mean()
+
+
+def test_the_gradient_through_the_tangent_is_a_finite_difference(case):
+    network, x, s, t, cond = case
+    found = compare(lambda: squared_tangent(network, x, s, t, cond), list(network.parameters()))
+    assert found.size > 0
+    assert found.error < 1e-9
+
+
+def test_so_it_is_in_autocast_up_to_the_rounding_of_bfloat16(case):
+    """In units of the gradient's own size along the same random direction."""
+    network, x, s, t, cond = case
+    weights = list(network.parameters())
+    exact = compare(lambda: squared_tangent(network, x, s, t, cond), weights)
+    direction = noise_like(weights, seed=2)
+    network, x, s, t = network.float(), x.float(), s.float(), t.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = squared_tangent(network, x, s, t, cond)
+    rough = torch.autograd.grad(loss, list(network.parameters()))
+    along = sum((g * d).sum() for g, d in zip(rough, direction, strict=True))
+    assert abs(float(along) - exact.difference) < 0.05 * exact.size
 
 
 def test_every_parameter_receives_a_gradient(case):
@@ -128,6 +154,22 @@ def test_the_absent_condition_has_two_spellings(case):
     mixed = torch.cat((cond[:2], absent[2:]))
     expected = torch.cat((network(x, s, t, cond)[:2], network(x, s, t)[2:]))
     torch.testing.assert_close(network(x, s, t, mixed), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norm_is_torchs_with_the_right_second_derivative(affine):
+    ours, theirs = LayerNorm(8, elementwise_affine=affine), nn.LayerNorm(8, elementwise_affine=affine)
+    shaken(ours)
+    ours.load_state_dict(shaken(theirs).state_dict())
+    x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-13, atol=1e-13)
+    for tangent in (False, True):
+        assert compare_layer(ours, (x,), {}, tangent).error < 1e-9
+    half = x.bfloat16()
+    assert ours.bfloat16()(half).dtype == torch.bfloat16
+    torch.testing.assert_close(ours(half), theirs.bfloat16()(half), rtol=0.02, atol=0.02)
+    with pytest.raises(ValueError, match="got width=0"):
+        LayerNorm(0)
 
 
 def test_attention_is_scaled_dot_product_attention():

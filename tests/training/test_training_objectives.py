@@ -263,7 +263,7 @@ def test_two_legs_leave_only_the_solvers_error():
 
 @pytest.mark.parametrize(
     "objective",
-    [ImprovedMeanFlow(), FlowMapMatching(), MeanFlow(FiniteDifference(0.005))],
+    [ImprovedMeanFlow(), FlowMapMatching(), MeanFlow(FiniteDifference(0.005)), MomentMatching(4)],
     ids=lambda o: type(o).__name__,
 )
 def test_noisy_objectives_are_stationary_on_average_at_the_exact_map(objective):
@@ -289,8 +289,28 @@ def test_the_noise_of_meanflow_passes_through_the_map_and_that_of_improved_meanf
     torch.testing.assert_close(residual(MeanFlow(), flow_map, (x0, x1, s, t)), stretch**2 * plain)
 
 
+@pytest.mark.parametrize(("stage", "n"), [(1, 4), (1, 2), (5, 4)])
+def test_moment_matching_is_at_rest_at_the_exact_map(stage, n):
+    """mean z^2 is that of noise, for r half of the way to t and near s; with pairs counted it is tens of it and more."""
+
+    def mean_square(paired):
+        objective = MomentMatching(n, AnnealedStride(1, stages=stage), paired)
+        flow_map, rows = exact_map(), []
+        for seed in range(256):
+            loss = residual(objective, flow_map, pairs(256, seed), seed=seed, step=99).mean()
+            rows.append(torch.cat([g.flatten() for g in gradients(loss, flow_map).values()]))
+        z = torch.stack(rows).mean(0) / (torch.stack(rows).std(0) / 16)
+        return z.square().mean()
+
+    assert mean_square(False) < 4.0
+    assert mean_square(True) > 40.0
+
+
 def test_moment_matching_by_hand():
-    """Two points in one dimension, jumps of size w: MMD^2 = (2 + 2 k(x1 - x2)) / 4 + ... - 2 (sum of k(x_i - y_j)) / 4."""
+    """Two points in one dimension, jumps of size w: MMD^2 = (2 + 2 k(x1 - x2)) / 4 + ... - 2 (sum of k(x_i - y_j)) / 4,
+
+    and without a sample's own pair k(x1 - x2) + k(y1 - y2) - k(x1 - y2) - k(y1 - x2).
+    """
 
     class Still(torch.nn.Module):
         def forward(self, x, s, t, cond=None):
@@ -298,7 +318,8 @@ def test_moment_matching_by_hand():
 
     x0, x1 = torch.tensor([[0.3], [-1.0]]), torch.tensor([[1.0], [2.0]])
     s, t = torch.tensor([0.2, 0.2]), torch.tensor([0.6, 0.6])
-    found = residual(MomentMatching(2), ResidualMap(Still(), Linear()), (x0, x1, s, t))
+    still = ResidualMap(Still(), Linear())
+    found, unpaired = (residual(MomentMatching(2, paired=p), still, (x0, x1, s, t)) for p in (True, False))
     x, y = (
         [(1 - r) * a + r * b for a, b in ((0.3, 1.0), (-1.0, 2.0))] for r in (0.2, 0.4)
     )  # s = .2, r = (.2 + .6) / 2
@@ -309,14 +330,18 @@ def test_moment_matching_by_hand():
     expected = sum(k(a, b) for a in x for b in x) + sum(k(a, b) for a in y for b in y)
     expected = (expected - 2 * sum(k(a, b) for a in x for b in y)) / 4
     torch.testing.assert_close(found, torch.tensor([expected, expected]))
+    expected = k(x[0], x[1]) + k(y[0], y[1]) - k(x[0], y[1]) - k(y[0], x[1])
+    torch.testing.assert_close(unpaired, torch.tensor([expected, expected]))
 
 
 def test_moment_matching_is_small_at_the_exact_map_and_not_elsewhere():
-    """Of n samples the V-statistic keeps a part of order 1/n at equal laws."""
+    """Of n samples the statistic with pairs keeps a part of order 1/n at equal laws."""
 
     def at(n, flow_map):
         x0, x1, s, t = pairs(n)
-        return residual(MomentMatching(n), flow_map, (x0, x1, torch.full_like(s, 0.3), torch.full_like(t, 0.8))).mean()
+        return residual(
+            MomentMatching(n, paired=True), flow_map, (x0, x1, torch.full_like(s, 0.3), torch.full_like(t, 0.8))
+        ).mean()
 
     few, many, off = at(128, exact_map()), at(1024, exact_map()), at(1024, exact_map(bend=1.0))
     assert many < few / 4

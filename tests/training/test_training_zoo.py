@@ -7,7 +7,7 @@ import torch
 from exact_map import MEAN, STD, exact_map, generator
 
 from steer.flow_map import OdeMap
-from steer.training import METHODS, Joint, named
+from steer.training import METHODS, Adaptive, Grouped, Joint, LogitNormal, Plain, Uniform, named
 
 TEACHER = {"mean": (0.5, 0.8), "std": 0.8}  # another Gaussian than that of the data
 NAMES = [method.name for method in METHODS]
@@ -115,3 +115,76 @@ def test_the_mean_flow_law_of_times_is_the_papers_turned_around():
     s, _ = named("meanflow", 100).pairs.law.sample(20_000, generator()), None
     logit = torch.logit(1 - s.double())
     assert abs(logit.mean() + 0.4) < 4.5 / math.sqrt(20_000)
+
+
+# Other settings than the papers'
+
+
+def test_settings_change_what_they_name_and_nothing_else():
+    paper, plane = named("imf", 100), named("imf", 100, times=Uniform(), weighting=Plain())
+    assert isinstance(paper.weighting, Adaptive)
+    assert isinstance(paper.diagonal.weighting, Adaptive)
+    assert isinstance(plane.weighting, Plain)
+    assert isinstance(plane.diagonal.weighting, Plain)
+    assert isinstance(plane.diagonal.times, Uniform)
+    assert isinstance(plane.pairs.law, Uniform)
+    assert (plane.diag_fraction, plane.off_weight) == (paper.diag_fraction, paper.off_weight)
+    assert type(plane.off_diagonal) is type(paper.off_diagonal)
+    half = named("imf", 100, diag_fraction=0.5, off_weight=1.0)
+    assert (half.diag_fraction, half.off_weight) == (0.5, 1.0)
+    assert isinstance(half.pairs.law, LogitNormal)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+def test_every_method_takes_times_or_says_why_not(method):
+    teacher, grid = exact_map(**TEACHER), GRID.get(method.name, 32)
+    law = LogitNormal(3.0, 0.1)
+
+    def changed():
+        return named(method.name, 100, exact_map(), teacher, grid, times=law, weighting=Adaptive(0.5))
+
+    if method.name in ("shortcut", "progressive", "knowledge-distillation"):
+        with pytest.raises(
+            ValueError, match=r"^(Dyadic|OnGrid) has its own times, .*; leave times out, or give pairs$"
+        ):
+            changed()
+        return
+    joint = changed()
+    assert isinstance(joint.weighting, Adaptive)
+    s, _ = joint.pairs.sample(400, generator())
+    assert 0.93 < s.mean() < 0.96  # sigmoid(3) = .953
+    if joint.diagonal is not None:
+        assert joint.diagonal.times is law
+    assert isinstance(joint.pairs, Grouped) == (method.name == "imm")
+
+
+def test_a_setting_that_joint_does_not_have_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="Joint has no setting 'off_wieght'; did you mean 'off_weight'"):
+        named("lsd", 100, off_wieght=2.0)
+    with pytest.raises(ValueError, match=r"^Joint has no setting 'x'; there are: diagonal, off_diagonal"):
+        named("lsd", 100, x=2.0)
+
+
+def test_where_the_papers_are_departed_from_is_said():
+    departs = {method.name: method.departs for method in METHODS}
+    for name, word in {
+        "imf": "diag_fraction=.5",
+        "meanflow": "norm_eps",
+        "alpha-flow": "diagonal",
+        "lmd": "stops the gradient",
+        "emd": "stops the gradient",
+        "imm": "paired=True",
+    }.items():
+        assert word in departs[name]
+
+
+def test_times_are_not_rounded_where_bfloat16_is_the_default():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        for method in METHODS:
+            joint = build(method, exact_map(), 100)
+            if joint.off_diagonal is not None:
+                assert all(time.dtype == torch.float32 for time in joint.pairs.sample(4, generator()))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert Uniform().sample(3, generator()).dtype == torch.float32
