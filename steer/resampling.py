@@ -4,12 +4,13 @@ All are unbiased: particle i has N w_i children on average, w the normalised wei
 systematic and stratified having the least. Reference: Douc, Cappe & Moulines 2005, arXiv cs/0507025.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from steer.randomness import PromptKeys, prompt_generators
 
 Scheme = Callable[[Float[Tensor, "p n"], torch.Generator | None], Int[Tensor, "p n"]]
 
@@ -46,7 +47,7 @@ def unweighted(
     log_w: Float[Tensor, "p n"],
     m: int,
     generator: torch.Generator | None = None,
-    prompt_keys: Sequence[int] | None = None,
+    prompt_keys: PromptKeys = None,
 ) -> Int[Tensor, "p m"]:
     """m particles of each row that stand for the weighted row without weights, whatever the order of the row.
 
@@ -66,12 +67,7 @@ def unweighted(
     """
     if m < 1:
         raise ValueError(f"resampled keeps at least 1 sample of each prompt; got {m}")
-    keys = list(range(len(log_w))) if prompt_keys is None else [int(key) for key in prompt_keys]
-    if len(keys) != len(log_w):
-        raise ValueError(f"prompt_keys has one integer per prompt, {len(log_w)} of them; got {len(keys)}")
-    device = generator.device if generator else "cpu"
-    seed = int(torch.randint(2**62, (1,), generator=generator, device=device))
-    generators = [_keyed(seed, key) for key in keys]
+    generators = prompt_generators(len(log_w), prompt_keys, generator)
     w = _normalised(log_w).cpu()
     order = torch.stack([torch.randperm(w.shape[1], generator=g) for g in generators])
     shift = torch.cat([_uniform((1, 1), w, g) for g in generators])
@@ -121,9 +117,3 @@ def _uniform(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def _teeth(n: int, like: Tensor) -> Tensor:
     return torch.arange(n, device=like.device, dtype=torch.float64)
-
-
-def _keyed(seed: int, key: int) -> torch.Generator:
-    """A generator for a row, unrelated to those of other keys."""
-    digest = hashlib.blake2b(repr((seed, key)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

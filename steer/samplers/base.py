@@ -5,9 +5,8 @@ x0 (prompts, particles, *shape) is flattened to (B, *shape) with the particles o
 not depend on which others share the batch, and the network is called on at most `max_batch` samples at a time.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from operator import index
@@ -21,12 +20,13 @@ from steer import counting
 from steer.counting import Evaluations
 from steer.flow_map import Cond, FlowMap, for_particles
 from steer.progress import track
+from steer.randomness import PromptKeys as PromptKeys
+from steer.randomness import prompt_generators
 from steer.resampling import log_mean_exp, unweighted
 from steer.samplers.divergence import Reach
 from steer.tilt import NonFiniteReward, Tilt
 
 Claim = Literal["exact", "exact for the chain", "biased", "maximiser"]
-PromptKeys = Sequence[int] | Tensor | None
 State = TypeVar("State")
 
 
@@ -55,7 +55,7 @@ class Result:
     claim: Claim | None = None
 
     def resampled(
-        self, n: int, generator: torch.Generator | None = None, prompt_keys: Sequence[int] | None = None
+        self, n: int, generator: torch.Generator | None = None, prompt_keys: PromptKeys = None
     ) -> Float[Tensor, "p n *shape"]:
         """n samples of each prompt, drawn by the weights, to be used without them: see `steer.resampling.unweighted`.
 
@@ -153,29 +153,6 @@ class Run:
         """The rows stacked; a quantity is stacked over the steps that recorded it."""
         names = dict.fromkeys(name for row in self.records for name in row)
         return {name: torch.stack([row[name] for row in self.records if name in row]) for name in names}
-
-
-def prompt_generators(
-    prompts: int, keys: PromptKeys, generator: torch.Generator | None, device: torch.device
-) -> list[torch.Generator]:
-    """One generator per prompt, seeded by a draw from `generator` and the prompt's key."""
-    if keys is None:
-        keys = range(prompts)
-    elif isinstance(keys, Tensor):
-        keys = keys.tolist()
-    if len(keys) != prompts:
-        raise ValueError(f"prompt_keys has one integer per prompt, {prompts} of them; got {len(keys)}")
-    if not all(isinstance(key, SupportsIndex) and not isinstance(key, bool) for key in keys):
-        raise ValueError(f"prompt_keys are integers; got {list(keys)}")
-    where = generator.device if generator else "cpu"
-    base = int(torch.randint(2**62, (1,), generator=generator, device=where))
-    return [torch.Generator(device).manual_seed(mixed(base, index(key))) for key in keys]
-
-
-def mixed(base: int, key: int) -> int:
-    """A 63-bit seed, well mixed from a base and a key."""
-    digest = hashlib.blake2b(f"{base}:{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 class Sampler(ABC):

@@ -80,7 +80,7 @@ class BeamSearch(Stepwise[Beams]):
             )
         if run.particles % self.beams:
             raise ValueError(f"particles are a multiple of the beams, {self.beams}; got {run.particles} of them")
-        return Beams(x, x.new_zeros(run.prompts, run.particles), 0)
+        return Beams(x, x.new_zeros(run.prompts, run.particles, dtype=torch.float64), 0)
 
     def step(self, run: Run, now: Beams, s: float, t: float) -> Beams:
         branching = self.beams < run.particles

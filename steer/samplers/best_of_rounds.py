@@ -77,7 +77,7 @@ class BestOfRounds(Stepwise[Kept]):
             raise ValueError("BestOfRounds needs a reward to choose by; pass tilt=steer.Tilt(reward)")
         if self.keep > run.particles:
             raise ValueError(f"BestOfRounds keeps {self.keep} of {run.particles} particles; draw more, or keep fewer")
-        none = x.new_zeros(run.prompts, 0)
+        none = x.new_zeros(run.prompts, 0, dtype=torch.float64)
         return Kept(run.by_prompt(x)[:, :0], none, none, x, 0.0, 0)
 
     def step(self, run: Run, now: Kept, s: float, t: float) -> Kept:

@@ -19,13 +19,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.flow_map import FlowMap
 from steer.lookahead import Denoiser, Lookahead
-from steer.resampling import Scheme, effective_sample_size, log_mean_exp, systematic
-from steer.samplers.base import Result, Run, Stepwise
+from steer.resampling import Scheme, effective_sample_size, log_mean_exp, systematic, weighted_mean
+from steer.samplers.base import Claim, Result, Run, Stepwise
 from steer.samplers.collapse import warn_of_collapse
+from steer.samplers.constraints import softened
 from steer.samplers.looking import look
 from steer.samplers.population import moved_to_log_z, of_ancestors
-from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, will_part
+from steer.samplers.sde import NoiseLevel, claim_with_noise, noise_level, noisy_step, will_part
 
 Potential = Literal["difference", "max", "sum"]
 
@@ -89,10 +91,13 @@ class FkSteering(Stepwise[Walkers]):
         self.lookahead, self.potential, self.every = lookahead or Denoiser(), potential, every
         self.resample_below, self.eps, self.resampling = resample_below, eps, resampling
 
+    def claim_on(self, flow_map: FlowMap) -> Claim:
+        return claim_with_noise(flow_map, self.eps, self.times())
+
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Walkers:
         if run.tilt is None:
             raise ValueError("FkSteering follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde")
-        zeros = x.new_zeros(run.prompts, run.particles)
+        zeros = x.new_zeros(run.prompts, run.particles, dtype=torch.float64)
         least = torch.full_like(zeros, -torch.inf) if self.potential == "max" else zeros
         return Walkers(x, zeros, zeros[:, 0], zeros, zeros, least, 0)
 
@@ -102,7 +107,7 @@ class FkSteering(Stepwise[Walkers]):
             run.record(t=t)
             return now
         seen = look(self, run, now.x, t, self.lookahead)
-        now = self.weighed(now._replace(velocity=seen.velocity), run.by_prompt(seen.value), t)
+        now = self.weighed(now._replace(velocity=seen.velocity), softened(run.by_prompt(seen.value), t), t)
         return self.select(run, now, run.by_prompt(seen.reward), t)
 
     def finish(self, run: Run, last: Walkers) -> Result:
@@ -133,7 +138,7 @@ class FkSteering(Stepwise[Walkers]):
         due = ess < self.resample_below * run.particles
         if due.any() and not will_part(self.eps, run, self.times(), t):
             due = torch.zeros_like(due)
-        mean = (torch.softmax(now.log_w, dim=1) * reward).sum(1)
+        mean = weighted_mean(now.log_w, reward)
         run.record(t=t, seen_t=t, ess=ess, resampled=due, reward=mean)
         if not due.any():
             return now

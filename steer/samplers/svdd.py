@@ -64,7 +64,8 @@ class Svdd(Stepwise[Sighted]):
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Sighted:
         if run.tilt is None:
             raise ValueError("Svdd follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde")
-        return Sighted(x, x.new_zeros(len(x)), x.new_zeros(len(x)))
+        nothing = x.new_zeros(len(x), dtype=torch.float64)
+        return Sighted(x, nothing, nothing)
 
     def step(self, run: Run, now: Sighted, s: float, t: float) -> Sighted:
         now = self.choose(run, euler_maruyama(self, run, now.x, s, t, self.level(run, s, t), now.velocity), t)

@@ -25,16 +25,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond
+from steer.flow_map import Cond, FlowMap
 from steer.interpolant import Schedule
 from steer.lookahead import Lookahead, MapJump
-from steer.resampling import Scheme, effective_sample_size, log_mean_exp, systematic
+from steer.resampling import Scheme, effective_sample_size, log_mean_exp, systematic, weighted_mean
 from steer.samplers.base import Claim, Result, Run, Stepwise
 from steer.samplers.collapse import warn_of_collapse
+from steer.samplers.constraints import softened
 from steer.samplers.levels import Level, Tempering, constant, proportional
 from steer.samplers.looking import Landed
 from steer.samplers.population import Population, Search, descend, unevenness
-from steer.samplers.sde import NoiseLevel, noise_level, will_part
+from steer.samplers.sde import NoiseLevel, claim_with_noise, noise_level, will_part
 from steer.samplers.weighting import Glance, Move, PathWeights, TransitionWeights, Weighting
 from steer.slope import Asked, look, refuse_without_gradient, rise
 from steer.tilt import Value
@@ -115,6 +116,12 @@ class TrajectoryTilting(Stepwise[Population]):
     @property
     def claim(self) -> Claim:  # type: ignore[override]
         return "exact" if self.search is None else "maximiser"
+
+    def claim_on(self, flow_map: FlowMap) -> Claim:
+        if self.search is not None:
+            return "maximiser"
+        claim = claim_with_noise(flow_map, self.eps, self.times())
+        return "biased" if claim != "exact" and self.weighting.needs_marginals else claim
 
     # --- the loop -----------------------------------------------------------------------------------------------------
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Population:
@@ -215,12 +222,15 @@ class TrajectoryTilting(Stepwise[Population]):
             else:
                 view = rise(value, asked, "TrajectoryTilting(guide=False) or BestOfN", in_time=not still)
             velocity = torch.zeros_like(x) if view.velocity is None else view.velocity
-            along = 0.0 if still else (view.slope * velocity).flatten(1).sum(1)
+            along = 0.0 if still else (view.slope.double() * velocity.double()).flatten(1).sum(1)
             rate, level = view.in_time + along, torch.ones_like(view.value)
             score = score_of(run.flow_map.schedule, velocity, x, t)
             return Glance(view.value, velocity, score, view.slope, rate, view.reward, view.guess, level)
 
-        return self.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=lookahead.random)
+        glance = self.in_batches(part, run, x, tilt.scale_for(len(x)), run.prompt, apart=lookahead.random)
+        if self.search is not None:
+            return glance
+        return glance._replace(value=softened(run.by_prompt(glance.value), t).flatten())
 
     def select(self, run: Run, now: Population, t: float) -> Population:
         """Resampling where the weights of a prompt have grown uneven, or the search's selection; not where copies would end as
@@ -242,7 +252,7 @@ class TrajectoryTilting(Stepwise[Population]):
 
     def record(self, run: Run, now: Population, t: float, chosen: Tensor) -> Population:
         """Keeps the figures of this step, and the film."""
-        reward = (torch.softmax(now.log_w, dim=1) * run.by_prompt(now.glance.reward)).sum(1)
+        reward = weighted_mean(now.log_w, run.by_prompt(now.glance.reward))
         run.record(t=t, ess=effective_sample_size(now.log_w), resampled=chosen, reward=reward)
         if self.film and (now.steps % self.film_every == 0 or t == 1.0):
             rank = now.log_w if self.search is None else run.by_prompt(now.glance.value)

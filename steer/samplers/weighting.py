@@ -102,10 +102,13 @@ class Weighting(ABC):
     Attributes:
         needs_rate: whether it reads the rate of a glance.
         any_kick: whether it weighs the kick that was made, so that the trust region may shorten it.
+        needs_marginals: whether it takes the score for that of the flow's marginals, and is biased where there is noise and it
+            is not (`FlowMap.score_matches_flow`).
     """
 
     needs_rate: bool = False
     any_kick: bool = True
+    needs_marginals: bool = True
 
     @abstractmethod
     def __call__(self, before: Glance, after: Glance, move: Move) -> Float[Tensor, "b"]:
@@ -161,6 +164,8 @@ class TransitionWeights(Weighting):
     a step's log weights, so a trust region keeps them even.
     """
 
+    needs_marginals = False
+
     def __call__(self, before: Glance, after: Glance, move: Move) -> Float[Tensor, "b"]:
         dr = after.tilt - before.tilt
         coefficient = move.eps + move.chi
@@ -206,4 +211,4 @@ class ReversalWeights(Weighting):
 
 
 def _dot(a: Tensor, b: Tensor) -> Float[Tensor, "b"]:
-    return (a * b).flatten(1).sum(1)
+    return (a.double() * b.double()).flatten(1).sum(1)
