@@ -53,6 +53,8 @@ METHODS = (
         "posterior-guided_by_4",
         "denoiser-guided",
         "noise_optimisation",
+        "FMRG_jacobian",
+        "FMRG_endpoint",
         "FMTT_of_8",
         "FK_steering_of_8",
         "Svdd",
@@ -65,6 +67,8 @@ ONE_BY_ONE = (
     "posterior-guided_by_4",
     "denoiser-guided",
     "noise_optimisation",
+    "FMRG_jacobian",
+    "FMRG_endpoint",
     "Svdd",
 )  # no particle knows of another
 

@@ -2,6 +2,7 @@
 
     python -m recipes.figures.strengths                # all of them, a quarter of an hour on one core
     python -m recipes.figures.strengths mpgd fmrg_j    # some
+    python -m recipes.figures.strengths fashion        # FMRG on images, for the comparisons of Fashion-MNIST
 
 The worlds are mixtures under quadratic and linear rewards, none of them of `steer.worlds`, each at a scale of 1 and of 6.
 A method that aims at the tilted law is judged by its sliced Wasserstein distance to it over that of the unsteered law, which
@@ -18,7 +19,10 @@ from collections.abc import Callable
 
 import torch
 
+import steer
+from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
 from steer.analytic import GaussianMixture
+from steer.guidance import Unconditional
 from steer.metrics.sliced_wasserstein import random_directions, sliced_wasserstein
 from steer.samplers import FlowMapRewardGuidance, Jump, Result, Sampler, training_free
 from steer.samplers.divergence import Divergence
@@ -63,8 +67,8 @@ GRIDS: dict[str, tuple[Callable[[float], Sampler], tuple[float, ...]]] = {  # pe
     "lgd_mc": (lambda s: training_free.lgd_mc(STEPS, norm=AtMost(s)), (1.0, 2.0, 5.0, 10.0, 20.0)),
     "freedom": (lambda s: training_free.freedom(STEPS, s), (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)),
     "mpgd": (lambda s: training_free.mpgd(STEPS, s / STEPS), (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)),
-    "ugd_factor": (lambda s: training_free.ugd(20, s), (0.1, 0.25, 0.5, 1.0, 2.0)),
-    "ugd_mu": (lambda s: training_free.ugd(20, mu=s), (0.0, 0.005, 0.02, 0.05, 0.1)),
+    "ugd_factor": (lambda s: training_free.ugd(20, s), (0.25, 0.5, 1.0, 2.0)),
+    "ugd_mu": (lambda s: training_free.ugd(20, mu=s), (0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005)),
     "tfg_rho": (lambda s: training_free.tfg(STEPS, rho=s / STEPS), (0.0, 0.25, 0.5, 1.0, 2.0)),
     "tfg_mu": (lambda s: training_free.tfg(STEPS, mu=s / STEPS), (0.0, 0.05, 0.1, 0.2, 0.5)),
     "fmrg_j": (lambda s: FlowMapRewardGuidance(8, "jacobian", s), (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)),
@@ -123,7 +127,37 @@ def scores(sampler: Sampler, judge: Callable, places: list[tuple[Closed, Result]
     return found
 
 
+FASHION = {"jacobian": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0), "endpoint": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)}
+
+
+def fashion() -> None:
+    """FMRG on images, untold of the class, with the classifiers of the tables in each other's place, and noise of its own:
+    the mean log probability of the class by the one that does not steer.
+    """
+    flow_map = Unconditional(steer.load("fashion"))
+    steers, judges = (ClassLogProbability(load_classifier(name)) for name in ("fashion-patch", "fashion-residual"))
+    x0 = torch.randn(10, 2, 1, 28, 28, generator=torch.Generator().manual_seed(1000))
+    labels = torch.arange(10)
+    for form, grid in FASHION.items():
+        means = []
+        for strength in grid:
+            sampler = FlowMapRewardGuidance(8, form, strength)  # type: ignore[arg-type]
+            x = sampler(flow_map, x0, Tilt(Decoded(steers, from_signed)), labels).x.flatten(0, 1)
+            with torch.no_grad():
+                means.append(float(judges(from_signed(x).clamp(0, 1), labels.repeat_interleave(2)).mean()))
+            print(f"fashion, {form} {strength:6g}: {means[-1]:7.3f}", flush=True)
+        say_best(f"fashion, {form}", grid, means.index(max(means)))
+
+
+def say_best(name: str, grid: tuple[float, ...], best: int) -> None:
+    inside = 0 < best < len(grid) - 1
+    print(f"{name} best {grid[best]:g}{'' if inside else ', at an end of the grid'}", flush=True)
+
+
 def main(names: list[str]) -> None:
+    if names == ["fashion"]:
+        fashion()
+        return
     places = worlds()
     for name in names or GRIDS:
         build, grid = GRIDS[name]
@@ -136,8 +170,7 @@ def main(names: list[str]) -> None:
             figure = means[-1] if maximiser else math.exp(min(means[-1], 100))
             print(f"{name:10s} {strength:6g}: {figure:7.3f}   {shown}", flush=True)
         best = (max if maximiser else min)(range(len(grid)), key=means.__getitem__)
-        inside = 0 < best < len(grid) - 1
-        print(f"{name:10s} best {grid[best]:g}{'' if inside else ', at an end of the grid'}", flush=True)
+        say_best(name, grid, best)
 
 
 if __name__ == "__main__":

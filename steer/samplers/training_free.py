@@ -119,7 +119,7 @@ def mpgd(
 def ugd(
     steps: int = 100,
     factor: float = 1.0,
-    mu: Strength = 0.02,
+    mu: Strength = 0.0005,
     *,
     n_iter: int = 10,
     n_recur: int | Callable[[float], int] = 4,

@@ -26,7 +26,8 @@ from steer.tilt import Tilt
 
 RING = ["compare", "ring/compare", "particles=16", "model.steps=4", "budgets=[6,13]", "seeds=2"]
 TWO = [
-    f"methods.{name}=null" for name in ("FMTT_map", "FMTT_no_look-ahead", "FMTT_denoiser")
+    f"methods.{name}=null"
+    for name in ("FMTT_map", "FMTT_no_look-ahead", "FMTT_denoiser", "FMRG_jacobian", "FMRG_endpoint")
 ]  # what is left: FK, best of N
 SAMPLERS = {name: cls for name in steer.samplers.__all__ if inspect.isclass(cls := getattr(steer.samplers, name))}
 SHIPPED = {name: cls for name, cls in SAMPLERS.items() if issubclass(cls, Sampler) and not inspect.isabstract(cls)}
@@ -225,7 +226,7 @@ def test_the_ring(steer):
     files = {"config.yaml", "metrics.json", "compare.md", "report.html", "curves.png", "plans.json", "cells"}
     assert {path.name for path in folder.iterdir()} == files
     rows = figures_of(folder)
-    assert len(rows) == 5 * 2
+    assert len(rows) == 7 * 2
     for name in ("FMTT_map", "FMTT_denoiser", "FMTT_no_look-ahead", "FK_steering"):
         row = rows[name, 40]
         assert 36 < row["spent"] <= 40
@@ -399,6 +400,8 @@ def test_images(steer, fashion):
         "denoiser-guided",
         "FMTT_of_8",
         "noise_optimisation",
+        "FMRG_jacobian",
+        "FMRG_endpoint",
         "best_of_N_by_4_jumps",
     )
     some = [f"methods.{name}=null" for name in names]
@@ -414,7 +417,7 @@ def test_images(steer, fashion):
     ("words", "says"),
     [
         ([f"methods.{name}=null" for name in ("FMTT_map", "FMTT_denoiser", "FMTT_no_look-ahead", "FK_steering",
-          "best_of_N_by_1_jump")], "methods is empty; name at least one"),
+          "FMRG_jacobian", "FMRG_endpoint", "best_of_N_by_1_jump")], "methods is empty; name at least one"),
         (["budgets=[0.5]"], "budgets has 0.5, but the cheapest method, FK_steering, needs 1 evaluations"),
         (["budgets=[]"], "budgets is a list of evaluations per returned sample"),
         (["budgets=[some]"], "budgets is a list of evaluations per returned sample"),

@@ -49,10 +49,8 @@ def test_a_linear_reward_on_gaussian_data(schedule, form, ascent, chord):
             "plain": slope * pull,
             "rescaled": pull / length(pull) * length(u),
         }[ascent]
-        if form == "jacobian":
-            x = x + (t - s) * (u + N_OPT * LAM * g)
-        else:
-            x = x + (t - s) * u + alpha_t * sigma_s * N_OPT * LAM * g
+        weight = t - s if form == "jacobian" else alpha_t * sigma_s
+        x = x + (t - s) * u + weight * N_OPT * LAM * g
     settings = {"adam": {}, "plain": {"adam": False}, "rescaled": {"rescale": True}}[ascent]
     sampler = FlowMapRewardGuidance(STEPS, form, LAM, N_OPT, chord=chord, **settings)
     result = sampler(OneGaussian(schedule), x0, Tilt(LinearReward(A), SCALES))
