@@ -38,17 +38,18 @@ WEIGHERS = {
     "unguided, denoiser": TrajectoryTilting(20, Denoiser(), guide=False),
     "fk": FkSteering(20, every=4),
     "fk, map": FkSteering(20, MapJump(), every=2),
-    "fk, max": FkSteering(20, potential="max", every=6),
+    "fk, max": FkSteering(20, potential="max", every=10),
 }
 
 
 @pytest.mark.parametrize("name", WEIGHERS)
 def test_constraints_are_weighed_exactly(name):
-    """The whole law behind the constraint, although look-ahead after look-ahead calls parts of it forbidden: log Z to 5 %."""
-    result = WEIGHERS[name](Ball(), noise(48, 512, 2, seed=5), Tilt(half), None, seeded())
-    error = result.log_z.std().item() / 48**0.5
+    """The whole law behind the constraint, although look-ahead after look-ahead calls parts of it forbidden: Z to 5 %."""
+    result = WEIGHERS[name](Ball(), noise(160, 512, 2, seed=5), Tilt(half), None, seeded())
+    z = (result.log_z - LOG_Z).exp()
+    error = z.std().item() / len(z) ** 0.5
     assert error < 0.0125
-    assert abs(result.log_z.mean().item() - LOG_Z) < 4 * error + (0.02 if name in {"Ode", "Sde", "unguided", "fk"} else 0.01)
+    assert abs(z.mean().item() - 1) < 3 * error + (0.01 if "Jump" in name else 0.025)  # of 20 Euler steps
     assert (result.log_w.softmax(1)[result.x[..., 0] <= 0.5] == 0).all()
     assert not any(values.isnan().any() for values in result.trace.values())
 
@@ -94,9 +95,9 @@ def test_nan_stops_or_is_rejected():
 def test_infinite_rewards_and_constraints_of_negative_scale_are_refused(on_nonfinite):
     x0 = noise(1, 8, 2)
     with pytest.raises(NonFiniteReward, match="is inf for sample"):
-        Ode(2)(Ball(), x0, Tilt(lambda x: -half(x), 1.0, on_nonfinite), None, seeded())
+        Ode(2)(Ball(), x0, Tilt(lambda x: -half(x), on_nonfinite=on_nonfinite), None, seeded())
     with pytest.raises(NonFiniteReward, match=r"at a negative scale, half is -inf"):
-        Ode(2)(Ball(), x0, Tilt(half, -1.0, on_nonfinite), None, seeded())
+        Ode(2)(Ball(), x0, Tilt(half, -1.0, on_nonfinite=on_nonfinite), None, seeded())
     assert (Ode(2)(Ball(), x0, Tilt(half, 0.0), None, seeded()).log_w == 0).all()
 
 

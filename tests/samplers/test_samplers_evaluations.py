@@ -7,7 +7,7 @@ from zoo import noise, seeded
 
 from rewards import Quadratic
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, ShortOde
-from steer.samplers import BestOfN, Jump, Ode, Sde, Search, TrajectoryTilting, ValueGuided
+from steer.samplers import BestOfN, Jump, Ode, PathWeights, Sde, Search, TrajectoryTilting, ValueGuided
 from steer.solvers import Heun
 from steer.tilt import Tilt
 
@@ -16,13 +16,17 @@ PARTICLES = 4
 GUIDED = [
     # The map: a jump and a velocity at each time but the last, where it has landed.
     (TrajectoryTilting(N, MapJump()), (2 * N, N, N + 1, N)),
-    (TrajectoryTilting(N, MapJump(trusted=False)), (2 * N + 2, N + 1, N + 1, N + 1)),
+    (TrajectoryTilting(N, MapJump(trusted=False)), (2 * N, N, N + 1, N)),
+    # Weights along the path ask for the rate at t = 1 too, but of a map that follows its velocity it is known.
+    (TrajectoryTilting(N, MapJump(), weighting=PathWeights()), (2 * N, N, N + 1, N)),
+    (TrajectoryTilting(N, MapJump(trusted=False), weighting=PathWeights()), (2 * N + 2, N + 1, N + 1, N + 1)),
+    (TrajectoryTilting(N, Denoiser(), weighting=PathWeights()), (N + 1, N + 1, N + 1, N + 1)),
     # The denoiser shares its velocity with the drift.
-    (TrajectoryTilting(N, Denoiser()), (N + 1, N + 1, N + 1, N + 1)),
+    (TrajectoryTilting(N, Denoiser()), (N, N, N + 1, N)),
     # Nothing is evaluated to look nowhere: the velocities are the drift's.
-    (TrajectoryTilting(N, Identity()), (N + 1, 0, N + 1, N + 1)),
+    (TrajectoryTilting(N, Identity()), (N, 0, N + 1, N)),
     # Two steps of Heun's, four velocities, the first of which is the drift's.
-    (TrajectoryTilting(N, ShortOde(2)), (4 * (N + 1), 4 * (N + 1), N + 1, N + 1)),
+    (TrajectoryTilting(N, ShortOde(2)), (4 * N, 4 * N, N + 1, N)),
     # Three draws cost this world no network, but a reward each; in pieces as well, and at t = 1 there is one.
     (TrajectoryTilting(N, Posterior(3)), (N, 0, 3 * N + 1, 3 * N)),
     (TrajectoryTilting(N, Posterior(3, at_once=1)), (N, 0, 3 * N + 1, 3 * N)),

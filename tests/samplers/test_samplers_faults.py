@@ -17,7 +17,6 @@ from steer.samplers import (
     Jump,
     Ode,
     PathWeights,
-    ReversalWeights,
     Sde,
     Search,
     TrajectoryTilting,
@@ -178,9 +177,12 @@ def test_samplers_that_need_a_reward_say_so():
         (Sde(2, lambda t: math.inf), "finite and at least 0; at t = 0 it is inf"),
         (TrajectoryTilting(2, Denoiser(), chi=lambda t: math.inf), "chi must be finite; at t = 0 it is inf"),
         (TrajectoryTilting(2, level=lambda t: t if t == 1 else float("nan")), "level must be finite; at t = 0"),
-        (TrajectoryTilting(2, eps=0.0, chi=lambda t: 1.0), "needs noise to be weighted"),
+        (TrajectoryTilting(2, eps=0.0, chi=lambda t: 1.0), "transition weights need noise"),
+        (
+            TrajectoryTilting(2, eps=0.0, chi=lambda t: 1.0, weighting=PathWeights()),
+            "extra drift needs noise to be weighted",
+        ),
         (ValueSmc(2, eps=0.0), "weights by reversal need noise: eps is 0 at t = 0"),
-        (TrajectoryTilting(2, weighting=ReversalWeights(), eps=lambda t: 0.5), "give eps as a number"),
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
@@ -193,7 +195,8 @@ def test_a_look_ahead_whose_slope_in_time_is_infinite_is_told_of():
         def __call__(self, flow_map, x, t, cond=None, generator=None):
             return super().__call__(flow_map, x + torch.as_tensor(t, dtype=x.dtype).reshape(-1, 1).sqrt(), t)
 
-    message = str(raised(NonFiniteReward, TrajectoryTilting(2, Rooted()), noise(1, 4, 2), Tilt(REWARD)))
+    sampler = TrajectoryTilting(2, Rooted(), weighting=PathWeights())
+    message = str(raised(NonFiniteReward, sampler, noise(1, 4, 2), Tilt(REWARD)))
     assert "the time derivative of Quadratic at its look-ahead is" in message
     assert "for sample 0 at t = 0" in message
 
@@ -248,6 +251,8 @@ def test_extra_drift_without_noise_cannot_be_weighed():
         (lambda: TrajectoryTilting(2, resample_below=1.5), "fraction"),
         (lambda: TrajectoryTilting(2, guide=False, chi=lambda t: 1.0), "guide=False"),
         (lambda: TrajectoryTilting(2, Posterior(2), weighting=PathWeights()), "TransitionWeights"),
+        (lambda: TrajectoryTilting(2, weighting=PathWeights(), trust_radius=1.0), "weigh the whole gradient"),
+        (lambda: TrajectoryTilting(2, trust_radius=0.0), "above 0; got 0.0"),
         (lambda: Search(every=0), "every"),
         (lambda: Search(keep=0.0), "keep"),
     ],
