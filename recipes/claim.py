@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 class ClaimFailed(Exception):
-    """A method does not keep its claim, or its run is too noisy to tell.
+    """A method does not keep its claim, or its run is inconclusive.
 
     Args:
         folder: the complete run folder.

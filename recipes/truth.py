@@ -23,6 +23,7 @@ from steer.tilt import Tilt
 from steer.worlds import World
 
 DRAWS, LINES, REPEATS = 4096, 32, 4  # of the distance to the true law
+MOST = 16384  # samples that are held against it
 
 
 class Size(NamedTuple):
@@ -124,11 +125,13 @@ def joined(a: Result, b: Result) -> Result:
 
 
 def held_from(steps: int | None, result: Result, world: World, name: str, size: Size) -> Held:
-    """What a result says of its sampler."""
+    """What a result says of its sampler; the distance and the effective sample size are of about MOST samples at most."""
+    some = max(MOST // size.particles, 1)
     level = torch.zeros_like(result.log_w[:, :1]) if result.log_z is None else result.log_z[:, None]
-    log_w = (result.log_w.log_softmax(1) + level).flatten()
+    log_w = (result.log_w.log_softmax(1) + level)[:some].flatten()
     ess = float(effective_sample_size(log_w[None]))
-    distance = over_floor(result.x.flatten(0, 1), log_w, ess, world, keyed_generator("truth", name, size.seed))
+    x = result.x[:some].flatten(0, 1)
+    distance = over_floor(x, log_w, ess, world, keyed_generator("truth", name, size.seed))
     return Held(steps, *errors(result, world), distance, ess, result.evaluations)
 
 

@@ -46,7 +46,7 @@ def results(cells: Mapping[str, Any]) -> str:
         diversity = f"{short(cell['base_diversity'])} to {short(cell['diversity'])}"
         seconds = f"{cell['seconds']:.0f}"
         rows.append([f"`steer {words}`", before, after, diversity, f"{cell['forward_equivalents']:.0f}", seconds])
-    heads = ["", "judge's accuracy before", "after", "diversity", "forward-equivalents", "seconds"]
+    heads = ["", "judge's accuracy before", "after", "diversity", "forward-equivalents (a sample; in all)", "seconds"]
     return table(heads, rows)
 
 

@@ -326,11 +326,13 @@ def test_right_weights_pass_in_every_world(monkeypatch):
 
 
 def test_the_page_of_all_methods(monkeypatch):
-    monkeypatch.setattr(figure, "PARTICLES", 2048)
-    table = {"Jump": {name: figure.measure("Jump", name) for name in ("overlapping", "lobes")}}
-    page = figure.page(table, {})
-    assert "2 cells; 2 pass." in page
+    monkeypatch.setattr(figure, "PARTICLES", 64)
+    cells = {figure.key_of("Jump", name): figure.measure("Jump", name, 1) for name in ("overlapping", "lobes")}
+    page = figure.page_of(cells)
+    assert "2 cells; 2 inconclusive." in page  # so few particles tell nothing
     assert "6 numbers: 0 beyond 2 (0.3 expected)" in page
+    told = cells[figure.key_of("Jump", "lobes")]["smallest_error_told"]["log_z"]
+    assert f" {told:.3f} " in page.split("## The smallest error of log Z that is told")[1]
 
 
 @pytest.mark.parametrize(
