@@ -30,7 +30,7 @@ from recipes.sizes import Fit, Plan, Price, Sizer
 from recipes.tables import CONTEST, contest, left_out, markdown, measured, words
 from steer.data.stream import key
 from steer.progress import shown_by, track
-from steer.samplers import BestOfN, Result
+from steer.samplers import BestOfN, Result, Sampler
 
 PANELS = {  # in which way each is better, where the law aimed at is not known
     "reward_mean": "higher",
@@ -103,7 +103,7 @@ def completed(config: DictConfig) -> DictConfig:
     for name, node in methods.items():
         if not isinstance(node, dict) or "sampler" not in node or node.keys() - SAID:
             raise ValueError(f"methods.{name} has a sampler, and may have size, candidates and most; got {node!r}")
-    if not any(type(parts.sampler_of(node["sampler"])) is BestOfN for node in methods.values()):
+    if not any(type(sampler_of(name, node)) is BestOfN for name, node in methods.items()):
         base = {"_target_": "steer.samplers.Jump", "max_batch": config.max_batch}
         for name, k in BEST.items():
             best = {"_target_": "steer.samplers.BestOfN", "base_sampler": {**base, "steps": k}}
@@ -111,6 +111,12 @@ def completed(config: DictConfig) -> DictConfig:
     done = OmegaConf.create({**plain, "methods": methods})
     OmegaConf.set_readonly(done, True)
     return done
+
+
+def sampler_of(name: str, node: dict[str, Any]) -> Sampler:
+    """The sampler of a method as it stands, whatever its size will be."""
+    with parts.at(f"methods.{name}.sampler"):
+        return parts.sampler_of(node["sampler"])
 
 
 def methods_of(config: DictConfig, arena: Arena, price: Price) -> dict[str, Sizer]:

@@ -189,10 +189,20 @@ def resolved(merged: dict[str, Any], name: str) -> DictConfig:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        raise ValueError(f"{name}: {key}{str(error).splitlines()[0]}") from error
+        refers = f", in {written}" if (written := dict(texts_of(merged)).get(str(error.full_key))) else ""
+        raise ValueError(f"{name}: {key}{str(error).splitlines()[0]}{refers}") from error
     OmegaConf.set_readonly(config, True)
     OmegaConf.set_struct(config, True)
     return config
+
+
+def texts_of(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """The strings in a config, each with its key."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from texts_of(value, f"{path}{key}.")
+        elif isinstance(value, str):
+            yield f"{path}{key}", value
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, path: str = "") -> str:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from recipes import run_folder
 from recipes.cli import unforeseen
 from recipes.job import Job
-from recipes.parts import make
+from recipes.parts import made_as
 from recipes.rehearsal import MISFITS
 from steer.loops import CsvLog, Ema, LastCheckpoint, StepProgress
 from steer.loops import quiet as quiet_lightning
@@ -84,7 +84,7 @@ def fit(
         raise
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
-    except MISFITS as error:
+    except (*MISFITS, ArithmeticError) as error:
         if trainer.global_step > 0 or isinstance(error, ValueError):
             raise
         raise ValueError(
@@ -129,7 +129,7 @@ def make_trainer(config: DictConfig, **ours: Any) -> Trainer:
     if taken := sorted(ours.keys() & config.trainer.keys()):
         raise ValueError(f"trainer.{taken[0]} is set by the recipe; leave it out")
     try:
-        return make(config.trainer, **ours, enable_model_summary=False)
+        return made_as(Trainer, config.trainer, **ours, enable_model_summary=False)
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
 

@@ -49,7 +49,7 @@ def learner_of(base: FlowMap, config: DictConfig) -> ResidualMap:
     learner = without_lora(copy.deepcopy(base)).train().requires_grad_(True)
     if not config.condition.model:
         learner.network = Untold(learner.network)
-    return learner if config.lora is None else parts.make(config.lora, flow_map=learner)
+    return learner if config.lora is None else parts.made_as(ResidualMap, config.lora, flow_map=learner)
 
 
 def save(learner: ResidualMap, folder: Path, config: DictConfig, model: parts.Model, **notes: Any) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -40,13 +40,25 @@ def make(node: Any, **live: Any) -> Any:
         raise ValueError(as_written(str(error), root)) from error
 
 
+Kind = TypeVar("Kind")
+
+
+def made_as(kind: type[Kind], node: Any, **live: Any) -> Kind:
+    """The object of a node, which is to be of that class."""
+    found = make(node, **live)
+    if not isinstance(found, kind):
+        key = node._get_full_key("") if isinstance(node, DictConfig) else "a node"
+        raise ValueError(f"{key} is a _target_ that builds a {kind.__name__}; got a {type(found).__name__}")
+    return found
+
+
 @contextmanager
 def at(key: str) -> Iterator[None]:
     """Errors inside the `with` begin with that key of the config, unless they do already."""
     try:
         yield
     except (ValueError, OSError) as error:
-        if re.match(rf"{key}\b", str(error)):
+        if re.match(rf"{re.escape(key)}\b", str(error)):
             raise
         raise ValueError(f"{key}: {error}") from error
 
@@ -249,5 +261,6 @@ def sampler_of(node: Any) -> Sampler:
     """A sampler from its node."""
     sampler = make(node)
     if not isinstance(sampler, Sampler):
-        raise ValueError(f"expected a sampler, one of steer.samplers; got a {type(sampler).__name__}")
+        key = node._get_full_key("") if isinstance(node, DictConfig) else "sampler"
+        raise ValueError(f"{key} is a sampler, one of steer.samplers; got a {type(sampler).__name__}")
     return sampler

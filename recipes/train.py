@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 from omegaconf import DictConfig
 from torch import nn
 
@@ -27,10 +28,12 @@ def train(job: Job) -> Path:
     """Runs the config, or resumes it, and returns the run folder."""
     config = job.config
     torch.manual_seed(config.seed)  # initial weights
-    loop, data, ema = parts.make(config.loop), parts.make(config.data), parts.make(config.ema)
+    loop, ema = parts.made_as(LightningModule, config.loop), parts.made_as(Ema, config.ema)
+    data = parts.made_as(LightningDataModule, config.data)
     module, guidance = learned(loop), guidance_of(loop)
     if config.start is not None and not config.run.resume:
-        start_from(module, config.start)
+        with parts.at("start"):
+            start_from(module, config.start)
     check_trainer(config)
     data.prepare_data()
     folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
@@ -71,7 +74,7 @@ def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:
     prompts = parts.prompts_of(config)
     x0 = parts.noise(config, config.shape, len(prompts)).flatten(0, 1)
     cond = None if prompts.cond is None else prompts.cond.repeat_interleave(config.particles, dim=0)
-    return parts.make(config.pictures, x0=x0, cond=cond, folder=folder / "pictures", ema=ema)
+    return parts.made_as(Pictures, config.pictures, x0=x0, cond=cond, folder=folder / "pictures", ema=ema)
 
 
 def samples(module: Any, show: list[Pictures], job: Job, folder: Path) -> list[Picture]:

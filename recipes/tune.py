@@ -19,7 +19,7 @@ from recipes.train import curves
 from recipes.watch import Watch
 from steer.data.stream import keyed_generator
 from steer.flow_map import FlowMap
-from steer.loops import RewardTuning
+from steer.loops import Ema, RewardTuning
 from steer.samplers import Result
 from steer.tuning import TuningObjective
 
@@ -31,7 +31,7 @@ def tune(job: Job) -> Path:
     model, prompts, decode = parts.model_of(config), parts.prompts_of(config), parts.decode_of(config)
     reward, heldout = (parts.reward_of(node, decode, config) for node in (config.reward, config.heldout))
     tilt, judge = parts.tilt_of(reward, config, by_condition=True), parts.judge_of(config)
-    sampler, ema = parts.sampler_of(config.sampler), parts.make(config.ema)
+    sampler, ema = parts.sampler_of(config.sampler), parts.made_as(Ema, config.ema)
     if tilt is None:
         raise ValueError("steer tune needs a reward; give for instance reward=rewards.Brightness")
     base, tuned = parts.told(model.flow_map, config), learner.learner_of(model.flow_map, config)

@@ -91,7 +91,9 @@ def worlds_of(names: Any) -> dict[str, World]:
     """`all`, or the worlds of those names."""
     for name in (names := list(WORLDS) if names == "all" else [names] if isinstance(names, str) else list(names or [])):
         if name not in WORLDS:
-            raise ValueError(f"no world is called {name!r}{nearest(name, WORLDS)}; there are: {', '.join(WORLDS)}")
+            raise ValueError(
+                f"worlds: no world is called {name!r}{nearest(name, WORLDS)}; there are: {', '.join(WORLDS)}"
+            )
     if not names:
         raise ValueError(f"worlds is empty; say all, or some of {', '.join(WORLDS)}")
     return {name: WORLDS[name]() for name in names}

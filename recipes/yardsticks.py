@@ -1,7 +1,7 @@
 """What the samples of a map are held against: pictures, by a judge's features, or exact draws in the plane."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -74,7 +74,9 @@ class AgainstDraws(Yardstick):
         extent, bins: of the grid over [-extent, extent]^2.
     """
 
-    def __init__(self, draw: Any, draws: int = 100_000, extent: float = 3.0, bins: int = 60):
+    def __init__(
+        self, draw: Callable[[int, torch.Generator], Tensor], draws: int = 100_000, extent: float = 3.0, bins: int = 60
+    ):
         self.draw, self.extent, self.bins = draw, extent, bins
         self.real = draw(draws, keyed_generator("real"))
 

@@ -6,6 +6,7 @@ Literal, Union, Annotated with bounds, lists, tuples and mappings, classes, prot
 callables, by the number of their arguments and what they return. What it does not understand, it lets pass.
 """
 
+import functools
 import inspect
 import math
 import numbers
@@ -171,8 +172,36 @@ def line(key: str, found: Misfit, parameter: inspect.Parameter | None = None, no
     default = inspect.Parameter.empty if parameter is None else parameter.default
     plain = default is None or isinstance(default, bool | int | float | str)
     fix = f"; left out, it is {none if default is None else default}" if plain else ""
-    expected = found.expected.replace("null", none)
+    expected = found.expected if none == "null" else in_python(found.expected, none)
     return f"{key} is {expected}; got {found.got}{fix}"
+
+
+def in_python(expected: str, none: str) -> str:
+    """What was expected, without the words of configs."""
+    plain = expected.replace("null", none).replace(" (a _target_ that builds one)", "")
+    return plain.replace("a _target_ that builds one, such as", "such as")
+
+
+def checked(init: Callable[..., None]) -> Callable[..., None]:
+    """An `__init__` whose arguments are held against its annotations; what it says of them itself is said first."""
+
+    @functools.wraps(init)
+    def held(self: Any, *arguments: Any, **keywords: Any) -> None:
+        try:
+            init(self, *arguments, **keywords)
+        except TypeError:
+            refuse(self, arguments, keywords)
+            raise
+        refuse(self, arguments, keywords)
+
+    def refuse(self: Any, arguments: tuple, keywords: dict[str, Any]) -> None:
+        signature = signature_of(init)
+        if signature is not None:
+            given = signature.bind_partial(self, *arguments, **keywords).arguments
+            built = {name: value for name, value in given.items() if not isinstance(value, type)}  # said at the call
+            refuse_misfits(init, built, f"{type(self).__name__}: ", none="None")
+
+    return held
 
 
 # --- one value against one annotation ---------------------------------------------------------------------------------

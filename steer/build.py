@@ -160,7 +160,7 @@ def _about(error: str, arguments: dict[str, Any], path: str) -> str:
     by_value = [
         key for key, value in arguments.items() if value and isinstance(value, str) and value.split(":")[0] in error
     ]
-    spoken = next((found for found in (by_name, by_value) if len(found) == 1), None)
+    spoken = next((found for found in (by_name, by_value, list(arguments)) if len(found) == 1), None)
     return f"{below(path, spoken[0]) if spoken else path}: "
 
 

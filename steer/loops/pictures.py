@@ -17,6 +17,7 @@ from steer.annotations import Count, Positive
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond
 from steer.loops.averaging import Ema
+from steer.samplers import Sampler
 
 
 class Pictures(Callback):
@@ -34,7 +35,7 @@ class Pictures(Callback):
 
     def __init__(
         self,
-        samplers: Mapping[str, Callable[..., Any]],
+        samplers: Mapping[str, Sampler],
         x0: Float[Tensor, "b *shape"],
         picture: Callable[[Tensor], Tensor],
         folder: str | Path,

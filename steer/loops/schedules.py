@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from steer.annotations import Count
+
 LrSchedule = Callable[[int], float]
 
 
@@ -34,7 +36,7 @@ class Trapezoid:
     """1 until the last `decay` of `steps` steps, then linearly down to 0: a run may be ended at any time by decaying."""
 
     steps: int
-    decay: int
+    decay: Count
 
     def __call__(self, step: int) -> float:
         return min(max((self.steps - step) / self.decay, 0.0), 1.0)

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from operator import index
-from typing import Generic, Literal, SupportsIndex, TypeVar
+from typing import Any, Generic, Literal, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steer import counting
+from steer.annotations import checked
 from steer.counting import Evaluations
 from steer.flow_map import Cond, FlowMap, for_particles
 from steer.progress import track
@@ -173,6 +174,11 @@ class Sampler(ABC):
     """
 
     claim: Claim
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
     def claim_on(self, flow_map: FlowMap) -> Claim:
         """The claim that holds on this map."""

@@ -68,6 +68,18 @@ VALUES: dict[str, Any] = {
 }
 MISSPELT = "a misspelt key"
 KINDS = [*VALUES, MISSPELT]
+SOUND = {
+    "zero",
+    "one",
+    "three",
+    "minus one",
+    "one and a half",
+    "minus a half",
+    "a large number",
+    "true",
+    "false",
+    "null",
+}
 NOT_FINITE = {"nan", "infinity", "minus infinity", "nan in a list", "infinity in a dictionary"}
 
 LINEAR = {"_target_": "steer.interpolant.Linear"}
@@ -135,6 +147,10 @@ class Outcome:
             return True
         said = re.sub(r"\[\d+\]", "", self.said)
         above, _, last = key.rpartition(".")
+        if self.mutant.kind == MISSPELT and f"{last[:-1]}zq" in self.said:
+            return True
+        if self.mutant.kind in SOUND:  # a value like others, which does not fit another key's
+            return re.match(r"(steer: warning: .*\n)*steer: error: [a-z_]+\b", self.said) is not None
         if last == "_target_":  # the new one may refuse what stands beside it
             return above in said
         spoken = last in said if not above else re.search(rf"\b{re.escape(last)}\b", said)
