@@ -56,8 +56,7 @@ def start_from(module: nn.Module, name: str) -> None:
         take(module, averaged(saved), f"start={name}")
         return
     found: Any = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
-    if isinstance(found, FlowMap):
-        found = without_lora(found)
+    found = without_lora(found)
     refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
     if told := told_more(module, found):
         warm_start(*told)

@@ -14,7 +14,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from steer.flow_map import ResidualMap
 
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 SHOWN = 6  # names in a warning
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class LowRank(nn.Module):
@@ -85,7 +86,7 @@ def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -
     return flow_map
 
 
-def without_lora(flow_map: ResidualMap) -> ResidualMap:
+def without_lora(flow_map: Module) -> Module:
     """The map with its adapters merged into plain weights, in place; the same map if it has none."""
     for layer in {id(place.layer): place.layer for place in adapted(flow_map).values()}.values():
         merge(layer)
@@ -100,7 +101,7 @@ def has_lora(flow_map: nn.Module) -> bool:
 # --- adapters apart from their map ------------------------------------------------------------------------------------
 def adapters(flow_map: nn.Module) -> dict[str, Tensor]:
     """The adapters alone: "network.first.weight.a", "network.first.weight.b" and so on."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, place in adapted(flow_map).items():
         update = low_rank(place)
         found[f"{name}.a"] = update.a
@@ -201,7 +202,8 @@ def adapted(module: nn.Module) -> dict[str, Place]:
 
 def low_rank(place: Place) -> LowRank:
     """The update of a weight that has one."""
-    return place.layer.parametrizations[place.weight][-1]
+    updates: Any = place.layer.parametrizations
+    return updates[place.weight][-1]
 
 
 def low_ranks(module: nn.Module) -> Iterator[LowRank]:
