@@ -211,7 +211,7 @@ def compare_layer(module: nn.Module, args: Any, kwargs: Any, tangent: bool) -> C
     leaves = [x.detach().clone().requires_grad_() for x in floating]
     if not leaves:
         return None
-    along = noise_like(leaves, seed=3)
+    along = [v.requires_grad_() for v in noise_like(leaves, seed=3)]
 
     def f(*moved: Tensor) -> Tensor:
         torch.manual_seed(0)
@@ -224,7 +224,7 @@ def compare_layer(module: nn.Module, args: Any, kwargs: Any, tangent: bool) -> C
         (weight,) = noise_like([y.detach()], seed=4)
         return (y * weight).sum()
 
-    return compare(loss, [*leaves, *(p for p in module.parameters() if p.requires_grad)])
+    return compare(loss, [*leaves, *along, *(p for p in module.parameters() if p.requires_grad)])
 
 
 # Copies and states
@@ -278,7 +278,8 @@ def noise_like(weights: Sequence[Tensor], seed: int) -> list[Tensor]:
     noise = []
     for k, w in enumerate(weights):
         generator = _generator(w.device, seed + 10 * k)
-        noise.append(size(w) * torch.randn(w.shape, generator=generator, device=w.device))
+        drawn = torch.randn(w.shape, generator=generator, dtype=w.dtype, device=w.device)
+        noise.append(size(w) * drawn)
     return noise
 
 
