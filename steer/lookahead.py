@@ -29,8 +29,8 @@ class MapJump(Lookahead):
     drift (Sabour et al. 2025, arXiv 2511.22688).
 
     Args:
-        trusted: assume that the jumps follow the velocity where the map says so (`FlowMap.jumps_follow_velocity`). A learned map
-            does up to its Eulerian residual; with False, and for maps that jump by a few solver steps, the residual is
+        trusted: assume that the jumps follow the velocity where the map says so (`FlowMap.jumps_follow_velocity`). A learned
+            map does up to its Eulerian residual; with False, and for maps that jump by a few solver steps, the residual is
             differentiated and weighted, at the cost of one more backward pass.
     """
 

@@ -100,7 +100,9 @@ def _normalised(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p n"]:
     w = torch.softmax(log_w.double(), dim=1)
     if not w.isfinite().all():
         row = int((~w.isfinite()).nonzero()[0, 0])
-        raise ValueError(f"row {row} of the log weights has NaN, +inf or nothing above -inf: no particle is left to copy")
+        raise ValueError(
+            f"row {row} of the log weights has NaN, +inf or nothing above -inf: no particle is left to copy"
+        )
     return w
 
 

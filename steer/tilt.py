@@ -25,7 +25,8 @@ RewardFunction = Callable[..., Tensor]
 CONDITIONS = ("cond", "condition", "label", "labels", "prompt", "prompts", "text", "texts", "y")
 FIX = "fix the reward at that sample, clip it (rewards.Clipped), or reject NaN with Tilt(..., on_nonfinite='reject')"
 NO_HARD_GRADIENT = (
-    "a gradient cannot lead around a hard constraint: use TrajectoryTilting(guide=False), FkSteering, BeamSearch, Svdd or BestOfN"
+    "a gradient cannot lead around a hard constraint: use TrajectoryTilting(guide=False), FkSteering, BeamSearch, Svdd or"
+    " BestOfN"
 )
 DIVERGED = "the samples run away, not the reward: take more steps, or a smaller scale or strength"
 

@@ -16,8 +16,8 @@ NoiseLevel = Callable[[float], float]
 
 
 class Sde(Stepwise[Tensor]):
-    """Euler-Maruyama on the stochastic dynamics whose marginals are those of the flow, if the map's score is: otherwise, as with
-    classifier-free guidance, every eps has a law of its own.
+    """Euler-Maruyama on the stochastic dynamics whose marginals are those of the flow, if the map's score is theirs. If not, as
+    with classifier-free guidance, every eps has a law of its own.
 
     Args:
         steps: Euler-Maruyama steps.

@@ -17,7 +17,16 @@ from steer.flow_map import OdeMap
 from steer.guidance import ClassifierFree, Guided, Unconditional
 from steer.interpolant import Linear
 from steer.lookahead import Denoiser, Identity, MapJump
-from steer.samplers import FkSteering, Jump, Ode, PathWeights, ReversalWeights, Sde, TrajectoryTilting, TransitionWeights
+from steer.samplers import (
+    FkSteering,
+    Jump,
+    Ode,
+    PathWeights,
+    ReversalWeights,
+    Sde,
+    TrajectoryTilting,
+    TransitionWeights,
+)
 from steer.samplers.base import Stepwise
 from steer.solvers import Euler, Rk4
 from steer.tilt import Tilt

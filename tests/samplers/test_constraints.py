@@ -10,11 +10,18 @@ from zoo import BUILD, noise, seeded
 from steer.lookahead import Denoiser, MapJump
 from steer.samplers import BestOfN, FkSteering, Jump, Ode, Sde, TrajectoryTilting
 from steer.samplers.collapse import WeightCollapse
-from steer.samplers.constraints import softened
+from steer.samplers.constraints import PENALTY, softened
 from steer.tilt import NonFiniteReward, Tilt
 
 CLIMBERS = {
-    *("TrajectoryTilting", "map, always", "untrusted map", "denoiser, extra drift", "denoiser, transitions", "identity"),
+    *(
+        "TrajectoryTilting",
+        "map, always",
+        "untrusted map",
+        "denoiser, extra drift",
+        "denoiser, transitions",
+        "identity",
+    ),
     *("short ode", "posterior", "glass", "renoise", "tds", "das", "reversal", "all of the tilt", "glass, in pieces"),
     *("search", "ValueSmc", "ValueGuided", "value-guided ode", "NoiseOptimisation", "FlowMapRewardGuidance"),
     *("fmrg, endpoint", "TrainingFreeGuidance", "tfg", "mpgd", "ugd, map", "PlugAndPlay", "plug and play, map"),
@@ -27,8 +34,16 @@ def half(x):
     return torch.where(x[:, 0] > 0.5, x[:, 1], -torch.inf)
 
 
-# Data are standard normal: Z = P(x_0 > .5) E[exp(x_1)].
-LOG_Z = math.log(0.5 * math.erfc(0.5 / math.sqrt(2))) + 0.5
+def log_z(steps, eps=0.0):
+    """log P(x_0 > .5) E[exp(x_1)] for what Euler-Maruyama steps make of standard normal data: normal, of a known variance."""
+    variance = 1.0
+    for k in range(steps):
+        s = k / steps
+        level = eps * (1 - (k + 1) / steps)
+        drift = (2 * s - 1 - level) / (s**2 + (1 - s) ** 2)
+        variance = (1 + drift / steps) ** 2 * variance + 2 * level / steps
+    return math.log(0.5 * math.erfc(0.5 / math.sqrt(2 * variance))) + variance / 2
+
 
 WEIGHERS = {
     "Ode": Ode(20),
@@ -44,12 +59,15 @@ WEIGHERS = {
 
 @pytest.mark.parametrize("name", WEIGHERS)
 def test_constraints_are_weighed_exactly(name):
-    """The whole law behind the constraint, although look-ahead after look-ahead calls parts of it forbidden: Z to 5 %."""
+    """All of the law within the constraint, although look-aheads call parts of it forbidden on the way: Z to 4 %, against the
+    closed form of the same chain.
+    """
     result = WEIGHERS[name](Ball(), noise(160, 512, 2, seed=5), Tilt(half), None, seeded())
-    z = (result.log_z - LOG_Z).exp()
+    exact = log_z(0) if name == "Jump" else log_z(20, 0.0 if name == "Ode" else 1.0)
+    z = (result.log_z - exact).exp()
     error = z.std().item() / len(z) ** 0.5
     assert error < 0.0125
-    assert abs(z.mean().item() - 1) < 3 * error + (0.01 if "Jump" in name else 0.025)  # of 20 Euler steps
+    assert abs(z.mean().item() - 1) < 3 * error
     assert (result.log_w.softmax(1)[result.x[..., 0] <= 0.5] == 0).all()
     assert not any(values.isnan().any() for values in result.trace.values())
 
@@ -101,8 +119,8 @@ def test_infinite_rewards_and_constraints_of_negative_scale_are_refused(on_nonfi
     assert (Ode(2)(Ball(), x0, Tilt(half, 0.0), None, seeded()).log_w == 0).all()
 
 
-def test_before_the_end_a_broken_constraint_counts_as_little_as_the_worst():
+def test_before_the_end_a_broken_constraint_counts_as_one_less_than_the_mean():
     value = torch.tensor([[1.0, -torch.inf, 3.0, 2.0], [-torch.inf] * 4], dtype=torch.float64)
     assert torch.equal(softened(value, 1.0), value)
-    expected = torch.tensor([[1.0, 1 - math.log(4), 3.0, 2.0], [0.0] * 4], dtype=torch.float64)
+    expected = torch.tensor([[1.0, 2 - PENALTY, 3.0, 2.0], [0.0] * 4], dtype=torch.float64)
     assert torch.allclose(softened(value, 0.5), expected)
