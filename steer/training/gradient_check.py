@@ -122,7 +122,7 @@ def check_gradient(
     )
 
 
-def compare(loss: Callable[[], Tensor], weights: Sequence[Tensor]) -> Comparison | None:
+def compare(loss: Callable[[], Tensor], weights: Sequence[Tensor], agreed: float = AGREED) -> Comparison | None:
     """The gradient of loss() in the weights, leaves in float64; None if it has none.
 
     The difference is that of the first step size at which two agree, or of the best of four.
@@ -149,7 +149,7 @@ def compare(loss: Callable[[], Tensor], weights: Sequence[Tensor]) -> Comparison
     best = (0.0, float("inf"))
     for h in STEPS:
         best = min(best, extrapolated(at, h), key=lambda each: each[1])
-        if best[1] < AGREED * size:
+        if best[1] < agreed * size:
             break
     put_back(weights, start)
     return Comparison(float(along.sum()), best[0], size, best[1])

@@ -93,23 +93,29 @@ def squared_tangent(network, x, s, t, cond):
 
 def test_the_gradient_through_the_tangent_is_a_finite_difference(case):
     network, x, s, t, cond = case
-    found = compare(lambda: squared_tangent(network, x, s, t, cond), list(network.parameters()))
+    weights = list(network.parameters())
+    found = compare(lambda: squared_tangent(network, x, s, t, cond), weights, agreed=1e-11)
     assert found.size > 0
     assert found.error < 1e-9
 
 
-def test_so_it_is_in_autocast_up_to_the_rounding_of_bfloat16(case):
-    """In units of the gradient's own size along the same random direction."""
+def test_in_autocast_it_errs_no_more_than_float32_by_the_ratio_of_their_precisions(case):
+    """Of the gradient along one random direction, in units of its size; five times that, since errors are random."""
     network, x, s, t, cond = case
-    weights = list(network.parameters())
-    exact = compare(lambda: squared_tangent(network, x, s, t, cond), weights)
-    direction = noise_like(weights, seed=2)
+    learned = list(network.parameters())
+    exact = compare(lambda: squared_tangent(network, x, s, t, cond), learned)
+    direction = noise_like(learned, seed=2)
     network, x, s, t = network.float(), x.float(), s.float(), t.float()
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = squared_tangent(network, x, s, t, cond)
-    rough = torch.autograd.grad(loss, list(network.parameters()))
-    along = sum((g * d).sum() for g, d in zip(rough, direction, strict=True))
-    assert abs(float(along) - exact.difference) < 0.05 * exact.size
+
+    def error(half):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = squared_tangent(network, x, s, t, cond)
+        found = torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)
+        along = sum((g * d).sum() for g, d in zip(found, direction, strict=True))
+        return abs(float(along) - exact.difference) / exact.size
+
+    assert error(False) < 1e-3
+    assert error(True) < 5 * 2**16 * error(False)
 
 
 def test_every_parameter_receives_a_gradient(case):
