@@ -137,8 +137,8 @@ def results(cells: Mapping[str, Any]) -> str:
         for seeds in row:
             figures = [over_seeds(seeds, f) for f in ("reward", "accuracy", "accuracy_weighted", "diversity")]
             rows.append([name, f"{spent(seeds[0]):.0f}", *(within(mean, error) for mean, error in figures)])
-    seeds = len(next(iter(rows_from(cells).values()))[0])
-    return f"{seeds} seeds.\n\n" + table(
+    count = len(next(iter(rows_from(cells).values()))[0])
+    return f"{count} seeds.\n\n" + table(
         ["method", "forward-equivalents", "reward", "judge, unweighted", "judge, by the weights", "diversity"], rows
     )
 

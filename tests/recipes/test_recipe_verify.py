@@ -330,7 +330,8 @@ def test_the_page_of_all_methods(monkeypatch):
     cells = {figure.key_of("Jump", name): figure.measure("Jump", name, 1) for name in ("overlapping", "lobes")}
     page = figure.page_of(cells)
     assert "2 cells; 2 inconclusive." in page  # so few particles tell nothing
-    assert "6 numbers: 0 beyond 2 (0.3 expected)" in page
+    checks = [cell[f"{what}_in_std_errors"] for cell in cells.values() for what in ("log_z", "mean", "mode_weights")]
+    assert f"6 numbers: {sum(z > 2 for z in checks)} beyond 2 (0.3 expected)" in page
     told = cells[figure.key_of("Jump", "lobes")]["smallest_error_told"]["log_z"]
     assert f" {told:.3f} " in page.split("## The smallest error of log Z that is told")[1]
 
