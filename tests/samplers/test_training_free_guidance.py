@@ -401,10 +401,10 @@ def test_the_defaults_do_not_blow_up(build, steps, recwarn):
 
 def test_the_default_strengths_push_as_far_in_all_at_any_number_of_steps():
     """On the path x_t of one Gaussian, with a linear reward and no noise: the displacement of x1 settles as steps grow."""
-    for build, more in ((dps, {}), (mpgd, {}), (tfg, {"n_mc": 1, "n_iter": 2})):
+    for make, more in ((dps, {}), (mpgd, {}), (tfg, {"n_mc": 1, "n_iter": 2})):
         ends = []
         for steps in (50, 100):
-            sampler = build(steps, eta=0.0, **more)
+            sampler = make(steps, eta=0.0, **more)
             x0, world = noise(1, 2, 2), OneGaussian(Trigonometric())
             steered, plain = (sampler(world, x0, Tilt(LinearReward(A), scale)).x for scale in (1.0, 0.0))
             ends.append(steered - plain)
