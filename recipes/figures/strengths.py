@@ -127,7 +127,7 @@ def scores(sampler: Sampler, judge: Callable, places: list[tuple[Closed, Result]
     return found
 
 
-FASHION = {"jacobian": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0), "endpoint": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)}
+FASHION = {"jacobian": (0.5, 1.0, 2.0, 4.0, 8.0), "endpoint": (0.2, 0.5, 1.0, 2.0, 4.0)}
 
 
 def fashion() -> None:

@@ -4,18 +4,21 @@ What a setting means is told there. The papers count time downwards; here x_s is
 `more` are further settings by keyword: norm, lookahead, max_batch.
 
     name       gradient through the network     gradient on the clean guess      draws    recurrence    norm
-    dps        rho                              -                                -        -             UnitAtGuess()
+    dps        rho = 2.5 / steps                -                                -        -             UnitAtGuess()
     lgd_mc     on the score                     -                                n_mc     -             AtMost(CLIP)
-    freedom    rho                              -                                -        n_recur       Denoised()
-    mpgd       -                                mu / alpha_t, noise kept         -        -             RootMeanSquare()
-    ugd        on the score                     mu n_iter times, noise moved     -        n_recur       AtMost(CLIP)
-    tfg        rho / a                          mu n_iter times, noise kept      n_mc     n_recur       AtMost(CLIP)
+    freedom    rho = .5                         -                                -        n_recur       Denoised()
+    mpgd       -                                mu = .5 / steps, over alpha_t    -        -             RootMeanSquare()
+    ugd        factor = 1, on the score         mu = .0002, noise moved          -        n_recur       AtMost(CLIP)
+    tfg        rho = .5 / steps, over a         mu = .1 / steps, n_iter times    n_mc     n_recur       AtMost(CLIP)
+
+The strengths are defaults: the best of a grid in `recipes.figures.strengths`, on worlds that no table of ours uses, for data of
+about unit size. Divided by the number of steps they push as far in all, however many there are; freedom's, ugd's and lgd_mc's
+do so by themselves.
 
 The norms of dps, freedom and mpgd are those of the authors' code, sample by sample where that code takes the whole batch; TFG's
 clips the gradient for molecules. LGD-MC and UGD leave it as it is and choose a weight for every task: with any one weight
 they diverge at some scale of the reward, so here they are clipped too, where a gradient is longer than those of a reward that
-pulls as hard as unit data. With norm=None all are the formulas of the papers. The default strengths are the best of a grid in
-`recipes.figures.strengths`, on worlds that no table of ours uses.
+pulls as hard as unit data. With norm=None all are the formulas of the papers.
 """
 
 from collections.abc import Callable
@@ -119,7 +122,7 @@ def mpgd(
 def ugd(
     steps: int = 100,
     factor: float = 1.0,
-    mu: Strength = 0.0005,
+    mu: Strength = 0.0002,
     *,
     n_iter: int = 10,
     n_recur: int | Callable[[float], int] = 4,
@@ -132,7 +135,8 @@ def ugd(
     The original takes eps - factor sigma_s grad_{x_s} r for the noise (forward guidance), which is `factor` times the gradient
     added to the score; then n_iter steps of descent on the clean guess seen with eps itself, whose displacement d changes
     the noise by -(alpha_s / sigma_s) d (backward guidance). Hence OnScore(factor), mu, and keep_noise=False. Its recurrence
-    is 4 to 10 times in the authors' code, by task.
+    is 4 to 10 times in the authors' code, by task. On the worlds of `recipes.figures.strengths` backward guidance gains nothing
+    beside a factor of 1, and the less it is the better: the default mu is small.
     """
     return TrainingFreeGuidance(
         steps, OnScore(factor), mu, n_iter=n_iter, n_recur=n_recur, eta=eta, keep_noise=False, norm=norm, **more

@@ -389,14 +389,26 @@ RING = ring_of_eight()
 @pytest.mark.parametrize("steps", [20, 100])
 @pytest.mark.parametrize("build", [dps, lgd_mc, freedom, mpgd, ugd, tfg])
 def test_the_defaults_do_not_blow_up(build, steps, recwarn):
-    """The ring at scale 10, where dps reached 8e25, mpgd 2e20 and freedom 5e73: now they come near what is asked for."""
+    """The ring at scale 10, where dps reached 8e25, mpgd 2e20 and freedom 5e73: now all move toward what is asked for."""
     x0, tilt = noise(1, 64, 2), Tilt(RING.reward, 10.0)
     sampler = build(steps, n_iter=2) if build in (ugd, tfg) else build(steps)
     result = sampler(RING.flow_map, x0, tilt, None, seeded())
     assert result.x.abs().max() < 10
     unsteered = RING.reward(Jump(4)(RING.flow_map, x0).x[0]).mean()
-    assert RING.reward(result.x[0]).mean() > unsteered / 2
+    assert RING.reward(result.x[0]).mean() > 0.75 * unsteered
     assert not recwarn.list
+
+
+def test_the_default_strengths_push_as_far_in_all_at_any_number_of_steps():
+    """On the path x_t of one Gaussian, with a linear reward and no noise: the displacement of x1 settles as steps grow."""
+    for make, more in ((dps, {}), (mpgd, {}), (tfg, {"n_mc": 1, "n_iter": 2})):
+        ends = []
+        for steps in (50, 100):
+            sampler = make(steps, eta=0.0, **more)
+            x0, world = noise(1, 2, 2), OneGaussian(Trigonometric())
+            steered, plain = (sampler(world, x0, Tilt(LinearReward(A), scale)).x for scale in (1.0, 0.0))
+            ends.append(steered - plain)
+        torch.testing.assert_close(ends[0], ends[1], rtol=0.04, atol=0.0)
 
 
 def test_samples_are_as_they_would_be_alone():
