@@ -16,7 +16,7 @@ from steer import checkpoint
 from steer.flow_map import FlowMap, ResidualMap
 from steer.loops import ClassifierTraining, MapTraining
 from steer.loops.last_checkpoint import NAME as LAST
-from steer.networks import InferredClass, WithContext, warm_start
+from steer.networks import WithContext, warm_start
 from steer.training import Objective
 from steer.tuning import without_lora
 
@@ -60,8 +60,6 @@ def start_from(module: nn.Module, name: str) -> None:
     refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
     if told := told_more(module, found):
         warm_start(*told)
-    elif isinstance(found, ResidualMap) and (inner := inner_of(module, found)) is not None:
-        take(inner, found.network.state_dict(), f"start={name}")
     else:
         take(module, found.state_dict(), f"start={name}")
 
@@ -79,14 +77,6 @@ def told_more(module: nn.Module, found: nn.Module) -> tuple[WithContext, nn.Modu
             plain, WithContext
         ):
             return network, plain
-    return None
-
-
-def inner_of(module: nn.Module, found: ResidualMap) -> nn.Module | None:
-    """The class-conditional network inside an unconditional one, if the weights to start from are a conditional map's."""
-    match module:
-        case ResidualMap(network=InferredClass(network=inner)) if not isinstance(found.network, InferredClass):
-            return inner
     return None
 
 

@@ -53,8 +53,7 @@ class NoCondition(Condition):
 
 
 class ClassCondition(Condition):
-    """A learned vector per class, and one more for the absent class, label -1. Class probabilities (B, classes) in place of
-    labels give the mean of the classes' vectors.
+    """A learned vector per class, and one more for the absent class, label -1.
 
     Args:
         classes: number of classes; labels run from 0 to classes - 1.
@@ -66,13 +65,9 @@ class ClassCondition(Condition):
         self.classes = classes
         self.table = nn.Embedding(classes + 1, dim)
 
-    def forward(
-        self, cond: Int[Tensor, "b"] | Float[Tensor, "b classes"] | None, like: Float[Tensor, "b dim"]
-    ) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Int[Tensor, "b"] | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is None:
             cond = torch.full((len(like),), -1, device=like.device)
-        if cond.is_floating_point() and cond.shape == (len(like), self.classes):
-            return cond @ self.table.weight[: self.classes].to(cond.dtype)
         if cond.shape != like.shape[:1] or cond.is_floating_point():
             got = f"{cond.dtype} of shape {tuple(cond.shape)}"
             raise ValueError(f"class labels are integers of shape ({len(like)},), one per sample; got {got}")

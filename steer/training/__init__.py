@@ -15,7 +15,6 @@ from steer.training.flow_matching import FlowMatching
 from steer.training.gradient_check import Comparison, WrongGradient, check_gradient
 from steer.training.imm import MomentMatching
 from steer.training.joint import Joint
-from steer.training.label_inference import LabelInference
 from steer.training.lagrangian import AverageLagrangian, Lagrangian
 from steer.training.perceptual import Perceptual
 from steer.training.posterior import Posterior
@@ -66,7 +65,6 @@ __all__ = [
     "Held",
     "ImprovedMeanFlow",
     "Joint",
-    "LabelInference",
     "Lagrangian",
     "Learned",
     "LogitNormal",
