@@ -14,8 +14,8 @@ Cell = str | float | int | None
 CLAIMS = {
     "exact": "Exact: with enough steps and particles, the weighted samples follow the base law tilted by the reward.",
     "exact for the chain": "Exact for the chain: with enough particles, the weighted samples follow the law that the same"
-    " sampler draws from without the reward, at this noise level and number of steps, tilted by the reward. That is not the law of the"
-    " map's deterministic flow: the map's velocity is guided, or its jumps do not follow its velocity.",
+    " sampler draws from without the reward, at this noise level and number of steps, tilted by the reward. That is not the"
+    " law of the map's deterministic flow: its velocity is guided, or its jumps do not follow its velocity.",
     "biased": "Biased: the samples lean toward the reward, but follow the tilted law only roughly, whatever the steps.",
     "maximiser": "Maximiser: the samples are chosen for a high reward, and follow no stated law.",
 }

@@ -28,8 +28,8 @@ def warn_of_collapse(run: Run, log_w: Float[Tensor, "p n"], t: float) -> None:
     prompt = int(alone[0, 0])
     if ess[prompt] == 0:
         warnings.warn(
-            f"at t = {t:.4g} every particle of prompt {prompt} breaks a constraint (reward -inf): all weights are zero and log Z"
-            " is -inf; draw more particles, or replace the constraint by a steep finite reward",
+            f"at t = {t:.4g} every particle of prompt {prompt} breaks a constraint (reward -inf): all weights are zero and"
+            " log Z is -inf; draw more particles, or replace the constraint by a steep finite reward",
             WeightCollapse,
             stacklevel=2,
         )
