@@ -36,10 +36,10 @@ def attempt(what: str, shape: tuple[int, ...], call: Callable[[], Any]) -> Any:
     """The call's result, or one line that says what could not take samples of that shape."""
     try:
         return call()
+    except MISFITS as error:
+        reason = (str(error) or "no message").splitlines()[0]
+        raise ValueError(f"{what} cannot take samples of shape {shape}: {type(error).__name__}: {reason}") from error
     except ValueError as error:
         if "label" in str(error):
             raise ValueError(f"condition.labels, for {what.partition(': ')[0]}: {error}") from error
         raise
-    except MISFITS as error:
-        reason = (str(error) or "no message").splitlines()[0]
-        raise ValueError(f"{what} cannot take samples of shape {shape}: {type(error).__name__}: {reason}") from error

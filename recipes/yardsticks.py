@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rewards.networks import Classifier
+from steer.annotations import Count, Positive
 from steer.data.stream import keyed_generator
 from steer.metrics import ClassAgreement, FrechetDistance, GridKl, cell_frequencies
 from steer.metrics.energy_distance import energy_distance
@@ -75,7 +76,11 @@ class AgainstDraws(Yardstick):
     """
 
     def __init__(
-        self, draw: Callable[[int, torch.Generator], Tensor], draws: int = 100_000, extent: float = 3.0, bins: int = 60
+        self,
+        draw: Callable[[int, torch.Generator], Tensor],
+        draws: Count = 100_000,
+        extent: Positive = 3.0,
+        bins: Count = 60,
     ):
         self.draw, self.extent, self.bins = draw, extent, bins
         self.real = draw(draws, keyed_generator("real"))

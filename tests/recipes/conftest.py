@@ -1,11 +1,10 @@
 """The command, run in this process, in an empty folder, on maps too small to be slow."""
 
-import gzip
 import json
-import struct
 
 import pytest
 import torch
+from clothing import leave
 
 from recipes.cli import main
 from rewards import save_classifier
@@ -91,14 +90,6 @@ def fashion(tmp_path):
 
 @pytest.fixture
 def clothes(tmp_path):
-    """A folder that looks like Fashion-MNIST, with 40 images of noise in each split."""
-    generator = torch.Generator().manual_seed(0)
-    folder = tmp_path / "clothes"
-    folder.mkdir()
-    for split in ("train", "t10k"):
-        images = torch.randint(256, (40, 28, 28), generator=generator, dtype=torch.uint8)
-        labels = torch.arange(40, dtype=torch.uint8) % 10
-        for name, x in (("images-idx3", images), ("labels-idx1", labels)):
-            header = struct.pack(f">BBBB{x.ndim}I", 0, 0, 8, x.ndim, *x.shape)
-            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(header + x.numpy().tobytes()))
+    """A folder that looks like Fashion-MNIST."""
+    leave(tmp_path / "clothes")
     return "clothes"
