@@ -126,8 +126,9 @@ def handed_on(target: Any) -> list[Any]:
     if isinstance(target, type) and takes_anything(target):
         for base in target.__mro__[1:]:
             if "__init__" in vars(base) and base is not object:
-                chain.insert(0, base.__init__)
-                if not takes_anything(base.__init__):
+                init = vars(base)["__init__"]
+                chain.insert(0, init)
+                if not takes_anything(init):
                     break
     return chain
 
@@ -520,7 +521,8 @@ def of_container(kind: Any, inner: tuple) -> str:
 def subclasses(kind: type) -> Iterator[type]:
     """Public subclasses that are imported, ours first."""
     if kind.__module__.split(".")[0] in ("steer", "rewards", "recipes"):
-        for one in kind.__subclasses__():
+        found: list[type] = kind.__subclasses__()
+        for one in found:
             if not one.__name__.startswith("_") and one.__module__.split(".")[0] in ("steer", "rewards", "recipes"):
                 yield one
             yield from subclasses(one)

@@ -205,8 +205,8 @@ class Value(nn.Module):
         return torch.stack([self.tilt.rewards(z, cond, t) for z in guesses.x1])
 
     def of(self, rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"], cond: Cond = None) -> Float[Tensor, "b"]:
-        """The value of guesses whose rewards are known."""
-        return torch.logsumexp(self.tilt.scaled(rewards, cond) + log_w, dim=0)
+        """The value of guesses whose rewards are known; log_w are normalised anew, in float64."""
+        return torch.logsumexp(self.tilt.scaled(rewards, cond) + torch.log_softmax(log_w.double(), dim=0), dim=0)
 
 
 def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = FIX) -> None:

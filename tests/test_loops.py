@@ -188,7 +188,7 @@ def test_a_scale_for_each_prompt_follows_the_prompts_at_random():
         def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
             half = slice(7, None)
             expected = torch.stack([scales[int((labels == label).nonzero())] for label in cond])
-            torch.testing.assert_close(tilt(x0, cond), (expected * tilt.rewards(x0, cond)).float())
+            torch.testing.assert_close(tilt(x0, cond), expected * tilt.rewards(x0, cond))
             torch.testing.assert_close(tilt(x0[half], cond[half]), tilt(x0, cond)[half])
             drawn.append(cond)
             return super().__call__(flow_map, base, tilt, x0, cond, generator, step)

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.annotations import Extended
 from steer.flow_map import Cond, FlowMap
 from steer.interpolant import Schedule
 from steer.lookahead import Lookahead, MapJump
@@ -83,7 +84,7 @@ class TrajectoryTilting(Stepwise[Population]):
         chi: float | Callable[[float], float] | None = None,
         level: float | Level | Tempering = proportional,
         weighting: Weighting | None = None,
-        trust_radius: float | None = None,
+        trust_radius: Extended | None = None,
         guide: bool = True,
         resampling: Scheme = systematic,
         search: Search | None = None,

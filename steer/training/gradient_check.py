@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from steer.flow_map import Cond, ResidualMap
-from steer.training.base import Objective
+from steer.training.base import Loss
 from steer.training.constants import Constants, mapped, tensors
 
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)  # of the differences, in units of the weights' own size
@@ -69,7 +69,7 @@ class Comparison(NamedTuple):
 
 
 def check_gradient(
-    objective: Objective,
+    objective: Callable[..., Loss],
     flow_map: ResidualMap,
     x1: Tensor,
     cond: Cond = None,

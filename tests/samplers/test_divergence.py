@@ -8,7 +8,7 @@ from ball import Ball
 from zoo import BUILD, noise, seeded
 
 from rewards import Quadratic
-from steer.samplers import BestOfN, FlowMapRewardGuidance, NoiseOptimisation, Sde, TrajectoryTilting
+from steer.samplers import BestOfN, FlowMapRewardGuidance, NoiseOptimisation, PathWeights, Sde, TrajectoryTilting
 from steer.samplers.divergence import FAR, Divergence
 from steer.samplers.training_free import dps
 from steer.tilt import Tilt
@@ -20,7 +20,7 @@ STEEP = Tilt(Quadratic([1.0, 0.0], 3.0), torch.tensor([0.0, 1e6]))
     ("sampler", "name"),
     [
         (dps(6, rho=1.0, norm=None), "TrainingFreeGuidance"),
-        (TrajectoryTilting(6, resample_below=0.0), "TrajectoryTilting"),
+        (TrajectoryTilting(6, resample_below=0.0, weighting=PathWeights()), "TrajectoryTilting"),
         (FlowMapRewardGuidance(6, adam=False), "FlowMapRewardGuidance"),
         (NoiseOptimisation(6, clip=None), "NoiseOptimisation"),
         (BestOfN(dps(6, rho=1.0, norm=None)), "TrainingFreeGuidance"),
