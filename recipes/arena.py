@@ -4,6 +4,7 @@ A method that returns as many samples as it draws gets a population for each pro
 gets a group of candidates for each sample it is to return, and is handed as many groups at once as memory allows.
 """
 
+import inspect
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,15 +46,17 @@ class Arena:
     def draw(self, sampler: Sampler, drawn: int, groups: int, *key: int | str, keep: int | None = None) -> Result:
         """Samples (prompts, groups x returned, *shape) of `groups` calls a prompt, on `drawn` noise particles each.
 
-        All chance comes from the key, whatever max_batch. Evaluations are counted here, per sample that is kept, and not
+        All randomness comes from the key, whatever max_batch. Evaluations are counted here, per sample that is kept, and not
         taken from the sampler. Weights of several groups are normalised group by group, and have no log Z. Of more than
         `keep` samples, so many are drawn by their weights, and have none then.
         """
         rows = [p for p in range(self.prompts) for _ in range(groups)]
-        chance = (keyed_generator("noise", *key), keyed_generator("chance", *key, device=self.blank.device))
+        noise = keyed_generator("noise", *key)
         at_once = max(self.max_batch // drawn, 1)
         with counting.count() as tally:
-            parts = [self.call(sampler, drawn, rows[i : i + at_once], *chance) for i in range(0, len(rows), at_once)]
+            parts = [
+                self.call(sampler, drawn, rows[i : i + at_once], noise, i, *key) for i in range(0, len(rows), at_once)
+            ]
         x, log_w = torch.cat([part.x for part in parts]), torch.cat([part.log_w for part in parts])
         log_w, log_z = (log_w, [part.log_z for part in parts]) if groups == 1 else (log_w.log_softmax(1), [None])
         whole = Result(
@@ -69,10 +72,18 @@ class Arena:
         return replace(whole, x=kept, log_w=whole.log_w.new_zeros(self.prompts, keep), evaluations=spent)
 
     def call(
-        self, sampler: Sampler, drawn: int, rows: list[int], noise: torch.Generator, chance: torch.Generator
+        self, sampler: Sampler, drawn: int, rows: list[int], noise: torch.Generator, first: int, *key: int | str
     ) -> Result:
-        """One call of the sampler, with a group for each row; a row is the number of its prompt."""
+        """One call of the sampler, with a group for each row; a row is the number of its prompt, `first` the place of the first.
+
+        All calls start from one generator, and the place of a row keys its randomness. A sampler that takes no prompt_keys has a
+        generator for each call.
+        """
         shape = (drawn, *self.blank.shape[1:])
         x0 = torch.stack([torch.randn(shape, generator=noise, dtype=self.blank.dtype) for _ in rows])
         tilt = self.tilt if self.tilt.scale.ndim == 0 else self.tilt.with_scale(self.tilt.scale[rows])
-        return sampler(self.flow_map, x0.to(self.blank.device), tilt, pick(self.cond, rows), chance)
+        inputs = (self.flow_map, x0.to(self.blank.device), tilt, pick(self.cond, rows))
+        if "prompt_keys" not in inspect.signature(sampler.__call__).parameters:
+            return sampler(*inputs, keyed_generator("sampler", *key, first, device=self.blank.device))
+        generator = keyed_generator("sampler", *key, device=self.blank.device)
+        return sampler(*inputs, generator, range(first, first + len(rows)))

@@ -81,7 +81,7 @@ def test_guidances_come_before_the_sampler(steer):
     metrics = steer.metrics(*RING, pushes)
     assert metrics["log_z_exact"] is None
     guided = ["guidances=[{_target_: steer.guidance.ClassifierFree, weight: 3.0}]", "condition.labels=[2]"]
-    assert steer.metrics(*RING, *guided)["evaluations"]["network_forward"] == 2 * (2 * 12 + 2)
+    assert steer.metrics(*RING, *guided)["evaluations"]["network_forward"] == 2 * (2 * 12)
     draws = (
         "guidances=[{_target_: steer.guidance.ValueGuidance, value: {_target_: steer.Value, tilt: {_target_: steer.Tilt,"
         " reward: {_target_: rewards.Linear, direction: [1.0, 0.0]}}, lookahead: {_target_: steer.lookahead.Glass, draws: 2}}}]"
