@@ -74,10 +74,11 @@ class Arena:
     def call(
         self, sampler: Sampler, drawn: int, rows: list[int], noise: torch.Generator, first: int, *key: int | str
     ) -> Result:
-        """One call of the sampler, with a group for each row; a row is the number of its prompt, `first` the place of the first.
+        """One call of the sampler, with a group for each row; a row is the number of its prompt, `first` the place of the
+        first one.
 
-        All calls start from one generator, and the place of a row keys its randomness. A sampler that takes no prompt_keys has a
-        generator for each call.
+        All calls start from one generator, and the place of a row keys its randomness. A sampler that takes no prompt_keys
+        has a generator for each call.
         """
         shape = (drawn, *self.blank.shape[1:])
         x0 = torch.stack([torch.randn(shape, generator=noise, dtype=self.blank.dtype) for _ in rows])
