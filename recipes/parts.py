@@ -239,10 +239,10 @@ def judge_of(config: DictConfig) -> Classifier | None:
     return judge if judge is None else judge.to(device_of(config))
 
 
-def sampler_of(node: Any) -> Sampler:
-    """A sampler from its node."""
-    sampler = make(node)
+def sampler_of(node: Any, key: str = "") -> Sampler:
+    """A sampler from its node; the key of a plain one is for errors."""
+    sampler = build(node, path=key) if isinstance(node, dict) and "_target_" in node else make(node)
     if not isinstance(sampler, Sampler):
-        key = node._get_full_key("") if isinstance(node, DictConfig) else "sampler"
-        raise ValueError(f"{key} is a sampler, one of steer.samplers; got a {type(sampler).__name__}")
+        key = node._get_full_key("") if isinstance(node, DictConfig) else key
+        raise ValueError(f"{key or 'sampler'} is a sampler, one of steer.samplers; got a {type(sampler).__name__}")
     return sampler

@@ -40,6 +40,6 @@ def attempt(what: str, shape: tuple[int, ...], call: Callable[[], Any]) -> Any:
         reason = (str(error) or "no message").splitlines()[0]
         raise ValueError(f"{what} cannot take samples of shape {shape}: {type(error).__name__}: {reason}") from error
     except ValueError as error:
-        if "label" in str(error):
+        if "label" in str(error) or "takes no condition" in str(error):
             raise ValueError(f"condition.labels, for {what.partition(': ')[0]}: {error}") from error
         raise

@@ -189,7 +189,9 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
     def held(self: Any, *arguments: Any, **keywords: Any) -> None:
         try:
             init(self, *arguments, **keywords)
-        except TypeError:
+        except ValueError:
+            raise
+        except Exception:
             refuse(self, arguments, keywords)
             raise
         refuse(self, arguments, keywords)
