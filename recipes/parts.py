@@ -15,6 +15,7 @@ from rewards import Decoded, Reward, as_reward
 from rewards.networks import Classifier
 from steer import checkpoint
 from steer.analytic import GaussianMixture
+from steer.annotations import misfit, shown
 from steer.build import build, resolve
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond, FlowMap
@@ -197,8 +198,8 @@ def decode_of(config: DictConfig) -> Decode | None:
         return None
     with at("reward_decode"):
         found = resolve(config.reward_decode) if isinstance(config.reward_decode, str) else make(config.reward_decode)
-        if not callable(found):
-            raise ValueError(f"it is a function of samples; got a {type(found).__name__}")
+        if isinstance(found, type) or misfit(found, Callable[[Tensor], Any]) is not None:
+            raise ValueError(f"it is a function of samples alone; got {shown(found)}")
     return found.to(device_of(config)).eval() if isinstance(found, nn.Module) else found
 
 

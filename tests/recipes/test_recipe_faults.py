@@ -183,5 +183,5 @@ def test_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("steer: error: no map is called 'nowhere': shipped are ")
+    assert done.stderr.startswith("steer: error: model: no map is called 'nowhere': shipped are ")
     assert done.stderr.count("\n") == 1

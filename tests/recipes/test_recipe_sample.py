@@ -88,7 +88,9 @@ def test_guidances_come_before_the_sampler(steer):
     )
     first, again = (load_file(Path(steer(*few, draws)) / "samples.safetensors")["x"] for _ in range(2))
     assert (first == again).all()
-    assert "guidances holds" in steer.fails(*RING, "guidances=[{_target_: steer.samplers.Ode}]")
+    assert "guidances[0] is a Guidance (a _target_ that builds one" in steer.fails(
+        *RING, "guidances=[{_target_: steer.samplers.Ode}]"
+    )
 
 
 def test_a_refused_run_leaves_no_folder(steer):
