@@ -27,6 +27,8 @@ RUNS = {
     "verify": "hold a sampling method against known laws; exit code 1 if it claims to be exact and does not pass",
 }
 
+SMALLER = "lower particles, prompts, max_batch, data.batch_size or the size of the model"
+
 # What a run that is stopped goes on from, and which of its files that is.
 KEPT = {"train": ("checkpoint", "last.ckpt"), "tune": ("checkpoint", "last.ckpt"), "compare": ("cell", "cells/*.json")}
 
@@ -85,6 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.traceback:
             raise
+        if no_memory(error):
+            print(f"steer: error: not enough memory ({SMALLER})", file=sys.stderr)
+            return 2
         print(f"steer: error: {unforeseen(error)}", file=sys.stderr)
         return 3
     return 0
@@ -107,6 +112,14 @@ def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
         config = load(arguments.command, arguments.config, [*arguments.overrides, *rest])
         recipe = getattr(import_module(f"recipes.{arguments.command}"), arguments.command)
         print(recipe(Job(config, command, arguments.quiet)))
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether more memory was asked for than there is."""
+    said = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(one in str(error) for one in said)
+    )
 
 
 def unforeseen(error: Exception) -> str:

@@ -115,8 +115,9 @@ def completed(config: DictConfig) -> DictConfig:
 
 def sampler_of(name: str, node: dict[str, Any]) -> Sampler:
     """The sampler of a method as it stands, whatever its size will be."""
-    with parts.at(f"methods.{name}.sampler"):
-        return parts.sampler_of(node["sampler"])
+    key = f"methods.{name}.sampler"
+    with parts.at(key):
+        return parts.sampler_of(node["sampler"], key)
 
 
 def methods_of(config: DictConfig, arena: Arena, price: Price) -> dict[str, Sizer]:

@@ -15,6 +15,7 @@ from rewards import Decoded, Reward, as_reward
 from rewards.networks import Classifier
 from steer import checkpoint
 from steer.analytic import GaussianMixture
+from steer.annotations import misfit, shown
 from steer.build import build, resolve
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond, FlowMap
@@ -197,8 +198,8 @@ def decode_of(config: DictConfig) -> Decode | None:
         return None
     with at("reward_decode"):
         found = resolve(config.reward_decode) if isinstance(config.reward_decode, str) else make(config.reward_decode)
-        if not callable(found):
-            raise ValueError(f"it is a function of samples; got a {type(found).__name__}")
+        if isinstance(found, type) or misfit(found, Callable[[Tensor], Any]) is not None:
+            raise ValueError(f"it is a function of samples alone; got {shown(found)}")
     return found.to(device_of(config)).eval() if isinstance(found, nn.Module) else found
 
 
@@ -257,10 +258,10 @@ def judge_of(config: DictConfig) -> Classifier | None:
     return judge if judge is None else judge.to(device_of(config))
 
 
-def sampler_of(node: Any) -> Sampler:
-    """A sampler from its node."""
-    sampler = make(node)
+def sampler_of(node: Any, key: str = "") -> Sampler:
+    """A sampler from its node; the key of a plain one is for errors."""
+    sampler = build(node, path=key) if isinstance(node, dict) and "_target_" in node else make(node)
     if not isinstance(sampler, Sampler):
-        key = node._get_full_key("") if isinstance(node, DictConfig) else "sampler"
-        raise ValueError(f"{key} is a sampler, one of steer.samplers; got a {type(sampler).__name__}")
+        key = node._get_full_key("") if isinstance(node, DictConfig) else key
+        raise ValueError(f"{key or 'sampler'} is a sampler, one of steer.samplers; got a {type(sampler).__name__}")
     return sampler

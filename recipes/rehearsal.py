@@ -27,9 +27,21 @@ def rehearse(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
     for key, reward in (("reward", measure.reward), ("heldout", measure.heldout)):
         if reward is not None:
             attempt(f"{key}: the reward {name_of(reward)}", shape, lambda: Tilt(reward)(x1, cond, 0.0))  # noqa: B023
+    rehearse_decode(measure.decode, x1)
     if measure.judge is not None:
         judge = measure.judge
         attempt("judge: the judge", shape, lambda: judge(measure.decoded(x1)))
+
+
+def rehearse_decode(decode: Callable[[Tensor], Tensor] | None, x1: Tensor) -> None:
+    """Decodes a sample. Raises ValueError if that cannot be done, or gives no tensor."""
+    if decode is None:
+        return
+    images = attempt("reward_decode: it", tuple(x1.shape[1:]), lambda: decode(x1))
+    if not isinstance(images, Tensor) or len(images) != len(x1):
+        raise ValueError(
+            f"reward_decode: it gives a tensor of as many images as samples; got a {type(images).__name__}"
+        )
 
 
 def attempt(what: str, shape: tuple[int, ...], call: Callable[[], Any]) -> Any:
@@ -40,6 +52,6 @@ def attempt(what: str, shape: tuple[int, ...], call: Callable[[], Any]) -> Any:
         reason = (str(error) or "no message").splitlines()[0]
         raise ValueError(f"{what} cannot take samples of shape {shape}: {type(error).__name__}: {reason}") from error
     except ValueError as error:
-        if "label" in str(error):
+        if "label" in str(error) or "takes no condition" in str(error):
             raise ValueError(f"condition.labels, for {what.partition(': ')[0]}: {error}") from error
         raise

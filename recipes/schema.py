@@ -7,12 +7,12 @@ named by its key, with what was expected and how to change it.
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_type_hints
 
-from torch import nn
+from torch import Tensor, nn
 
 from recipes.yardsticks import Yardstick
 from rewards import Reward
 from rewards.networks import Classifier
-from steer.annotations import PLAIN, AtLeast, Count, NotNegative, Positive, line, misfit
+from steer.annotations import PLAIN, Above, AtLeast, AtMost, Count, NotNegative, Positive, line, misfit
 from steer.build import examine
 from steer.flow_map import FlowMap
 from steer.guidance import Guidance
@@ -56,7 +56,7 @@ class Asked(Common):
     condition: Condition
     prompts: Count
     particles: Count
-    reward_decode: str | Callable[..., Any] | None
+    reward_decode: str | Callable[[Tensor], Any] | None
     device: str
 
 
@@ -112,7 +112,7 @@ class Compare(Rewarded):
     """steer compare."""
 
     methods: dict[str, Method | None]
-    budgets: Annotated[Sequence[Positive], AtLeast(1)]
+    budgets: Annotated[Sequence[Annotated[float, Above(0), AtMost(1e7)]], AtLeast(1)]
     seeds: Count | Annotated[Sequence[int], AtLeast(1)] | None
     price: Price
     max_batch: Count
@@ -208,7 +208,9 @@ def check_key(value: Any, annotation: Any, path: str) -> None:
         for key, item in value.items():
             check_key(item, inner, f"{path}.{key}")
         return
-    found = misfit(examine(value, path) if takes_objects(annotation) else value, annotation, path.rpartition(".")[2])
+    found = misfit(
+        examine(value, path) if takes_objects(annotation, value) else value, annotation, path.rpartition(".")[2]
+    )
     if found is not None:
         raise ValueError(line(f"{path}{found.where}", found) + advice(value, path))
 
@@ -223,13 +225,17 @@ def options(annotation: Any) -> tuple:
     return getattr(annotation, "__args__", ()) if is_union(annotation) else (annotation,)
 
 
-def takes_objects(annotation: Any) -> bool:
-    """Whether a target may stand there: one of the options is a class of objects, or a function."""
+def takes_objects(annotation: Any, value: Any) -> bool:
+    """Whether a target may stand there, or in a list there: one of the options is a class of objects, or a function."""
     plain = (*PLAIN, type(None))
     return any(
         (isinstance(one, type) and one not in plain)
         or getattr(one, "__origin__", None) is Callable
-        or (getattr(one, "__origin__", None) is Sequence and takes_objects(one.__args__[0]))
+        or (
+            getattr(one, "__origin__", None) is Sequence
+            and isinstance(value, list)
+            and takes_objects(one.__args__[0], None)
+        )
         for one in options(annotation)
     )
 

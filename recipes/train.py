@@ -16,6 +16,7 @@ from recipes.measure import Figures
 from recipes.products import guidance_of, learned, save, start_from
 from recipes.progress import bar
 from recipes.publish import publish
+from recipes.rehearsal import rehearse_decode
 from recipes.tables import logged_table
 from steer.data.stream import keyed_generator
 from steer.flow_map import ResidualMap
@@ -35,7 +36,8 @@ def train(job: Job) -> Path:
         with parts.at("start"):
             start_from(module, config.start)
     check_trainer(config)
-    data.prepare_data()
+    with parts.at("data"):
+        data.prepare_data()
     folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
     watch = [Identities(config.identities, ema=ema)] if watched(loop) and config.identities else []
@@ -73,6 +75,7 @@ def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:
     """config.pictures: samples from the same noise, drawn while the map learns."""
     prompts = parts.prompts_of(config)
     x0 = parts.noise(config, config.shape, len(prompts)).flatten(0, 1)
+    rehearse_decode(parts.decode_of(config), x0[:1])
     cond = None if prompts.cond is None else prompts.cond.repeat_interleave(config.particles, dim=0)
     return parts.made_as(Pictures, config.pictures, x0=x0, cond=cond, folder=folder / "pictures", ema=ema)
 

@@ -116,7 +116,7 @@ def builder(config: DictConfig) -> Callable[[int | None], Sampler]:
             f"verify varies the sampler's steps; instead of sampler.steps say steps=[{config.sampler.steps}]"
         )
     node: Any = OmegaConf.to_container(config.sampler)
-    return lambda n: parts.sampler_of({**node, "steps": n} if n else node)
+    return lambda n: parts.sampler_of({**node, "steps": n} if n else node, "sampler")
 
 
 def takes_steps(config: DictConfig) -> bool:

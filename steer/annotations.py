@@ -36,7 +36,7 @@ class AtLeast:
 
     def words(self, of: Any) -> str:
         """How an error says it."""
-        return f"with at least {self.least}" if is_many(of) else f"at least {self.least}"
+        return f"with at least {self.least} of them" if is_many(of) else f"at least {self.least}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,22 @@ class Above:
         return f"above {self.bound:g}"
 
 
-BOUNDS = (AtLeast, Above)
+@dataclass(frozen=True)
+class AtMost:
+    """A bound from above, in Annotated[float, AtMost(1)]."""
+
+    most: float
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is that small."""
+        return value <= self.most
+
+    def words(self, of: Any) -> str:
+        """How an error says it."""
+        return f"at most {self.most:g}"
+
+
+BOUNDS = (AtLeast, Above, AtMost)
 
 
 @dataclass(frozen=True)
@@ -125,8 +140,8 @@ def handed_on(target: Any) -> list[Any]:
         return [kind_returned(target), target]
     if isinstance(target, type) and takes_anything(target):
         for base in target.__mro__[1:]:
-            if "__init__" in vars(base) and base is not object:
-                init = vars(base)["__init__"]
+            init = vars(base).get("__init__")
+            if init is not None and base is not object:
                 chain.insert(0, init)
                 if not takes_anything(init):
                     break
@@ -190,7 +205,9 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
     def held(self: Any, *arguments: Any, **keywords: Any) -> None:
         try:
             init(self, *arguments, **keywords)
-        except TypeError:
+        except ValueError:
+            raise
+        except Exception:
             refuse(self, arguments, keywords)
             raise
         refuse(self, arguments, keywords)
@@ -285,7 +302,7 @@ def of_union(value: Any, annotation: Any, name: str) -> Misfit | None:
     inside = [one for one in found if one is not None and one.where]
     if len(inside) == 1:
         return inside[0]
-    finite = " that is finite" if isinstance(value, float) and not math.isfinite(value) else ""
+    finite = ", and finite" if isinstance(value, float) and not math.isfinite(value) else ""
     return Misfit("", words(annotation) + finite, shown(value))
 
 
@@ -489,7 +506,7 @@ def words(annotation: Any) -> str:
     if origin is Annotated:
         kind, *notes = inner
         bounds = [note.words(kind) for note in notes if isinstance(note, BOUNDS)]
-        return " ".join([f"{words(kind)},", *bounds]) if bounds else words(kind)
+        return f"{words(kind)}, {' and '.join(bounds)}" if bounds else words(kind)
     if origin is Literal:
         return f"one of {', '.join(repr(one) for one in inner)}"
     if tensor_like(annotation):

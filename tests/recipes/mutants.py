@@ -80,6 +80,7 @@ SOUND = {
     "false",
     "null",
 }
+OTHERS = ("model", "start", "loop", "reward", "heldout", "judge", "samplers", "the first step")
 NOT_FINITE = {"nan", "infinity", "minus infinity", "nan in a list", "infinity in a dictionary"}
 
 LINEAR = {"_target_": "steer.interpolant.Linear"}
@@ -149,8 +150,8 @@ class Outcome:
         above, _, last = key.rpartition(".")
         if self.mutant.kind == MISSPELT and f"{last[:-1]}zq" in self.said:
             return True
-        if self.mutant.kind in SOUND:  # a value like others, which does not fit another key's
-            return re.match(r"(steer: warning: .*\n)*steer: error: [a-z_]+\b", self.said) is not None
+        if self.mutant.kind in SOUND and any(f"steer: error: {key}" in self.said for key in OTHERS):
+            return True  # a value like others, which does not fit another key's
         if last == "_target_":  # the new one may refuse what stands beside it
             return above in said
         spoken = last in said if not above else re.search(rf"\b{re.escape(last)}\b", said)
