@@ -24,11 +24,11 @@ from steer.tilt import Tilt
 
 SEEDS, PARTICLES, STEPS = 10, 4096, (50, 100, 200, 400)
 LOOKAHEADS: dict[str, Lookahead] = {"identity": Identity(), "denoiser": Denoiser(), "map": MapJump()}
-SETTINGS = [  # look-ahead, weighting, chi; ratios of transitions do not bear the map's steep gradient at the watersheds
+SETTINGS = [  # look-ahead, weighting, chi; ratios of transitions, the default, have their kicks inside a trust region
     (name, weighting, chi)
     for name in LOOKAHEADS
     for weighting, chi in (("path", 0.0), ("path", 0.5), ("transition", 0.0), ("left", 0.0))
-    if name != "map" or weighting == "path"
+    if name != "map" or weighting != "left"
 ]
 WORDS = {"path": "trapezoidal", "left": "left end", "transition": "transition"}
 WEIGHTINGS = {"path": PathWeights(), "left": PathWeights(trapezoidal=False), "transition": TransitionWeights()}
