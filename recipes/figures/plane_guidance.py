@@ -21,7 +21,7 @@ from recipes.figures.claim import Claim, short, table, within
 from steer.analytic import ring
 from steer.guidance import Guided, ValueGuidance
 from steer.lookahead import Denoiser, Identity, Lookahead, MapJump, Posterior
-from steer.samplers import Result, Sde, TrajectoryTilting
+from steer.samplers import PathWeights, Result, Sde, TrajectoryTilting
 from steer.tilt import Tilt, Value
 
 SEEDS, PARTICLES, STEPS = 10, 1024, 100
@@ -72,7 +72,7 @@ def tilting(lookahead: Lookahead, particles: int = PARTICLES, steps: int = STEPS
     """Trajectory tilting whose particles never meet."""
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(SEEDS, particles, 2, generator=generator, dtype=torch.float64)
-    sampler = TrajectoryTilting(steps, lookahead, resample_below=0.0)
+    sampler = TrajectoryTilting(steps, lookahead, resample_below=0.0, weighting=PathWeights())  # the paper's drift
     return measure(sampler(ring(), x0, Tilt(reward), generator=generator))
 
 

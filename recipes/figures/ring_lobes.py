@@ -23,7 +23,7 @@ from recipes.figures.claim import Claim, table
 from steer.analytic import ring
 from steer.lookahead import Denoiser, Identity, Lookahead, MapJump
 from steer.metrics.mmd import mmd
-from steer.samplers import TrajectoryTilting
+from steer.samplers import PathWeights, TrajectoryTilting
 from steer.tilt import Tilt
 from steer.worlds import Summed
 
@@ -56,7 +56,7 @@ def measure(name: str, steps: int) -> Row:
     """One look-ahead at one number of steps: a figure for each seed."""
     generator = torch.Generator().manual_seed(steps)
     x0 = torch.randn(SEEDS, PARTICLES, 2, generator=generator, dtype=torch.float64)
-    sampler = TrajectoryTilting(steps, LOOKAHEADS[name], BELOW)
+    sampler = TrajectoryTilting(steps, LOOKAHEADS[name], BELOW, weighting=PathWeights())  # the paper's
     result = sampler(world().flow_map, x0, Tilt(world().reward), generator=generator)
     rewards, log_z = torch.stack([world().reward(x) for x in result.x]), result.log_z
     assert log_z is not None
