@@ -45,6 +45,19 @@ PAGES: dict[str, tuple[Path, Callable]] = {
     "verify": (verify.PAGE, verify.page_of),
     "checkerboard": (checkerboard.PAGE, checkerboard.page_of),
 }
+WEIGHTS_TO_COME = "the shipped map is to be trained further without its condition, after which it is measured"
+AWAITING = {  # figures without all of their cells, and why; a test holds that these are all
+    "fashion_map": WEIGHTS_TO_COME,
+    "fashion_tuning": WEIGHTS_TO_COME,
+    "fashion_posterior": WEIGHTS_TO_COME,
+    "fashion_inverse": WEIGHTS_TO_COME,
+    "fashion_rewards": WEIGHTS_TO_COME,
+    "fashion_quality": WEIGHTS_TO_COME,
+    "overhead": "one row came later",
+    "demo": "the script came later",
+    "verify": "the tests of a method changed, and not all cells are measured anew",
+    "checkerboard": "some of its rows came later or changed",
+}
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 SUMMARY = "summary"
 MET = {True: "met", False: "**missed**", None: "**not measured**"}
@@ -92,6 +105,8 @@ def faults(name: str) -> list[str]:
             found.append("NOT MEASURED: some of it")
     except KeyError as error:
         found.append(f"NOT MEASURED: {error.args[0]}")
+    if found and name in AWAITING:
+        found = [f"{fault} ({AWAITING[name]})" for fault in found]
     return [f"{fault}; run `python -m recipes.figures.{name}`" for fault in found]
 
 

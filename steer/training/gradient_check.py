@@ -108,7 +108,8 @@ def check_gradient(
                 torch.manual_seed(0)  # of dropout
                 return objective(flow_map, x0, x1, cond, _generator(device, 1), step).total
 
-            both = dict.fromkeys((*flow_map.parameters(), *objective.parameters()))
+            own = objective.parameters() if isinstance(objective, nn.Module) else ()
+            both = dict.fromkeys((*flow_map.parameters(), *own))
             found = compare(loss, [p for p in both if p.requires_grad])
         except Exception:  # of code that is not ours: the training will meet it too, if it matters
             return None
