@@ -58,6 +58,7 @@ class Arena:
                 self.call(sampler, drawn, rows[i : i + at_once], noise, i, *key) for i in range(0, len(rows), at_once)
             ]
         x, log_w = torch.cat([part.x for part in parts]), torch.cat([part.log_w for part in parts])
+        log_w = torch.where((log_w == -torch.inf).all(1, keepdim=True), 0.0, log_w)  # no particle is left: all alike
         log_w, log_z = (log_w, [part.log_z for part in parts]) if groups == 1 else (log_w.log_softmax(1), [None])
         whole = Result(
             x.unflatten(0, (self.prompts, groups)).flatten(1, 2),

@@ -28,6 +28,16 @@ NOTHING = Estimate(*torch.full((3,), torch.nan, dtype=torch.float64))
 LOCAL = {"sync_on_compute": False}
 
 
+def rejecting(reward: Reward) -> Callable[..., Tensor]:
+    """The reward with -inf in place of NaN."""
+
+    def asked(x: Tensor, cond: Cond = None) -> Tensor:
+        r = reward(x, cond)
+        return torch.where(r.isnan(), -torch.inf, r)
+
+    return asked
+
+
 @dataclass(frozen=True)
 class Measure:
     """measure(result) -> reward, held-out reward, judge's accuracy and diversity, under the weights of the samples.
@@ -40,6 +50,7 @@ class Measure:
         judge: a classifier; without one, diversity is the Euclidean distance of the samples themselves.
         decode: samples -> what the judge looks at; the samples as they are if None.
         cond: one condition per prompt.
+        reject_nan: whether a reward of NaN counts as -inf, as in a Tilt with on_nonfinite="reject".
     """
 
     reward: Reward | None
@@ -47,9 +58,12 @@ class Measure:
     judge: Classifier | None
     decode: Callable[[Tensor], Tensor] | None
     cond: Cond
+    reject_nan: bool = False
 
     def __call__(self, result: Result) -> Figures:
         x, log_w = result.x, result.log_w
+        lost = (log_w == -torch.inf).all(dim=1, keepdim=True)  # prompts of which nothing is left, measured unweighted
+        log_w = torch.where(lost, 0.0, log_w)
         reward, heldout = self.mean(self.reward, x, log_w), self.mean(self.heldout, x, log_w)
         accuracy = self.accuracy(x, log_w)
         return {
@@ -70,7 +84,7 @@ class Measure:
         """The mean of a reward, NaN without one."""
         if reward is None:
             return NOTHING
-        metric = HeldoutReward(reward, **LOCAL)
+        metric = HeldoutReward(rejecting(reward) if self.reject_nan else reward, **LOCAL)
         metric.update(x, self.cond, log_w)
         return metric.compute()
 

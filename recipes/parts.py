@@ -236,8 +236,8 @@ def tilt_of(reward: Reward | None, config: DictConfig, by_condition: bool = Fals
             )
         scale = torch.tensor(list(scale), dtype=torch.float64)
         if by_condition:
-            return Tilt(reward, scale, known_prompts(config)).to(device_of(config))
-    return Tilt(reward, scale).to(device_of(config))
+            return Tilt(reward, scale, known_prompts(config), config.tilt.on_nonfinite).to(device_of(config))
+    return Tilt(reward, scale, on_nonfinite=config.tilt.on_nonfinite).to(device_of(config))
 
 
 def known_prompts(config: DictConfig) -> Cond:

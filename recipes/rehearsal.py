@@ -26,7 +26,8 @@ def rehearse(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
     x1 = attempt("model: the model", shape, lambda: flow_map.lookahead(x, 0.0, cond))
     for key, reward in (("reward", measure.reward), ("heldout", measure.heldout)):
         if reward is not None:
-            attempt(f"{key}: the reward {name_of(reward)}", shape, lambda: Tilt(reward)(x1, cond, 0.0))  # noqa: B023
+            tilt = Tilt(reward, on_nonfinite="reject" if measure.reject_nan else "raise")
+            attempt(f"{key}: the reward {name_of(reward)}", shape, lambda: tilt(x1, cond, 0.0))  # noqa: B023
     rehearse_decode(measure.decode, x1)
     if measure.judge is not None:
         judge = measure.judge

@@ -148,12 +148,12 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def numbers_only(value: Any) -> Any:
-    """NaN, the error of a single sample, as None."""
+    """NaN, the error of a single sample, and infinities, those of a broken constraint, as None."""
     if isinstance(value, Mapping):
         return {key: numbers_only(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [numbers_only(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def versions() -> dict[str, str | None]:

@@ -31,7 +31,7 @@ def sample(job: Job) -> Path:
     tilt, judge = parts.tilt_of(reward, config), parts.judge_of(config)
     sampler, base_sampler = parts.sampler_of(config.sampler), parts.sampler_of(config.base)
     flow_map, x0 = parts.told(model.flow_map, config), parts.noise(config, model.shape, len(prompts), model.dtype)
-    measure = Measure(reward, heldout, judge, decode, prompts.cond)
+    measure = Measure(reward, heldout, judge, decode, prompts.cond, config.tilt.on_nonfinite == "reject")
     rehearse(flow_map, x0, measure)
     folder = run_folder.create(config)
 

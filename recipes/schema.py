@@ -5,7 +5,7 @@ named by its key, with what was expected and how to change it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from torch import Tensor, nn
 
@@ -64,6 +64,7 @@ class Scale(Section):
     """tilt."""
 
     scale: float | Annotated[Sequence[float], AtLeast(1)]
+    on_nonfinite: Literal["raise", "reject"]
 
 
 class Rewarded(Asked):

@@ -143,7 +143,8 @@ def checked(result: Result, size: Size) -> Result:
     if result.log_z is not None and result.log_z.shape != (size.prompts,):
         raise ValueError(f"expected log_z (prompts,), or None; got {tuple(result.log_z.shape)}")
     for what, values in (("x", result.x), ("log_w", result.log_w), ("log_z", result.log_z)):
-        if values is not None and not values.isfinite().all():
+        fine = values is None or (values.isfinite() | ((values == -torch.inf) & (what == "log_w"))).all()
+        if not fine:
             raise ValueError(f"the sampler returned {what} with entries that are NaN or infinite")
     return result
 

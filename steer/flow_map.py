@@ -133,7 +133,8 @@ class OdeMap(FlowMap):
     no look-ahead assumes that they follow the velocity. A jump costs `steps` times the solver's stages.
 
     Args:
-        velocity: a FlowMap, whose own velocity is followed, or any callable (x, t, cond) -> (B, *shape) with t (B,).
+        velocity: a FlowMap, whose own velocity is followed, or any callable (x, t, cond) -> (B, *shape) with t (B,); a
+            callable is taken for the velocity of an interpolant, without guidance in it (`score_matches_flow`).
         schedule: the path of that velocity.
         steps: steps for any interval, long or short, so that the cost of a jump is fixed.
         solver: Euler(), Heun() or Rk4().

@@ -34,13 +34,14 @@ def particle_mean(
 
     var_p = sum_n w_pn^2 (r_pn - mean_p)^2 / (1 - sum_n w_pn^2),
 
-    which for equal weights is the usual s^2 / N; NaN where one particle has all the weight, up to rounding.
+    which for equal weights is the usual s^2 / N; NaN where one particle has all the weight, up to rounding. Values of weight
+    zero, infinite ones too, do not count; a value of -inf that does makes the mean -inf.
     """
     values = values.double()
     w = normalized(torch.zeros_like(values) if log_w is None else log_w)
-    mean = (w * values).sum(-1)
+    mean = torch.where(w == 0, 0.0, w * values).sum(-1)
     mass = pair_mass(w)
-    variance = (w * (values - mean[:, None])).square().sum(-1) / mass
+    variance = torch.where(w == 0, 0.0, w * (values - mean[:, None])).square().sum(-1) / mass
     return mean, torch.where(mass > MIN_PAIR_MASS, variance, torch.nan)
 
 

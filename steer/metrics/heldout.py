@@ -39,10 +39,12 @@ class HeldoutReward(PromptMean):
             log_w: (P, N) log-weights, equal ones if None.
 
         Raises:
-            ValueError: if the reward is not of shape (B,) or not finite.
+            ValueError: if the reward is not of shape (B,), or neither finite nor -inf (a hard constraint).
         """
         prompts, particles = x.shape[:2]
-        values = in_batches(self.reward, x.flatten(0, 1), self.max_batch, for_particles(cond, particles))
+        values = in_batches(
+            self.reward, x.flatten(0, 1), self.max_batch, for_particles(cond, particles), constrained=True
+        )
         if values.ndim != 1:
             raise ValueError(
                 f"expected a reward of shape (B,), got {tuple(values.shape)}; return one number per sample"

@@ -69,8 +69,8 @@ def moved_to_log_z(
 def unevenness(log_w: Float[Tensor, "p n"], gain: Float[Tensor, "p n"]) -> tuple[Tensor, Tensor]:
     """Of the gains of log weights in one step, under the weights before it: standard deviation, and log(1 + CV^2) of exp."""
     lost = (gain == -torch.inf) | (log_w == -torch.inf)  # particles of weight zero are out of both
-    lost = lost & ~lost.all(dim=1, keepdim=True)
-    log_p = torch.log_softmax(torch.where(lost, -torch.inf, log_w), dim=1)
+    none = lost.all(dim=1, keepdim=True)
+    log_p = torch.log_softmax(torch.where(none, 0.0, torch.where(lost, -torch.inf, log_w)), dim=1)
     gain = torch.where(lost, 0.0, gain)
     p = log_p.exp()
     middle = (p * gain).sum(1, keepdim=True)

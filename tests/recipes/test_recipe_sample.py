@@ -164,3 +164,18 @@ def test_steering_that_blows_up_without_an_infinity_is_told_of(steer):
     wild = ["sampler._target_=steer.samplers.ValueGuided", "sampler.steps=4", "tilt.scale=1e4"]
     with pytest.warns(UserWarning, match=r"steered samples reach .*, and unsteered ones .*lower tilt\.scale"):
         steer("sample", "ring/steer", "particles=8", "base.steps=2", "model.steps=4", *wild)
+
+
+@pytest.mark.parametrize(("broken", "on_nonfinite"), [("-math.inf", "raise"), ("math.nan", "reject")])
+def test_hard_constraints_reach_the_report(steer, broken, on_nonfinite):
+    """A wall at x_0 = 1: samples behind it have weight zero, and the unsteered mean, which is -inf, is null."""
+    Path("wall.py").write_text(
+        f"import math\nimport torch\n\ndef wall(x):\n    return torch.where(x[:, 0] > 1, x[:, 1], {broken})\n"
+    )
+    words = [*RING, "reward=wall.py:wall", "sampler.guide=false", f"tilt.on_nonfinite={on_nonfinite}"]
+    metrics = steer.metrics(*words)
+    assert metrics["reward_mean"] is not None
+    assert metrics["base_reward_mean"] is None
+    assert metrics["log_z"] is not None
+    if on_nonfinite == "reject":
+        assert "wall is nan for sample" in steer.fails(*words[:-1])
