@@ -538,7 +538,8 @@ def of_container(kind: Any, inner: tuple) -> str:
 def subclasses(kind: type) -> Iterator[type]:
     """Public subclasses that are imported, ours first."""
     if kind.__module__.split(".")[0] in ("steer", "rewards", "recipes"):
-        for one in kind.__subclasses__():
+        below: list[type] = kind.__subclasses__()
+        for one in below:
             if not one.__name__.startswith("_") and one.__module__.split(".")[0] in ("steer", "rewards", "recipes"):
                 yield one
             yield from subclasses(one)

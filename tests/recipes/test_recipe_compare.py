@@ -388,7 +388,7 @@ def test_images(steer, fashion):
         (["methods.FK_steering.most=0"], "methods.FK_steering.most is a number, above 0 or null; got 0"),
         (["methods.mine=3"], "methods.mine is a section with the keys sampler, size, candidates, most; got 3"),
         (["methods.FK_steering.sampler.stepz=3"], "takes no argument 'stepz'; did you mean 'steps'"),
-        (["methods.FK_steering.sampler._target_=steer.samplers.Search"], "methods.FK_steering.sampler is a Sampler (a _target_"),
+        (["methods.FK_steering.sampler._target_=steer.samplers.Search"], "FK_steering.sampler is a Sampler (a _target_"),
         (["price.backwards=1"], "did you mean 'price.backward'"),
         (["max_batch=0"], "max_batch is a whole number, at least 1; got 0"),
         (["run.resume=true"], "there is no run runs/ring-compare to resume"),
