@@ -278,7 +278,7 @@ def of_number(value: Any, name: str) -> Misfit | None:
     scalar = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
     if isinstance(value, bool) or not (isinstance(value, numbers.Real) or scalar):
         return wrong(value, float)
-    return infinite_within(value)
+    return infinite_within(float(value) if scalar else value)
 
 
 def of_truth(value: Any, name: str) -> Misfit | None:

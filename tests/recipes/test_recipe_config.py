@@ -4,6 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipes import config
+from recipes.schema import Section, hints, options, schema_of
 
 COMMANDS = ("sample", "train", "tune", "evaluate", "compare", "verify")
 
@@ -94,6 +95,27 @@ def test_other_mistakes_are_named(tmp_path):
     (tmp_path / "short.yaml").write_text("seed: 1\n")
     with pytest.raises(ValueError, match="gives no 'model', which steer sample needs"):
         config.load("sample", str(tmp_path / "short.yaml"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_key_of_a_command_has_a_kind(command):
+    """A new key of a command's defaults is a line in recipes/schema.py too."""
+
+    def untyped(tree, section, path=""):
+        known = hints(section)
+        for key, value in tree.items():
+            if key not in known:
+                yield path + key
+            below = next((one for one in options(known.get(key)) if is_section_type(one)), None)
+            if below is not None and isinstance(value, dict):
+                yield from untyped(value, below, f"{path}{key}.")
+
+    defaults = config.read(config.CONFIGS / f"{command}.yaml")
+    assert list(untyped(defaults, schema_of(command))) == []
+
+
+def is_section_type(one):
+    return isinstance(one, type) and issubclass(one, Section)
 
 
 # One config on top of another
