@@ -61,7 +61,7 @@ def thrice(x: Tensor) -> Tensor:
         (Has, [Drawing(), Built(Drawing)], [3, Built(Jump)]),
         (Any, [None, "x", object(), [1.0]], [NAN, [INF], {"a": [NAN]}]),
     ],
-    ids=str,
+    ids=lambda value: "values" if isinstance(value, list) else str(value),
 )
 def test_fits(annotation, good, bad):
     assert [value for value in good if misfit(value, annotation) is not None] == []
