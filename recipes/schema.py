@@ -126,6 +126,7 @@ class Verify(Common):
     steps: Count | Shape
     worlds: str | Annotated[Sequence[str], AtLeast(1)]
     prompts: Annotated[int, AtLeast(2)]
+    rounds: Count
     particles: Count
 
 
@@ -154,6 +155,7 @@ def learning() -> tuple[type[Section], type[Section]]:
 
         loop: RewardTuning
         lora: nn.Module | None
+        merge: bool
         ema: Ema
         trainer: Trainer
         checkpoint_every: Count

@@ -192,7 +192,7 @@ def test_the_table_is_shown_unless_quiet(mine, capsys):
         (["steps=[0]"], "steps[0] is a whole number, at least 1"),
         (["steps=[5,5]"], "steps is a list of different whole numbers"),
         (["prompts=1"], "prompts is a whole number, at least 2"),
-        (["rounds=0"], "rounds is the most rounds of repetitions, at least 1; got 0"),
+        (["rounds=0"], "rounds is a whole number, at least 1; got 0"),
         (["sampler.steps=50"], "instead of sampler.steps say steps=[50]"),
         (["sampler=Jump"], "sampler is a Sampler (a _target_ that builds one"),
         (["sampler._target_=mine.py:Mime"], "mine.py has no 'Mime'"),
