@@ -62,7 +62,7 @@ def test_a_file_of_ones_own_is_named_after_itself(tmp_path):
     [
         ("sed=1", "knows no key 'sed'; did you mean 'seed'"),
         ("tilt.scal=1", "knows no key 'tilt.scal'; did you mean 'tilt.scale'"),
-        ("tilt=1", "tilt is a section with the keys scale; got 1"),
+        ("tilt=1", "tilt is a section with the keys scale, on_nonfinite; got 1"),
         ("seed=one", "seed is a whole number; got 'one'; set it with seed=..."),
         ("particles=2.5", "particles is a whole number"),
         ("particles=null", "particles is a whole number"),
