@@ -28,18 +28,18 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m recipes.figures.overhead
+	$(BIN)/python -m recipes.experiments.overhead
 
 FIGURES := ring_tilting plane_guidance plane_posterior step_time checkerboard checkerboard_distill ring_lobes verify \
 	fashion_map fashion_steering fashion_tuning fashion_posterior fashion_objectives fashion_inverse fashion_rewards \
 	fashion_quality overhead demo
 
 figures: $(READY)
-	for name in $(FIGURES); do $(BIN)/python -m recipes.figures.$$name || exit 1; done
+	for name in $(FIGURES); do $(BIN)/python -m recipes.experiments.$$name || exit 1; done
 	$(MAKE) results
 
 results: $(READY)
-	$(BIN)/python -m recipes.figures.results
+	$(BIN)/python -m recipes.experiments.results
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,6 @@
-"""steer sample: noise -> samples that a reward has steered, beside unsteered ones from the same noise."""
+"""steer sample: noise -> samples that a reward has steered, beside unsteered ones from the same
+noise.
+"""
 
 import time
 import warnings
@@ -7,15 +9,16 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recipes import parts, report, run_folder
-from recipes.closed_form import closed_form
-from recipes.drawing import Gallery
-from recipes.job import Job
-from recipes.measure import Figures, Measure, of_population
-from recipes.progress import bar
-from recipes.publish import Headline, publish
-from recipes.rehearsal import rehearse
-from recipes.tables import comparison, cost
+from recipes.evaluation.closed_form import closed_form
+from recipes.evaluation.metrics import Figures, Measure, of_population
+from recipes.reporting import html
+from recipes.reporting.figures import Gallery
+from recipes.reporting.publish import Headline, publish
+from recipes.reporting.tables import comparison, cost
+from recipes.setup import builders, run_directory
+from recipes.setup.dry_run import rehearse
+from recipes.setup.job import Job
+from recipes.setup.progress_bar import bar
 from steer.data.stream import keyed_generator
 from steer.samplers import Result, Sampler
 from steer.tilt import Tilt
@@ -26,14 +29,25 @@ FAR = 100.0  # times the reach of unsteered samples
 def sample(job: Job) -> Path:
     """Runs the config and returns the run folder."""
     config = job.config
-    model, prompts, decode = parts.model_of(config), parts.prompts_of(config), parts.decode_of(config)
-    reward, heldout = (parts.reward_of(node, decode, config) for node in (config.reward, config.heldout))
-    tilt, judge = parts.tilt_of(reward, config), parts.judge_of(config)
-    sampler, base_sampler = parts.sampler_of(config.sampler), parts.sampler_of(config.base)
-    flow_map, x0 = parts.told(model.flow_map, config), parts.noise(config, model.shape, len(prompts), model.dtype)
-    measure = Measure(reward, heldout, judge, decode, prompts.cond, config.tilt.on_nonfinite == "reject")
+    model, prompts, decode = (
+        builders.model_of(config),
+        builders.prompts_of(config),
+        builders.decode_of(config),
+    )
+    reward, heldout = (
+        builders.reward_of(node, decode, config) for node in (config.reward, config.heldout)
+    )
+    tilt, judge = builders.tilt_of(reward, config), builders.judge_of(config)
+    sampler, base_sampler = builders.sampler_of(config.sampler), builders.sampler_of(config.base)
+    flow_map, x0 = (
+        builders.told(model.flow_map, config),
+        builders.noise(config, model.shape, len(prompts), model.dtype),
+    )
+    measure = Measure(
+        reward, heldout, judge, decode, prompts.cond, config.tilt.on_nonfinite == "reject"
+    )
     rehearse(flow_map, x0, measure)
-    folder = run_folder.create(config)
+    folder = run_directory.create(config)
 
     def run(sampler: Sampler, tilt: Tilt | None, name: str) -> tuple[Result, float]:
         generator, start = keyed_generator(name, config.seed, device=x0.device), time.perf_counter()
@@ -41,7 +55,7 @@ def sample(job: Job) -> Path:
             result = sampler(flow_map, x0, tilt, prompts.cond, generator)
         return result, time.perf_counter() - start
 
-    with run_folder.dropped_if_refused(folder):
+    with run_directory.dropped_if_refused(folder):
         base, base_seconds = run(base_sampler, None, "unsteered")
         steered, seconds = run(sampler, tilt, "steered")
     warn_of_flight(steered.x, base.x)
@@ -61,17 +75,21 @@ def sample(job: Job) -> Path:
     }
     gallery = Gallery(folder, model.shape, decode, prompts.titles)
     drawn = [
-        *gallery.samples({"unsteered": base, "steered": steered}, None if exact is None else exact.draws()),
+        *gallery.samples(
+            {"unsteered": base, "steered": steered}, None if exact is None else exact.draws()
+        ),
         *gallery.film(steered.trace, x0.device),
         *gallery.curves(steered.trace, config.particles, metrics["base_reward_mean"]),
     ]
     tables = [comparison(metrics, "unsteered", "steered"), cost(metrics)]
-    title, claim_line = f"{metrics['method']}: {folder.name}", report.CLAIMS[metrics["claim"]]
+    title, claim_line = f"{metrics['method']}: {folder.name}", html.CLAIMS[metrics["claim"]]
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 
 
 def warn_of_flight(steered: Tensor, unsteered: Tensor) -> None:
-    """Warns of samples so far out that the steering has most likely blown up: finite, but no sample of anything."""
+    """Warns of samples so far out that the steering has most likely blown up: finite, but no sample
+    of anything.
+    """
     reach, usual = float(steered.abs().max()), float(unsteered.abs().max())
     if reach > FAR * max(usual, 1.0):  # noise, which both start from, reaches further than 1
         warnings.warn(

@@ -1,4 +1,6 @@
-"""steer train: data -> a flow map, or a classifier, with its averaged weights in one safetensors file."""
+"""steer train: data -> a flow map, or a classifier, with its averaged weights in one safetensors
+file.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +10,17 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from omegaconf import DictConfig
 from torch import nn
 
-from recipes import parts, pictures, run_folder
-from recipes.drawing import Gallery, Picture
-from recipes.fit import LOG, check_trainer, fit
-from recipes.job import Job
-from recipes.measure import Figures
-from recipes.products import guidance_of, learned, save, start_from
-from recipes.progress import bar
-from recipes.publish import publish
-from recipes.rehearsal import rehearse_decode
-from recipes.tables import logged_table
+from recipes.evaluation.metrics import Figures
+from recipes.reporting import pictures
+from recipes.reporting.figures import Gallery, Picture
+from recipes.reporting.publish import publish
+from recipes.reporting.tables import logged_table
+from recipes.setup import builders, run_directory
+from recipes.setup.dry_run import rehearse_decode
+from recipes.setup.job import Job
+from recipes.setup.progress_bar import bar
+from recipes.training.checkpoints import guidance_of, learned, save, start_from
+from recipes.training.trainer import LOG, check_trainer, fit
 from steer.data.stream import keyed_generator
 from steer.flow_map import ResidualMap
 from steer.loops import Diverged, Ema, Identities, MapTraining, Pictures, read_csv_log
@@ -29,22 +32,24 @@ def train(job: Job) -> Path:
     """Runs the config, or resumes it, and returns the run folder."""
     config = job.config
     torch.manual_seed(config.seed)  # initial weights
-    loop, ema = parts.made_as(LightningModule, config.loop), parts.made_as(Ema, config.ema)
-    data = parts.made_as(LightningDataModule, config.data)
+    loop, ema = builders.made_as(LightningModule, config.loop), builders.made_as(Ema, config.ema)
+    data = builders.made_as(LightningDataModule, config.data)
     module, guidance = learned(loop), guidance_of(loop)
     if config.start is not None and not config.run.resume:
-        with parts.at("start"):
+        with builders.at("start"):
             start_from(module, config.start)
     check_trainer(config)
-    with parts.at("data"):
+    with builders.at("data"):
         data.prepare_data()
-    folder = run_folder.resume(config) if config.run.resume else run_folder.create(config)
+    folder = run_directory.resume(config) if config.run.resume else run_directory.create(config)
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
     watch = [Identities(config.identities, ema=ema)] if watched(loop) and config.identities else []
     try:
         fitted = fit(loop, data, folder, job, ema, [*show, *watch])
     except Diverged as error:
-        raise ValueError(f"{error}{'' if error.kept is None else f'; start={folder} begins with them'}") from error
+        raise ValueError(
+            f"{error}{'' if error.kept is None else f'; start={folder} begins with them'}"
+        ) from error
     save(module, folder, job, fitted.steps, guidance)
 
     metrics: Figures = {
@@ -58,49 +63,73 @@ def train(job: Job) -> Path:
     claim_line = f"{metrics['method']}, {metrics['steps']:,} steps. The weights kept are their moving average."
     drawn = [*samples(module, show, job, folder), *curves(folder)]
     return publish(
-        folder, job, metrics, f"Training: {folder.name}", claim_line, drawn, [logged_table(metrics)], headline
+        folder,
+        job,
+        metrics,
+        f"Training: {folder.name}",
+        claim_line,
+        drawn,
+        [logged_table(metrics)],
+        headline,
     )
 
 
 def watched(loop: Any) -> bool:
-    """Whether the loop learns jumps between any two times: no velocity, jumps to data or one jump alone, and no inner map."""
+    """Whether the loop learns jumps between any two times: no velocity, jumps to data or one jump
+    alone, and no inner map.
+    """
     match loop:
         case MapTraining(flow_map=ResidualMap(), objective=Joint() as joint):
-            alone = isinstance(joint.pairs, ToData) or (isinstance(joint.pairs, OnGrid) and joint.pairs.n == 1)
+            alone = isinstance(joint.pairs, ToData) or (
+                isinstance(joint.pairs, OnGrid) and joint.pairs.n == 1
+            )
             return joint.off_diagonal is not None and not alone
     return False
 
 
 def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:
     """config.pictures: samples from the same noise, drawn while the map learns."""
-    prompts = parts.prompts_of(config)
-    x0 = parts.noise(config, config.shape, len(prompts)).flatten(0, 1)
-    rehearse_decode(parts.decode_of(config), x0[:1])
+    prompts = builders.prompts_of(config)
+    x0 = builders.noise(config, config.shape, len(prompts)).flatten(0, 1)
+    rehearse_decode(builders.decode_of(config), x0[:1])
     cond = None if prompts.cond is None else prompts.cond.repeat_interleave(config.particles, dim=0)
-    return parts.made_as(Pictures, config.pictures, x0=x0, cond=cond, folder=folder / "pictures", ema=ema)
+    return builders.made_as(
+        Pictures, config.pictures, x0=x0, cond=cond, folder=folder / "pictures", ema=ema
+    )
 
 
 def samples(module: Any, show: list[Pictures], job: Job, folder: Path) -> list[Picture]:
     """grid.png: what the finished map makes, by each sampler that drew while it learned."""
-    config, panels = job.config, {name: sampler for each in show for name, sampler in each.samplers.items()}
+    config, panels = (
+        job.config,
+        {name: sampler for each in show for name, sampler in each.samplers.items()},
+    )
     if not panels:
         return []
-    prompts = parts.prompts_of(config)
-    x0 = parts.noise(config, config.shape, len(prompts))
+    prompts = builders.prompts_of(config)
+    x0 = builders.noise(config, config.shape, len(prompts))
 
     def drawn(name: str, sampler: Any, flow_map: nn.Module) -> Result:
         with bar(name, job.quiet):
-            return sampler(flow_map, x0, None, prompts.cond, keyed_generator("pictures", device=x0.device))
+            return sampler(
+                flow_map, x0, None, prompts.cond, keyed_generator("pictures", device=x0.device)
+            )
 
     flow_map = module.to(x0.device).eval()
-    results = {name.replace("_", " "): drawn(name, sampler, flow_map) for name, sampler in panels.items()}
-    return Gallery(folder, tuple(config.shape), parts.decode_of(config), prompts.titles).samples(results)
+    results = {
+        name.replace("_", " "): drawn(name, sampler, flow_map) for name, sampler in panels.items()
+    }
+    return Gallery(folder, tuple(config.shape), builders.decode_of(config), prompts.titles).samples(
+        results
+    )
 
 
 def logged(folder: Path) -> dict[str, float]:
     """What was logged, averaged over the last tenth of its course."""
     curves = read_csv_log(folder / LOG) if (folder / LOG).exists() else {}
-    tails = {name: list(curve.values())[-max(len(curve) // 10, 1) :] for name, curve in curves.items()}
+    tails = {
+        name: list(curve.values())[-max(len(curve) // 10, 1) :] for name, curve in curves.items()
+    }
     return {name: sum(tail) / len(tail) for name, tail in tails.items()}
 
 

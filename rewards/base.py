@@ -1,4 +1,6 @@
-"""What a reward is: a module that looks at samples and says, with one number each, how much it likes them."""
+"""What a reward is: a module that looks at samples and says, with one number each, how much it
+likes them.
+"""
 
 import inspect
 import traceback
@@ -8,6 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+__all__ = ["FunctionReward", "Reward", "as_reward"]
 
 Cond: TypeAlias = Tensor | Sequence[str] | None
 """One condition per sample: class labels (b,), embeddings (b, e), prompts, or none at all."""
@@ -21,9 +25,10 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 class Reward(nn.Module, ABC):
     """r(x, cond), one number per sample; higher is better.
 
-    Every reward keeps three laws, which the tests hold every class of this package to. The reward of a sample never
-    depends on its batch mates. A `differentiable` reward has a finite gradient in x. A reward is a judge: it stays in
-    evaluation mode even when the module that owns it is put in training mode.
+    Every reward keeps three laws, which the tests hold every class of this package to. The reward
+    of a sample never depends on its batch mates. A `differentiable` reward has a finite gradient in
+    x. A reward is a judge: it stays in evaluation mode even when the module that owns it is put in
+    training mode.
 
     A reward without a gradient says so in `differentiable`, and gives the reason and the way out in
     `why_not_differentiable` and `instead`, for the gradient methods that refuse it.
@@ -38,36 +43,45 @@ class Reward(nn.Module, ABC):
         """The reward of each sample.
 
         Args:
-            x: the samples: images in [0, 1] of shape (b, c, h, w), or points of the plane of shape (b, 2).
+            x: the samples: images in [0, 1] of shape (b, c, h, w), or points of the plane of shape
+                (b, 2).
             cond: what each sample was asked to be, one entry per sample, for rewards that judge it.
         """
 
-    def terms(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> dict[str, Float[Tensor, " b"]]:
+    def terms(
+        self, x: Float[Tensor, "b *shape"], cond: Cond = None
+    ) -> dict[str, Float[Tensor, " b"]]:
         """The named parts of this reward, for logs and reports; a reward in one piece has none."""
         return {}
 
     def train(self: R, mode: bool = True) -> R:
-        """Stay in evaluation mode, whatever `mode` asks: dropout or batch statistics would mix up batch mates."""
+        """Stay in evaluation mode, whatever `mode` asks: dropout or batch statistics would mix up
+        batch mates.
+        """
         return super().train(False)
 
     def freeze(self: R) -> R:
-        """Fix every weight held by this reward and put it in evaluation mode; constructors end with it."""
+        """Fix every weight held by this reward and put it in evaluation mode; constructors end with
+        it.
+        """
         return self.requires_grad_(False).eval()
 
 
 class FunctionReward(Reward):
     """A plain function `f(x)` or `f(x, cond)` as a reward.
 
-    The function gets `cond` if it has an argument of that name, or a second one of CONDITIONS. What it returns
-    is checked at each call, and what it raises comes out as one line that names it. Networks in it are frozen.
+    The function gets `cond` if it has an argument of that name, or a second one of CONDITIONS. What
+    it returns is checked at each call, and what it raises comes out as one line that names it.
+    Networks in it are frozen.
 
     Args:
         function: samples (b, *shape) -> one number per sample (b,), higher is better.
-        differentiable: False keeps gradient methods away, for a function that leaves torch or counts things.
+        differentiable: False keeps gradient methods away, for a function that leaves torch or
+            counts things.
 
     Raises:
-        ValueError: at construction, if the function cannot be called as f(x) or f(x, cond); when called, if it raises
-            or returns anything but a floating point tensor of shape (b,).
+        ValueError: at construction, if the function cannot be called as f(x) or f(x, cond); when
+            called, if it raises or returns anything but a floating point tensor of shape (b,).
     """
 
     why_not_differentiable = "This function was declared to have no gradient."
@@ -86,7 +100,9 @@ class FunctionReward(Reward):
         try:
             value = self.function(x, **given)
         except Exception as error:
-            raise ValueError(f"reward '{self.name}' raised {one_line(error)}: mend the function") from error
+            raise ValueError(
+                f"reward '{self.name}' raised {one_line(error)}: mend the function"
+            ) from error
         self.check(value, len(x))
         return value
 
@@ -99,7 +115,9 @@ class FunctionReward(Reward):
                 f"{expected} shape {tuple(value.shape)}: average what is left over, as in .flatten(1).mean(1)"
             )
         if not value.is_floating_point():
-            raise ValueError(f"{expected} {value.dtype}: return floating point numbers, as with .float()")
+            raise ValueError(
+                f"{expected} {value.dtype}: return floating point numbers, as with .float()"
+            )
 
     def extra_repr(self) -> str:
         return f"{self.name}, differentiable={self.differentiable}"
@@ -114,9 +132,13 @@ def as_reward(reward: object) -> Reward:
     if isinstance(reward, Reward):
         return reward
     if isinstance(reward, type):
-        raise ValueError(f"expected a reward, got the class {reward.__name__}: build one, as in {reward.__name__}(...)")
+        raise ValueError(
+            f"expected a reward, got the class {reward.__name__}: build one, as in {reward.__name__}(...)"
+        )
     if not callable(reward):
-        raise ValueError(f"expected a reward or a function of (x) or (x, cond), got {type(reward).__name__}: give one")
+        raise ValueError(
+            f"expected a reward or a function of (x) or (x, cond), got {type(reward).__name__}: give one"
+        )
     return FunctionReward(reward)
 
 
@@ -126,12 +148,22 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def cond_argument(function: Callable[..., Any], name: str) -> str | None:
-    """The argument of a function that receives cond: the one of that name, else a second one of CONDITIONS."""
+    """The argument of a function that receives cond: the one of that name, else a second one of
+    CONDITIONS.
+    """
     try:
-        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+        signature = inspect.signature(
+            function.forward if isinstance(function, nn.Module) else function
+        )
     except ValueError as error:
-        raise ValueError(f"reward '{name}': expected a function with a signature: wrap it in def reward(x)") from error
-    required = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in VARIADIC]
+        raise ValueError(
+            f"reward '{name}': expected a function with a signature: wrap it in def reward(x)"
+        ) from error
+    required = [
+        p.name
+        for p in signature.parameters.values()
+        if p.default is p.empty and p.kind not in VARIADIC
+    ]
     argument = "cond" if "cond" in signature.parameters else next(iter(required[1:]), None)
     if argument not in (None, *CONDITIONS):
         raise ValueError(
@@ -140,13 +172,21 @@ def cond_argument(function: Callable[..., Any], name: str) -> str | None:
     try:
         signature.bind(None, **({argument: None} if argument else {}))
     except TypeError as error:
-        raise ValueError(f"reward '{name}': expected arguments (x) or (x, cond), got {signature}: mend them") from error
+        raise ValueError(
+            f"reward '{name}': expected arguments (x) or (x, cond), got {signature}: mend them"
+        ) from error
     return argument
 
 
 def one_line(error: Exception) -> str:
-    """Type and message of an error, and the deepest line of the user's own code that it came from, on one line."""
+    """Type and message of an error, and the deepest line of the user's own code that it came from,
+    on one line.
+    """
     message = " ".join(str(error).split())
-    frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if "site-packages" not in f.filename]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)[1:]
+        if "site-packages" not in f.filename
+    ]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {message}{place}"

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from rewards.base import Cond, Reward
 
+__all__ = ["Brightness"]
+
 
 class Brightness(Reward):
     """r(x) = the mean of all pixels and channels: 0 for a black image, 1 for a white one.

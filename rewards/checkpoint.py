@@ -1,4 +1,5 @@
-"""Classifiers on disk: safetensors with a JSON header that says how to build the network. Nothing is unpickled.
+"""Classifiers on disk: safetensors with a JSON header that says how to build the network. Nothing
+is unpickled.
 
 The header, under the key "steer" of the file's metadata:
     {"format": "steer", "version": 1, "kind": "classifier",
@@ -18,22 +19,29 @@ from safetensors.torch import save_file
 from rewards import networks
 from rewards.networks import Classifier
 
+__all__ = ["load_classifier", "save_classifier"]
+
 FORMAT = {"format": "steer", "version": 1, "kind": "classifier"}
 SHIPPED = Path(__file__).parent / "weights"
 
 
-def save_classifier(path: str | Path, classifier: Classifier, notes: Mapping[str, Any] | None = None) -> None:
+def save_classifier(
+    path: str | Path, classifier: Classifier, notes: Mapping[str, Any] | None = None
+) -> None:
     """Write a classifier of `rewards.networks` to one safetensors file.
 
     Args:
         path: the file, usually ending in .safetensors; its folder is made if need be.
         classifier: the network; its settings go into the header.
-        notes: whatever should be known of it later (data, accuracy, seed, command), as plain JSON values.
+        notes: whatever should be known of it later (data, accuracy, seed, command), as plain JSON
+            values.
     """
     build = {"_target_": f"rewards.networks.{type(classifier).__name__}", **classifier.settings}
     header = {**(notes or {}), **FORMAT, "build": build}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()
+    }
     save_file(tensors, path, metadata={"steer": json.dumps(header)})
 
 
@@ -41,8 +49,8 @@ def load_classifier(name_or_path: str | Path) -> Classifier:
     """A classifier by shipped name, such as "fashion-residual", or from a file; frozen, on the CPU.
 
     Raises:
-        ValueError: if there is no such name or file, or the file is damaged, is no classifier of ours, or holds weights
-            of another shape than its header says.
+        ValueError: if there is no such name or file, or the file is damaged, is no classifier of
+            ours, or holds weights of another shape than its header says.
     """
     path = find(name_or_path)
     header, tensors = read(path)
@@ -64,7 +72,11 @@ def shipped() -> list[str]:
 
 def find(name_or_path: str | Path) -> Path:
     """The file behind a shipped name or a path."""
-    path = SHIPPED / f"{name_or_path}.safetensors" if str(name_or_path) in shipped() else Path(name_or_path)
+    path = (
+        SHIPPED / f"{name_or_path}.safetensors"
+        if str(name_or_path) in shipped()
+        else Path(name_or_path)
+    )
     if path.is_file():
         return path
     near = difflib.get_close_matches(str(name_or_path), shipped(), n=1)
@@ -82,11 +94,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: expected a safetensors file, got {error}: fetch or train it again") from error
+        raise ValueError(
+            f"{path}: expected a safetensors file, got {error}: fetch or train it again"
+        ) from error
     header = parse(metadata.get("steer", "null"), path)
     found = {key: header.get(key) for key in FORMAT}
     if found != FORMAT or not isinstance(header.get("build"), dict):
-        raise ValueError(f"{path}: expected the header of a classifier, {FORMAT}, got {found}: give another file")
+        raise ValueError(
+            f"{path}: expected the header of a classifier, {FORMAT}, got {found}: give another file"
+        )
     return header, tensors
 
 
@@ -94,25 +110,35 @@ def parse(text: str, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON under 'steer', got {error}: save it with save_classifier") from error
+        raise ValueError(
+            f"{path}: expected JSON under 'steer', got {error}: save it with save_classifier"
+        ) from error
     if not isinstance(header, dict):
-        raise ValueError(f"{path}: expected a header under 'steer', got {header}: save it with save_classifier")
+        raise ValueError(
+            f"{path}: expected a header under 'steer', got {header}: save it with save_classifier"
+        )
     return header
 
 
 def build(settings: Mapping[str, Any], path: Path) -> Classifier:
     """The network that a header describes, of the classes in `rewards.networks` and no other code."""
     known = {
-        f"rewards.networks.{c.__name__}": c for c in Classifier.__subclasses__() if c.__module__ == networks.__name__
+        f"rewards.networks.{c.__name__}": c
+        for c in Classifier.__subclasses__()
+        if c.__module__ == networks.__name__
     }
     arguments = dict(settings)
     target = arguments.pop("_target_", None)
     if target not in known:
-        raise ValueError(f"{path}: expected a network among {', '.join(known)}, got {target}: give another file")
+        raise ValueError(
+            f"{path}: expected a network among {', '.join(known)}, got {target}: give another file"
+        )
     try:
         return known[target](**arguments)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: {target} cannot be built from its header ({error}): train it again") from error
+        raise ValueError(
+            f"{path}: {target} cannot be built from its header ({error}): train it again"
+        ) from error
 
 
 def check_shapes(classifier: Classifier, tensors: Mapping[str, torch.Tensor], path: Path) -> None:

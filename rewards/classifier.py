@@ -6,15 +6,19 @@ from torch import Tensor, nn
 
 from rewards.base import Cond, Reward
 
+__all__ = ["ClassLogProbability"]
+
 
 class ClassLogProbability(Reward):
     """r(x) = log p(y | x) = log softmax(classifier(x))[y], at most 0.
 
-    With scale 1 a map of p(x) tilted by it samples p(x | y) as the classifier sees it: Bayes' rule with p(y) for Z.
+    With scale 1 a map of p(x) tilted by it samples p(x | y) as the classifier sees it: Bayes' rule
+    with p(y) for Z.
 
     Args:
         classifier: images (b, c, h, w) -> logits (b, classes); frozen in place.
-        target: y, the same class for every sample; None takes each sample's own label from cond, (b,) whole numbers.
+        target: y, the same class for every sample; None takes each sample's own label from cond,
+            (b,) whole numbers.
 
     Raises:
         ValueError: when called, if a label is missing or is none of the classes.
@@ -34,7 +38,11 @@ class ClassLogProbability(Reward):
     def labels(self, cond: Cond, samples: int, classes: int) -> Int[Tensor, " b"]:
         """The class wanted of each sample, (b,), checked."""
         labels = cond if self.target is None else torch.full((samples,), self.target)
-        if not isinstance(labels, Tensor) or labels.shape != (samples,) or labels.is_floating_point():
+        if (
+            not isinstance(labels, Tensor)
+            or labels.shape != (samples,)
+            or labels.is_floating_point()
+        ):
             raise ValueError(
                 f"ClassLogProbability: expected one class label per sample in cond, got {described(labels)}: "
                 "give target=, or labels as a LongTensor"

@@ -13,24 +13,30 @@ from rewards.base import Cond, Reward
 from rewards.open_clip_model import Tokenizer, import_open_clip, open_clip_model
 from rewards.preprocess import Preprocess
 
+__all__ = ["ClipScore"]
+
 
 class ClipScore(Reward):
-    """r(x, y) = scale <f(x), g(y)>, the cosine of image embedding f and text embedding g; typically .15 to .35.
+    """r(x, y) = scale <f(x), g(y)>, the cosine of image embedding f and text embedding g; typically
+    .15 to .35.
 
-    References: Radford et al. 2021, arXiv:2103.00020 (CLIP); Hessel et al. 2021, arXiv:2104.08718 (CLIPScore, 2.5 times
-    this where positive); Ilharco et al. 2021 (open_clip). Tested on small models of open_clip's make; not yet run on
-    published weights.
+    References: Radford et al. 2021, arXiv:2103.00020 (CLIP); Hessel et al. 2021, arXiv:2104.08718
+    (CLIPScore, 2.5 times
+    this where positive); Ilharco et al. 2021 (open_clip). Tested on small models of open_clip's
+    make; not yet run on published weights.
 
     Args:
-        model: open_clip's name ("ViT-B-32"), or "hf-hub:owner/name", or "local-dir:/a/folder"; take the "-quickgelu"
-            name for weights trained so, as OpenAI's were.
-        pretrained: one of open_clip's tags for that model ("laion2b_s34b_b79k"), or a checkpoint file.
-        prompt: y, the same for every sample; None takes each sample's own from cond, a list of b strings.
+        model: open_clip's name ("ViT-B-32"), or "hf-hub:owner/name", or "local-dir:/a/folder"; take
+            the "-quickgelu" name for weights trained so, as OpenAI's were.
+        pretrained: one of open_clip's tags for that model ("laion2b_s34b_b79k"), or a checkpoint
+            file.
+        prompt: y, the same for every sample; None takes each sample's own from cond, a list of b
+            strings.
         scale: 1 for the plain cosine; CLIP's own logits have about 100.
 
     Raises:
-        ValueError: if the model or its weights are unknown or unreadable, or open_clip cannot be imported; when called,
-            if prompts are missing or images are neither greyscale nor RGB.
+        ValueError: if the model or its weights are unknown or unreadable, or open_clip cannot be
+            imported; when called, if prompts are missing or images are neither greyscale nor RGB.
     """
 
     model: Any  # one of open_clip's classes, which share encode_image and encode_text and no base class
@@ -54,7 +60,9 @@ class ClipScore(Reward):
         score.assemble(model, tokenizer, prompt, scale)
         return score
 
-    def assemble(self, model: nn.Module, tokenizer: Tokenizer, prompt: str | None, scale: float) -> None:
+    def assemble(
+        self, model: nn.Module, tokenizer: Tokenizer, prompt: str | None, scale: float
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.prompt, self.scale = model, tokenizer, prompt, float(scale)
         self.preprocess = Preprocess(preprocess_config(model)).to(next(model.parameters()))
@@ -70,16 +78,28 @@ class ClipScore(Reward):
         """The prompt of each sample."""
         if self.prompt is not None:
             return [self.prompt] * samples
-        if not isinstance(cond, list | tuple) or len(cond) != samples or not all(isinstance(p, str) for p in cond):
+        if (
+            not isinstance(cond, list | tuple)
+            or len(cond) != samples
+            or not all(isinstance(p, str) for p in cond)
+        ):
             got = f"{len(cond)} entries" if isinstance(cond, list | tuple) else type(cond).__name__
-            raise ValueError(f"ClipScore: expected a list of {samples} prompts in cond, got {got}: or set prompt=")
+            raise ValueError(
+                f"ClipScore: expected a list of {samples} prompts in cond, got {got}: or set prompt="
+            )
         return cond
 
     def embedding(self, prompt: str) -> Float[Tensor, " e"]:
-        """g(y), computed once per prompt and on its own, so that no batch mate can change its last digit."""
+        """g(y), computed once per prompt and on its own, so that no batch mate can change its last
+        digit.
+        """
         if prompt not in self.embeddings:
             device = self.preprocess.mean.device
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.autocast(device.type, enabled=False),
+            ):
                 text = self.model.encode_text(self.tokenizer([prompt]).to(device))
                 self.embeddings[prompt] = F.normalize(text, dim=-1).squeeze(0)
         return self.embeddings[prompt]

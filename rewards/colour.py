@@ -8,6 +8,8 @@ from torch import Tensor
 
 from rewards.base import Cond, Reward
 
+__all__ = ["Colour"]
+
 
 class Colour(Reward):
     """r(x) = -|mean colour of x - target|^2, at most 0.
@@ -15,10 +17,12 @@ class Colour(Reward):
     Only the mean over the image is judged, so that its contrasts may stay.
 
     Args:
-        target: the wanted colour, one number in [0, 1] per channel: three for RGB, one for greyscale.
+        target: the wanted colour, one number in [0, 1] per channel: three for RGB, one for
+            greyscale.
 
     Raises:
-        ValueError: if the target leaves [0, 1]; when called, if an image has another number of channels.
+        ValueError: if the target leaves [0, 1]; when called, if an image has another number of
+            channels.
     """
 
     target: Tensor
@@ -27,7 +31,9 @@ class Colour(Reward):
         super().__init__()
         target = 1.0 * torch.as_tensor(target)
         if target.ndim != 1 or (target < 0).any() or (target > 1).any():
-            raise ValueError(f"Colour: expected one number in [0, 1] per channel, got {target.tolist()}: divide by 255")
+            raise ValueError(
+                f"Colour: expected one number in [0, 1] per channel, got {target.tolist()}: divide by 255"
+            )
         self.register_buffer("target", target)
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:

@@ -9,20 +9,26 @@ from torch import Tensor
 
 from rewards.base import Cond, Reward
 
+__all__ = ["JpegSize"]
+
 
 class JpegSize(Reward):
-    """r(x) = -(kilobytes of x as a JPEG file), so that simple images are liked; a kilobyte is 1000 bytes.
+    """r(x) = -(kilobytes of x as a JPEG file), so that simple images are liked; a kilobyte is 1000
+    bytes.
 
-    The image is brought to 8 bits first, where values outside [0, 1] become 0 or 255, as in any file.
+    The image is brought to 8 bits first, where values outside [0, 1] become 0 or 255, as in any
+    file.
 
-    Reference: Black et al. 2023, Training Diffusion Models with Reinforcement Learning, arXiv:2305.13301, who call it
+    Reference: Black et al. 2023, Training Diffusion Models with Reinforcement Learning,
+    arXiv:2305.13301, who call it
     compressibility.
 
     Args:
         quality: JPEG quality, from 1 to 95.
 
     Raises:
-        ValueError: if quality is out of range; when called, if images are neither greyscale nor RGB.
+        ValueError: if quality is out of range; when called, if images are neither greyscale nor
+            RGB.
     """
 
     differentiable = False
@@ -37,16 +43,24 @@ class JpegSize(Reward):
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
         if x.shape[1] not in (1, 3):
-            raise ValueError(f"JpegSize: expected images of 1 or 3 channels, got {x.shape[1]}: decode them first")
-        finite = x.isfinite().flatten(1).all(1)  # an image of nan has no size, though it could be written to a file
+            raise ValueError(
+                f"JpegSize: expected images of 1 or 3 channels, got {x.shape[1]}: decode them first"
+            )
+        finite = (
+            x.isfinite().flatten(1).all(1)
+        )  # an image of nan has no size, though it could be written to a file
         pixels = (x.detach().clamp(0, 1) * 255).round().byte().cpu()
-        value = torch.tensor([-self.kilobytes(image) for image in pixels], dtype=x.dtype, device=x.device)
+        value = torch.tensor(
+            [-self.kilobytes(image) for image in pixels], dtype=x.dtype, device=x.device
+        )
         return value.where(finite, torch.nan)
 
     def kilobytes(self, image: UInt8[Tensor, "c h w"]) -> float:
         """The size of one image as a JPEG file."""
         file = BytesIO()
-        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(file, "JPEG", quality=self.quality)
+        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(
+            file, "JPEG", quality=self.quality
+        )
         return file.tell() / 1000
 
     def extra_repr(self) -> str:

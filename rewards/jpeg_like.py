@@ -2,12 +2,14 @@
 
     A(x) = x with the 8 x 8 cosine transform of its blocks rounded to multiples of a table,
 
-in the luminance and colour differences of JPEG for RGB, at full colour resolution, and none of the rounding to whole grey
-levels. Forwards it is the true quantisation. Backwards the rounding is passed over as if it were the identity
-(straight-through: Bengio et al. 2013, arXiv 1308.3432); its true gradient is zero almost everywhere. The transform being
-orthonormal, the gradient of <A(x), y> is then y itself.
+in the luminance and colour differences of JPEG for RGB, at full colour resolution, and none of the
+rounding to whole grey levels. Forwards it is the true quantisation. Backwards the rounding is
+passed over as if it were the identity (straight-through: Bengio et al. 2013, arXiv 1308.3432); its
+true gradient is zero almost everywhere. The transform being orthonormal, the gradient of <A(x), y>
+is then y itself.
 
-Reference: ITU-T T.81 (the tables of its Annex K, scaled with quality as the Independent JPEG Group does).
+Reference: ITU-T T.81 (the tables of its Annex K, scaled with quality as the Independent JPEG Group
+does).
 """
 
 import math
@@ -28,20 +30,27 @@ LUMINANCE = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
-COLOUR = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99))  # and 99 in the other places
+COLOUR = (
+    (17, 18, 24, 47),
+    (18, 21, 26, 66),
+    (24, 26, 56, 99),
+    (47, 66, 99, 99),
+)  # and 99 in the other places
 TO_LUMINANCE = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
 class JpegLike(Operator):
     """Images in [0, 1] as they come back from a JPEG file of this quality.
 
-    An image with a side that 8 does not divide is padded with its last row or column, and cut back afterwards.
+    An image with a side that 8 does not divide is padded with its last row or column, and cut back
+    afterwards.
 
     Args:
         quality: from 1 to 100.
 
     Raises:
-        ValueError: if quality is out of range; when called, if images are neither greyscale nor RGB.
+        ValueError: if quality is out of range; when called, if images are neither greyscale nor
+            RGB.
     """
 
     table: Tensor
@@ -51,7 +60,9 @@ class JpegLike(Operator):
     def __init__(self, quality: int = 10) -> None:
         super().__init__()
         if not 1 <= quality <= 100:
-            raise ValueError(f"JpegLike: expected quality from 1 to 100, got {quality}: 10 is poor, 75 usual")
+            raise ValueError(
+                f"JpegLike: expected quality from 1 to 100, got {quality}: 10 is poor, 75 usual"
+            )
         self.quality = quality
         colour = torch.full((8, 8), 99.0, dtype=torch.float64)
         colour[:4, :4] = torch.tensor(COLOUR)
@@ -64,7 +75,9 @@ class JpegLike(Operator):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         channels, (h, w) = x.shape[1], x.shape[2:]
         if channels not in (1, 3):
-            raise ValueError(f"JpegLike: expected images of 1 or 3 channels, got {channels}: decode them first")
+            raise ValueError(
+                f"JpegLike: expected images of 1 or 3 channels, got {channels}: decode them first"
+            )
         levels = nn.functional.pad(255 * x, (0, -w % 8, 0, -h % 8), mode="replicate")
         if channels == 3:
             levels = torch.einsum("ij,bjhw->bihw", self.colours.to(x), levels)
@@ -76,7 +89,10 @@ class JpegLike(Operator):
 
     def quantised(self, levels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The blocks' cosine coefficients at multiples of the table."""
-        c, table = self.cosines.to(levels), self.table.to(levels)[: levels.shape[1], None, :, None, :]
+        c, table = (
+            self.cosines.to(levels),
+            self.table.to(levels)[: levels.shape[1], None, :, None, :],
+        )
         blocks = levels.unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # b c rows 8 columns 8
         multiples = torch.einsum("ui,bcriks,vs->bcrukv", c, blocks, c) / table
         rounded = multiples + (multiples.round() - multiples).detach()

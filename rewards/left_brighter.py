@@ -5,9 +5,12 @@ from torch import Tensor
 
 from rewards.base import Cond, Reward
 
+__all__ = ["LeftBrighter"]
+
 
 class LeftBrighter(Reward):
-    """r(x) = mean of the left half - mean of the right half, over pixels and channels, in [-1, 1] for images in [0, 1].
+    """r(x) = mean of the left half - mean of the right half, over pixels and channels, in [-1, 1]
+    for images in [0, 1].
 
     The middle column of an odd width belongs to neither half.
 
@@ -17,5 +20,7 @@ class LeftBrighter(Reward):
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
         if (half := x.shape[-1] // 2) < 1:
-            raise ValueError(f"LeftBrighter: expected images at least 2 wide, got {tuple(x.shape)}: widen them")
+            raise ValueError(
+                f"LeftBrighter: expected images at least 2 wide, got {tuple(x.shape)}: widen them"
+            )
         return x[..., :half].mean((1, 2, 3)) - x[..., -half:].mean((1, 2, 3))

@@ -8,11 +8,14 @@ from torch import Tensor
 
 from rewards.base import Cond, Reward
 
+__all__ = ["Linear"]
+
 
 class Linear(Reward):
     """r(x) = <direction, x> + offset.
 
-    Tilting by it moves each component of a mixture of Gaussians by covariance times direction and changes no width.
+    Tilting by it moves each component of a mixture of Gaussians by covariance times direction and
+    changes no width.
 
     Args:
         direction: of the shape of one sample, (d,) or (c, h, w); numbers or a tensor.
@@ -26,13 +29,17 @@ class Linear(Reward):
 
     def __init__(self, direction: Tensor | Sequence[float], offset: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("direction", 1.0 * torch.as_tensor(direction))  # whole numbers become floating point
+        self.register_buffer(
+            "direction", 1.0 * torch.as_tensor(direction)
+        )  # whole numbers become floating point
         self.offset = float(offset)
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
         if x.shape[1:] != self.direction.shape:
             expected, got = tuple(self.direction.shape), tuple(x.shape[1:])
-            raise ValueError(f"Linear: expected samples of shape {expected}, got {got}: mend the direction")
+            raise ValueError(
+                f"Linear: expected samples of shape {expected}, got {got}: mend the direction"
+            )
         return (x * self.direction.to(x)).flatten(1).sum(1) + self.offset
 
     def extra_repr(self) -> str:

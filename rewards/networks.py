@@ -1,9 +1,10 @@
-"""Two small classifiers of different make for 28 x 28 greyscale images: one to steer by, one to judge by.
+"""Two small classifiers of different make for 28 x 28 greyscale images: one to steer by, one to
+judge by.
 
-A reward that is climbed gets fooled sooner or later, so the judge must not share the climber's blind spots: one of
-these looks through local convolutions, the other cuts the image into patches and mixes them all at once. Both are
-smooth (SiLU, averages), since their gradient is what steers, normalise each sample by itself (no batch statistics), and
-can be differentiated in forward mode.
+A reward that is climbed gets fooled sooner or later, so the judge must not share the climber's
+blind spots: one of these looks through local convolutions, the other cuts the image into patches
+and mixes them all at once. Both are smooth (SiLU, averages), since their gradient is what steers,
+normalise each sample by itself (no batch statistics), and can be differentiated in forward mode.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 class Classifier(nn.Module, ABC):
     """Images in [0, 1] -> class logits, by way of the features that a linear head reads.
 
-    `settings` are the arguments that build the network again; checkpoints keep them beside the weights.
+    `settings` are the arguments that build the network again; checkpoints keep them beside the
+    weights.
     """
 
     head: nn.Linear
@@ -26,7 +28,9 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """What the head reads, one vector per image: the space of the feature Frechet distance and of diversity."""
+        """What the head reads, one vector per image: the space of the feature Frechet distance and
+        of diversity.
+        """
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         return self.head(self.features(x))
@@ -34,28 +38,39 @@ class Classifier(nn.Module, ABC):
     def normalised(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Pixels of mean 0 and variance 1 over the data."""
         if x.shape[1] != self.settings["channels"]:
-            raise ValueError(f"expected images of {self.settings['channels']} channels, got {x.shape[1]}: convert them")
+            raise ValueError(
+                f"expected images of {self.settings['channels']} channels, got {x.shape[1]}: convert them"
+            )
         return (x - self.settings["mean"]) / self.settings["std"]
 
 
 class ResidualClassifier(Classifier):
-    """A residual convolutional network at three resolutions, h + conv(act(norm(conv(act(norm(h)))))).
+    """A residual convolutional network at three resolutions, h +
+    conv(act(norm(conv(act(norm(h)))))).
 
     Reference: He et al. 2016, Identity Mappings in Deep Residual Networks, arXiv:1603.05027.
 
     Args:
         classes: number of logits.
         channels: of the images.
-        width: channels at the finest resolution, a multiple of 8; twice and four times as many below.
+        width: channels at the finest resolution, a multiple of 8; twice and four times as many
+            below.
         mean, std: of the pixels of the data; Fashion-MNIST's by default.
     """
 
     def __init__(
-        self, classes: int = 10, channels: int = 1, width: int = 32, mean: float = 0.286, std: float = 0.353
+        self,
+        classes: int = 10,
+        channels: int = 1,
+        width: int = 32,
+        mean: float = 0.286,
+        std: float = 0.353,
     ) -> None:
         super().__init__(classes=classes, channels=channels, width=width, mean=mean, std=std)
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, width // 2, 3, padding=1), nn.SiLU(), nn.Conv2d(width // 2, width, 3, 2, padding=1)
+            nn.Conv2d(channels, width // 2, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width // 2, width, 3, 2, padding=1),
         )
         self.blocks = nn.Sequential(
             ResidualBlock(width, width, stride=1),
@@ -74,7 +89,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
-        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(channels, out, 1, stride, bias=False)
+        self.shortcut = (
+            nn.Identity() if stride == 1 else nn.Conv2d(channels, out, 1, stride, bias=False)
+        )
         self.branch = nn.Sequential(
             nn.GroupNorm(8, channels),
             nn.SiLU(),
@@ -89,11 +106,14 @@ class ResidualBlock(nn.Module):
 
 
 class PatchClassifier(Classifier):
-    """An MLP-Mixer: the image as a set of patches, mixed in turn across all patches and across features.
+    """An MLP-Mixer: the image as a set of patches, mixed in turn across all patches and across
+    features.
 
-    A patch is one of 4 x 4 pixels with its surroundings, read by two strided convolutions, which learn sooner than one.
+    A patch is one of 4 x 4 pixels with its surroundings, read by two strided convolutions, which
+    learn sooner than one.
 
-    References: Tolstikhin et al. 2021, MLP-Mixer: An all-MLP Architecture for Vision, arXiv:2105.01601; Xiao et al.
+    References: Tolstikhin et al. 2021, MLP-Mixer: An all-MLP Architecture for Vision,
+    arXiv:2105.01601; Xiao et al.
     2021, Early Convolutions Help Transformers See Better, arXiv:2106.14881.
 
     Args:
@@ -115,9 +135,19 @@ class PatchClassifier(Classifier):
         mean: float = 0.286,
         std: float = 0.353,
     ) -> None:
-        super().__init__(classes=classes, channels=channels, size=size, width=width, depth=depth, mean=mean, std=std)
+        super().__init__(
+            classes=classes,
+            channels=channels,
+            size=size,
+            width=width,
+            depth=depth,
+            mean=mean,
+            std=std,
+        )
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, width // 2, 4, 2, padding=1), nn.SiLU(), nn.Conv2d(width // 2, width, 4, 2, padding=1)
+            nn.Conv2d(channels, width // 2, 4, 2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width // 2, width, 4, 2, padding=1),
         )
         self.blocks = nn.Sequential(*[MixingBlock((size // 4) ** 2, width) for _ in range(depth)])
         self.last = nn.LayerNorm(width)
@@ -126,7 +156,9 @@ class PatchClassifier(Classifier):
     def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         size = self.settings["size"]
         if x.shape[2:] != (size, size):
-            raise ValueError(f"expected images of {size} x {size} pixels, got {tuple(x.shape[2:])}: resize them")
+            raise ValueError(
+                f"expected images of {size} x {size} pixels, got {tuple(x.shape[2:])}: resize them"
+            )
         patches = self.stem(self.normalised(x)).flatten(2).mT
         return self.last(self.blocks(patches)).mean(1)
 

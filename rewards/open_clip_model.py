@@ -15,16 +15,19 @@ Tokenizer = Callable[[list[str]], Tensor]
 def open_clip_model(model: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer]:
     """A pretrained open_clip model and its tokenizer.
 
-    QuickGELU: OpenAI's weights, and some of others, were trained with another activation than the plain model names
-    build. The wrong one runs without an error and gives quietly worse scores. For a tag open_clip warns by itself; what
-    is in a file nobody can know, so this function warns whenever the model has a "-quickgelu" twin.
+    QuickGELU: OpenAI's weights, and some of others, were trained with another activation than the
+    plain model names
+    build. The wrong one runs without an error and gives quietly worse scores. For a tag open_clip
+    warns by itself; what is in a file nobody can know, so this function warns whenever the model
+    has a "-quickgelu" twin.
 
     Args:
         model: open_clip's name ("ViT-B-32"), or "hf-hub:owner/name", or "local-dir:/a/folder".
         pretrained: a tag that open_clip knows, or a checkpoint file; not needed for hub and folder.
 
     Raises:
-        ValueError: if the model or its weights are unknown or unreadable, or open_clip cannot be imported.
+        ValueError: if the model or its weights are unknown or unreadable, or open_clip cannot be
+            imported.
     """
     open_clip = import_open_clip()
     if not model.startswith(("hf-hub:", "local-dir:")):
@@ -33,7 +36,9 @@ def open_clip_model(model: str, pretrained: str | None) -> tuple[nn.Module, Toke
     try:
         network = open_clip.create_model(model, pretrained=pretrained, require_pretrained=True)
         return network, open_clip.get_tokenizer(model)
-    except Exception as error:  # open_clip, torch, safetensors and the hub each fail in their own way
+    except (
+        Exception
+    ) as error:  # open_clip, torch, safetensors and the hub each fail in their own way
         reason = textwrap.shorten(str(error), 300)
         raise ValueError(
             f"open_clip model '{model}' with pretrained={pretrained!r} cannot be loaded: "
@@ -45,7 +50,10 @@ def import_open_clip() -> ModuleType:
     """open_clip, which is slow to import and so is imported only when used."""
     try:
         import open_clip
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision of different builds
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # RuntimeError: torch and torchvision of different builds
         raise ValueError(
             f"open_clip cannot be imported ({textwrap.shorten(str(error), 200)}): "
             "install open-clip-torch, and torch and torchvision as a matching pair (see constraints.txt)"
@@ -65,7 +73,9 @@ def check_known(open_clip: ModuleType, model: str, pretrained: str | None) -> No
     if open_clip.is_pretrained_cfg(model, pretrained):
         return
     if not Path(pretrained).is_file():
-        raise ValueError(f"'{model}': no weights '{pretrained}', neither a file nor a tag: {nearest(pretrained, tags)}")
+        raise ValueError(
+            f"'{model}': no weights '{pretrained}', neither a file nor a tag: {nearest(pretrained, tags)}"
+        )
     if f"{model}-quickgelu" in models:
         warnings.warn(
             f"{pretrained}: if these weights were trained with QuickGELU, as OpenAI's were, name the model "

@@ -1,12 +1,14 @@
-"""What a camera does to an image, y = A x + noise, for linear A: hide pixels, blur, shrink, project at random.
+"""What a camera does to an image, y = A x + noise, for linear A: hide pixels, blur, shrink, project
+at random.
 
 Each operator knows A, its transpose and the proximal step of the misfit, all exactly,
 
     argmin_z |z - x|^2 / 2 + step |A z - y|^2 / 2  =  x + A^T W (y - A x),      W = step (I + step A A^T)^-1,
 
-which needs no more than W, a small matter where A A^T is a multiple of the identity (Mask, Downsample), diagonal to the
-Fourier transform (Blur), or an ordinary matrix (CompressedSensing). A further linear operator is one class with `forward`,
-`adjoint` and `weighted`; one that is not linear, such as `JpegLike`, has `forward` alone.
+which needs no more than W, a small matter where A A^T is a multiple of the identity (Mask,
+Downsample), diagonal to the Fourier transform (Blur), or an ordinary matrix (CompressedSensing). A
+further linear operator is one class with `forward`, `adjoint` and `weighted`; one that is not
+linear, such as `JpegLike`, has `forward` alone.
 """
 
 import math
@@ -32,7 +34,12 @@ class Operator(nn.Module, ABC):
     ) -> Float[Tensor, "b *measured"]:
         """A measurement of each sample, A(x) + noise e with e ~ N(0, I)."""
         y = self(x)
-        e = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=generator.device if generator else None)
+        e = torch.randn(
+            y.shape,
+            generator=generator,
+            dtype=y.dtype,
+            device=generator.device if generator else None,
+        )
         return y + noise * e.to(y)
 
 
@@ -47,7 +54,9 @@ class LinearOperator(Operator):
     def weighted(self, y: Float[Tensor, "b *measured"], step: Step) -> Float[Tensor, "b *measured"]:
         """W y = step (I + step A A^T)^-1 y."""
 
-    def prox(self, x: Float[Tensor, "b *shape"], y: Float[Tensor, "#b *m"], step: Step) -> Float[Tensor, "b *shape"]:
+    def prox(
+        self, x: Float[Tensor, "b *shape"], y: Float[Tensor, "#b *m"], step: Step
+    ) -> Float[Tensor, "b *shape"]:
         """argmin_z |z - x|^2 / 2 + step |A z - y|^2 / 2, step >= 0."""
         return x + self.adjoint(self.weighted(y - self(x), step))
 
@@ -58,7 +67,8 @@ class LinearOperator(Operator):
 
 
 class Mask(LinearOperator):
-    """The seen pixels of each sample, in order: inpainting. A A^T = I; `adjoint` puts them back, zeros where nothing was seen.
+    """The seen pixels of each sample, in order: inpainting. A A^T = I; `adjoint` puts them back,
+    zeros where nothing was seen.
 
     Args:
         seen: of the shape of one sample, true where a pixel is seen. See also `box` and `random`.
@@ -72,7 +82,9 @@ class Mask(LinearOperator):
     def __init__(self, seen: Bool[Tensor, "*shape"]) -> None:
         super().__init__()
         if not seen.any():
-            raise ValueError("Mask: expected at least one pixel to be seen, got none: mend the mask")
+            raise ValueError(
+                "Mask: expected at least one pixel to be seen, got none: mend the mask"
+            )
         self.register_buffer("seen", seen.bool())
 
     @classmethod
@@ -83,10 +95,16 @@ class Mask(LinearOperator):
         return cls(seen)
 
     @classmethod
-    def random(cls, shape: Sequence[int], hidden: float, generator: torch.Generator | None = None) -> "Mask":
-        """Images of this shape (c, h, w) with that share of their pixels hidden, in all channels together."""
+    def random(
+        cls, shape: Sequence[int], hidden: float, generator: torch.Generator | None = None
+    ) -> "Mask":
+        """Images of this shape (c, h, w) with that share of their pixels hidden, in all channels
+        together.
+        """
         if not 0 <= hidden < 1:
-            raise ValueError(f"Mask.random: expected a share 0 <= hidden < 1, got {hidden}: give a fraction")
+            raise ValueError(
+                f"Mask.random: expected a share 0 <= hidden < 1, got {hidden}: give a fraction"
+            )
         pixels = math.prod(shape[-2:])
         order = torch.randperm(pixels, generator=generator)
         seen = (order >= round(hidden * pixels)).view(tuple(shape[-2:]))
@@ -121,25 +139,34 @@ class Downsample(LinearOperator):
     def __init__(self, factor: int) -> None:
         super().__init__()
         if factor < 1:
-            raise ValueError(f"Downsample: expected a factor of at least 1, got {factor}: 4 makes 28 pixels 7")
+            raise ValueError(
+                f"Downsample: expected a factor of at least 1, got {factor}: 4 makes 28 pixels 7"
+            )
         self.factor = factor
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
         if x.shape[-2] % self.factor or x.shape[-1] % self.factor:
-            raise ValueError(f"Downsample: expected sides that {self.factor} divides, got {tuple(x.shape[-2:])}: crop")
+            raise ValueError(
+                f"Downsample: expected sides that {self.factor} divides, got {tuple(x.shape[-2:])}: crop"
+            )
         return nn.functional.avg_pool2d(x, self.factor)
 
     def adjoint(self, y: Float[Tensor, "b c i j"]) -> Float[Tensor, "b c h w"]:
-        return y.repeat_interleave(self.factor, dim=-2).repeat_interleave(self.factor, dim=-1) / self.factor**2
+        return (
+            y.repeat_interleave(self.factor, dim=-2).repeat_interleave(self.factor, dim=-1)
+            / self.factor**2
+        )
 
     def weighted(self, y: Float[Tensor, "b c i j"], step: Step) -> Float[Tensor, "b c i j"]:
         return y * over(step, y) / (1 + over(step, y) / self.factor**2)
 
 
 class Blur(LinearOperator):
-    """Convolution of every channel with one kernel, on a torus: what leaves the image at one edge enters at the other.
+    """Convolution of every channel with one kernel, on a torus: what leaves the image at one edge
+    enters at the other.
 
-    That makes A diagonal to the Fourier transform, and its transpose and W exact. An image whose edges differ is padded first.
+    That makes A diagonal to the Fourier transform, and its transpose and W exact. An image whose
+    edges differ is padded first.
 
     Args:
         kernel: (k, k) with k odd, its middle the place of the pixel itself. See also `gaussian`.
@@ -154,16 +181,24 @@ class Blur(LinearOperator):
         super().__init__()
         kernel = 1.0 * torch.as_tensor(kernel)
         if kernel.ndim != 2 or not all(side % 2 for side in kernel.shape):
-            raise ValueError(f"Blur: expected a kernel with odd sides, got {tuple(kernel.shape)}: pad it with zeros")
+            raise ValueError(
+                f"Blur: expected a kernel with odd sides, got {tuple(kernel.shape)}: pad it with zeros"
+            )
         self.register_buffer("kernel", kernel)
 
     @classmethod
     def gaussian(cls, std: float, size: int | None = None) -> "Blur":
-        """A Gaussian of this standard deviation in pixels, cut off at `size` pixels (three of them by default), of sum 1."""
+        """A Gaussian of this standard deviation in pixels, cut off at `size` pixels (three of them
+        by default), of sum 1.
+        """
         if std <= 0:
-            raise ValueError(f"Blur.gaussian: expected a positive standard deviation, got {std}: 1.5 is a mild blur")
+            raise ValueError(
+                f"Blur.gaussian: expected a positive standard deviation, got {std}: 1.5 is a mild blur"
+            )
         size = size or 2 * math.ceil(3 * std) + 1
-        line = torch.exp(-0.5 * ((torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / std) ** 2)
+        line = torch.exp(
+            -0.5 * ((torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / std) ** 2
+        )
         return cls(torch.outer(line, line) / line.sum() ** 2)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -184,7 +219,9 @@ class Blur(LinearOperator):
         """The Fourier transform of the kernel on the grid of x, its middle moved to the corner."""
         k, (h, w) = self.kernel.to(x), x.shape[-2:]
         if k.shape[0] > h or k.shape[1] > w:
-            raise ValueError(f"Blur: expected images of at least {tuple(k.shape)} pixels, got {(h, w)}: cut the kernel")
+            raise ValueError(
+                f"Blur: expected images of at least {tuple(k.shape)} pixels, got {(h, w)}: cut the kernel"
+            )
         padded = nn.functional.pad(k, (0, w - k.shape[1], 0, h - k.shape[0]))
         return torch.fft.rfft2(padded.roll((-(k.shape[0] // 2), -(k.shape[1] // 2)), (0, 1)))
 
@@ -219,8 +256,12 @@ class CompressedSensing(LinearOperator):
         """Random orthonormal rows, all directions alike: A A^T = I."""
         d = math.prod(shape)
         if not 1 <= measurements <= d:
-            raise ValueError(f"CompressedSensing: expected 1 to {d} measurements, got {measurements}: take fewer")
-        q, r = torch.linalg.qr(torch.randn(d, measurements, generator=generator, dtype=torch.float64))
+            raise ValueError(
+                f"CompressedSensing: expected 1 to {d} measurements, got {measurements}: take fewer"
+            )
+        q, r = torch.linalg.qr(
+            torch.randn(d, measurements, generator=generator, dtype=torch.float64)
+        )
         return cls((q * r.diagonal().sign()).T.contiguous(), shape)
 
     @classmethod
@@ -233,7 +274,9 @@ class CompressedSensing(LinearOperator):
 
     def forward(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b m"]:
         if x.shape[1:] != self.shape:
-            raise ValueError(f"CompressedSensing: expected samples {self.shape}, got {tuple(x.shape[1:])}: give shape=")
+            raise ValueError(
+                f"CompressedSensing: expected samples {self.shape}, got {tuple(x.shape[1:])}: give shape="
+            )
         return x.flatten(1) @ self.matrix.to(x).T
 
     def adjoint(self, y: Float[Tensor, "b m"]) -> Float[Tensor, "b *shape"]:

@@ -12,15 +12,16 @@ from torch.nn import functional as F
 class Preprocess(nn.Module):
     """Images in [0, 1] of any size -> what an image tower expects: resize, crop or pad, normalise.
 
-    Resizing is antialiased as in Pillow, which open_clip uses. Pillow works in 8 bits: on smooth images both agree
-    within rounding (.02 in normalised units), but at hard edges bicubic interpolation overshoots [0, 1], which 8 bits
-    cut off (differences up to .5 at single pixels, .01 in the mean). Here the overshoot stays, since a clamp has no
-    gradient.
+    Resizing is antialiased as in Pillow, which open_clip uses. Pillow works in 8 bits: on smooth
+    images both agree
+    within rounding (.02 in normalised units), but at hard edges bicubic interpolation overshoots
+    [0, 1], which 8 bits cut off (differences up to .5 at single pixels, .01 in the mean). Here the
+    overshoot stays, since a clamp has no gradient.
 
     Args:
-        config: open_clip's own description of the model's preprocessing, from `open_clip.get_model_preprocess_cfg`:
-            size, mean, std, interpolation, resize_mode ("shortest" side to size and crop, "longest" and pad, or
-            "squash"), fill_color.
+        config: open_clip's own description of the model's preprocessing, from
+            `open_clip.get_model_preprocess_cfg`: size, mean, std, interpolation, resize_mode
+            ("shortest" side to size and crop, "longest" and pad, or "squash"), fill_color.
     """
 
     mean: Tensor
@@ -44,22 +45,30 @@ class Preprocess(nn.Module):
     def three_channels(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
         """Greyscale as three equal channels."""
         if x.shape[1] not in (1, 3):
-            raise ValueError(f"expected images of 1 or 3 channels, got {x.shape[1]}: decode them first")
+            raise ValueError(
+                f"expected images of 1 or 3 channels, got {x.shape[1]}: decode them first"
+            )
         return x.expand(-1, 3, -1, -1)
 
     def resized(self, image: torch.Size) -> tuple[int, int]:
         """Height and width after resizing and before crop or padding."""
         if self.resize_mode == "squash":
             return self.size
-        if self.resize_mode == "shortest" and self.size[0] == self.size[1]:  # torchvision's Resize, which rounds down
+        if (
+            self.resize_mode == "shortest" and self.size[0] == self.size[1]
+        ):  # torchvision's Resize, which rounds down
             return self.size[0] * image[0] // min(image), self.size[1] * image[1] // min(image)
         ratios = [side / target for side, target in zip(image, self.size, strict=True)]
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
         return round(image[0] / ratio), round(image[1] / ratio)
 
 
-def centred(x: Float[Tensor, "b c h w"], size: tuple[int, int], fill: float) -> Float[Tensor, "b c i j"]:
-    """The middle of an image in a frame of the given size, cut off where too large and filled up where too small."""
+def centred(
+    x: Float[Tensor, "b c h w"], size: tuple[int, int], fill: float
+) -> Float[Tensor, "b c i j"]:
+    """The middle of an image in a frame of the given size, cut off where too large and filled up
+    where too small.
+    """
     height, width = x.shape[-2:]
     top, left = max(size[0] - height, 0), max(size[1] - width, 0)
     x = F.pad(x, (left // 2, (left + 1) // 2, top // 2, (top + 1) // 2), value=fill)

@@ -1,4 +1,6 @@
-"""The quadratic reward: a Gaussian pull toward one place, the tilt whose law is known in closed form."""
+"""The quadratic reward: a Gaussian pull toward one place, the tilt whose law is known in closed
+form.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +11,23 @@ from torch import Tensor
 
 from rewards.base import Cond, Reward
 
+__all__ = ["Quadratic"]
+
 
 class Quadratic(Reward):
     """r(x) = -precision / 2 |x - center|^2.
 
-    Tilting by it multiplies a density by a Gaussian, so a mixture of Gaussians stays one: answers known exactly.
+    Tilting by it multiplies a density by a Gaussian, so a mixture of Gaussians stays one: answers
+    known exactly.
 
     Args:
-        center: where the reward is largest, of the shape of one sample, (d,) or (c, h, w); numbers or a tensor.
+        center: where the reward is largest, of the shape of one sample, (d,) or (c, h, w); numbers
+            or a tensor.
         precision: how fast it falls, at least 0; 1 / precision is the variance of that Gaussian.
 
     Raises:
-        ValueError: if precision is negative or not finite; when called, if a sample has another shape than the center.
+        ValueError: if precision is negative or not finite; when called, if a sample has another
+            shape than the center.
     """
 
     center: Tensor
@@ -28,8 +35,12 @@ class Quadratic(Reward):
     def __init__(self, center: Tensor | Sequence[float], precision: float) -> None:
         super().__init__()
         if not 0 <= precision < math.inf:
-            raise ValueError(f"Quadratic: expected a finite precision >= 0, got {precision}: it is 1 / variance")
-        self.register_buffer("center", 1.0 * torch.as_tensor(center))  # whole numbers become floating point
+            raise ValueError(
+                f"Quadratic: expected a finite precision >= 0, got {precision}: it is 1 / variance"
+            )
+        self.register_buffer(
+            "center", 1.0 * torch.as_tensor(center)
+        )  # whole numbers become floating point
         self.precision = float(precision)
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:

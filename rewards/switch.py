@@ -1,6 +1,7 @@
 """A reward for each prompt: who judges a sample is decided by its condition."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,16 +10,20 @@ from torch import Tensor, nn
 from rewards.base import Cond, Reward, as_reward
 from rewards.compose import Composite
 
+__all__ = ["Switch"]
+
 
 class Switch(Composite):
     """r(x, c) = r_c(x, c): prompts of one batch, each with a reward of its own.
 
     Args:
-        rewards: r_c by condition: a class label (or its number as a word, as a config has it), or a text.
+        rewards: r_c by condition: a class label (or its number as a word, as a config has it), or a
+            text.
         otherwise: the reward of all other conditions; without one they are refused.
 
     Raises:
-        ValueError: without a reward; when called, for a condition that has none, or without conditions.
+        ValueError: without a reward; when called, for a condition that has none, or without
+            conditions.
     """
 
     def __init__(
@@ -28,7 +33,9 @@ class Switch(Composite):
     ) -> None:
         super().__init__()
         if not rewards:
-            raise ValueError("Switch: expected at least one reward by condition, got none: pass {condition: reward}")
+            raise ValueError(
+                "Switch: expected at least one reward by condition, got none: pass {condition: reward}"
+            )
         self.keys = [str(key) for key in rewards]
         if twice := {key for key in self.keys if self.keys.count(key) > 1}:
             raise ValueError(
@@ -45,18 +52,28 @@ class Switch(Composite):
         order, values = [], []
         for place in places.unique().tolist():
             rows = (places == place).nonzero()[:, 0]
-            told = cond[rows.to(cond.device)] if isinstance(cond, Tensor) else [cond[i] for i in rows.tolist()]  # type: ignore[index]
+            told: Any = cond
+            if isinstance(cond, Tensor):
+                told = cond[rows.to(cond.device)]
+            elif cond is not None:
+                told = [cond[i] for i in rows.tolist()]
             order.append(rows)
             values.append(self.parts[place](x[rows], told))
         return torch.cat(values)[torch.cat(order).argsort()]
 
     def places(self, x: Float[Tensor, "b *shape"], cond: Cond) -> list[int]:
         """Which of the parts each sample is for."""
-        if cond is None or (isinstance(cond, Tensor) and (cond.ndim != 1 or cond.is_floating_point())):
-            raise ValueError("Switch: expected a class label or a text per sample in cond: give condition.labels")
+        if cond is None or (
+            isinstance(cond, Tensor) and (cond.ndim != 1 or cond.is_floating_point())
+        ):
+            raise ValueError(
+                "Switch: expected a class label or a text per sample in cond: give condition.labels"
+            )
         keys = [str(key) for key in (cond.tolist() if isinstance(cond, Tensor) else cond)]
         if len(keys) != len(x):
-            raise ValueError(f"Switch: expected a condition for each of {len(x)} samples, got {len(keys)}")
+            raise ValueError(
+                f"Switch: expected a condition for each of {len(x)} samples, got {len(keys)}"
+            )
         strange = [key for key in keys if key not in self.keys]
         if strange and not self.open:
             raise ValueError(

@@ -5,9 +5,13 @@ from torch import Tensor
 
 from rewards.base import Cond, Reward
 
+__all__ = ["Symmetry"]
+
 
 class Symmetry(Reward):
-    """r(x) = -mean (x - mirror(x))^2 over all pixels and channels, mirror exchanging left and right; at most 0."""
+    """r(x) = -mean (x - mirror(x))^2 over all pixels and channels, mirror exchanging left and
+    right; at most 0.
+    """
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
         return -(x - x.flip(-1)).square().mean((1, 2, 3))

@@ -1,23 +1,24 @@
 """steer: train flow maps, steer them with a reward while they sample, and tune them to it.
 
-`import steer` needs torch alone; training loops, data sets, metrics and tuning load what they need when first used.
+`import steer` needs torch alone; training loops, data sets, metrics and tuning load what they need
+when first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from steer import analytic, counting, guidance, lookahead, resampling, samplers
+from steer import analytic, counting, guidance, lookahead, maps, resampling, samplers
 from steer.checkpoint import load
-from steer.consistency_map import ConsistencyMap
 from steer.flow_map import FlowMap, OdeMap, ResidualMap
 from steer.interpolant import Linear, Schedule, Trigonometric, VariancePreserving
-from steer.rescheduled import Rescheduled
+from steer.maps.consistency import ConsistencyMap
+from steer.maps.rescheduled import Rescheduled
 from steer.tilt import NonFiniteReward, Tilt, Value
 
 if TYPE_CHECKING:
-    from steer import data, foreign, loops, metrics, networks, posterior, predictions, training, tuning
+    from steer import data, loops, metrics, networks, training, tuning
 
-LATER = ("data", "foreign", "loops", "metrics", "networks", "posterior", "predictions", "training", "tuning")
+LATER = ("data", "loops", "metrics", "networks", "training", "tuning")
 
 
 def __getattr__(name: str) -> Any:
@@ -42,15 +43,13 @@ __all__ = [
     "analytic",
     "counting",
     "data",
-    "foreign",
     "guidance",
     "load",
     "lookahead",
     "loops",
+    "maps",
     "metrics",
     "networks",
-    "posterior",
-    "predictions",
     "resampling",
     "samplers",
     "training",

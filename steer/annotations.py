@@ -1,9 +1,11 @@
-"""Values held against annotations: what a config or a caller gives, against what a signature asks for.
+"""Values held against annotations: what a config or a caller gives, against what a signature asks
+for.
 
-`refuse_misfits(target, arguments, ...)` raises a ValueError that names the first argument whose annotation it does not fit.
-Understood are int (no bool), float (an int will do; finite, unless the annotation is `Extended`), bool, str, None, Any,
-Literal, Union, Annotated with bounds, lists, tuples and mappings, classes, protocols, tensors (shapes apart), and
-callables, by the number of their arguments and what they return. What it does not understand, it lets pass.
+`refuse_misfits(target, arguments, ...)` raises a ValueError that names the first argument whose
+annotation it does not fit. Understood are int (no bool), float (an int will do; finite, unless the
+annotation is `Extended`), bool, str, None, Any, Literal, Union, Annotated with bounds, lists,
+tuples and mappings, classes, protocols, tensors (shapes apart), and callables, by the number of
+their arguments and what they return. What it does not understand, it lets pass.
 """
 
 import functools
@@ -14,7 +16,18 @@ import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Annotated, Any, Literal, NamedTuple, NewType, SupportsIndex, TypeVar, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    NewType,
+    SupportsIndex,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from torch import Tensor, nn
 
@@ -23,7 +36,7 @@ SHOWN = 60  # characters of what came
 UNIONS = (Union, types.UnionType)
 
 
-# --- what an annotation may say beyond a type -------------------------------------------------------------------------
+# --- what an annotation may say beyond a type ---------------------------------------------------
 @dataclass(frozen=True)
 class AtLeast:
     """A bound, in Annotated[int, AtLeast(1)]; for a list, of its length."""
@@ -85,7 +98,9 @@ NotNegative = Annotated[float, AtLeast(0)]
 
 @dataclass(frozen=True)
 class Built:
-    """Stands for what a target will build, before it is built: a class, or a function with what it says it returns."""
+    """Stands for what a target will build, before it is built: a class, or a function with what it
+    says it returns.
+    """
 
     target: Any
 
@@ -103,9 +118,11 @@ class Misfit(NamedTuple):
     got: str
 
 
-# --- signatures -------------------------------------------------------------------------------------------------------
+# --- signatures ---------------------------------------------------------------------------------
 def parameters_of(target: Any) -> Mapping[str, inspect.Parameter] | None:
-    """The parameters of a class or function, annotations evaluated where they can be; None if it has no signature."""
+    """The parameters of a class or function, annotations evaluated where they can be; None if it
+    has no signature.
+    """
     signature = signature_of(target)
     return None if signature is None else signature.parameters
 
@@ -115,7 +132,11 @@ def signature_of(target: Any) -> inspect.Signature | None:
     for evaluate in (True, False):
         try:
             return inspect.signature(target, eval_str=evaluate)
-        except (NameError, AttributeError, SyntaxError):  # a name that is imported for type checkers alone
+        except (
+            NameError,
+            AttributeError,
+            SyntaxError,
+        ):  # a name that is imported for type checkers alone
             continue
         except (ValueError, TypeError):  # a built-in
             return None
@@ -123,20 +144,32 @@ def signature_of(target: Any) -> inspect.Signature | None:
 
 
 def annotated(target: Any) -> dict[str, inspect.Parameter]:
-    """The parameters that can be given by name; of a class that hands **keywords on, those of its base too."""
+    """The parameters that can be given by name; of a class that hands **keywords on, those of its
+    base too.
+    """
     return {name: p for one in handed_on(target) for name, p in named(one).items()}
 
 
 def named(target: Any) -> dict[str, inspect.Parameter]:
     """Its own parameters that can be given by name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: p for name, p in (parameters_of(target) or {}).items() if p.kind in kinds and name != "self"}
+    return {
+        name: p
+        for name, p in (parameters_of(target) or {}).items()
+        if p.kind in kinds and name != "self"
+    }
 
 
 def handed_on(target: Any) -> list[Any]:
-    """What a call reaches by its **keywords, the last first: the bases of a class, or the class that a function returns."""
+    """What a call reaches by its **keywords, the last first: the bases of a class, or the class
+    that a function returns.
+    """
     chain = [target]
-    if not isinstance(target, type) and takes_anything(target) and kind_returned(target) is not None:
+    if (
+        not isinstance(target, type)
+        and takes_anything(target)
+        and kind_returned(target) is not None
+    ):
         return [kind_returned(target), target]
     if isinstance(target, type) and takes_anything(target):
         for base in target.__mro__[1:]:
@@ -159,7 +192,9 @@ def takes_anything(target: Any) -> bool:
     return parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def refuse_misfits(target: Any, arguments: Mapping[str, Any], path: str = "", none: str = "null") -> None:
+def refuse_misfits(
+    target: Any, arguments: Mapping[str, Any], path: str = "", none: str = "null"
+) -> None:
     """Raises ValueError at the first argument that is not what the target's annotation says.
 
     Args:
@@ -183,7 +218,9 @@ def same(value: Any, default: Any) -> bool:
     return value is default or unbounded
 
 
-def line(key: str, found: Misfit, parameter: inspect.Parameter | None = None, none: str = "null") -> str:
+def line(
+    key: str, found: Misfit, parameter: inspect.Parameter | None = None, none: str = "null"
+) -> str:
     """The error: what was expected, what came, how to fix it."""
     default = inspect.Parameter.empty if parameter is None else parameter.default
     plain = default is None or isinstance(default, bool | int | float | str)
@@ -199,7 +236,9 @@ def in_python(expected: str, none: str) -> str:
 
 
 def checked(init: Callable[..., None]) -> Callable[..., None]:
-    """An `__init__` whose arguments are held against its annotations; what it says of them itself is said first."""
+    """An `__init__` whose arguments are held against its annotations; what it says of them itself
+    is said first.
+    """
 
     @functools.wraps(init)
     def held(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -216,13 +255,15 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
         signature = signature_of(init)
         if signature is not None:
             given = signature.bind_partial(self, *arguments, **keywords).arguments
-            built = {name: value for name, value in given.items() if not isinstance(value, type)}  # said at the call
+            built = {
+                name: value for name, value in given.items() if not isinstance(value, type)
+            }  # said at the call
             refuse_misfits(init, built, f"{type(self).__name__}: ", none="None")
 
     return held
 
 
-# --- one value against one annotation ---------------------------------------------------------------------------------
+# --- one value against one annotation -----------------------------------------------------------
 def misfit(value: Any, annotation: Any, name: str = "") -> Misfit | None:
     """What does not fit, or None."""
     if isinstance(value, Built) and value.kind is None:
@@ -270,7 +311,11 @@ def of_whole(value: Any, name: str) -> Misfit | None:
     except TypeError:  # a tensor that is no whole number
         return wrong(value, int)
     most = MOST_SEED if name.endswith("seed") else MOST
-    return None if abs(number) <= most else Misfit("", f"a whole number of at most {most}", shown(value))
+    return (
+        None
+        if abs(number) <= most
+        else Misfit("", f"a whole number of at most {most}", shown(value))
+    )
 
 
 def of_number(value: Any, name: str) -> Misfit | None:
@@ -291,7 +336,12 @@ def of_text(value: Any, name: str) -> Misfit | None:
     return None if isinstance(value, str) else wrong(value, str)
 
 
-PLAIN: dict[Any, Callable[[Any, str], Misfit | None]] = {int: of_whole, float: of_number, bool: of_truth, str: of_text}
+PLAIN: dict[Any, Callable[[Any, str], Misfit | None]] = {
+    int: of_whole,
+    float: of_number,
+    bool: of_truth,
+    str: of_text,
+}
 
 
 def of_union(value: Any, annotation: Any, name: str) -> Misfit | None:
@@ -309,13 +359,23 @@ def of_union(value: Any, annotation: Any, name: str) -> Misfit | None:
 def of_annotated(value: Any, annotation: Any, name: str) -> Misfit | None:
     """The type, then each bound; an infinite number where that is allowed."""
     kind, *notes = get_args(annotation)
-    if any(isinstance(note, Infinite) for note in notes) and isinstance(value, float) and math.isinf(value):
+    if (
+        any(isinstance(note, Infinite) for note in notes)
+        and isinstance(value, float)
+        and math.isinf(value)
+    ):
         return None
     found = misfit(value, kind, name)
     if found is not None:
-        whole = found.where == "" and "finite" not in found.expected and "at most" not in found.expected
+        whole = (
+            found.where == "" and "finite" not in found.expected and "at most" not in found.expected
+        )
         return found._replace(expected=words(annotation)) if whole else found
-    short = [note for note in notes if isinstance(note, BOUNDS) and value is not None and not note.holds(value)]
+    short = [
+        note
+        for note in notes
+        if isinstance(note, BOUNDS) and value is not None and not note.holds(value)
+    ]
     return wrong(value, annotation) if short else None
 
 
@@ -328,7 +388,9 @@ def of_many(value: Any, annotation: Any, container: Any, name: str) -> Misfit | 
         if not isinstance(value, Mapping):
             return wrong(value, annotation)
         return in_mapping(value, inner, name)
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence | set | frozenset):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(
+        value, Sequence | set | frozenset
+    ):
         return wrong(value, annotation)
     fixed = container is tuple and inner and inner[-1] is not Ellipsis
     if fixed and len(inner) != len(value):
@@ -346,7 +408,9 @@ def in_mapping(value: Mapping, inner: tuple, name: str) -> Misfit | None:
     key_kind, kind = inner if len(inner) == 2 else (Any, Any)
     for key, item in value.items():
         if misfit(key, key_kind) is not None:
-            return Misfit("", f"a dictionary whose keys are each {words(key_kind)}", f"the key {shown(key)}")
+            return Misfit(
+                "", f"a dictionary whose keys are each {words(key_kind)}", f"the key {shown(key)}"
+            )
         if (found := misfit(item, kind, str(key))) is not None:
             return found._replace(where=f".{key}{found.where}")
     return None
@@ -355,7 +419,11 @@ def in_mapping(value: Mapping, inner: tuple, name: str) -> Misfit | None:
 def of_class(value: Any, kind: type, annotation: Any) -> Misfit | None:
     """An object of a class, or one that a target will build."""
     if isinstance(value, Built):
-        return None if related(value.kind, kind, isinstance(value.target, type)) else wrong(value, annotation)
+        return (
+            None
+            if related(value.kind, kind, isinstance(value.target, type))
+            else wrong(value, annotation)
+        )
     return None if isinstance(value, kind) else wrong(value, annotation)
 
 
@@ -367,9 +435,18 @@ def of_protocol(value: Any, protocol: type) -> Misfit | None:
 
 def members(protocol: type) -> list[str]:
     """What a protocol asks for."""
-    own = [base for base in protocol.__mro__ if getattr(base, "_is_protocol", False) and base.__name__ != "Protocol"]
+    own = [
+        base
+        for base in protocol.__mro__
+        if getattr(base, "_is_protocol", False) and base.__name__ != "Protocol"
+    ]
     hidden = {"__init__", "__subclasshook__", "__class_getitem__", "__init_subclass__"}
-    names = {name for base in own for name in vars(base) if callable(vars(base)[name]) or not name.startswith("_")}
+    names = {
+        name
+        for base in own
+        for name in vars(base)
+        if callable(vars(base)[name]) or not name.startswith("_")
+    }
     return sorted(name for name in names - hidden if not name.startswith("_abc"))
 
 
@@ -398,7 +475,9 @@ def of_callable(value: Any, annotation: Any) -> Misfit | None:
 
 
 def called(value: Any) -> Any:
-    """What runs when the value is called, or None if it cannot be; unbound, of what is not built yet."""
+    """What runs when the value is called, or None if it cannot be; unbound, of what is not built
+    yet.
+    """
     if isinstance(value, Built):
         kind = value.kind
         if not isinstance(kind, type) or not any("__call__" in vars(base) for base in kind.__mro__):
@@ -411,7 +490,7 @@ def called(value: Any) -> Any:
     return value.forward if isinstance(value, nn.Module) else value
 
 
-# --- kinds ------------------------------------------------------------------------------------------------------------
+# --- kinds --------------------------------------------------------------------------------------
 def tensor_like(annotation: Any) -> bool:
     """Tensor, or a jaxtyping annotation of one."""
     return annotation is Tensor or getattr(annotation, "array_type", None) is Tensor
@@ -419,7 +498,11 @@ def tensor_like(annotation: Any) -> bool:
 
 def is_class(annotation: Any) -> bool:
     """Whether an annotation is a class, and says something."""
-    return isinstance(annotation, type) and annotation not in (Any, inspect.Signature.empty, type(None))
+    return isinstance(annotation, type) and annotation not in (
+        Any,
+        inspect.Signature.empty,
+        type(None),
+    )
 
 
 def is_many(annotation: Any) -> bool:
@@ -430,7 +513,9 @@ def is_many(annotation: Any) -> bool:
 
 
 def related(given: Any, asked: type, sure: bool) -> bool:
-    """Whether what is of one class can be of another; a function may return less, or more, than it says."""
+    """Whether what is of one class can be of another; a function may return less, or more, than it
+    says.
+    """
     if not isinstance(given, type):
         return True
     try:
@@ -449,7 +534,7 @@ def kind_returned(function: Any) -> type | None:
     return kind if is_class(kind) and kind not in (types.UnionType, object) else None
 
 
-# --- what is said -----------------------------------------------------------------------------------------------------
+# --- what is said -------------------------------------------------------------------------------
 def infinite_within(value: Any) -> Misfit | None:
     """The first NaN or infinity in a number, or in lists and dictionaries of plain values."""
     if isinstance(value, Mapping):
@@ -459,7 +544,9 @@ def infinite_within(value: Any) -> Misfit | None:
     else:
         return Misfit("", "a finite number", shown(value)) if not finite(value) else None
     return first(
-        found._replace(where=f"{where}{found.where}") for where, item in rows if (found := infinite_within(item))
+        found._replace(where=f"{where}{found.where}")
+        for where, item in rows
+        if (found := infinite_within(item))
     )
 
 
@@ -485,14 +572,22 @@ def shown(value: Any) -> str:
     """What came, in a few words."""
     if isinstance(value, Built):
         kind = value.target
-        return f"what {getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', kind)} builds"
+        return (
+            f"what {getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', kind)} builds"
+        )
     if value is None or isinstance(value, bool | int | float | str | list | tuple | dict):
         text = " ".join(repr(value).split())
         return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
-NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
+NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    type(None): "null",
+}
 
 
 def words(annotation: Any) -> str:
@@ -514,7 +609,9 @@ def words(annotation: Any) -> str:
     if annotation is Callable or origin is Callable:
         asked = inner[0] if inner else ...
         return (
-            f"a function of {len(asked)} argument{'s'[: len(asked) != 1]}" if isinstance(asked, list) else "a function"
+            f"a function of {len(asked)} argument{'s'[: len(asked) != 1]}"
+            if isinstance(asked, list)
+            else "a function"
         )
     return of_container(origin or annotation, inner)
 
@@ -523,10 +620,18 @@ def of_container(kind: Any, inner: tuple) -> str:
     """The words for a list, a mapping, or an object."""
     if is_many(kind):
         if kind in (dict, Mapping):
-            return f"a dictionary whose values are each {words(inner[1])}" if len(inner) == 2 else "a dictionary"
+            return (
+                f"a dictionary whose values are each {words(inner[1])}"
+                if len(inner) == 2
+                else "a dictionary"
+            )
         if kind is tuple and inner and inner[-1] is not Ellipsis:
             return f"a list of {len(inner)} ({', '.join(words(one) for one in inner)})"
-        return f"a list whose items are each {words(inner[0])}" if inner and inner[0] is not Any else "a list"
+        return (
+            f"a list whose items are each {words(inner[0])}"
+            if inner and inner[0] is not Any
+            else "a list"
+        )
     if not isinstance(kind, type):
         return "something else"
     article = "an" if kind.__name__[0] in "AEIOU" else "a"
@@ -540,6 +645,10 @@ def subclasses(kind: type) -> Iterator[type]:
     if kind.__module__.split(".")[0] in ("steer", "rewards", "recipes"):
         found: list[type] = kind.__subclasses__()
         for one in found:
-            if not one.__name__.startswith("_") and one.__module__.split(".")[0] in ("steer", "rewards", "recipes"):
+            if not one.__name__.startswith("_") and one.__module__.split(".")[0] in (
+                "steer",
+                "rewards",
+                "recipes",
+            ):
                 yield one
             yield from subclasses(one)

@@ -1,9 +1,11 @@
-"""From a nested dictionary to an object: {"_target_": "steer.networks.UNet", "channels": [64, 128]} -> UNet(...).
+"""From a nested dictionary to an object: {"_target_": "steer.networks.UNet", "channels": [64, 128]}
+-> UNet(...).
 
-A target is a dotted path or `file.py:Name`: how configs name classes and how checkpoints remember what to build.
-Naming Python code is running it: only `build` what you would run. Checkpoints pass `trusted`, which admits classes
-defined in this project's own packages alone, so that a weights file from a stranger cannot name other code, not even by
-way of a module that ours import ("steer.checkpoint.os.system").
+A target is a dotted path or `file.py:Name`: how configs name classes and how checkpoints remember
+what to build. Naming Python code is running it: only `build` what you would run. Checkpoints pass
+`trusted`, which admits classes defined in this project's own packages alone, so that a weights file
+from a stranger cannot name other code, not even by way of a module that ours import
+("steer.checkpoint.os.system").
 """
 
 import difflib
@@ -22,13 +24,17 @@ from steer.annotations import Built, annotated, is_open, named, refuse_misfits
 
 
 def resolve(name: str) -> Any:
-    """The object called `name`: "package.module.Name" or "path/to/file.py:Name". Raises ValueError in one line."""
+    """The object called `name`: "package.module.Name" or "path/to/file.py:Name". Raises ValueError
+    in one line.
+    """
     if ".py:" in name:
         path, _, attribute = name.rpartition(":")
         return _attribute(_module_from_file(Path(path)), attribute, path)
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
-        raise ValueError(f"{name!r} is no dotted path; write package.module.Name or path/to/file.py:Name")
+        raise ValueError(
+            f"{name!r} is no dotted path; write package.module.Name or path/to/file.py:Name"
+        )
     for cut in range(len(parts) - 1, 0, -1):
         module_name = ".".join(parts[:cut])
         try:
@@ -38,15 +44,20 @@ def resolve(name: str) -> Any:
                 raise ValueError(f"importing {module_name} for {name!r} failed: {error}") from error
             continue
         except Exception as error:
-            raise ValueError(f"importing {module_name} for {name!r} failed: {_one_line(error)}") from error
+            raise ValueError(
+                f"importing {module_name} for {name!r} failed: {_one_line(error)}"
+            ) from error
         for attribute in parts[cut:]:
             found = _attribute(found, attribute, module_name)
         return found
-    raise ValueError(f"no Python object is called {name!r}; write package.module.Name or path/to/file.py:Name")
+    raise ValueError(
+        f"no Python object is called {name!r}; write package.module.Name or path/to/file.py:Name"
+    )
 
 
 def build(node: Any, trusted: Sequence[str] | None = None, path: str = "") -> Any:
-    """`node` with every dictionary that has a `_target_` replaced by the object it describes, inside out.
+    """`node` with every dictionary that has a `_target_` replaced by the object it describes,
+    inside out.
 
     Args:
         node: nested dictionaries, lists and plain values.
@@ -54,30 +65,38 @@ def build(node: Any, trusted: Sequence[str] | None = None, path: str = "") -> An
         path: the key of the node in its config, with dots, for errors to name.
 
     Raises:
-        ValueError: a target that does not exist, is not trusted, or does not take the arguments, or an unknown key that
-            starts with an underscore; names the key, and the nearest valid.
+        ValueError: a target that does not exist, is not trusted, or does not take the arguments, or
+            an unknown key that starts with an underscore; names the key, and the nearest valid.
     """
     if isinstance(node, (list, tuple)):
         return [build(item, trusted, f"{path}[{i}]") for i, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    arguments = {key: build(value, trusted, below(path, key)) for key, value in node.items() if key != "_target_"}
+    arguments = {
+        key: build(value, trusted, below(path, key))
+        for key, value in node.items()
+        if key != "_target_"
+    }
     target = target_of(node, trusted, path)
     return arguments if target is None else _call(target, node["_target_"], arguments, path)
 
 
 def examine(node: Any, path: str = "") -> Any:
-    """`node` as `build` would have it, with `Built` in the place of what would be built: nothing is called.
+    """`node` as `build` would have it, with `Built` in the place of what would be built: nothing is
+    called.
 
     Raises:
-        ValueError: what `build` would say of targets, and of arguments, apart from those that are missing.
+        ValueError: what `build` would say of targets, and of arguments, apart from those that are
+            missing.
     """
     if isinstance(node, (list, tuple)):
         return [examine(item, f"{path}[{i}]") for i, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
     target = target_of(node, None, path)
-    arguments = {key: examine(value, below(path, key)) for key, value in node.items() if key != "_target_"}
+    arguments = {
+        key: examine(value, below(path, key)) for key, value in node.items() if key != "_target_"
+    }
     if target is None:
         return arguments
     name = node["_target_"]
@@ -109,7 +128,9 @@ def target_of(node: dict, trusted: Sequence[str] | None, path: str) -> Any:
         target = resolve(name)
     except ValueError as error:
         raise ValueError(f"{at}{error}") from error
-    if trusted is not None and not (inspect.isclass(target) and target.__module__.split(".")[0] in trusted):
+    if trusted is not None and not (
+        inspect.isclass(target) and target.__module__.split(".")[0] in trusted
+    ):
         raise ValueError(_untrusted(name, trusted))
     return target
 
@@ -121,7 +142,9 @@ def _untrusted(name: str, trusted: Sequence[str]) -> str:
 def _call(target: Any, name: str, arguments: dict[str, Any], path: str) -> Any:
     refuse_uncallable(target, name, path)
     refuse_unknown(target, name, arguments, path)
-    missing = [key for key, p in named(target).items() if p.default is p.empty and key not in arguments]
+    missing = [
+        key for key, p in named(target).items() if p.default is p.empty and key not in arguments
+    ]
     if missing:
         at = f"{path}: " if path else ""
         raise ValueError(f"{at}{name} needs {', '.join(missing)}, which the config does not give")
@@ -131,7 +154,9 @@ def _call(target: Any, name: str, arguments: dict[str, Any], path: str) -> Any:
     except (ValueError, OSError) as error:
         raise ValueError(f"{_about(str(error), arguments, path)}{error}") from error
     except Exception as error:  # most often an argument of the wrong type or size
-        raise ValueError(f"{_about('', {}, path)}{name} could not be built: {_one_line(error)}") from error
+        raise ValueError(
+            f"{_about('', {}, path)}{name} could not be built: {_one_line(error)}"
+        ) from error
 
 
 def refuse_uncallable(target: Any, name: str, path: str) -> None:
@@ -142,7 +167,9 @@ def refuse_uncallable(target: Any, name: str, path: str) -> None:
 
 
 def refuse_unknown(target: Any, name: str, arguments: dict[str, Any], path: str) -> None:
-    """Raises ValueError at the first argument that the target does not take, naming the nearest that it does."""
+    """Raises ValueError at the first argument that the target does not take, naming the nearest
+    that it does.
+    """
     if is_open(target):  # it judges its own arguments
         return
     known = annotated(target)
@@ -153,14 +180,20 @@ def refuse_unknown(target: Any, name: str, arguments: dict[str, Any], path: str)
 
 
 def _about(error: str, arguments: dict[str, Any], path: str) -> str:
-    """The key that an error is about: of the one argument that it speaks of, or whose value it shows, or of the whole node."""
+    """The key that an error is about: of the one argument that it speaks of, or whose value it
+    shows, or of the whole node.
+    """
     if not path or error.startswith((f"{path}: ", f"{path}.")):
         return ""
     by_name = [key for key in arguments if re.search(rf"\b{re.escape(str(key))}\b", error)]
     by_value = [
-        key for key, value in arguments.items() if value and isinstance(value, str) and value.split(":")[0] in error
+        key
+        for key, value in arguments.items()
+        if value and isinstance(value, str) and value.split(":")[0] in error
     ]
-    spoken = next((found for found in (by_name, by_value, list(arguments)) if len(found) == 1), None)
+    spoken = next(
+        (found for found in (by_name, by_value, list(arguments)) if len(found) == 1), None
+    )
     return f"{below(path, spoken[0]) if spoken else path}: "
 
 
@@ -170,16 +203,24 @@ def _attribute(owner: Any, attribute: str, where: str) -> Any:
     except AttributeError:
         inside = (module.name for module in pkgutil.iter_modules(getattr(owner, "__path__", [])))
         own = where.endswith(".py")
-        names = {name for name in dir(owner) if not _brought_in(owner, name)} if own else {*dir(owner), *inside}
+        names = (
+            {name for name in dir(owner) if not _brought_in(owner, name)}
+            if own
+            else {*dir(owner), *inside}
+        )
         public = {n for n in names if not n.startswith("_")}
         raise ValueError(f"{where} has no {attribute!r}{_nearest(attribute, public)}") from None
 
 
 def _brought_in(module: Any, name: str) -> bool:
-    """Whether a file of one's own only imports what it calls so: a module, or another's function or class."""
+    """Whether a file of one's own only imports what it calls so: a module, or another's function or
+    class.
+    """
     value = vars(module).get(name)
     from_where = (
-        getattr(value, "__module__", None) if inspect.isroutine(value) or inspect.isclass(value) else module.__name__
+        getattr(value, "__module__", None)
+        if inspect.isroutine(value) or inspect.isclass(value)
+        else module.__name__
     )
     return inspect.ismodule(value) or from_where != module.__name__
 
@@ -200,7 +241,9 @@ def _one_line(error: Exception) -> str:
 def _module_from_file(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give the path from where you run the command")
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]  # the same name in every process
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[
+        :16
+    ]  # the same name in every process
     spec = importlib.util.spec_from_file_location(f"steer_user_{path.stem}_{digest}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,9 +1,12 @@
-"""Weights with the recipe for their module: one safetensors file whose header says, in JSON, what to build.
+"""Weights with the recipe for their module: one safetensors file whose header says, in JSON, what
+to build.
 
-Nothing is unpickled. The header's `build` is a nested `_target_` dictionary and may name classes of this project only.
-Saving writes a temporary file and renames it, so a crash leaves the old file or the new one, never half of one.
+Nothing is unpickled. The header's `build` is a nested `_target_` dictionary and may name classes of
+this project only. Saving writes a temporary file and renames it, so a crash leaves the old file or
+the new one, never half of one.
 
-A file of low-rank adapters holds them alone: its header says on which map they were trained, where that lies and what its
+A file of low-rank adapters holds them alone: its header says on which map they were trained, where
+that lies and what its
 weights hash to, and loading it builds that map and puts the adapters on.
 """
 
@@ -24,7 +27,13 @@ from steer.flow_map import FlowMap
 
 TRUSTED = ("steer", "rewards")
 WEIGHTS = Path(__file__).parent / "weights"
-NOT_OF_WEIGHTS = ("format", "version", "build", "lora", "base_sha256")  # what a header says of its own file alone
+NOT_OF_WEIGHTS = (
+    "format",
+    "version",
+    "build",
+    "lora",
+    "base_sha256",
+)  # what a header says of its own file alone
 
 
 def save(module: nn.Module, path: str | Path, recipe: dict[str, Any], **header: Any) -> None:
@@ -75,23 +84,35 @@ def write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, Any]) -> 
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The JSON header of a checkpoint. Raises ValueError if the file is missing, damaged or not one of ours."""
+    """The JSON header of a checkpoint. Raises ValueError if the file is missing, damaged or not one
+    of ours.
+    """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}; shipped maps: {', '.join(shipped()) or 'none'}")
+        raise ValueError(
+            f"there is no checkpoint {path}; shipped maps: {', '.join(shipped()) or 'none'}"
+        )
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); train or copy it again") from error
+        raise ValueError(
+            f"{path} is not a readable safetensors file ({error}); train or copy it again"
+        ) from error
     try:
         header = json.loads(metadata.get("steer", "null"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} has a header that is no JSON ({error}); train or copy it again") from error
+        raise ValueError(
+            f"{path} has a header that is no JSON ({error}); train or copy it again"
+        ) from error
     if not isinstance(header, dict) or header.get("format") != "steer" or "build" not in header:
-        raise ValueError(f"{path} holds weights but not how to build their map; save it with steer.checkpoint.save")
+        raise ValueError(
+            f"{path} holds weights but not how to build their map; save it with steer.checkpoint.save"
+        )
     if header.get("version") != 1:
-        raise ValueError(f"{path} has version {header.get('version')} of the format, this steer reads 1; update steer")
+        raise ValueError(
+            f"{path} has version {header.get('version')} of the format, this steer reads 1; update steer"
+        )
     return header
 
 
@@ -99,7 +120,8 @@ def load_module(path: str | Path) -> nn.Module:
     """The module a checkpoint describes, with its weights, in evaluation mode.
 
     Raises:
-        ValueError: missing or damaged file, untrusted class, or weights of another shape than the header says.
+        ValueError: missing or damaged file, untrusted class, or weights of another shape than the
+            header says.
     """
     header = read_header(path)
     with safe_open(str(path), "pt") as file:
@@ -108,7 +130,9 @@ def load_module(path: str | Path) -> nn.Module:
         return with_adapters(Path(path), header, tensors)
     module = build(header["build"], TRUSTED)
     if not isinstance(module, nn.Module):
-        raise ValueError(f"{path} describes a {type(module).__name__}, which holds no weights; save a module")
+        raise ValueError(
+            f"{path} describes a {type(module).__name__}, which holds no weights; save a module"
+        )
     if differs := difference(module.state_dict(), tensors):
         raise ValueError(f"{path} does not fit its own map: {differs}; save it again")
     module.load_state_dict(tensors)
@@ -116,7 +140,8 @@ def load_module(path: str | Path) -> nn.Module:
 
 
 def with_adapters(path: Path, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The base of a file of adapters, from beside the file or from the package, with the adapters on it.
+    """The base of a file of adapters, from beside the file or from the package, with the adapters
+    on it.
 
     Raises:
         ValueError: the base is not there, or is not what it was.
@@ -126,7 +151,9 @@ def with_adapters(path: Path, header: dict[str, Any], tensors: Mapping[str, Tens
     base = header["base"]
     file = path.parent / base if base.endswith(".safetensors") else WEIGHTS / f"{base}.safetensors"
     if not file.is_file():
-        raise ValueError(f"{path} holds adapters of the map {file}, which is not there; put it back")
+        raise ValueError(
+            f"{path} holds adapters of the map {file}, which is not there; put it back"
+        )
     module = plain(file)
     if fingerprint(module) != header["base_sha256"]:
         raise ValueError(
@@ -149,18 +176,22 @@ def fingerprint(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
 def average(shares: Mapping[str, float], path: str | Path) -> None:
     """Writes the mean of several checkpoints' weights, which often does better than any of them.
 
-    They are of one build, and one was trained from the other, or all from one. Reference: Wortsman et al. 2022, arXiv
+    They are of one build, and one was trained from the other, or all from one. Reference: Wortsman
+    et al. 2022, arXiv
     2109.01903 (weights before and after fine-tuning), arXiv 2203.05482 (model soups).
 
     Args:
-        shares: name, folder or path of each (see `find`) -> its positive share; they are divided by their sum.
+        shares: name, folder or path of each (see `find`) -> its positive share; they are divided by
+            their sum.
         path: of the new checkpoint, whose header is the first one's, with `average`, the shares.
 
     Raises:
@@ -176,17 +207,29 @@ def average(shares: Mapping[str, float], path: str | Path) -> None:
             raise ValueError(f"{name} is of another build than {next(iter(shares))}: {differs}")
     for name, weight in modules[0].state_dict().items():
         if weight.is_floating_point():
-            parts = (state[name].double() * share for state, share in zip(states, shares.values(), strict=True))
+            parts = (
+                state[name].double() * share
+                for state, share in zip(states, shares.values(), strict=True)
+            )
             weight.copy_(torch.stack(list(parts)).sum(0) / total)
     header = read_header(files[0])
     more = {key: value for key, value in header.items() if key not in NOT_OF_WEIGHTS}
-    save(modules[0], path, header["build"], **{**more, "average": {str(name): s / total for name, s in shares.items()}})
+    save(
+        modules[0],
+        path,
+        header["build"],
+        **{**more, "average": {str(name): s / total for name, s in shares.items()}},
+    )
 
 
 def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-    """The first name whose shapes differ between two sets of weights, in words; None where they fit."""
+    """The first name whose shapes differ between two sets of weights, in words; None where they
+    fit.
+    """
     for name in sorted(expected.keys() | found.keys()):
-        want, got = (tuple(where[name].shape) if name in where else "nothing" for where in (expected, found))
+        want, got = (
+            tuple(where[name].shape) if name in where else "nothing" for where in (expected, found)
+        )
         if want != got:
             return f"{name} should be {want} and is {got}"
     return None
@@ -196,8 +239,9 @@ def load(name: str | Path) -> FlowMap:
     """A flow map, frozen and in evaluation mode.
 
     Args:
-        name: a shipped map ("fashion"), a run folder or other folder holding map.safetensors or adapters.safetensors, or a
-            .safetensors file. A map with adapters keeps them apart from its weights; `steer.tuning.without_lora` merges.
+        name: a shipped map ("fashion"), a run folder or other folder holding map.safetensors or
+            adapters.safetensors, or a .safetensors file. A map with adapters keeps them apart from
+            its weights; `steer.tuning.without_lora` merges.
 
     Raises:
         ValueError: nothing of that name, or not a flow map.
@@ -215,12 +259,20 @@ def find(name: str | Path) -> Path:
     path = Path(name)
     if path.suffix == ".safetensors":
         return path
-    for candidate in (path / "map.safetensors", path / "adapters.safetensors", WEIGHTS / f"{name}.safetensors"):
+    for candidate in (
+        path / "map.safetensors",
+        path / "adapters.safetensors",
+        WEIGHTS / f"{name}.safetensors",
+    ):
         if candidate.is_file():
             return candidate
     if path.is_dir():
-        raise ValueError(f"the folder {name} holds no map.safetensors; give the folder of a finished training run")
-    raise ValueError(f"no map is called {str(name)!r}: shipped are {', '.join(shipped()) or 'none'}, or give a path")
+        raise ValueError(
+            f"the folder {name} holds no map.safetensors; give the folder of a finished training run"
+        )
+    raise ValueError(
+        f"no map is called {str(name)!r}: shipped are {', '.join(shipped()) or 'none'}, or give a path"
+    )
 
 
 def shipped() -> list[str]:

@@ -1,10 +1,11 @@
 """Honest counts: how often, per sample, the network and the reward ran forwards and backwards.
 
-Whoever calls a network or a reward wraps the call in `network` or `reward`; `count()` opens a tally that every call
-inside it adds to. One forward is one sample through the network once, one backward is one sample's gradient through it.
-Backwards are counted when the gradient really arrives, by a hook on the output. Tallies nest: an inner count also adds
-to the outer one. Calls inside `torch.func` transforms count as forwards; their derivatives do not (the training
-objectives state their own cost).
+Whoever calls a network or a reward wraps the call in `network` or `reward`; `count()` opens a tally
+that every call inside it adds to. One forward is one sample through the network once, one backward
+is one sample's gradient through it. Backwards are counted when the gradient really arrives, by a
+hook on the output. Tallies nest: an inner count also adds to the outer one. Calls inside
+`torch.func` transforms count as forwards; their derivatives do not (the training objectives state
+their own cost).
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 @dataclass
 class Evaluations:
-    """Forward and backward passes of network and reward: totals over samples, or per sample after `per`."""
+    """Forward and backward passes of network and reward: totals over samples, or per sample after
+    `per`.
+    """
 
     network_forward: float = 0
     network_backward: float = 0
@@ -30,7 +33,9 @@ class Evaluations:
         return Evaluations(**{name: n / samples for name, n in asdict(self).items()})
 
     def forward_equivalents(self, backward: float = 2.0) -> float:
-        """Network passes with a backward priced at `backward` forwards (twice the multiplications, by default)."""
+        """Network passes with a backward priced at `backward` forwards (twice the multiplications,
+        by default).
+        """
         return self.network_forward + backward * self.network_backward
 
 

@@ -1,15 +1,20 @@
-"""The path from noise to data, x_t = alpha_t x1 + sigma_t x0, and what can be read off a point of it.
+"""The path from noise to data, x_t = alpha_t x1 + sigma_t x0, and what can be read off a point of
+it.
 
-t = 0 is noise, x0 ~ N(0, I); t = 1 is data. A model may predict the velocity v = E[x_t' | x_t], the clean sample
-D = E[x1 | x_t], the noise n = E[x0 | x_t] or the score s = grad log p_t. They are four faces of one pair:
+t = 0 is noise, x0 ~ N(0, I); t = 1 is data. A model may predict the velocity v = E[x_t' | x_t], the
+clean sample D = E[x1 | x_t], the noise n = E[x0 | x_t] or the score s = grad log p_t. They are four
+faces of one pair:
 
     x = alpha D + sigma n,      v = alpha' D + sigma' n,      s = -n / sigma,
 
-so every conversion goes through `Endpoints(clean, noise)`: in by `from_*`, out by `velocity` and `score`. Solving for the
-pair divides by alpha sigma' - alpha' sigma, which never vanishes, by alpha or by sigma, which vanish at one end each.
-There the missing half cannot be known, and the conversion says so instead of dividing. No other file divides by alpha or sigma.
+so every conversion goes through `Endpoints(clean, noise)`: in by `from_*`, out by `velocity` and
+`score`. Solving for the
+pair divides by alpha sigma' - alpha' sigma, which never vanishes, by alpha or by sigma, which
+vanish at one end each. There the missing half cannot be known, and the conversion says so instead
+of dividing. No other file divides by alpha or sigma.
 
-References: Albergo, Boffi & Vanden-Eijnden 2023, arXiv 2303.08797 (interpolants); Song et al. 2021, arXiv 2011.13456 (VP).
+References: Albergo, Boffi & Vanden-Eijnden 2023, arXiv 2303.08797 (interpolants); Song et al. 2021,
+arXiv 2011.13456 (VP).
 """
 
 import math
@@ -24,16 +29,22 @@ Time = float | Tensor
 
 
 def batch_time(t: Time, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b"]:
-    """t as one time per sample, in float32 or better whatever the precision of x. A float is the same time for all."""
+    """t as one time per sample, in float32 or better whatever the precision of x. A float is the
+    same time for all.
+    """
     dtype = torch.promote_types(x.dtype, torch.float32)
     t = torch.as_tensor(t, dtype=dtype, device=x.device)
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
-        raise ValueError(f"a time is a number or has shape ({x.shape[0]},), one per sample; got shape {tuple(t.shape)}")
+        raise ValueError(
+            f"a time is a number or has shape ({x.shape[0]},), one per sample; got shape {tuple(t.shape)}"
+        )
     return t.expand(x.shape[0])
 
 
 def expand(t: Float[Tensor, "b"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *ones"]:
-    """t of shape (B,) as (B, 1, ..., 1), to multiply x by; in x's own dtype, so that half precision stays half."""
+    """t of shape (B,) as (B, 1, ..., 1), to multiply x by; in x's own dtype, so that half precision
+    stays half.
+    """
     return t.to(x.dtype).reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
@@ -47,14 +58,18 @@ class Coefficients(NamedTuple):
 
 
 class Endpoints(NamedTuple):
-    """Where the line through x_t starts and ends on average: clean D = E[x1 | x_t] and noise n = E[x0 | x_t]."""
+    """Where the line through x_t starts and ends on average: clean D = E[x1 | x_t] and noise n =
+    E[x0 | x_t].
+    """
 
     clean: Tensor
     noise: Tensor
 
 
 class Schedule(ABC):
-    """schedule(t) -> Coefficients(alpha, sigma, d_alpha, d_sigma), with alpha rising to 1 and sigma falling to 0."""
+    """schedule(t) -> Coefficients(alpha, sigma, d_alpha, d_sigma), with alpha rising to 1 and sigma
+    falling to 0.
+    """
 
     @abstractmethod
     def coefficients(self, t: Tensor) -> Coefficients:
@@ -62,22 +77,28 @@ class Schedule(ABC):
 
     @abstractmethod
     def time_at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The time t at which alpha_t : sigma_t = alpha : sigma (equal signal to noise), elementwise.
+        """The time t at which alpha_t : sigma_t = alpha : sigma (equal signal to noise),
+        elementwise.
 
         Either may be 0 where the path itself comes to that; differentiable up to both ends.
 
-        The pair need not lie on this path: two noisy readings of one x1 join into one of another ratio, and a model
+        The pair need not lie on this path: two noisy readings of one x1 join into one of another
+        ratio, and a model
         learned on one path is asked on another.
         """
 
     def __call__(self, t: Time) -> Coefficients:
-        return self.coefficients(torch.as_tensor(t) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64))
+        return self.coefficients(
+            torch.as_tensor(t) if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+        )
 
     def at(self, t: Time, x: Float[Tensor, "b *shape"]) -> Coefficients:
-        """The coefficients shaped (B, 1, ..., 1) to multiply x by. Computed in float32 or better, then cast to x."""
+        """The coefficients shaped (B, 1, ..., 1) to multiply x by. Computed in float32 or better,
+        then cast to x.
+        """
         return Coefficients(*(expand(c, x) for c in self.coefficients(batch_time(t, x))))
 
-    # --- the path -----------------------------------------------------------------------------------------------------
+    # --- the path --------------------------------------------------------------------------------
     def interpolate(self, x0: Tensor, x1: Tensor, t: Time) -> Tensor:
         """x_t = alpha x1 + sigma x0."""
         alpha, sigma, _, _ = self.at(t, x1)
@@ -88,51 +109,69 @@ class Schedule(ABC):
         _, _, d_alpha, d_sigma = self.at(t, x1)
         return d_alpha * x1 + d_sigma * x0
 
-    # --- in: one prediction and x give both endpoints -----------------------------------------------------------------
+    # --- in: one prediction and x give both endpoints --------------------------------------------
     def from_velocity(self, v: Tensor, x: Tensor, t: Time) -> Endpoints:
-        """D = (sigma' x - sigma v) / w and n = (alpha v - alpha' x) / w, w = alpha sigma' - alpha' sigma: never singular."""
+        """D = (sigma' x - sigma v) / w and n = (alpha v - alpha' x) / w, w = alpha sigma' - alpha'
+        sigma: never singular.
+        """
         alpha, sigma, d_alpha, d_sigma = self.at(t, x)
         wronskian = alpha * d_sigma - d_alpha * sigma
-        return Endpoints((d_sigma * x - sigma * v) / wronskian, (alpha * v - d_alpha * x) / wronskian)
+        return Endpoints(
+            (d_sigma * x - sigma * v) / wronskian, (alpha * v - d_alpha * x) / wronskian
+        )
 
     def from_clean(self, clean: Tensor, x: Tensor, t: Time) -> Endpoints:
-        """n = (x - alpha D) / sigma. Raises ValueError at t = 1, where x = D says nothing of the noise."""
-        alpha, sigma, _, _ = self.at(t, x)
-        return Endpoints(clean, (x - alpha * clean) / _nonzero(sigma, "sigma", "t = 1", "noise", "clean prediction"))
-
-    def from_noise(self, noise: Tensor, x: Tensor, t: Time) -> Endpoints:
-        """D = (x - sigma n) / alpha. Raises ValueError where alpha = 0 (t = 0): x = n says nothing of the clean sample."""
+        """n = (x - alpha D) / sigma. Raises ValueError at t = 1, where x = D says nothing of the
+        noise.
+        """
         alpha, sigma, _, _ = self.at(t, x)
         return Endpoints(
-            (x - sigma * noise) / _nonzero(alpha, "alpha", "t = 0", "clean sample", "noise prediction"), noise
+            clean,
+            (x - alpha * clean) / _nonzero(sigma, "sigma", "t = 1", "noise", "clean prediction"),
+        )
+
+    def from_noise(self, noise: Tensor, x: Tensor, t: Time) -> Endpoints:
+        """D = (x - sigma n) / alpha. Raises ValueError where alpha = 0 (t = 0): x = n says nothing
+        of the clean sample.
+        """
+        alpha, sigma, _, _ = self.at(t, x)
+        return Endpoints(
+            (x - sigma * noise)
+            / _nonzero(alpha, "alpha", "t = 0", "clean sample", "noise prediction"),
+            noise,
         )
 
     def from_score(self, score: Tensor, x: Tensor, t: Time) -> Endpoints:
         """n = -sigma s, then as from_noise."""
         return self.from_noise(-self.at(t, x).sigma * score, x, t)
 
-    # --- out ----------------------------------------------------------------------------------------------------------
+    # --- out -------------------------------------------------------------------------------------
     def velocity(self, endpoints: Endpoints, x: Tensor, t: Time) -> Tensor:
         """v = alpha' D + sigma' n."""
         _, _, d_alpha, d_sigma = self.at(t, x)
         return d_alpha * endpoints.clean + d_sigma * endpoints.noise
 
     def score(self, endpoints: Endpoints, x: Tensor, t: Time) -> Tensor:
-        """s = -n / sigma. Raises ValueError at t = 1, where the law of the data need not have a density."""
+        """s = -n / sigma. Raises ValueError at t = 1, where the law of the data need not have a
+        density.
+        """
         sigma = self.at(t, x).sigma
         return -endpoints.noise / _nonzero(sigma, "sigma", "t = 1", "score", "model")
 
-    # --- the coefficient of the score in the velocity -----------------------------------------------------------------
+    # --- the coefficient of the score in the velocity --------------------------------------------
     def c_t(self, t: Time) -> Tensor:
-        """c_t = sigma^2 alpha'/alpha - sigma sigma', so that v = (alpha'/alpha) x + c_t s. Infinite where alpha = 0.
+        """c_t = sigma^2 alpha'/alpha - sigma sigma', so that v = (alpha'/alpha) x + c_t s. Infinite
+        where alpha = 0.
 
-        2 c_t is the squared diffusion of the memoryless SDE (Domingo-Enrich et al. 2024, arXiv 2409.08861).
+        2 c_t is the squared diffusion of the memoryless SDE (Domingo-Enrich et al. 2024, arXiv
+        2409.08861).
         """
         alpha, sigma, d_alpha, d_sigma = self(t)
         return sigma**2 * d_alpha / alpha - sigma * d_sigma
 
     def inside(self, t: Time, margin: float = 1e-3) -> Tensor:
-        """t moved at most `margin` off the ends, for products such as c_t grad V that are 0 * inf there with a finite limit.
+        """t moved at most `margin` off the ends, for products such as c_t grad V that are 0 * inf
+        there with a finite limit.
 
         Moving the time of a smooth limit by `margin` changes it by O(margin).
         """
@@ -168,7 +207,8 @@ class Linear(Schedule):
 
 
 class Trigonometric(Schedule):
-    """alpha = sin(pi t / 2), sigma = cos(pi t / 2): the path of constant variance for data of unit variance.
+    """alpha = sin(pi t / 2), sigma = cos(pi t / 2): the path of constant variance for data of unit
+    variance.
 
     sigma at t = 1 is set to exactly 0, which the cosine of a rounded pi/2 misses.
     """
@@ -183,19 +223,24 @@ class Trigonometric(Schedule):
 
 
 class VariancePreserving(Schedule):
-    """The linear-beta diffusion, alpha^2 + sigma^2 = 1, on a clock that keeps every derivative finite.
+    """The linear-beta diffusion, alpha^2 + sigma^2 = 1, on a clock that keeps every derivative
+    finite.
 
-    In the diffusion's own time tau (noise at 1): log alpha = -tau^2 (beta_max - beta_min)/4 - tau beta_min/2. Run on
-    tau = (1-t)^2, sigma falls linearly to 0 at t = 1, where on tau = 1 - t its slope would be infinite. At t = 0,
-    alpha is small but not zero (.0066 by default), so N(0, I) is the law there up to a KL of alpha_0^2 E|x1|^2 / 2.
+    In the diffusion's own time tau (noise at 1): log alpha = -tau^2 (beta_max - beta_min)/4 - tau
+    beta_min/2. Run on tau = (1-t)^2, sigma falls linearly to 0 at t = 1, where on tau = 1 - t its
+    slope would be infinite. At t = 0, alpha is small but not zero (.0066 by default), so N(0, I) is
+    the law there up to a KL of alpha_0^2 E|x1|^2 / 2.
 
     Args:
-        beta_min, beta_max: ends of the linear beta schedule, per unit of tau (Song et al. 2021: 0.1 and 20).
+        beta_min, beta_max: ends of the linear beta schedule, per unit of tau (Song et al. 2021: 0.1
+            and 20).
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         if not 0 < beta_min <= beta_max:
-            raise ValueError(f"VariancePreserving needs 0 < beta_min <= beta_max; got {beta_min} and {beta_max}")
+            raise ValueError(
+                f"VariancePreserving needs 0 < beta_min <= beta_max; got {beta_min} and {beta_max}"
+            )
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def coefficients(self, t: Tensor) -> Coefficients:
@@ -203,7 +248,8 @@ class VariancePreserving(Schedule):
         root = 1 - t  # sqrt(tau)
         log_alpha = -(root**4) * slope / 4 - root**2 * self.beta_min / 2
         d_log_alpha = root**3 * slope + root * self.beta_min
-        # sigma^2 = 1 - alpha^2 = root^2 g; g = -expm1(2 log alpha)/root^2 stays finite and smooth at root = 0.
+        # sigma^2 = 1 - alpha^2 = root^2 g; g = -expm1(2 log alpha)/root^2 stays finite and smooth
+        # at root = 0.
         exponent = root**2 * slope / 2 + self.beta_min  # -2 log alpha = root^2 * exponent
         g = exponent * _relative_expm1(root**2 * exponent)
         alpha, sigma = torch.exp(log_alpha), root * torch.sqrt(g)
@@ -211,10 +257,14 @@ class VariancePreserving(Schedule):
         return Coefficients(alpha, sigma, alpha * d_log_alpha, d_sigma)
 
     def time_at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """A ratio below that of t = 0 gives a time below 0, where the formulas go on; alpha is never 0 on this path."""
+        """A ratio below that of t = 0 gives a time below 0, where the formulas go on; alpha is
+        never 0 on this path.
+        """
         q = sigma / alpha
         g, half, slope = _relative_log1p(q**2), self.beta_min / 2, self.beta_max - self.beta_min
-        return 1 - q * torch.sqrt(g / (half + torch.sqrt(half**2 + slope / 2 * q**2 * g)))  # -2 log alpha = q^2 g
+        return 1 - q * torch.sqrt(
+            g / (half + torch.sqrt(half**2 + slope / 2 * q**2 * g))
+        )  # -2 log alpha = q^2 g
 
 
 def _relative_log1p(y: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""A hook for progress: long loops pass their steps through `track`, and whoever wants a bar says how with `shown_by`.
+"""A hook for progress: long loops pass their steps through `track`, and whoever wants a bar says
+how with `shown_by`.
 
 for step in track(steps): ...                 # in the loop, which knows of no bar
 with shown_by(bar): sampler(flow_map, x0)     # outside; bar(steps) yields the steps and draws on the way

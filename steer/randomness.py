@@ -1,4 +1,6 @@
-"""Random generators keyed by prompt, so that what is drawn for one does not depend on which others there are."""
+"""Random generators keyed by prompt, so that what is drawn for one does not depend on which others
+there are.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -28,9 +30,13 @@ def prompt_generators(
     Raises:
         ValueError: another number of keys, or keys that are no integers.
     """
-    given: Sequence = range(prompts) if keys is None else keys.tolist() if isinstance(keys, Tensor) else keys
+    given: Sequence = (
+        range(prompts) if keys is None else keys.tolist() if isinstance(keys, Tensor) else keys
+    )
     if len(given) != prompts:
-        raise ValueError(f"prompt_keys has one integer per prompt, {prompts} of them; got {len(given)}")
+        raise ValueError(
+            f"prompt_keys has one integer per prompt, {prompts} of them; got {len(given)}"
+        )
     if not all(isinstance(key, SupportsIndex) and not isinstance(key, bool) for key in given):
         raise ValueError(f"prompt_keys are integers; got {list(given)}")
     where = generator.device if generator else "cpu"

@@ -1,7 +1,9 @@
 """Resampling schemes: (log_w (P, N), generator) -> ancestors (P, N), each row on its own.
 
-All are unbiased: particle i has N w_i children on average, w the normalised weights. They differ in variance,
-systematic and stratified having the least. Reference: Douc, Cappe & Moulines 2005, arXiv cs/0507025.
+All are unbiased: particle i has N w_i children on average, w the normalised weights. They differ in
+variance,
+systematic and stratified having the least. Reference: Douc, Cappe & Moulines 2005, arXiv
+cs/0507025.
 """
 
 from collections.abc import Callable
@@ -15,30 +17,42 @@ from steer.randomness import PromptKeys, prompt_generators
 Scheme = Callable[[Float[Tensor, "p n"], torch.Generator | None], Int[Tensor, "p n"]]
 
 
-def systematic(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None) -> Int[Tensor, "p n"]:
+def systematic(
+    log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None
+) -> Int[Tensor, "p n"]:
     """One uniform shift per row of a regular comb: N w_i rounded down or up."""
     p, n = log_w.shape
     return _invert(_normalised(log_w), (_uniform((p, 1), log_w, generator) + _teeth(n, log_w)) / n)
 
 
-def stratified(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None) -> Int[Tensor, "p n"]:
+def stratified(
+    log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None
+) -> Int[Tensor, "p n"]:
     """One uniform in each of N equal strata."""
     p, n = log_w.shape
     return _invert(_normalised(log_w), (_uniform((p, n), log_w, generator) + _teeth(n, log_w)) / n)
 
 
-def multinomial(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None) -> Int[Tensor, "p n"]:
+def multinomial(
+    log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None
+) -> Int[Tensor, "p n"]:
     """N independent draws."""
     return _invert(_normalised(log_w), _uniform(log_w.shape, log_w, generator).sort(dim=1).values)
 
 
-def residual(log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None) -> Int[Tensor, "p n"]:
-    """floor(N w_i) children for certain, the remaining places by independent draws from what is left over."""
+def residual(
+    log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None
+) -> Int[Tensor, "p n"]:
+    """floor(N w_i) children for certain, the remaining places by independent draws from what is
+    left over.
+    """
     p, n = log_w.shape
     expected = n * _normalised(log_w)
     certain = (expected + 1e-9).floor()  # a weight of exactly k/n must not lose a child to rounding
     places = torch.arange(n, device=log_w.device).expand(p, n).contiguous()
-    kept = torch.searchsorted(certain.long().cumsum(dim=1), places, right=True)  # n where no certain child is left
+    kept = torch.searchsorted(
+        certain.long().cumsum(dim=1), places, right=True
+    )  # n where no certain child is left
     drawn = _invert((expected - certain).clamp_min(0), _uniform((p, n), log_w, generator))
     return torch.where(kept < n, kept, drawn)
 
@@ -49,17 +63,20 @@ def unweighted(
     generator: torch.Generator | None = None,
     prompt_keys: PromptKeys = None,
 ) -> Int[Tensor, "p m"]:
-    """m particles of each row that stand for the weighted row without weights, whatever the order of the row.
+    """m particles of each row that stand for the weighted row without weights, whatever the order
+    of the row.
 
-    Each of the m places holds particle i with probability w_i, and particle i occurs m w_i times, rounded down or up. Where
-    all weights are equal and m <= N, the m are a random subset without replacement. The row is permuted at random, a
-    comb of m teeth is laid over it at a random shift (systematic sampling in random order: Goodman & Kish 1950), and the
-    m are permuted again. All draws are made on the CPU, from a generator keyed by the row.
+    Each of the m places holds particle i with probability w_i, and particle i occurs m w_i times,
+    rounded down or up. Where all weights are equal and m <= N, the m are a random subset without
+    replacement. The row is permuted at random, a comb of m teeth is laid over it at a random shift
+    (systematic sampling in random order: Goodman & Kish 1950), and the m are permuted again. All
+    draws are made on the CPU, from a generator keyed by the row.
 
     Args:
         log_w: log weights, not normalised.
         m: how many to keep of each row.
-        generator: source of one integer, from which all rows take theirs; the default generator if None.
+        generator: source of one integer, from which all rows take theirs; the default generator if
+            None.
         prompt_keys: integers that key the rows; 0 .. P - 1 if None.
 
     Raises:
@@ -84,13 +101,17 @@ def effective_sample_size(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
 
 
 def weighted_mean(log_w: Float[Tensor, "p n"], values: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
-    """sum w v / sum w of each row, in which values of weight zero, infinite ones too, do not count; NaN where all are zero."""
+    """sum w v / sum w of each row, in which values of weight zero, infinite ones too, do not count;
+    NaN where all are zero.
+    """
     w = torch.softmax(log_w.double(), dim=1)
     return torch.where(w == 0, 0.0, w * values).sum(dim=1)
 
 
 def log_mean_exp(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
-    """log of the mean weight of each row, in float64; exactly 0 for weights of one, -inf where all are zero."""
+    """log of the mean weight of each row, in float64; exactly 0 for weights of one, -inf where all
+    are zero.
+    """
     log_w = log_w.double()
     return torch.logsumexp(log_w, dim=1) - torch.logsumexp(torch.zeros_like(log_w), dim=1)
 

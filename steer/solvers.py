@@ -1,4 +1,6 @@
-"""One step of dx/dt = velocity(x, t), by Runge-Kutta methods of order 1, 2 and 4, with a time and step per sample."""
+"""One step of dx/dt = velocity(x, t), by Runge-Kutta methods of order 1, 2 and 4, with a time and
+step per sample.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,14 +14,20 @@ Field = Callable[[Tensor, Tensor], Tensor]  # (x (B, *shape), t (B,)) -> (B, *sh
 
 
 class Solver(ABC):
-    """step(velocity, x, t, h) -> x at t + h; `order` is the power of h in the global error, `stages` its evaluations."""
+    """step(velocity, x, t, h) -> x at t + h; `order` is the power of h in the global error,
+    `stages` its evaluations.
+    """
 
     order: int
     stages: int
 
     @abstractmethod
     def step(
-        self, velocity: Field, x: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], h: Float[Tensor, "b"]
+        self,
+        velocity: Field,
+        x: Float[Tensor, "b *shape"],
+        t: Float[Tensor, "b"],
+        h: Float[Tensor, "b"],
     ) -> Float[Tensor, "b *shape"]:
         """x advanced from t to t + h; h may be negative."""
 

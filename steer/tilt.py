@@ -2,8 +2,8 @@
 
     p*(x) ~ p_1(x) exp(scale r(x)),        V_t(x) = log E[exp(scale r(X_1)) | x_t = x].
 
-`Tilt` is the only place where temperature exists. `Value` asks a look-ahead where x_t will land and averages the tilt
-there: exact with draws from the posterior, an approximation with a single guess.
+`Tilt` is the only place where temperature exists. `Value` asks a look-ahead where x_t will land and
+averages the tilt there: exact with draws from the posterior, an approximation with a single guess.
 """
 
 import inspect
@@ -32,7 +32,9 @@ DIVERGED = "the samples run away, not the reward: take more steps, or a smaller 
 
 
 class NonFiniteReward(ValueError):
-    """A reward, or its gradient, was NaN or infinite, at one sample of the batch, and at one time if that is known."""
+    """A reward, or its gradient, was NaN or infinite, at one sample of the batch, and at one time
+    if that is known.
+    """
 
     def __init__(self, problem: str, sample: int, t: float | None = None, advice: str = FIX):
         when = "" if t is None else f" at t = {t:.4g}"
@@ -45,18 +47,24 @@ class NonFiniteReward(ValueError):
 
 
 class Tilt(nn.Module):
-    """scale * r(x) in float64, checked: one number per sample, finite, or -inf for what must not be.
+    """scale * r(x) in float64, checked: one number per sample, finite, or -inf for what must not
+    be.
 
-    A reward of -inf is a hard constraint: such samples have weight zero. Methods that weigh, search or choose take it; those
+    A reward of -inf is a hard constraint: such samples have weight zero. Methods that weigh, search
+    or choose take it; those
     that follow its gradient refuse it.
 
     Args:
-        reward: r(x) or r(x, cond) -> (B,), higher is better. A module that says `differentiable = False` is believed.
-        scale: inverse temperature; a number, or one per prompt. Zero leaves the law as it is, negative prefers low.
-        on_nonfinite: what NaN means: "raise" stops with the sample's index and the time, "reject" takes it for -inf.
-        prompts: the condition that each of several scales belongs to: labels (P,), embeddings (P, E) or P texts. Scales are
-            then found by the condition of a sample, in whatever order samples come; without, by their place in the batch,
-            which is that of samplers: prompts in order, the particles of a prompt side by side.
+        reward: r(x) or r(x, cond) -> (B,), higher is better. A module that says `differentiable =
+            False` is believed.
+        scale: inverse temperature; a number, or one per prompt. Zero leaves the law as it is,
+            negative prefers low.
+        on_nonfinite: what NaN means: "raise" stops with the sample's index and the time, "reject"
+            takes it for -inf.
+        prompts: the condition that each of several scales belongs to: labels (P,), embeddings (P,
+            E) or P texts. Scales are then found by the condition of a sample, in whatever order
+            samples come; without, by their place in the batch, which is that of samplers: prompts
+            in order, the particles of a prompt side by side.
     """
 
     scale: Tensor
@@ -86,28 +94,39 @@ class Tilt(nn.Module):
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradient methods may ask; plain functions are taken to be until their result has no gradient."""
+        """Whether gradient methods may ask; plain functions are taken to be until their result has
+        no gradient.
+        """
         return bool(getattr(self.reward, "differentiable", True))
 
-    def rewards(self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None) -> Float[Tensor, "b"]:
+    def rewards(
+        self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None
+    ) -> Float[Tensor, "b"]:
         """r(x) in float64, unscaled, -inf where a constraint is broken.
 
         Raises:
-            NonFiniteReward: NaN, +inf, or -inf where a gradient is wanted; names the sample and, if given, the time.
+            NonFiniteReward: NaN, +inf, or -inf where a gradient is wanted; names the sample and, if
+                given, the time.
             ValueError: anything but one floating-point number per sample.
         """
         r = self.reward(x, **({self.cond_argument: cond} if self.cond_argument else {}))
         if not isinstance(r, Tensor) or r.shape != x.shape[:1] or not r.is_floating_point():
             got = f"{tuple(r.shape)} of {r.dtype}" if isinstance(r, Tensor) else type(r).__name__
             expected = f"one floating-point number per sample, shape ({len(x)},)"
-            raise ValueError(f"a reward gives {expected}; {name_of(self.reward)} gave {got}: mend what it returns")
+            raise ValueError(
+                f"a reward gives {expected}; {name_of(self.reward)} gave {got}: mend what it returns"
+            )
         r = r.double()
         if not r.detach().isfinite().all():
             r = self.constrained(r, x, t)
         return counting.reward(r)
 
-    def constrained(self, r: Float[Tensor, "b"], x: Float[Tensor, "b *shape"], t: Time | None) -> Float[Tensor, "b"]:
-        """Rewards with NaN refused or rejected, where only -inf may be left, and no gradient is asked of it."""
+    def constrained(
+        self, r: Float[Tensor, "b"], x: Float[Tensor, "b *shape"], t: Time | None
+    ) -> Float[Tensor, "b"]:
+        """Rewards with NaN refused or rejected, where only -inf may be left, and no gradient is
+        asked of it.
+        """
         name = name_of(self.reward)
         check_finite(x, f"what {name} is asked about", t, DIVERGED)
         if self.on_nonfinite == "reject":
@@ -116,19 +135,27 @@ class Tilt(nn.Module):
         if r.requires_grad:
             check_finite(r, name, t, NO_HARD_GRADIENT)
         if (self.scale < 0).any():
-            check_finite(r, f"at a negative scale, {name}", t, "a constraint is -inf at a positive scale")
+            check_finite(
+                r, f"at a negative scale, {name}", t, "a constraint is -inf at a positive scale"
+            )
         return r
 
-    def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None) -> Float[Tensor, "b"]:
+    def forward(
+        self, x: Float[Tensor, "b *shape"], cond: Cond = None, t: Time | None = None
+    ) -> Float[Tensor, "b"]:
         return self.scaled(self.rewards(x, cond, t), cond)
 
     def scaled(self, rewards: Float[Tensor, "... b"], cond: Cond = None) -> Float[Tensor, "... b"]:
         """scale * r, for rewards already known, of samples with these conditions."""
         scale = self.scale_for(rewards.shape[-1], cond).to(rewards)
-        return torch.where(scale == 0, 0.0, scale * rewards) if (scale == 0).any() else scale * rewards
+        return (
+            torch.where(scale == 0, 0.0, scale * rewards) if (scale == 0).any() else scale * rewards
+        )
 
     def scale_for(self, samples: int, cond: Cond = None) -> Float[Tensor, "b"]:
-        """The scale of each of `samples` particles: by condition, if the tilt knows its prompts, otherwise by place."""
+        """The scale of each of `samples` particles: by condition, if the tilt knows its prompts,
+        otherwise by place.
+        """
         if self.scale.ndim == 0:
             return self.scale.expand(samples)
         if self.prompts is not None:
@@ -144,7 +171,9 @@ class Tilt(nn.Module):
         return Tilt(self.reward, scale, on_nonfinite=self.on_nonfinite)
 
     def in_order(self, cond: Cond) -> "Tilt":
-        """The same tilt with its scales in the order of these prompts, which is how samplers take them."""
+        """The same tilt with its scales in the order of these prompts, which is how samplers take
+        them.
+        """
         return self if self.prompts is None else self.with_scale(self.scale_for(0, cond))
 
     def _check_prompts(self) -> None:
@@ -161,12 +190,16 @@ class Tilt(nn.Module):
     def _prompt_of(self, cond: Cond) -> Int[Tensor, "b"]:
         """Which prompt each condition is."""
         if cond is None:
-            raise ValueError("a tilt with a scale for each prompt needs the conditions of the samples; pass cond")
+            raise ValueError(
+                "a tilt with a scale for each prompt needs the conditions of the samples; pass cond"
+            )
         if isinstance(self.prompts, Tensor):
             same = cond.to(self.prompts.device)[:, None] == self.prompts[None]
             same = same if same.ndim == 2 else same.flatten(2).all(2)
         else:
-            same = torch.tensor([[one == other for other in self.prompts] for one in cond], device=self.scale.device)
+            same = torch.tensor(
+                [[one == other for other in self.prompts] for one in cond], device=self.scale.device
+            )
         if (unknown := (~same.any(1)).nonzero()).numel():
             raise ValueError(
                 f"the tilt has no scale for the prompt {cond[int(unknown[0])]}; it knows {list(self.prompts)}"
@@ -175,7 +208,8 @@ class Tilt(nn.Module):
 
 
 class Value(nn.Module):
-    """V_t(x) = log sum_k w_k exp(tilt(z_k)) over the look-ahead's guesses (z_k, w_k) in float64; differentiable in x and t.
+    """V_t(x) = log sum_k w_k exp(tilt(z_k)) over the look-ahead's guesses (z_k, w_k) in float64;
+    differentiable in x and t.
 
     Args:
         tilt: the reward and its scale.
@@ -197,21 +231,33 @@ class Value(nn.Module):
         values = []
         for lookahead, share in self.lookahead.pieces():
             guesses = lookahead(flow_map, x, t, cond, generator)
-            values.append(self.of(self.rewards(guesses, t, cond), guesses.log_w, cond) + math.log(share))
+            values.append(
+                self.of(self.rewards(guesses, t, cond), guesses.log_w, cond) + math.log(share)
+            )
         return torch.logsumexp(torch.stack(values), dim=0) if len(values) > 1 else values[0]
 
     def rewards(self, guesses: Guesses, t: Time, cond: Cond = None) -> Float[Tensor, "k b"]:
         """r at every guess."""
         return torch.stack([self.tilt.rewards(z, cond, t) for z in guesses.x1])
 
-    def of(self, rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"], cond: Cond = None) -> Float[Tensor, "b"]:
+    def of(
+        self, rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"], cond: Cond = None
+    ) -> Float[Tensor, "b"]:
         """The value of guesses whose rewards are known; log_w are normalised anew, in float64."""
-        return torch.logsumexp(self.tilt.scaled(rewards, cond) + torch.log_softmax(log_w.double(), dim=0), dim=0)
+        return torch.logsumexp(
+            self.tilt.scaled(rewards, cond) + torch.log_softmax(log_w.double(), dim=0), dim=0
+        )
 
 
 def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = FIX) -> None:
-    """Raises NonFiniteReward naming the first sample of `values` (B, ...) that is NaN or infinite, and its time."""
-    finite = values.detach().isfinite().flatten(1).all(1) if values.ndim > 1 else values.detach().isfinite()
+    """Raises NonFiniteReward naming the first sample of `values` (B, ...) that is NaN or infinite,
+    and its time.
+    """
+    finite = (
+        values.detach().isfinite().flatten(1).all(1)
+        if values.ndim > 1
+        else values.detach().isfinite()
+    )
     if finite.all():
         return
     i = int((~finite).nonzero()[0, 0])
@@ -231,19 +277,28 @@ def no_gradient(reward: RewardFunction, instead: str) -> str:
     if getattr(reward, "differentiable", True):
         why = "torch cannot follow how its result comes from x"
     else:
-        why = getattr(reward, "why_not_differentiable", "").rstrip(".") or "it says differentiable = False"
+        why = (
+            getattr(reward, "why_not_differentiable", "").rstrip(".")
+            or "it says differentiable = False"
+        )
     return f"{name_of(reward)} has no gradient ({why}); use {instead}, which needs none"
 
 
 def _cond_argument(reward: RewardFunction) -> str | None:
     """The argument that receives cond: the one of that name, else a second one of CONDITIONS."""
     try:
-        parameters = inspect.signature(reward.forward if isinstance(reward, nn.Module) else reward).parameters
+        parameters = inspect.signature(
+            reward.forward if isinstance(reward, nn.Module) else reward
+        ).parameters
     except ValueError:  # a built-in without a signature
         return None
     if "cond" in parameters:
         return "cond"
-    named = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
+    named = [
+        p.name
+        for p in parameters.values()
+        if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty
+    ]
     if len(named) > 1 and named[1] not in CONDITIONS:
         says = "has no value; give it a default, or name it cond if it is the condition"
         raise ValueError(f"the argument {named[1]!r} of the reward {name_of(reward)} {says}")

@@ -9,7 +9,9 @@ from steer.lookahead import Guesses, log_uniform
 
 
 class Ball(FlowMap):
-    """X_{s,t}(x) = x rho_t / rho_s, with rho_t^2 = t^2 + (1 - t)^2 the variance on the way. Deaf to conditions."""
+    """X_{s,t}(x) = x rho_t / rho_s, with rho_t^2 = t^2 + (1 - t)^2 the variance on the way. Deaf to
+    conditions.
+    """
 
     schedule = Linear()
     jumps_follow_velocity = True

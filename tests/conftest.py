@@ -1,6 +1,8 @@
-"""For all tests: the shapes in the core's signatures are checked; one thread, since a second costs more than it brings.
+"""For all tests: the shapes in the core's signatures are checked; one thread, since a second costs
+more than it brings.
 
-Rooms whose own errors speak of wrong shapes (conditions, tilts, samplers, loops) are left to those errors.
+Rooms whose own errors speak of wrong shapes (conditions, tilts, samplers, loops) are left to those
+errors.
 """
 
 from collections.abc import Iterator
@@ -10,9 +12,16 @@ import torch
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    "interpolant", "solvers", "flow_map", "rescheduled", "predictions", "foreign", "consistency_map", "two_time_denoiser",
-    "glass", "renoise", "posterior", "lookahead", "guesses",
-    "resampling", "networks.mlp", "networks.unet", "networks.context", "training",
+    "interpolant",
+    "solvers",
+    "flow_map",
+    "maps",
+    "lookahead",
+    "resampling",
+    "networks.mlp",
+    "networks.unet",
+    "networks.context",
+    "training",
 )  # fmt: skip
 install_import_hook([f"steer.{name}" for name in (*CHECKED, "guidance")], "typechecker.check")
 

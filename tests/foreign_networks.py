@@ -1,4 +1,6 @@
-"""What foreign networks would have learned of a mixture, in their own variables: the optima of their papers' losses."""
+"""What foreign networks would have learned of a mixture, in their own variables: the optima of
+their papers' losses.
+"""
 
 import numpy as np
 import torch
@@ -6,7 +8,7 @@ from scipy.interpolate import CubicSpline
 from torch import nn
 
 from steer.analytic import GaussianMixture
-from steer.predictions import NoisePrediction, SalimansHoPrediction
+from steer.maps.predictions import NoisePrediction, SalimansHoPrediction
 
 SIGMA_DATA = 1.7
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -14,7 +16,9 @@ ABAR = (1 - BETAS).cumprod(0)  # the table of Ho et al.
 
 
 def mixture(schedule=None):
-    return GaussianMixture([[1.0, -2.0], [0.5, 1.0], [-2.0, 0.0]], [0.5, 0.7, 1.1], [1.0, 2.0, 3.0], schedule)
+    return GaussianMixture(
+        [[1.0, -2.0], [0.5, 1.0], [-2.0, 0.0]], [0.5, 0.7, 1.1], [1.0, 2.0, 3.0], schedule
+    )
 
 
 def clean_and_noise(law, z, a, b, cond):
@@ -27,7 +31,11 @@ class Fake(nn.Module):
 
     def __init__(self, law=None):
         super().__init__()
-        self.law, self.gain, self.asked = law or mixture(), nn.Parameter(torch.ones((), dtype=torch.float64)), []
+        self.law, self.gain, self.asked = (
+            law or mixture(),
+            nn.Parameter(torch.ones((), dtype=torch.float64)),
+            [],
+        )
 
     def forward(self, y, level, cond):
         assert level.shape == y.shape[:1]
@@ -36,7 +44,9 @@ class Fake(nn.Module):
 
 
 class EdmNetwork(Fake):
-    """F = (D - c_skip z) / c_out with D = E[x1 | x1 + sig n]: the optimum of Karras et al., equation 8."""
+    """F = (D - c_skip z) / c_out with D = E[x1 | x1 + sig n]: the optimum of Karras et al.,
+    equation 8.
+    """
 
     def learned(self, y, c_noise, cond):
         sig = (4 * c_noise).exp()
@@ -51,12 +61,16 @@ class TrigNetwork(Fake):
     """F = E[dz/dtheta | z] / sigma_data on z = cos x1 + sin sigma_data n."""
 
     def learned(self, y, theta, cond):
-        clean, noise = clean_and_noise(self.law, SIGMA_DATA * y, theta.cos(), SIGMA_DATA * theta.sin(), cond)
+        clean, noise = clean_and_noise(
+            self.law, SIGMA_DATA * y, theta.cos(), SIGMA_DATA * theta.sin(), cond
+        )
         return theta.cos()[:, None] * noise - theta.sin()[:, None] * clean / SIGMA_DATA
 
 
 class DdpmNetwork(Fake):
-    """E[eps | z] at abar of any fraction of a step, on a smooth curve through the table; or D, or the v."""
+    """E[eps | z] at abar of any fraction of a step, on a smooth curve through the table; or D, or
+    the v.
+    """
 
     def __init__(self, prediction=None, abar=ABAR):
         super().__init__()

@@ -1,11 +1,13 @@
-"""What x_t hides, in closed form: of a Gaussian mixture, the law of y = s x1 - c x0 given x_t is a mixture again."""
+"""What x_t hides, in closed form: of a Gaussian mixture, the law of y = s x1 - c x0 given x_t is a
+mixture again.
+"""
 
 import torch
 
 from steer.analytic import GaussianMixture
 from steer.flow_map import FlowMap
-from steer.glass import Context, turn
 from steer.interpolant import Linear, batch_time
+from steer.lookahead.glass_flow import Context, turn
 
 
 def hidden_law(law, x, t, cond=None, steps=64):
@@ -43,7 +45,14 @@ class ExactInner(FlowMap):
         context = Context.of(cond)
         assert context.schedule == self.law.schedule
         rows = [slice(i, i + 1) for i in range(len(context))]
-        if context.cond is None and (context.x_t == context.x_t[0]).all() and (context.t == context.t[0]).all():
+        if (
+            context.cond is None
+            and (context.x_t == context.x_t[0]).all()
+            and (context.t == context.t[0]).all()
+        ):
             rows = [slice(None)]
-        laws = [hidden_law(self.law, p.x_t[:1], p.t[:1], p.cond, self.steps) for p in (context[i] for i in rows)]
+        laws = [
+            hidden_law(self.law, p.x_t[:1], p.t[:1], p.cond, self.steps)
+            for p in (context[i] for i in rows)
+        ]
         return torch.cat([ask(law, i) for law, i in zip(laws, rows, strict=True)])

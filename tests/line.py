@@ -1,4 +1,6 @@
-"""A mixture on the line whose jump to the data is a closed form: the cheapest world with a watershed in its noise."""
+"""A mixture on the line whose jump to the data is a closed form: the cheapest world with a
+watershed in its noise.
+"""
 
 import torch
 from torch.special import ndtr
@@ -9,9 +11,11 @@ from steer.interpolant import batch_time
 
 
 class Line(GaussianMixture):
-    """X_{t,1}(x) = F_1^{-1}(F_t(x)), F the distribution functions: on a line the flow keeps the order of points.
+    """X_{t,1}(x) = F_1^{-1}(F_t(x)), F the distribution functions: on a line the flow keeps the
+    order of points.
 
-    F_1 is inverted by a table of its log odds, read linearly: to 1e-6 between the modes, 1e-3 far outside them.
+    F_1 is inverted by a table of its log odds, read linearly: to 1e-6 between the modes, 1e-3 far
+    outside them.
     """
 
     def __init__(self, means, std, weights):

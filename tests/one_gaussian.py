@@ -1,4 +1,6 @@
-"""N(MEAN, STD^2 I), whose flow map is a closed form along every path: the whitened point stays where it is."""
+"""N(MEAN, STD^2 I), whose flow map is a closed form along every path: the whitened point stays
+where it is.
+"""
 
 import torch
 
@@ -10,8 +12,12 @@ MEAN, STD = torch.tensor([[1.0, -2.0]], dtype=torch.float64), 0.5
 
 
 def flow(schedule, x, s, t, mean=MEAN):
-    """X_{s,t}(x) = alpha_t m + (rho_t / rho_s) (x - alpha_s m), with rho^2 = alpha^2 STD^2 + sigma^2 the variance of x_t."""
-    (a, b, *_), (c, d, *_) = ((c[:, None] for c in schedule.coefficients(batch_time(r, x))) for r in (s, t))
+    """X_{s,t}(x) = alpha_t m + (rho_t / rho_s) (x - alpha_s m), with rho^2 = alpha^2 STD^2 +
+    sigma^2 the variance of x_t.
+    """
+    (a, b, *_), (c, d, *_) = (
+        (c[:, None] for c in schedule.coefficients(batch_time(r, x))) for r in (s, t)
+    )
     spread = torch.sqrt((c**2 * STD**2 + d**2) / (a**2 * STD**2 + b**2))
     return c * mean.to(x) + spread * (x - a * mean.to(x))
 

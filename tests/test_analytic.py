@@ -1,4 +1,6 @@
-"""The oracle against independent mathematics: numerical integration, finite differences and an adaptive ODE solver."""
+"""The oracle against independent mathematics: numerical integration, finite differences and an
+adaptive ODE solver.
+"""
 
 import math
 from types import SimpleNamespace
@@ -16,7 +18,9 @@ SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 
 
 def points(n, d=2, seed=0, spread=2.0):
-    return spread * torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return spread * torch.randn(
+        n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def correlated(schedule=None):
@@ -25,7 +29,9 @@ def correlated(schedule=None):
     roots = torch.randn(3, 3, 3, generator=g, dtype=torch.float64) / 2
     covariances = roots @ roots.mT + 0.1 * torch.eye(3, dtype=torch.float64)
     means = 2 * torch.randn(3, 3, generator=g, dtype=torch.float64)
-    return GaussianMixture.from_covariances(means, covariances, weights=[0.5, 0.3, 0.2], schedule=schedule)
+    return GaussianMixture.from_covariances(
+        means, covariances, weights=[0.5, 0.3, 0.2], schedule=schedule
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
@@ -54,7 +60,9 @@ def test_velocity_carries_the_density(schedule):
     mixture, t = correlated(schedule), torch.tensor(0.6, dtype=torch.float64)
     for x in points(4, 3):
         d_t = torch.func.grad(lambda t, x: mixture.log_prob(x[None], t).exp()[0])(t, x)
-        flux = torch.func.jacrev(lambda x: mixture.log_prob(x[None], t).exp()[0] * mixture.velocity(x[None], t)[0])(x)
+        flux = torch.func.jacrev(
+            lambda x: mixture.log_prob(x[None], t).exp()[0] * mixture.velocity(x[None], t)[0]
+        )(x)
         assert torch.allclose(d_t, -flux.trace(), rtol=1e-8, atol=1e-14)
 
 
@@ -77,9 +85,17 @@ def test_a_condition_names_a_component():
     labels = torch.tensor([0, 1, 2, -1, 0, -1])
     for i, k in enumerate(labels.tolist()):
         one = slice(k, k + 1)
-        alone = mixture if k < 0 else GaussianMixture(mixture.means[one], mixture.std[one], axes=mixture.axes[one])
-        assert torch.allclose(mixture.velocity(x, 0.5, labels)[i], alone.velocity(x[i : i + 1], 0.5)[0])
-        assert torch.allclose(mixture.log_prob(x, 0.5, labels)[i], alone.log_prob(x[i : i + 1], 0.5)[0])
+        alone = (
+            mixture
+            if k < 0
+            else GaussianMixture(mixture.means[one], mixture.std[one], axes=mixture.axes[one])
+        )
+        assert torch.allclose(
+            mixture.velocity(x, 0.5, labels)[i], alone.velocity(x[i : i + 1], 0.5)[0]
+        )
+        assert torch.allclose(
+            mixture.log_prob(x, 0.5, labels)[i], alone.log_prob(x[i : i + 1], 0.5)[0]
+        )
 
 
 @pytest.mark.parametrize("std", [1.0, 0.3, 0.1])
@@ -89,7 +105,9 @@ def test_flow_map_errs_no_more_than_stated(std):
     def field(t, y):
         return mixture.velocity(torch.as_tensor(y).view(-1, 2), t).flatten().numpy()
 
-    exact = solve_ivp(field, (0, 1), x.flatten().numpy(), method="DOP853", rtol=1e-11, atol=1e-11).y[:, -1]
+    exact = solve_ivp(
+        field, (0, 1), x.flatten().numpy(), method="DOP853", rtol=1e-11, atol=1e-11
+    ).y[:, -1]
     error = (mixture(x, 0.0, 1.0) - torch.as_tensor(exact).view(-1, 2)).norm(dim=1)
     assert error.median() < 5e-6
     assert error.max() < 2e-4
@@ -121,7 +139,9 @@ def test_posterior_draws_have_the_posterior_mean_and_covariance():
         jacobian = torch.func.jacrev(lambda x: mixture.denoise(x[None], t)[0])(x[i])
         centred = draws[i] - mean[i]
         products = centred[:, :, None] * centred[:, None, :]
-        assert ((products.mean(0) - sigma**2 / alpha * jacobian).abs() < 4 * products.std(0) / n**0.5).all()
+        assert (
+            (products.mean(0) - sigma**2 / alpha * jacobian).abs() < 4 * products.std(0) / n**0.5
+        ).all()
 
 
 def test_weighted_guesses_agree_with_plain_draws():
@@ -153,10 +173,16 @@ def test_tilt_of_correlated_components_in_any_dimension():
     assert torch.allclose(law.log_prob(x), mixture.log_prob(x) + reward(x) - log_z, rtol=1e-9)
 
 
-@pytest.mark.parametrize("reward", [Quadratic([1.0, 0.0, -1.0], 0.7), LinearReward([0.5, 0.2, -0.4])])
+@pytest.mark.parametrize(
+    "reward", [Quadratic([1.0, 0.0, -1.0], 0.7), LinearReward([0.5, 0.2, -0.4])]
+)
 def test_value_is_the_log_mean_of_the_tilt_over_the_posterior(reward):
     mixture, x, t, n = correlated(), points(2, 3), 0.6, 50_000
-    tilts = reward(mixture.posterior_sample(x, t, n, torch.Generator().manual_seed(4)).flatten(0, 1)).view(2, n).exp()
+    tilts = (
+        reward(mixture.posterior_sample(x, t, n, torch.Generator().manual_seed(4)).flatten(0, 1))
+        .view(2, n)
+        .exp()
+    )
     std_error = tilts.std(1) / n**0.5
     assert ((mixture.value(reward, x, t).exp() - tilts.mean(1)).abs() < 4 * std_error).all()
     assert torch.allclose(mixture.value(reward, x, 1.0), reward(x))
@@ -199,7 +225,10 @@ def test_a_jump_is_differentiable_in_its_start_also_on_the_nodes_of_the_solver(t
 @pytest.mark.parametrize("shape", [(4, 3), (4, 2, 2), (4,)])
 @pytest.mark.parametrize("std", [0.5, [0.5, 1.0]], ids=["round", "of two sizes"])
 def test_samples_of_another_shape_are_refused(shape, std):
-    law, x = GaussianMixture([[0.0, 1.0], [2.0, 0.0]], torch.as_tensor(std)), torch.zeros(shape, dtype=torch.float64)
+    law, x = (
+        GaussianMixture([[0.0, 1.0], [2.0, 0.0]], torch.as_tensor(std)),
+        torch.zeros(shape, dtype=torch.float64),
+    )
     for ask in (law.velocity, law.log_prob, law.score, law.denoise, law.lookahead):
         with pytest.raises(ValueError, match=r"this mixture takes samples \(B, 2\); got \(4"):
             ask(x, 0.5)

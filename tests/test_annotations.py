@@ -10,7 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.annotations import Above, AtLeast, AtMost, Built, Extended, annotated, misfit, refuse_misfits, words
+from steer.annotations import (
+    Above,
+    AtLeast,
+    AtMost,
+    Built,
+    Extended,
+    annotated,
+    misfit,
+    refuse_misfits,
+    words,
+)
 from steer.lookahead import Denoiser
 from steer.loops import Cosine, MapTraining, Warmup
 from steer.samplers import Jump, Sampler
@@ -34,7 +44,11 @@ def thrice(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("annotation", "good", "bad"),
     [
-        (int, [0, -3, np.int64(3), torch.tensor(3)], [1.5, True, "1", None, [], NAN, 2**31, torch.tensor(1.5)]),
+        (
+            int,
+            [0, -3, np.int64(3), torch.tensor(3)],
+            [1.5, True, "1", None, [], NAN, 2**31, torch.tensor(1.5)],
+        ),
         (
             float,
             [1, 1.5, np.float32(2), torch.tensor(2.0)],
@@ -55,7 +69,11 @@ def thrice(x: Tensor) -> Tensor:
         (Float[Tensor, "b"], [torch.ones(2)], [[1.0], 1.0]),
         (Sampler, [Jump(1)], [Jump, Denoiser(), "Jump"]),
         (Sampler, [Built(Jump)], [Built(Denoiser), Built(Cosine)]),
-        (Callable[[int], float], [abs, Cosine(3), lambda k: 1.0], [Jump(1), 3, "abs", lambda: 1.0, lambda a, b: a]),
+        (
+            Callable[[int], float],
+            [abs, Cosine(3), lambda k: 1.0],
+            [Jump(1), 3, "abs", lambda: 1.0, lambda a, b: a],
+        ),
         (Callable[[int], float], [Built(Cosine), Built(Warmup)], [Built(Jump), Built(Denoiser)]),
         (Callable[[Tensor], Tensor], [thrice, torch.nn.Identity()], [Cosine(3), torch.ones(2)]),
         (Has, [Drawing(), Built(Drawing)], [3, Built(Jump)]),
@@ -87,7 +105,9 @@ def test_keywords_that_are_handed_on_are_those_of_the_base():
     assert annotated(MapTraining)["lr"].annotation is float
     with pytest.raises(ValueError, match=r"^loop\.lr is a number; got 'abc'$"):
         refuse_misfits(MapTraining, {"lr": "abc"}, "loop.")
-    with pytest.raises(ValueError, match=r"^loop\.weight_decay is a finite number; got nan; left out, it is 0\.0$"):
+    with pytest.raises(
+        ValueError, match=r"^loop\.weight_decay is a finite number; got nan; left out, it is 0\.0$"
+    ):
         refuse_misfits(MapTraining, {"weight_decay": NAN}, "loop.")
 
 

@@ -13,7 +13,9 @@ PROMPTS = 4_000
 
 
 def best(n, reward, scale=1.0, base=None):
-    """The best of n standard normal numbers, for many prompts: Ball's jump leaves the noise as it is."""
+    """The best of n standard normal numbers, for many prompts: Ball's jump leaves the noise as it
+    is.
+    """
     x0 = torch.randn(PROMPTS, n, 1, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     return BestOfN(base or Jump(1))(Ball(), x0, Tilt(reward, scale))
 
@@ -28,13 +30,17 @@ def close(sample, truth):
 
 @pytest.mark.parametrize("n", [1, 2, 5, 16])
 def test_the_best_of_uniform_rewards(n):
-    """r = Phi(x) is uniform: E max = n / (n + 1), and the same for the worst under a negative scale."""
+    """r = Phi(x) is uniform: E max = n / (n + 1), and the same for the worst under a negative
+    scale.
+    """
     reward = lambda x: torch.special.ndtr(x[:, 0])  # noqa: E731
     assert close(reward(best(n, reward).x[:, 0]), n / (n + 1))
     assert close(reward(best(n, reward, -1.0).x[:, 0]), 1 / (n + 1))
 
 
-@pytest.mark.parametrize(("n", "expected"), [(2, 1 / math.pi**0.5), (3, 1.5 / math.pi**0.5), (5, 1.1629644736)])
+@pytest.mark.parametrize(
+    ("n", "expected"), [(2, 1 / math.pi**0.5), (3, 1.5 / math.pi**0.5), (5, 1.1629644736)]
+)
 def test_the_best_of_normal_rewards(n, expected):
     assert close(best(n, first).tilt[:, 0], expected)
 

@@ -35,7 +35,12 @@ def file(tmp_path):
 def test_targets_are_built_inside_out():
     recipe = {
         "_target_": "steer.flow_map.ResidualMap",
-        "network": {"_target_": "steer.networks.Mlp", "width": 8, "depth": 2, "condition": condition(8)},
+        "network": {
+            "_target_": "steer.networks.Mlp",
+            "width": 8,
+            "depth": 2,
+            "condition": condition(8),
+        },
         "schedule": {"_target_": "steer.interpolant.VariancePreserving", "beta_max": 5.0},
     }
     flow_map = build(recipe, TRUSTED)
@@ -83,8 +88,20 @@ def test_unknown_names_bring_the_nearest():
     refused("steer has no 'netwroks'; did you mean 'networks'?", {"_target_": "steer.netwroks.Mlp"})
     refused("no Python object is called 'nowhere.Mlp'", {"_target_": "nowhere.Mlp"})
     refused("torch has no 'Zyxwvu'; there are: .*, ...$", {"_target_": "torch.Zyxwvu"})
-    refused("lightning.pytorch has no 'Trainr'; did you mean 'Trainer'?", {"_target_": "lightning.pytorch.Trainr"})
-    for name in ("", "Mlp", ".", ".steer.Mlp", "steer..Mlp", "steer.networks.", "steer/networks.Mlp", "os; import os"):
+    refused(
+        "lightning.pytorch has no 'Trainr'; did you mean 'Trainer'?",
+        {"_target_": "lightning.pytorch.Trainr"},
+    )
+    for name in (
+        "",
+        "Mlp",
+        ".",
+        ".steer.Mlp",
+        "steer..Mlp",
+        "steer.networks.",
+        "steer/networks.Mlp",
+        "os; import os",
+    ):
         refused("write package.module.Name or path/to/file.py:Name", {"_target_": name})
     refused("a _target_ is a dotted path or file.py:Name; got 3", {"_target_": 3})
 
@@ -98,15 +115,22 @@ def test_arguments_are_checked():
         "steer.networks.Mlp takes no argument 'widht'; did you mean 'width'?",
         {"_target_": "steer.networks.Mlp", "widht": 8},
     )
-    refused("steer.interpolant.Linear takes no argument 'beta'", {"_target_": "steer.interpolant.Linear", "beta": 8})
+    refused(
+        "steer.interpolant.Linear takes no argument 'beta'",
+        {"_target_": "steer.interpolant.Linear", "beta": 8},
+    )
     refused("needs network, schedule, which", {"_target_": "steer.flow_map.ResidualMap"})
     wide = {"_target_": "torch.nn.Linear", "in_features": "wide", "out_features": 1}
     refused("torch.nn.Linear: in_features is a whole number; got 'wide'", wide)
     refused("Linear could not be built: TypeError", {**wide, "in_features": 1, "dtype": "wide"})
     refused(
-        "VariancePreserving needs 0 < beta_min", {"_target_": "steer.interpolant.VariancePreserving", "beta_min": -1.0}
+        "VariancePreserving needs 0 < beta_min",
+        {"_target_": "steer.interpolant.VariancePreserving", "beta_min": -1.0},
     )
-    refused("steer.checkpoint.TRUSTED is not a class or function", {"_target_": "steer.checkpoint.TRUSTED"})
+    refused(
+        "steer.checkpoint.TRUSTED is not a class or function",
+        {"_target_": "steer.checkpoint.TRUSTED"},
+    )
 
 
 def test_keyword_only_arguments_are_needed_too(file):
@@ -122,7 +146,9 @@ def test_files_fail_in_one_line(file):
     )
     refused("has no 'sqrtt'; there are: bright, scaled$", {"_target_": f"{file}:sqrtt"})
     file.write_text("import torch\n1 / 0\n")
-    refused("mine.py could not be run: ZeroDivisionError: division by zero", {"_target_": f"{file}:f"})
+    refused(
+        "mine.py could not be run: ZeroDivisionError: division by zero", {"_target_": f"{file}:f"}
+    )
     file.write_text("def f(:\n")
     refused("mine.py could not be run: SyntaxError", {"_target_": f"{file}:f"})
 
@@ -133,7 +159,10 @@ def test_files_fail_in_one_line(file):
 def test_a_module_that_fails_to_import_is_not_called_missing(tmp_path, monkeypatch, text):
     (tmp_path / "not_installed_anywhere_else.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    refused("importing not_installed_anywhere_else for .* failed", {"_target_": "not_installed_anywhere_else.f"})
+    refused(
+        "importing not_installed_anywhere_else for .* failed",
+        {"_target_": "not_installed_anywhere_else.f"},
+    )
 
 
 # Trust
@@ -152,11 +181,18 @@ def test_a_module_that_fails_to_import_is_not_called_missing(tmp_path, monkeypat
     ],
 )
 def test_a_checkpoint_names_no_code_but_ours(name):
-    """Were it called, the argument would be unknown or the command run: the refusal must come before either."""
+    """Were it called, the argument would be unknown or the command run: the refusal must come
+    before either.
+    """
     refused(
-        f"a checkpoint may only build classes of steer, rewards; this one names '{name}'", {"_target_": name}, TRUSTED
+        f"a checkpoint may only build classes of steer, rewards; this one names '{name}'",
+        {"_target_": name},
+        TRUSTED,
     )
-    hidden = {"_target_": "steer.networks.Mlp", "condition": [{"_target_": name, "command": "true"}]}
+    hidden = {
+        "_target_": "steer.networks.Mlp",
+        "condition": [{"_target_": name, "command": "true"}],
+    }
     refused("may only build classes", hidden, TRUSTED)
 
 

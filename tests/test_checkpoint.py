@@ -29,7 +29,9 @@ RECIPE = {
 
 def plane_map():
     torch.manual_seed(0)
-    return ResidualMap(Mlp(width=8, condition=ClassCondition(3, 8)), VariancePreserving(beta_max=9.0))
+    return ResidualMap(
+        Mlp(width=8, condition=ClassCondition(3, 8)), VariancePreserving(beta_max=9.0)
+    )
 
 
 @pytest.fixture
@@ -59,14 +61,22 @@ def test_the_same_map_comes_back_frozen(path):
     assert loaded.schedule == saved.schedule
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
-    x, cond = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, -1])
+    x, cond = (
+        torch.randn(4, 2, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2, -1]),
+    )
     torch.testing.assert_close(loaded(x, 0.1, 0.8, cond), saved(x, 0.1, 0.8, cond), rtol=0, atol=0)
 
 
 def test_the_header_remembers(path):
     header = read_header(path)
     assert header["build"] == RECIPE
-    assert (header["format"], header["version"], header["steps"], header["data"]) == ("steer", 1, 7, "checkerboard")
+    assert (header["format"], header["version"], header["steps"], header["data"]) == (
+        "steer",
+        1,
+        7,
+        "checkerboard",
+    )
 
 
 def test_by_folder_file_string_or_path(path):
@@ -89,11 +99,16 @@ def test_images_in_any_memory_format(tmp_path):
     recipe = {"_target_": "steer.networks.UNet", **settings}
     save(network, tmp_path / "net.safetensors", recipe)
     x, t = torch.ones(2, 1, 8, 8), torch.ones(2)
-    torch.testing.assert_close(load_module(tmp_path / "net.safetensors")(x, t, t), network(x, t, t), rtol=0, atol=0)
+    torch.testing.assert_close(
+        load_module(tmp_path / "net.safetensors")(x, t, t), network(x, t, t), rtol=0, atol=0
+    )
 
 
 def test_an_analytic_map_keeps_double_precision(tmp_path):
-    law, recipe = ring(3), {"_target_": "steer.analytic.GaussianMixture", "means": [[0.0, 0.0]] * 3, "std": 1.0}
+    law, recipe = (
+        ring(3),
+        {"_target_": "steer.analytic.GaussianMixture", "means": [[0.0, 0.0]] * 3, "std": 1.0},
+    )
     save(law, tmp_path / "ring.safetensors", recipe)
     loaded = load(tmp_path / "ring.safetensors")
     assert isinstance(loaded, GaussianMixture)
@@ -148,13 +163,17 @@ def test_what_was_saved_no_longer_follows_the_module(path):
 
 
 def test_missing(path):
-    refused("there is no checkpoint .*other.safetensors; shipped maps:", path.with_name("other.safetensors"))
+    refused(
+        "there is no checkpoint .*other.safetensors; shipped maps:",
+        path.with_name("other.safetensors"),
+    )
     refused("no map is called 'fashoin': shipped are", "fashoin")
     refused("holds no map.safetensors; give the folder", path.parents[1])
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"PK\x03\x04" + b, lambda b: b[9:]]
+    "damage",
+    [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"PK\x03\x04" + b, lambda b: b[9:]],
 )
 def test_corrupt(path, damage):
     path.write_bytes(damage(path.read_bytes()))
@@ -198,7 +217,9 @@ def test_of_another_kind(path):
 
 def test_that_names_other_code(path, tmp_path):
     for target in ("os.system", "steer.checkpoint.os.system"):
-        rewrite(path, header={"build": {"_target_": target, "command": f"touch {tmp_path / 'owned'}"}})
+        rewrite(
+            path, header={"build": {"_target_": target, "command": f"touch {tmp_path / 'owned'}"}}
+        )
         refused("a checkpoint may only build classes of steer, rewards", path)
     assert not (tmp_path / "owned").exists()
 
@@ -209,7 +230,9 @@ def test_an_average_is_that_of_the_weights_by_their_shares(tmp_path):
         torch.manual_seed(k)
         checkpoint.save(build(RECIPE), path, RECIPE, shape=[2], seed=k)
     checkpoint.average({paths[0]: 3.0, paths[1]: 1.0}, tmp_path / "both.safetensors")
-    first, second, both = (checkpoint.load(path).state_dict() for path in (*paths, tmp_path / "both.safetensors"))
+    first, second, both = (
+        checkpoint.load(path).state_dict() for path in (*paths, tmp_path / "both.safetensors")
+    )
     for name, weight in both.items():
         torch.testing.assert_close(weight, 0.75 * first[name] + 0.25 * second[name])
     header = checkpoint.read_header(tmp_path / "both.safetensors")
@@ -224,8 +247,10 @@ def test_checkpoints_of_another_build_are_not_averaged(tmp_path):
     wider = {**RECIPE, "network": {**RECIPE["network"], "width": 16}}
     checkpoint.save(build(wider), tmp_path / "wide.safetensors", wider)
     with pytest.raises(
-        ValueError, match=r"wide\.safetensors is of another build than .*one\.safetensors: .* should be"
+        ValueError,
+        match=r"wide\.safetensors is of another build than .*one\.safetensors: .* should be",
     ):
         checkpoint.average(
-            {str(tmp_path / f"{n}.safetensors"): 1.0 for n in ("one", "wide")}, tmp_path / "x.safetensors"
+            {str(tmp_path / f"{n}.safetensors"): 1.0 for n in ("one", "wide")},
+            tmp_path / "x.safetensors",
         )

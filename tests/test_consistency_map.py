@@ -1,4 +1,6 @@
-"""ConsistencyMap: jumps to the data are the network's, everything else is refused with the way out, or the teacher's."""
+"""ConsistencyMap: jumps to the data are the network's, everything else is refused with the way out,
+or the teacher's.
+"""
 
 import pytest
 import torch
@@ -21,7 +23,9 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 
 class Landing(nn.Module):
-    """X_{t,1} of one Gaussian: what a consistency network would have learned. A condition shifts it."""
+    """X_{t,1} of one Gaussian: what a consistency network would have learned. A condition shifts
+    it.
+    """
 
     def __init__(self, schedule):
         super().__init__()
@@ -54,7 +58,9 @@ def test_a_jump_to_data_is_the_networks(schedule):
 
 @pytest.mark.parametrize("t", [0.0, 0.9, 1 - 1e-9, torch.tensor([1.0, 1.0, 0.5])], ids=str)
 def test_other_jumps_are_refused_with_the_way_out(t):
-    with pytest.raises(ValueError, match=r"jumps to the data, t = 1, only; got t = .*Jump\(renoise=True\)") as error:
+    with pytest.raises(
+        ValueError, match=r"jumps to the data, t = 1, only; got t = .*Jump\(renoise=True\)"
+    ) as error:
         ConsistencyMap(Landing(Linear()), Linear())(normal(3, 2), 0.0, t)
     assert "\n" not in str(error.value)
 
@@ -86,7 +92,8 @@ def test_with_the_teacher_it_answers_everything_else(schedule):
 def test_the_teacher_must_be_on_the_same_path():
     network, teacher = Landing(Linear()), law(Trigonometric())
     with pytest.raises(
-        ValueError, match=r"the jumps run on Linear\(\), the velocity on Trigonometric\(\); pass steer.Resch"
+        ValueError,
+        match=r"the jumps run on Linear\(\), the velocity on Trigonometric\(\); pass steer.Resch",
     ):
         ConsistencyMap(network, Linear(), teacher)
     found, x = ConsistencyMap(network, Linear(), Rescheduled(teacher, Linear())), normal(21, 2)
@@ -95,11 +102,15 @@ def test_the_teacher_must_be_on_the_same_path():
 
 @every_schedule
 def test_sampling_by_jumps_and_fresh_noise_draws_the_law(schedule):
-    """Mean and spread of 4000 samples, to four standard errors; each sample costs one evaluation a jump."""
+    """Mean and spread of 4000 samples, to four standard errors; each sample costs one evaluation a
+    jump.
+    """
     found, x0 = ConsistencyMap(Landing(schedule), schedule), normal(1, 4000, 2)
     for steps in (1, 4):
         with counting.count() as tally:
-            x = Jump(steps, renoise=True)(found, x0, generator=torch.Generator().manual_seed(1)).x[0]
+            x = Jump(steps, renoise=True)(found, x0, generator=torch.Generator().manual_seed(1)).x[
+                0
+            ]
         assert tally.network_forward == 4000 * steps
         assert (x.mean(0) - MEAN[0]).abs().max() < 4 * STD / 4000**0.5
         assert (x.std(0) - STD).abs().max() < 4 * STD / 8000**0.5
@@ -127,15 +138,21 @@ def test_derivatives_cost_and_parameters():
     assert x.grad.abs().min() > 0
     assert found.network.gain.grad.abs() > 0
     _, moving = torch.func.jvp(
-        found.lookahead, (x.detach(), t), (law(Linear()).velocity(x.detach(), t), torch.ones_like(t))
+        found.lookahead,
+        (x.detach(), t),
+        (law(Linear()).velocity(x.detach(), t), torch.ones_like(t)),
     )
     close(moving, 0 * moving)  # a landing does not change along the flow
     network = Mlp(2, 8, 1, ClassCondition(3, 8))
-    assert {id(p) for p in ConsistencyMap(network, Linear()).parameters()} == {id(p) for p in network.parameters()}
+    assert {id(p) for p in ConsistencyMap(network, Linear()).parameters()} == {
+        id(p) for p in network.parameters()
+    }
 
 
 def test_single_precision():
     x = normal(21, 2)
     found = ConsistencyMap(Landing(Linear()).float(), Linear())(x.float(), TIMES.float(), 1.0)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), Landing(Linear())(x, TIMES, None), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        found.double(), Landing(Linear())(x, TIMES, None), rtol=1e-5, atol=1e-6
+    )

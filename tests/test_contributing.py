@@ -11,15 +11,24 @@ from recipes.cli import main
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 FILES = dict(re.findall(r"^`([\w/]+\.py)`\n\n```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
 SCRIPTS = [
-    code for code in re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) if code not in FILES.values()
+    code
+    for code in re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    if code not in FILES.values()
 ]
 COMMANDS = [
-    line for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) for line in block.splitlines()
+    line
+    for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
 ]
 STEER = [line.split()[1:] for line in COMMANDS if line.startswith(".venv/bin/steer")]
 SMALL = {
     "sample": ["particles=16", "sampler.steps=4"],
-    "train": ["model.network.width=8", "data.batch_size=8", "trainer.max_steps=4", "loop.objective.diag_only_steps=1"],
+    "train": [
+        "model.network.width=8",
+        "data.batch_size=8",
+        "trainer.max_steps=4",
+        "loop.objective.diag_only_steps=1",
+    ],
 }
 
 

@@ -16,7 +16,12 @@ def flow_map():
 
 
 def counts(tally):
-    return tally.network_forward, tally.network_backward, tally.reward_forward, tally.reward_backward
+    return (
+        tally.network_forward,
+        tally.network_backward,
+        tally.reward_forward,
+        tally.reward_backward,
+    )
 
 
 def test_forward_and_backward_of_map_and_reward():

@@ -71,10 +71,14 @@ def test_denoiser_and_score_are_conversions_of_the_velocity(flow_map):
     x, t = normal(5, 2), times(5)
     pair = flow_map.schedule.from_velocity(flow_map.velocity(x, t), x, t)
     torch.testing.assert_close(flow_map.denoise(x, t), pair.clean, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(flow_map.score(x, t), -pair.noise / (1 - t)[:, None], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        flow_map.score(x, t), -pair.noise / (1 - t)[:, None], rtol=1e-9, atol=1e-9
+    )
 
 
-@pytest.mark.parametrize("name", ["residual", "ode", "function"])  # the mixture spends its steps by the longest jump
+@pytest.mark.parametrize(
+    "name", ["residual", "ode", "function"]
+)  # the mixture spends its steps by the longest jump
 def test_every_sample_has_its_own_times_and_no_mates(name):
     flow_map = MAPS[name]()
     x, s, t = normal(5, 2), times(5), times(5, seed=1)
@@ -82,7 +86,9 @@ def test_every_sample_has_its_own_times_and_no_mates(name):
     alone = [flow_map(x[i : i + 1], s[i].item(), t[i : i + 1]) for i in range(5)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-12)
     order = torch.tensor([3, 1, 4, 0, 2])
-    torch.testing.assert_close(flow_map(x[order], s[order], t[order]), together[order], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        flow_map(x[order], s[order], t[order]), together[order], rtol=1e-12, atol=1e-12
+    )
 
 
 def test_score_at_the_data_is_refused():
@@ -98,7 +104,9 @@ def test_residual_map_adds_the_average_velocity():
     s, t = times(3), times(3, seed=1)
     u = flow_map.average_velocity(x, s, t, cond)
     torch.testing.assert_close(flow_map(x, s, t, cond), x + (t - s)[:, None] * u, rtol=0, atol=0)
-    torch.testing.assert_close(flow_map.velocity(x, t, cond), flow_map.network(x, t, t, cond), rtol=0, atol=0)
+    torch.testing.assert_close(
+        flow_map.velocity(x, t, cond), flow_map.network(x, t, t, cond), rtol=0, atol=0
+    )
 
 
 def test_residual_map_times_are_never_rounded_to_half_precision():
@@ -122,10 +130,17 @@ def test_residual_map_times_are_never_rounded_to_half_precision():
 
 @pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
 def test_ode_map_is_the_closed_form_map_of_one_gaussian(schedule):
-    mean, x, s, t = torch.tensor([1.0, -2.0], dtype=torch.float64), normal(6, 2), times(6), times(6, seed=1)
+    mean, x, s, t = (
+        torch.tensor([1.0, -2.0], dtype=torch.float64),
+        normal(6, 2),
+        times(6),
+        times(6, seed=1),
+    )
     law = GaussianMixture(mean[None], 0.5, schedule=schedule)
     exact = one_gaussian(mean, 0.5, schedule, x, s, t)
-    torch.testing.assert_close(OdeMap(law, schedule, steps=200)(x, s, t), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        OdeMap(law, schedule, steps=200)(x, s, t), exact, rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("solver", [Euler(), Heun(), Rk4()], ids=lambda s: type(s).__name__)
@@ -133,7 +148,8 @@ def test_ode_map_converges_to_the_oracle_at_its_order(solver):
     law, x = ring(8), normal(32, 2)
     exact = ring(8, steps=512)(x, 0.0, 1.0)
     errors = [
-        (OdeMap(law, law.schedule, steps, solver)(x, 0.0, 1.0) - exact).norm(dim=1).median() for steps in (32, 64, 128)
+        (OdeMap(law, law.schedule, steps, solver)(x, 0.0, 1.0) - exact).norm(dim=1).median()
+        for steps in (32, 64, 128)
     ]
     assert math.log2(errors[1] / errors[2]) == pytest.approx(solver.order, abs=0.25)
     assert errors[0] > errors[1] > errors[2]
@@ -152,7 +168,9 @@ def test_ode_map_passes_the_condition_on():
     law, x = ring(8), normal(4, 2)
     cond = torch.tensor([0, 3, 5, -1])
     flow_map = OdeMap(law, law.schedule, steps=64)
-    torch.testing.assert_close(flow_map(x, 0.0, 1.0, cond), law(x, 0.0, 1.0, cond), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        flow_map(x, 0.0, 1.0, cond), law(x, 0.0, 1.0, cond), rtol=1e-5, atol=1e-5
+    )
     assert (flow_map(x, 0.0, 1.0, cond)[:3] - law.means[cond[:3]]).norm(dim=1).max() < 4 * 0.6
 
 

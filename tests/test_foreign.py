@@ -1,4 +1,5 @@
-"""Foreign networks, faked by what they would have learned in their own variables, are the oracle in ours.
+"""Foreign networks, faked by what they would have learned in their own variables, are the oracle in
+ours.
 
 What is particular to Ddpm is in test_foreign_ddpm.py.
 """
@@ -12,10 +13,10 @@ from foreign_networks import ABAR, SIGMA_DATA, DdpmNetwork, EdmNetwork, TrigNetw
 from one_gaussian import MEAN, STD, flow
 
 from steer import counting
-from steer.consistency_map import ConsistencyMap
-from steer.foreign import Ddpm, Edm, TrigFlow, TrigFlowJump
 from steer.interpolant import Linear, Trigonometric, VariancePreserving, expand
-from steer.rescheduled import Rescheduled
+from steer.maps.consistency import ConsistencyMap
+from steer.maps.conventions import Ddpm, Edm, TrigFlow, TrigFlowJump
+from steer.maps.rescheduled import Rescheduled
 from steer.samplers import Jump, Ode
 from steer.solvers import Euler, Rk4
 
@@ -31,7 +32,9 @@ def close(a, b, tolerance=1e-9):
 
 
 MODELS = {
-    "edm": lambda schedule, **more: Edm(EdmNetwork(), SIGMA_DATA, schedule, sigma_max=200.0, **more),
+    "edm": lambda schedule, **more: Edm(
+        EdmNetwork(), SIGMA_DATA, schedule, sigma_max=200.0, **more
+    ),
     "trig": lambda schedule, **more: TrigFlow(TrigNetwork(), SIGMA_DATA, schedule, **more),
     "ddpm": lambda schedule, **more: Ddpm(DdpmNetwork(), ABAR, schedule, **more),
 }
@@ -74,7 +77,9 @@ def test_another_path_afterwards_is_another_path_at_once(name):
     x = normal(25, 2)
     t = known(name, Linear())
     close(
-        Rescheduled(MODELS[name](Trigonometric()), Linear()).velocity(x, t), MODELS[name](Linear()).velocity(x, t), 1e-8
+        Rescheduled(MODELS[name](Trigonometric()), Linear()).velocity(x, t),
+        MODELS[name](Linear()).velocity(x, t),
+        1e-8,
     )
 
 
@@ -89,7 +94,9 @@ def test_one_question_costs_one_evaluation_and_gradients_flow(name, schedule):
         assert (tally.network_forward, tally.network_backward) == (11 * cost, 11 * cost)
         assert all(g.isfinite().all() for g in gradients)
         assert gradients[2].abs() > 0
-    _, tangent = torch.func.jvp(model.velocity, (x.detach(), t.detach()), (x.detach(), torch.ones_like(t)))
+    _, tangent = torch.func.jvp(
+        model.velocity, (x.detach(), t.detach()), (x.detach(), torch.ones_like(t))
+    )
     assert tangent.isfinite().all()
 
 
@@ -108,13 +115,17 @@ def test_single_precision_is_good_to_four_digits(name, schedule):
     t, x = known(name, schedule)[2:-2], normal(21, 2)
     found = MODELS[name](schedule).float().velocity(x.float(), t.float())
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), mixture(schedule).velocity(x, t), rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(
+        found.double(), mixture(schedule).velocity(x, t), rtol=2e-4, atol=2e-4
+    )
 
 
 @every_model
 def test_samplers_images_and_max_batch(name):
     build = {"edm": lambda f: Edm(f, 0.5, Linear()), "trig": lambda f: TrigFlow(f, 0.5, Linear())}
-    model = build.get(name, lambda f: Ddpm(f, ABAR, Linear()))(lambda y, level, cond: y * expand(level.cos(), y))
+    model = build.get(name, lambda f: Ddpm(f, ABAR, Linear()))(
+        lambda y, level, cond: y * expand(level.cos(), y)
+    )
     x = normal(2, 4, 3, 5, 5)
     whole, parts = (Ode(5, max_batch=batch)(model, x).x for batch in (None, 3))
     assert whole.isfinite().all()
@@ -130,7 +141,9 @@ def test_wrong_arguments_are_named(name):
 @pytest.mark.parametrize("cls", [Edm, TrigFlow, TrigFlowJump])
 def test_sigma_data_is_positive(cls):
     for sigma_data in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="sigma_data is the standard deviation of the data, above 0; got"):
+        with pytest.raises(
+            ValueError, match="sigma_data is the standard deviation of the data, above 0; got"
+        ):
             cls(EdmNetwork(), sigma_data, Linear())
 
 
@@ -172,14 +185,19 @@ def test_trigflow_is_exact_at_both_ends(schedule):
 
 
 def test_trigflow_of_unit_variance_is_our_trigonometric_path():
-    model, seen = TrigFlow(lambda y, theta, cond: y + theta[:, None], 1.0, Trigonometric()), normal(6, 2)
+    model, seen = (
+        TrigFlow(lambda y, theta, cond: y + theta[:, None], 1.0, Trigonometric()),
+        normal(6, 2),
+    )
     theta = math.pi / 2 * (1 - ENDS)
     close(model.velocity(seen, ENDS), -math.pi / 2 * (seen + theta[:, None]))
 
 
 @every_schedule
 def test_a_trigflow_consistency_network_is_a_consistency_map(schedule):
-    """Of one Gaussian: X_{t,1} is known, and F = (cos z - X_{t,1}) / (sin sigma_data) what sCM learns."""
+    """Of one Gaussian: X_{t,1} is known, and F = (cos z - X_{t,1}) / (sin sigma_data) what sCM
+    learns.
+    """
 
     def network(y, theta, cond):
         cos, sin, z = theta.cos()[:, None], theta.sin()[:, None], SIGMA_DATA * y

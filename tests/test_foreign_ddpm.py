@@ -1,13 +1,15 @@
-"""Ddpm: what a table of steps leaves open, between its entries, beyond its ends, and at no signal at all."""
+"""Ddpm: what a table of steps leaves open, between its entries, beyond its ends, and at no signal
+at all.
+"""
 
 import pytest
 import torch
 from chance import normal
 from foreign_networks import ABAR, DdpmNetwork, mixture
 
-from steer.foreign import Ddpm
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
-from steer.predictions import (
+from steer.maps.conventions import Ddpm
+from steer.maps.predictions import (
     CleanPrediction,
     NoisePrediction,
     SalimansHoPrediction,
@@ -26,7 +28,9 @@ def close(a, b, tolerance=1e-9):
 
 
 @pytest.mark.parametrize(
-    "prediction", [NoisePrediction(), CleanPrediction(), SalimansHoPrediction()], ids=lambda p: type(p).__name__
+    "prediction",
+    [NoisePrediction(), CleanPrediction(), SalimansHoPrediction()],
+    ids=lambda p: type(p).__name__,
 )
 @every_schedule
 def test_ddpm_networks_may_predict_the_noise_the_clean_sample_or_v(prediction, schedule):
@@ -76,7 +80,9 @@ def test_ddpm_with_zero_terminal_signal(schedule):
         def learned(self, z, step, cond):  # at pure noise, v = -D = -E[x1]
             mean = (self.law.weights[:, None] * self.law.means).sum(0)
             return torch.where(
-                step[:, None] > 999.999, -mean.expand_as(z), super().learned(z, step.clamp(max=999), cond)
+                step[:, None] > 999.999,
+                -mean.expand_as(z),
+                super().learned(z, step.clamp(max=999), cond),
             )
 
     prediction = SalimansHoPrediction()
@@ -84,13 +90,17 @@ def test_ddpm_with_zero_terminal_signal(schedule):
     assert model.seen[0] == 0
     found, exact = model.velocity(x, 0.0), mixture(schedule).velocity(x, 0.0)
     close(found, exact, 1e-9 if schedule(0.0).alpha == 0 else 1e-1)
-    with pytest.raises(ValueError, match="the last of alphas_cumprod is 0, where a noise prediction tells nothing"):
+    with pytest.raises(
+        ValueError, match="the last of alphas_cumprod is 0, where a noise prediction tells nothing"
+    ):
         Ddpm(DdpmNetwork(), abar, schedule)
 
 
 def test_ddpm_checks_its_table_and_prediction():
     for wrong in (ABAR.flip(0), ABAR[:1], ABAR[None], [1.0, 0.5], [0.5, -0.1], [0.5, 0.5]):
-        with pytest.raises(ValueError, match="alphas_cumprod is a falling list of at least two numbers"):
+        with pytest.raises(
+            ValueError, match="alphas_cumprod is a falling list of at least two numbers"
+        ):
             Ddpm(DdpmNetwork(), wrong, Linear())
     for prediction in (VelocityPrediction(), ScorePrediction()):
         with pytest.raises(ValueError, match=r"depends on the path, .*; use NoisePrediction\(\)"):

@@ -1,4 +1,6 @@
-"""The flow inside the flow, against the posterior of a Gaussian mixture, which is a Gaussian mixture."""
+"""The flow inside the flow, against the posterior of a Gaussian mixture, which is a Gaussian
+mixture.
+"""
 
 import math
 
@@ -12,9 +14,9 @@ from rewards import Quadratic
 from steer import counting
 from steer.analytic import GaussianMixture, ring
 from steer.flow_map import OdeMap
-from steer.glass import Context, GlassFlow, posterior_draws, turn
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Glass
+from steer.lookahead.glass_flow import Context, GlassFlow, posterior_draws, turn
 from steer.metrics.energy_distance import energy_distance
 from steer.metrics.floor import sampling_floor
 from steer.samplers import TrajectoryTilting
@@ -68,7 +70,10 @@ def test_a_context_is_cut_like_a_condition():
 
 @every_schedule
 def test_the_time_of_a_ratio_has_a_slope_at_the_data_too(schedule):
-    sigma, alpha = torch.tensor([0.0, 1e-6], dtype=torch.float64).requires_grad_(), torch.ones(2, dtype=torch.float64)
+    sigma, alpha = (
+        torch.tensor([0.0, 1e-6], dtype=torch.float64).requires_grad_(),
+        torch.ones(2, dtype=torch.float64),
+    )
     t = schedule.time_at(alpha, sigma)
     assert t[0] == 1
     (slope,) = torch.autograd.grad(t.sum(), sigma)
@@ -85,7 +90,9 @@ def test_the_velocity_is_that_of_the_posterior(schedule, t, u):
     law = mixture(schedule)
     context, y = at(law, t)
     exact = ExactInner(law).velocity(y, u, context)
-    torch.testing.assert_close(GlassFlow(law).velocity(y, u, context), exact, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        GlassFlow(law).velocity(y, u, context), exact, rtol=1e-10, atol=1e-10
+    )
 
 
 def test_the_outer_condition_goes_along():
@@ -93,14 +100,22 @@ def test_the_outer_condition_goes_along():
     context, y = at(law, 0.3)
     context = Context(context.x_t, context.t, law.schedule, cond)
     exact = ExactInner(law).velocity(y, 0.4, context)
-    torch.testing.assert_close(GlassFlow(law).velocity(y, 0.4, context), exact, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        GlassFlow(law).velocity(y, 0.4, context), exact, rtol=1e-10, atol=1e-10
+    )
 
 
 def test_samples_do_not_see_each_other():
-    law, t, u = mixture(), torch.tensor([0.0, 0.2, 0.9, 1.0]).double(), torch.tensor([0.0, 1.0, 0.3, 1.0]).double()
+    law, t, u = (
+        mixture(),
+        torch.tensor([0.0, 0.2, 0.9, 1.0]).double(),
+        torch.tensor([0.0, 1.0, 0.3, 1.0]).double(),
+    )
     context, y = Context(normal(4, 2), t, law.schedule), normal(4, 2, seed=1)
     together = GlassFlow(law).velocity(y, u, context)
-    alone = [GlassFlow(law).velocity(y[i : i + 1], u[i : i + 1], context[i : i + 1]) for i in range(4)]
+    alone = [
+        GlassFlow(law).velocity(y[i : i + 1], u[i : i + 1], context[i : i + 1]) for i in range(4)
+    ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-12)
 
 
@@ -110,7 +125,9 @@ def test_samples_do_not_see_each_other():
 @every_schedule
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.9])
 def test_the_jump_is_that_of_the_straight_path_to_the_clean_sample(schedule, t):
-    """Another clock and scale, the same map: X_{0,1}(e) of the mixture p(x1 | x_t) on the straight path from e."""
+    """Another clock and scale, the same map: X_{0,1}(e) of the mixture p(x1 | x_t) on the straight
+    path from e.
+    """
     law = mixture(schedule)
     context, e = at(law, t)
     found = context.clean(GlassFlow(law, 64, Rk4())(e, 0.0, 1.0, context))
@@ -118,7 +135,9 @@ def test_the_jump_is_that_of_the_straight_path_to_the_clean_sample(schedule, t):
         posterior, _, _ = law._posterior(context.x_t[i : i + 1], t)
         means, std = law._back(posterior.mean)[0], posterior.var[0].sqrt()
         clean = GaussianMixture(means, std, posterior.log_w[0].exp(), axes=law.axes, steps=128)
-        torch.testing.assert_close(found[i : i + 1], clean(e[i : i + 1], 0.0, 1.0), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            found[i : i + 1], clean(e[i : i + 1], 0.0, 1.0), rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("solver", [Euler(), Heun(), Rk4()], ids=lambda s: type(s).__name__)
@@ -126,13 +145,18 @@ def test_jumps_converge_with_the_order_of_the_solver(solver):
     law = mixture()
     context, e = at(law, 0.3, n=32)
     exact = GlassFlow(law, 256, Rk4())(e, 0.0, 1.0, context)
-    errors = [(GlassFlow(law, n, solver)(e, 0.0, 1.0, context) - exact).norm(dim=1).median() for n in (16, 32)]
+    errors = [
+        (GlassFlow(law, n, solver)(e, 0.0, 1.0, context) - exact).norm(dim=1).median()
+        for n in (16, 32)
+    ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(solver.order, abs=0.4)
 
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9, 0.97])
 def test_a_few_steps_err_by_little_of_the_posteriors_width_at_every_time(t):
-    """Eight evaluations, on a ring of radius 4.75: 4 % of sigma / alpha. Toward x1 itself it would be 390 % at t = .97."""
+    """Eight evaluations, on a ring of radius 4.75: 4 % of sigma / alpha. Toward x1 itself it would
+    be 390 % at t = .97.
+    """
     context, e = at(law := ring(), t, n=256)
     exact = context.clean(GlassFlow(law, 128, Rk4())(e, 0.0, 1.0, context))
     error = context.clean(GlassFlow(law)(e, 0.0, 1.0, context)) - exact
@@ -141,13 +165,18 @@ def test_a_few_steps_err_by_little_of_the_posteriors_width_at_every_time(t):
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.8])
 def test_draws_have_the_law_of_the_posterior(t):
-    """Energy distance below the largest of 100 between sets of exact draws, and moments within 4.5 standard errors."""
+    """Energy distance below the largest of 100 between sets of exact draws, and moments within 4.5
+    standard errors.
+    """
     law, n = mixture(), 500
     context, _ = at(law, t, n=3)
     drawn = posterior_draws(GlassFlow(law, 16), context, n, generator()).transpose(0, 1)
     true, spare = (law.posterior_sample(context.x_t, t, 2 * n, generator(seed)) for seed in (1, 2))
     for found, real, pool in zip(drawn, true[:, :n], spare, strict=True):
-        assert energy_distance(found, real) < sampling_floor(energy_distance, pool, 100, generator()).max()
+        assert (
+            energy_distance(found, real)
+            < sampling_floor(energy_distance, pool, 100, generator()).max()
+        )
         for a, b in ((found, real), (found**2, real**2)):
             assert ((a.mean(0) - b.mean(0)).abs() < 4.5 * ((a.var(0) + b.var(0)) / n).sqrt()).all()
 
@@ -156,7 +185,9 @@ def test_at_the_noise_it_is_the_outer_flow_and_at_the_data_it_stays():
     law = mixture()
     context, e = at(law, 0.0)
     outer = OdeMap(law, law.schedule, 8, Heun())(e, 0.0, 1.0)
-    torch.testing.assert_close(context.clean(GlassFlow(law, 8)(e, 0.0, 1.0, context)), outer, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        context.clean(GlassFlow(law, 8)(e, 0.0, 1.0, context)), outer, rtol=1e-12, atol=1e-12
+    )
     context, e = at(law, 1.0)
     assert torch.equal(context.clean(GlassFlow(law, 2)(e, 0.0, 1.0, context)), context.x_t)
 
@@ -166,7 +197,9 @@ def test_at_the_noise_it_is_the_outer_flow_and_at_the_data_it_stays():
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.8])
 def test_the_value_and_its_gradient_tend_to_the_closed_forms(t):
-    """On the ring, over independent estimates; the log of a mean is biased by half its variance, far below here."""
+    """On the ring, over independent estimates; the log of a mean is biased by half its variance,
+    far below here.
+    """
     law, reward, copies = ring(), Quadratic([1.0, 0.5], 0.3), 32
     x = at(law, t, n=3)[0].x_t.requires_grad_()
     exact = law.value(reward, x, t)
@@ -174,7 +207,10 @@ def test_the_value_and_its_gradient_tend_to_the_closed_forms(t):
     many = x.detach().repeat_interleave(copies, dim=0).requires_grad_()
     estimates = Value(Tilt(reward), Glass(300, steps=8))(law, many, t, None, generator())
     (gradients,) = torch.autograd.grad(estimates.sum(), many)
-    for exactly, noisy in ((exact.detach()[:, None], estimates.detach()[:, None]), (exact_gradient, gradients)):
+    for exactly, noisy in (
+        (exact.detach()[:, None], estimates.detach()[:, None]),
+        (exact_gradient, gradients),
+    ):
         noisy = noisy.view(3, copies, -1)
         assert ((noisy.mean(1) - exactly).abs() < 4.5 * noisy.std(1) / copies**0.5 + 5e-3).all()
 
@@ -195,7 +231,11 @@ def test_the_gradient_is_that_of_finite_differences(schedule):
 @every_schedule
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_the_gradient_is_finite_at_both_ends(schedule, t):
-    law, x, t = mixture(schedule), normal(3, 2).requires_grad_(), torch.full((3,), t).double().requires_grad_()
+    law, x, t = (
+        mixture(schedule),
+        normal(3, 2).requires_grad_(),
+        torch.full((3,), t).double().requires_grad_(),
+    )
     x1 = Glass(2, steps=2)(law, x, t, None, generator()).x1
     assert all(g.isfinite().all() for g in torch.autograd.grad(x1.square().sum(), (x, t)))
 
@@ -224,7 +264,9 @@ def test_it_says_what_it_needs():
     law = mixture()
     with pytest.raises(ValueError, match=r"told cond=Context\(x_t, t, schedule\); got none"):
         GlassFlow(law).velocity(normal(2, 2), 0.5)
-    with pytest.raises(ValueError, match=r"on the path Trigonometric\(\), the flow map on Linear\(\)"):
+    with pytest.raises(
+        ValueError, match=r"on the path Trigonometric\(\), the flow map on Linear\(\)"
+    ):
         GlassFlow(law).velocity(normal(2, 2), 0.5, Context(normal(2, 2), 0.5, Trigonometric()))
     with pytest.raises(ValueError, match="GlassFlow needs at least one step; got steps=0"):
         GlassFlow(law, steps=0)

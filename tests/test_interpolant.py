@@ -1,12 +1,26 @@
-"""Schedules and conversions: derivatives against autograd, every conversion against a law that is known exactly."""
+"""Schedules and conversions: derivatives against autograd, every conversion against a law that is
+known exactly.
+"""
 
 import pytest
 import torch
 
 from steer.analytic import GaussianMixture
-from steer.interpolant import Endpoints, Linear, Trigonometric, VariancePreserving, batch_time, expand
+from steer.interpolant import (
+    Endpoints,
+    Linear,
+    Trigonometric,
+    VariancePreserving,
+    batch_time,
+    expand,
+)
 
-SCHEDULES = [Linear(), Trigonometric(), VariancePreserving(), VariancePreserving(beta_min=3.0, beta_max=3.0)]
+SCHEDULES = [
+    Linear(),
+    Trigonometric(),
+    VariancePreserving(),
+    VariancePreserving(beta_min=3.0, beta_max=3.0),
+]
 ENDS = torch.tensor([0.0, 1e-9, 1e-4, 1 - 1e-4, 1 - 1e-9, 1.0], dtype=torch.float64)
 INSIDE = torch.linspace(0.01, 0.99, 33, dtype=torch.float64)
 TIMES = torch.cat((ENDS, INSIDE))
@@ -24,7 +38,9 @@ def normal(*shape, seed=0):
 
 def points(schedule):
     """A mixture along the schedule, times, and a point of its path at each."""
-    law = GaussianMixture([[1.0, -2.0], [0.5, 1.0], [-2.0, 0.0]], [0.3, 0.7, 1.1], [1.0, 2.0, 3.0], schedule)
+    law = GaussianMixture(
+        [[1.0, -2.0], [0.5, 1.0], [-2.0, 0.0]], [0.3, 0.7, 1.1], [1.0, 2.0, 3.0], schedule
+    )
     return law, INSIDE, normal(len(INSIDE), 2)
 
 
@@ -42,11 +58,21 @@ def test_derivatives_are_those_of_autograd(schedule):
 @every_schedule
 def test_derivatives_are_finite_differences_up_to_both_ends(schedule):
     h = 1e-5
-    for at, stencil in ((INSIDE, (-1, 0, 1)), (torch.zeros_like(INSIDE), (0, 1, 2)), (1 + 0 * INSIDE, (-2, -1, 0))):
-        weights = {(-1, 0, 1): (-0.5, 0, 0.5), (0, 1, 2): (-1.5, 2, -0.5), (-2, -1, 0): (0.5, -2, 1.5)}[stencil]
+    for at, stencil in (
+        (INSIDE, (-1, 0, 1)),
+        (torch.zeros_like(INSIDE), (0, 1, 2)),
+        (1 + 0 * INSIDE, (-2, -1, 0)),
+    ):
+        weights = {
+            (-1, 0, 1): (-0.5, 0, 0.5),
+            (0, 1, 2): (-1.5, 2, -0.5),
+            (-2, -1, 0): (0.5, -2, 1.5),
+        }[stencil]
         values = [schedule(at + k * h) for k in stencil]
         for name, derivative in (("alpha", "d_alpha"), ("sigma", "d_sigma")):
-            slope = sum(w * getattr(value, name) for w, value in zip(weights, values, strict=True)) / h
+            slope = (
+                sum(w * getattr(value, name) for w, value in zip(weights, values, strict=True)) / h
+            )
             close(slope, getattr(schedule(at), derivative), 1e-6)
 
 
@@ -62,7 +88,9 @@ def test_from_noise_to_data(schedule):
 
 @every_schedule
 def test_single_precision_agrees_with_double(schedule):
-    for single, double in zip(schedule(TIMES.float()), schedule(TIMES.float().double()), strict=True):
+    for single, double in zip(
+        schedule(TIMES.float()), schedule(TIMES.float().double()), strict=True
+    ):
         assert single.dtype == torch.float32
         torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-6)
 
@@ -89,7 +117,10 @@ def test_variance_preserving_wants_betas_in_order(betas):
 
 def test_schedules_compare_by_value():
     assert VariancePreserving(0.1, 20) == VariancePreserving(0.1, 20)
-    assert len({Linear(), Linear(), Trigonometric(), VariancePreserving(), VariancePreserving(0.2)}) == 4
+    assert (
+        len({Linear(), Linear(), Trigonometric(), VariancePreserving(), VariancePreserving(0.2)})
+        == 4
+    )
     assert repr(Linear()) == "Linear()"
 
 
@@ -100,7 +131,10 @@ def test_schedules_compare_by_value():
 def test_path_runs_from_noise_to_data_at_its_velocity(schedule):
     x0, x1, t = normal(39, 3), normal(39, 3, seed=1), TIMES.clone()
     close(schedule.interpolate(x0, x1, 1.0), x1)
-    close(schedule.interpolate(x0, x1, 0.0), x0 + schedule(0.0).alpha * x1 + (schedule(0.0).sigma - 1) * x0)
+    close(
+        schedule.interpolate(x0, x1, 0.0),
+        x0 + schedule(0.0).alpha * x1 + (schedule(0.0).sigma - 1) * x0,
+    )
     x, v = torch.func.jvp(lambda t: schedule.interpolate(x0, x1, t), (t,), (torch.ones_like(t),))
     close(v, schedule.path_velocity(x0, x1, t), 1e-9)
     close(x[5], schedule.interpolate(x0[5:6], x1[5:6], float(t[5]))[0])
@@ -111,7 +145,9 @@ def test_path_runs_from_noise_to_data_at_its_velocity(schedule):
 
 @every_schedule
 def test_one_pair_has_four_faces(schedule):
-    """Whatever the pair, each prediction gives it back: an identity of linear algebra, no law needed."""
+    """Whatever the pair, each prediction gives it back: an identity of linear algebra, no law
+    needed.
+    """
     t, clean, noise = INSIDE, normal(33, 2), normal(33, 2, seed=1)
     pair = Endpoints(clean, noise)
     x = schedule.interpolate(noise, clean, t)
@@ -129,7 +165,12 @@ def test_one_pair_has_four_faces(schedule):
 @every_schedule
 def test_conversions_are_those_of_a_known_law(schedule):
     law, t, x = points(schedule)
-    v, clean, noise, score = law.velocity(x, t), law.denoise(x, t), law.endpoints(x, t).noise, law.score(x, t)
+    v, clean, noise, score = (
+        law.velocity(x, t),
+        law.denoise(x, t),
+        law.endpoints(x, t).noise,
+        law.score(x, t),
+    )
     close(score, torch.func.grad(lambda x: law.log_prob(x, t).sum())(x), 1e-9)
     for pair in (
         schedule.from_velocity(v, x, t),
@@ -173,7 +214,9 @@ def test_the_score_is_enough_at_the_data(schedule):
 def test_what_an_end_does_not_tell_is_refused_in_one_line(schedule):
     x, t = normal(4, 2), torch.tensor([0.5, 0.5, 1.0, 0.5])  # one such sample is enough
     for ask in (schedule.from_clean, lambda v, x, t: schedule.score(Endpoints(v, v), x, t)):
-        with pytest.raises(ValueError, match="at t = 1, where sigma = 0; ask at a time inside") as error:
+        with pytest.raises(
+            ValueError, match="at t = 1, where sigma = 0; ask at a time inside"
+        ) as error:
             ask(x, x, t)
         assert "\n" not in str(error.value)
     if schedule(0.0).alpha == 0:

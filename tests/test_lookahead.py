@@ -1,4 +1,6 @@
-"""Look-aheads against what is known of a Gaussian mixture: where the flow ends, the posterior mean, the value."""
+"""Look-aheads against what is known of a Gaussian mixture: where the flow ends, the posterior mean,
+the value.
+"""
 
 import inspect
 
@@ -38,7 +40,7 @@ def jumps(flow_map, x, t, ahead):
     return ahead(flow_map, x, t, None, seeded()).x1[0]
 
 
-# --- what all owe -----------------------------------------------------------------------------------------------------
+# --- what all owe -------------------------------------------------------------------------------
 @pytest.mark.parametrize("ahead", EVERY, ids=lambda a: type(a).__name__)
 def test_guesses_have_weights_that_sum_to_one(ahead):
     guesses = ahead(world(steps=4), points(), 0.5, None, seeded())
@@ -69,22 +71,30 @@ def test_those_that_draw_say_so(ahead):
     assert torch.equal(first, second) != ahead.random
 
 
-@pytest.mark.parametrize("ahead", [MapJump(), ShortOde(3), Denoiser()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "ahead", [MapJump(), ShortOde(3), Denoiser()], ids=lambda a: type(a).__name__
+)
 def test_derivatives_in_place_and_time_are_those_of_finite_differences(ahead):
     flow_map, x, t, h = world(steps=4), points(), torch.full((6,), 0.4, dtype=torch.float64), 1e-5
     direction = (points(seed=1), torch.ones_like(t))
-    ahead_and_back = [jumps(flow_map, x + e * direction[0], t + e * direction[1], ahead) for e in (h, -h)]
+    ahead_and_back = [
+        jumps(flow_map, x + e * direction[0], t + e * direction[1], ahead) for e in (h, -h)
+    ]
     numeric = (ahead_and_back[0] - ahead_and_back[1]) / (2 * h)
     _, exact = torch.func.jvp(lambda x, t: jumps(flow_map, x, t, ahead), (x, t), direction)
     assert torch.allclose(exact, numeric, atol=1e-7)
 
 
-# --- the map's jump ---------------------------------------------------------------------------------------------------
+# --- the map's jump -----------------------------------------------------------------------------
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("t", [0.2, 0.7])
 def test_the_jump_does_not_change_along_the_flow(schedule, t):
     """(d_t + b . grad) X_{t,1} = 0, up to the oracle's solver."""
-    flow_map, x, times = world(schedule, steps=24), points(), torch.full((6,), t, dtype=torch.float64)
+    flow_map, x, times = (
+        world(schedule, steps=24),
+        points(),
+        torch.full((6,), t, dtype=torch.float64),
+    )
     along = (flow_map.velocity(x, times), torch.ones_like(times))
     _, change = torch.func.jvp(lambda x, t: jumps(flow_map, x, t, MapJump()), (x, times), along)
     assert change.abs().max() < 1e-3 * along[0].abs().max()
@@ -93,18 +103,22 @@ def test_the_jump_does_not_change_along_the_flow(schedule, t):
 def test_points_of_one_flow_line_land_together():
     flow_map, x = world(), points()
     landing = jumps(flow_map, x, 0.0, MapJump())
-    assert torch.allclose(jumps(flow_map, flow_map(x, 0.0, 0.6), 0.6, MapJump()), landing, atol=1e-4)
+    assert torch.allclose(
+        jumps(flow_map, flow_map(x, 0.0, 0.6), 0.6, MapJump()), landing, atol=1e-4
+    )
 
 
 def test_only_a_trusted_jump_claims_to_follow_the_flow():
     model = ring()
     assert MapJump().follows(model)
-    assert not MapJump().follows(ClassifierFree(model))  # a mixture of jumps is no jump of the mixed velocity
+    assert not MapJump().follows(
+        ClassifierFree(model)
+    )  # a mixture of jumps is no jump of the mixed velocity
     assert not MapJump(trusted=False).follows(model)
     assert not any(ahead.follows(model) for ahead in EVERY if not isinstance(ahead, MapJump))
 
 
-# --- the denoiser -----------------------------------------------------------------------------------------------------
+# --- the denoiser -------------------------------------------------------------------------------
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_the_denoiser_is_the_posterior_mean(schedule):
     flow_map, x, n = world(schedule), points(), 20_000
@@ -117,24 +131,30 @@ def test_the_denoiser_is_one_euler_step_to_the_end():
     """On the straight path D = x + (1 - t) b."""
     flow_map, x = world(), points()
     assert torch.allclose(
-        jumps(flow_map, x, 0.3, Denoiser()), jumps(flow_map, x, 0.3, ShortOde(1, Euler())), rtol=1e-10
+        jumps(flow_map, x, 0.3, Denoiser()),
+        jumps(flow_map, x, 0.3, ShortOde(1, Euler())),
+        rtol=1e-10,
     )
 
 
-# --- a short ODE ------------------------------------------------------------------------------------------------------
+# --- a short ODE --------------------------------------------------------------------------------
 @pytest.mark.parametrize("solver", [Euler(), Heun(), Rk4()], ids=lambda s: type(s).__name__)
 def test_a_short_ode_tends_to_the_jump_with_the_order_of_its_solver(solver):
     flow_map, x = world(), points(32)
     exact = jumps(world(steps=128), x, 0.3, MapJump())
-    errors = [(jumps(flow_map, x, 0.3, ShortOde(steps, solver)) - exact).norm() for steps in (16, 32)]
+    errors = [
+        (jumps(flow_map, x, 0.3, ShortOde(steps, solver)) - exact).norm() for steps in (16, 32)
+    ]
     order = torch.log2(errors[0] / errors[1])
     assert abs(order - solver.order) < 0.5
 
 
-# --- draws from the posterior -----------------------------------------------------------------------------------------
+# --- draws from the posterior -------------------------------------------------------------------
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.8])
 def test_posterior_draws_give_the_value_and_its_gradient(t):
-    """Over independent estimates; the log of a mean is biased by half its variance, here far below it."""
+    """Over independent estimates; the log of a mean is biased by half its variance, here far below
+    it.
+    """
     flow_map, reward, copies = world(), Quadratic([1.0, 0.5], 1.5), 64
     x = points(3)
     exact = flow_map.value(reward, x.requires_grad_(), t)
@@ -142,13 +162,18 @@ def test_posterior_draws_give_the_value_and_its_gradient(t):
     many = x.detach().repeat_interleave(copies, dim=0).requires_grad_()
     estimates = Value(Tilt(reward), Posterior(1000))(flow_map, many, t, None, seeded())
     (gradients,) = torch.autograd.grad(estimates.sum(), many)
-    for exactly, noisy in ((exact.detach()[:, None], estimates.detach()[:, None]), (exact_gradient, gradients)):
+    for exactly, noisy in (
+        (exact.detach()[:, None], estimates.detach()[:, None]),
+        (exact_gradient, gradients),
+    ):
         noisy = noisy.view(3, copies, -1)
         assert ((noisy.mean(1) - exactly).abs() < 4.5 * noisy.std(1) / copies**0.5 + 1e-3).all()
 
 
 def test_deterministic_guesses_are_not_the_value():
-    """The trap: one guess, however sharp, is not the posterior; its value misses by more than any sampling error."""
+    """The trap: one guess, however sharp, is not the posterior; its value misses by more than any
+    sampling error.
+    """
     flow_map, reward, x = world(), Quadratic([1.0, 0.5], 1.5), points(16)
     exact = flow_map.value(reward, x, 0.3)
     for ahead in (MapJump(), Denoiser(), Identity()):

@@ -148,7 +148,10 @@ def test_two_runs_are_equal_and_another_seed_differs():
 
 def test_reward_tuning_climbs_and_counts(tmp_path):
     loop = tuning()
-    base, tilt = copy.deepcopy(loop.frozen[0].state_dict()), copy.deepcopy(loop.frozen[1].state_dict())
+    base, tilt = (
+        copy.deepcopy(loop.frozen[0].state_dict()),
+        copy.deepcopy(loop.frozen[1].state_dict()),
+    )
     fit(loop, steps=60, logger=CsvLog(tmp_path / "log.csv"), log_every_n_steps=1)
     curves = read_csv_log(tmp_path / "log.csv")
     assert curves["train/reward"][59] > curves["train/reward"][0] + 2
@@ -180,7 +183,9 @@ def test_prompts_reach_the_objective():
 
 
 def test_a_scale_for_each_prompt_follows_the_prompts_at_random():
-    """Every sample's tilt is its own label's scale times its reward, in whatever order labels were drawn."""
+    """Every sample's tilt is its own label's scale times its reward, in whatever order labels were
+    drawn.
+    """
     labels, scales = torch.tensor([5, 3, 8]), torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
     drawn = []
 
@@ -200,10 +205,17 @@ def test_a_scale_for_each_prompt_follows_the_prompts_at_random():
     prompts = lambda n, generator: labels[torch.randint(3, (n,), generator=generator)]  # noqa: E731
     flow_map, base = ResidualMap(Ask(), Linear()), ResidualMap(Ask(), Linear())
     by_prompt = Tilt(Height().requires_grad_(False), scales, labels)
-    fit(RewardTuning(flow_map, base, by_prompt, Watched(), (2,), 32, prompts=prompts, lr=0.02), steps=2)
+    fit(
+        RewardTuning(flow_map, base, by_prompt, Watched(), (2,), 32, prompts=prompts, lr=0.02),
+        steps=2,
+    )
     assert all(cond.unique().numel() == 3 for cond in drawn)
-    with pytest.raises(ValueError, match=r"cannot tell whose a scale is by its place; give steer\.Tilt"):
-        RewardTuning(flow_map, base, Tilt(Height(), scales), Watched(), (2,), 32, prompts=prompts, lr=0.02)
+    with pytest.raises(
+        ValueError, match=r"cannot tell whose a scale is by its place; give steer\.Tilt"
+    ):
+        RewardTuning(
+            flow_map, base, Tilt(Height(), scales), Watched(), (2,), 32, prompts=prompts, lr=0.02
+        )
 
 
 def test_the_base_cannot_be_the_map_itself():
@@ -227,9 +239,16 @@ def test_a_classifier_learns_and_is_validated(tmp_path):
             return DataLoader([batch], batch_size=None)
 
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 2))
-    loop = ClassifierTraining(network, 2, label_smoothing=0.05, augmentation=FlipAndShift(1), lr=0.05)
+    loop = ClassifierTraining(
+        network, 2, label_smoothing=0.05, augmentation=FlipAndShift(1), lr=0.05
+    )
     trainer = fit(
-        loop, Corners(64), steps=60, callbacks=[Ema(0.9)], val_check_interval=30, check_val_every_n_epoch=None
+        loop,
+        Corners(64),
+        steps=60,
+        callbacks=[Ema(0.9)],
+        val_check_interval=30,
+        check_val_every_n_epoch=None,
     )
     assert trainer.callback_metrics["val/accuracy"] > 0.95
 
@@ -342,11 +361,14 @@ def test_a_divergence_names_step_objective_times_checkpoint_and_remedies(tmp_pat
     objective = Joint(FlowMatching(), Semigroup(), 0.5)
     loop = MapTraining(ResidualMap(Overflow(), Linear()), objective, lr=0.01)
     with pytest.raises(
-        Diverged, match=r"the training loss is nan at step 4, from \d+ of the 32 residuals of Semigroup"
+        Diverged,
+        match=r"the training loss is nan at step 4, from \d+ of the 32 residuals of Semigroup",
     ) as caught:
         fit(loop, Checkerboard(64), steps=9, callbacks=[LastCheckpoint(tmp_path, every=3)])
     says = str(caught.value)
-    s, t = (float(number) for number in re.search(r"\(s, t\) = \(([^,]*), ([^)]*)\)", says).groups())
+    s, t = (
+        float(number) for number in re.search(r"\(s, t\) = \(([^,]*), ([^)]*)\)", says).groups()
+    )
     assert 0 <= s < t <= 1
     assert t > 0.7
     assert f"the weights of step 3 are kept in {tmp_path}/last.ckpt" in says
@@ -355,7 +377,9 @@ def test_a_divergence_names_step_objective_times_checkpoint_and_remedies(tmp_pat
 
 
 def test_the_weights_that_failed_are_not_offered(tmp_path):
-    loop = MapTraining(ResidualMap(Overflow(after=4), Linear()), Joint(FlowMatching(), Semigroup(), 0.5), lr=0.01)
+    loop = MapTraining(
+        ResidualMap(Overflow(after=4), Linear()), Joint(FlowMatching(), Semigroup(), 0.5), lr=0.01
+    )
     with pytest.raises(Diverged, match="at step 4") as caught:
         fit(loop, Checkerboard(64), steps=9, callbacks=[LastCheckpoint(tmp_path, every=2)])
     assert caught.value.kept is None
@@ -367,8 +391,12 @@ def test_a_weighting_that_is_not_finite_is_blamed_itself():
         def forward(self, residual, s, t):
             return residual * math.nan
 
-    loop = MapTraining(tiny_map(), Joint(FlowMatching(), Semigroup(), 0.5, weighting=Broken()), lr=0.01)
-    with pytest.raises(Diverged, match="at step 0, from the weighting, the residuals being finite: lower lr"):
+    loop = MapTraining(
+        tiny_map(), Joint(FlowMatching(), Semigroup(), 0.5, weighting=Broken()), lr=0.01
+    )
+    with pytest.raises(
+        Diverged, match="at step 0, from the weighting, the residuals being finite: lower lr"
+    ):
         fit(loop, Checkerboard(8), steps=2)
 
 
@@ -379,14 +407,18 @@ def test_data_that_is_not_finite_is_blamed_on_the_data():
             x[5, 1] = math.nan
             return x, None
 
-    with pytest.raises(ValueError, match="sample 5 of the batch of step 0 is not finite; mend the data"):
+    with pytest.raises(
+        ValueError, match="sample 5 of the batch of step 0 is not finite; mend the data"
+    ):
         fit(MapTraining(tiny_map(), FlowMatching(), lr=0.01), Torn(8), steps=2)
 
 
 def test_a_non_finite_gradient_stops_before_the_weights_are_touched():
     class Cusp:
         def __call__(self, flow_map, x0, x1, cond, generator, step):
-            loss = (flow_map(x0, 0.0, 1.0) - x0).square().sum().sqrt() * 0 + (flow_map.network.w1 * 0).sqrt().sum()
+            loss = (flow_map(x0, 0.0, 1.0) - x0).square().sum().sqrt() * 0 + (
+                flow_map.network.w1 * 0
+            ).sqrt().sum()
             return Loss(loss, {})
 
     loop = MapTraining(tiny_map(), Cusp(), lr=0.01)
@@ -421,7 +453,10 @@ def test_pictures_are_drawn_with_the_average_from_fixed_noise(tmp_path):
     x0 = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     pictures = Pictures({"1_jump": OneJump()}, x0, PlaneHistogram(), tmp_path, every=4, ema=ema)
     fit(loop, Checkerboard(8), steps=8, callbacks=[ema, pictures])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000004_1_jump.png", "step_000008_1_jump.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step_000004_1_jump.png",
+        "step_000008_1_jump.png",
+    ]
     assert torch.equal(seen[0][0], seen[1][0])
     assert torch.equal(seen[1][1], ema.average["flow_map.network.w1"])
     assert not seen[0][2]
@@ -429,7 +464,9 @@ def test_pictures_are_drawn_with_the_average_from_fixed_noise(tmp_path):
 
 
 def test_a_histogram_puts_points_where_they_are():
-    picture = PlaneHistogram(extent=2.0, bins=4)(torch.tensor([[1.5, -1.5], [1.5, -1.5], [9.0, 9.0]]))
+    picture = PlaneHistogram(extent=2.0, bins=4)(
+        torch.tensor([[1.5, -1.5], [1.5, -1.5], [9.0, 9.0]])
+    )
     assert picture.shape == (3, 4, 4)
     assert (picture[0] == 0).nonzero().tolist() == [[3, 3]]  # right and low
 
@@ -457,7 +494,9 @@ def test_lightning_can_be_quiet(capfd, recwarn):
 
 
 class Curved(nn.Module):
-    """u = w x^2, with no heed of time: b = u, X_{s,t}(x) = x + (t - s) u(x), and no identity holds unless w = 0."""
+    """u = w x^2, with no heed of time: b = u, X_{s,t}(x) = x + (t - s) u(x), and no identity holds
+    unless w = 0.
+    """
 
     def __init__(self, w):
         super().__init__()
@@ -469,15 +508,27 @@ class Curved(nn.Module):
 
 def test_identities_are_logged_and_hold_for_still_points(tmp_path):
     loop = MapTraining(ResidualMap(Curved(0.0), Linear()), FlowMatching(), lr=1e-12)
-    fit(loop, Checkerboard(32), steps=4, callbacks=[Identities(2, samples=16)], logger=CsvLog(tmp_path / "log.csv"))
-    found = {name: curve for name, curve in read_csv_log(tmp_path / "log.csv").items() if name.startswith("identity/")}
+    fit(
+        loop,
+        Checkerboard(32),
+        steps=4,
+        callbacks=[Identities(2, samples=16)],
+        logger=CsvLog(tmp_path / "log.csv"),
+    )
+    found = {
+        name: curve
+        for name, curve in read_csv_log(tmp_path / "log.csv").items()
+        if name.startswith("identity/")
+    }
     assert found.keys() == {"identity/semigroup", "identity/lagrangian", "identity/eulerian"}
     assert all(set(curve) == {2, 4} for curve in found.values())
     assert all(abs(number) < 1e-10 for curve in found.values() for number in curve.values())
 
 
 def test_each_identity_has_its_own_residual():
-    """Lagrangian u - u(x + g u), Eulerian g u' u, semigroup (u(x + g u / 2) - u) / 2, for the gap g."""
+    """Lagrangian u - u(x + g u), Eulerian g u' u, semigroup (u(x + g u / 2) - u) / 2, for the gap
+    g.
+    """
     batch = Checkerboard(32).draw(torch.Generator().manual_seed(0))[0].double()
     pairs, again = (Identities(samples=16).pairs(batch, None) for _ in range(2))
     assert torch.equal(pairs.x0, again.x0)
@@ -493,5 +544,7 @@ def test_each_identity_has_its_own_residual():
         "eulerian": gap * 2 * w * x * u(x),
     }
     found = residuals(ResidualMap(Curved(w), Linear()), pairs)
-    assert found == pytest.approx({name: float(r.square().mean()) for name, r in by_hand.items()}, rel=1e-3)
+    assert found == pytest.approx(
+        {name: float(r.square().mean()) for name, r in by_hand.items()}, rel=1e-3
+    )
     assert found["lagrangian"] > 1.05 * found["eulerian"]

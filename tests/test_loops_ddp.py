@@ -1,4 +1,5 @@
-"""Two processes take the gradient of one process on the joined batch, forward-mode derivatives included.
+"""Two processes take the gradient of one process on the joined batch, forward-mode derivatives
+included.
 
 Run as a script, this file is one of the two: `test_loops_ddp.py NETWORK FOLDER`.
 """
@@ -64,7 +65,9 @@ class Noise(StreamData):
         self.shape = shape
 
     def draw(self, generator):
-        return torch.randn(self.batch_size, *self.shape, generator=generator, dtype=torch.float64), None
+        return torch.randn(
+            self.batch_size, *self.shape, generator=generator, dtype=torch.float64
+        ), None
 
 
 class Recorded(MapTraining):
@@ -76,7 +79,10 @@ class Recorded(MapTraining):
 
     def on_before_optimizer_step(self, optimizer):
         gradient = {name: p.grad for name, p in self.flow_map.named_parameters()}
-        torch.save((self.objective.seen, gradient), self.folder / f"rank{self.global_rank}_step{self.global_step}.pt")
+        torch.save(
+            (self.objective.seen, gradient),
+            self.folder / f"rank{self.global_rank}_step{self.global_step}.pt",
+        )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -90,7 +96,9 @@ def test_two_processes_equal_one_on_the_joined_batch(name, tmp_path):
     one = build(name)
     loss = Residual()(one, x0, x1, None, torch.Generator(), 0).total
     loss.backward()
-    assert read_csv_log(tmp_path / "log.csv")["train/loss"][0] == pytest.approx(loss.item(), rel=1e-6)
+    assert read_csv_log(tmp_path / "log.csv")["train/loss"][0] == pytest.approx(
+        loss.item(), rel=1e-6
+    )
     for name, weight in one.named_parameters():
         torch.testing.assert_close(gradient[name], weight.grad, rtol=1e-10, atol=1e-12)
         assert torch.equal(gradient[name], other[name])

@@ -1,4 +1,5 @@
-"""A run killed at any moment and resumed ends with the weights of the uninterrupted run, bit for bit.
+"""A run killed at any moment and resumed ends with the weights of the uninterrupted run, bit for
+bit.
 
 Run as a script, this file is such a run: `test_loops_resume.py KIND FOLDER STEPS [KILL_AT]`.
 """
@@ -23,7 +24,17 @@ from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
 from steer.loops import Cosine, Ema, LastCheckpoint, MapTraining, RewardTuning, Warmup, quiet
 from steer.tilt import Tilt
-from steer.training import METHODS, Average, FlowMatching, Joint, Lagrangian, Learned, Loss, Semigroup, named
+from steer.training import (
+    METHODS,
+    Average,
+    FlowMatching,
+    Joint,
+    Lagrangian,
+    Learned,
+    Loss,
+    Semigroup,
+    named,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +50,9 @@ class Plane(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, x, s, t, cond=None):
-        return self.dropout(torch.tanh(torch.cat((x, s[:, None], t[:, None]), 1) @ self.w1)) @ self.w2
+        return (
+            self.dropout(torch.tanh(torch.cat((x, s[:, None], t[:, None]), 1) @ self.w1)) @ self.w2
+        )
 
 
 class Climb:
@@ -52,7 +65,9 @@ class Climb:
 
 def training():
     objective = Joint(FlowMatching(), Lagrangian(), diag_only_steps=5)
-    loop = MapTraining(ResidualMap(Plane(), Linear()), objective, lr=0.01, schedule=Warmup(5, Cosine(60)))
+    loop = MapTraining(
+        ResidualMap(Plane(), Linear()), objective, lr=0.01, schedule=Warmup(5, Cosine(60))
+    )
     return loop, Checkerboard(16, seed=1)
 
 
@@ -60,7 +75,11 @@ def believing():
     """With what an objective keeps and learns beside the map."""
     flow_map = ResidualMap(Plane(), Linear())
     objective = Joint(
-        FlowMatching(), Semigroup(), diag_only_steps=5, jumps=Average(flow_map, 0.8), weighting=Learned(features=4)
+        FlowMatching(),
+        Semigroup(),
+        diag_only_steps=5,
+        jumps=Average(flow_map, 0.8),
+        weighting=Learned(features=4),
     )
     return MapTraining(flow_map, objective, lr=0.01, schedule=Cosine(60)), Checkerboard(16, seed=1)
 
@@ -87,7 +106,11 @@ METHOD_KINDS = {method.name: partial(named_method, method.name) for method in ME
 def run(kind, folder, steps, callbacks=(), every=7, **trainer):
     """One command: starts, or resumes from what is in the folder. Returns the loop and its average."""
     quiet()
-    (loop, data), ema, last = (KINDS | METHOD_KINDS)[kind](), Ema(0.9), LastCheckpoint(folder, every)
+    (loop, data), ema, last = (
+        (KINDS | METHOD_KINDS)[kind](),
+        Ema(0.9),
+        LastCheckpoint(folder, every),
+    )
     trainer = Trainer(
         max_steps=steps,
         callbacks=[ema, last, *callbacks],
@@ -128,7 +151,9 @@ def test_resumed_equals_uninterrupted(kind, tmp_path):
 
 @pytest.mark.parametrize("method", METHOD_KINDS)
 def test_every_method_resumes_to_the_same_weights(method, tmp_path):
-    """Through the warm-ups of all of them, a sixth or a quarter of 30 steps; the checkpoint is of step 5."""
+    """Through the warm-ups of all of them, a sixth or a quarter of 30 steps; the checkpoint is of
+    step 5.
+    """
     whole = run(method, tmp_path / "whole", 12, every=5)
     run(method, tmp_path / "parts", 5, every=5)
     assert_equal(run(method, tmp_path / "parts", 12, every=5), whole)
@@ -138,10 +163,16 @@ def test_accumulated_micro_batches_resume_too(tmp_path):
     whole = run("training", tmp_path / "whole", 12, every=3, accumulate_grad_batches=3)
     run("training", tmp_path / "parts", 6, every=3, accumulate_grad_batches=3)
     assert_equal(run("training", tmp_path / "parts", 12, every=3, accumulate_grad_batches=3), whole)
-    assert not torch.equal(whole[0].flow_map.network.w1, run("training", tmp_path, 12)[0].flow_map.network.w1)
+    assert not torch.equal(
+        whole[0].flow_map.network.w1, run("training", tmp_path, 12)[0].flow_map.network.w1
+    )
 
 
-EPOCHS = {"max_epochs": 3, "limit_train_batches": 5, "accumulate_grad_batches": 2}  # steps of 2, 2 and 1 batches
+EPOCHS = {
+    "max_epochs": 3,
+    "limit_train_batches": 5,
+    "accumulate_grad_batches": 2,
+}  # steps of 2, 2 and 1 batches
 
 
 class Read(Callback):
@@ -161,7 +192,9 @@ def same(batches, others):
 
 
 def test_every_epoch_reads_new_batches_and_a_resume_reads_on(tmp_path):
-    """Stopped within an epoch, at its border and after the first step; the stream is read once from its beginning."""
+    """Stopped within an epoch, at its border and after the first step; the stream is read once from
+    its beginning.
+    """
     read = Read()
     whole = run("training", tmp_path / "whole", -1, [read], **EPOCHS)
     assert whole[0].global_step == 9
@@ -178,7 +211,10 @@ def test_every_epoch_reads_new_batches_and_a_resume_reads_on(tmp_path):
 def test_a_finished_run_of_epochs_goes_on_with_more(tmp_path):
     run("training", tmp_path / "parts", -1, **EPOCHS)
     longer = EPOCHS | {"max_epochs": 4}
-    assert_equal(run("training", tmp_path / "parts", -1, **longer), run("training", tmp_path / "whole", -1, **longer))
+    assert_equal(
+        run("training", tmp_path / "parts", -1, **longer),
+        run("training", tmp_path / "whole", -1, **longer),
+    )
 
 
 def test_overfitting_reads_the_same_batches_in_every_epoch(tmp_path):
@@ -221,7 +257,9 @@ def test_killed_from_outside_again_and_again(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert torch.load(last, weights_only=True)["global_step"] < 300
-    assert_equal(run("training", tmp_path / "killed", 300), run("training", tmp_path / "whole", 300))
+    assert_equal(
+        run("training", tmp_path / "killed", 300), run("training", tmp_path / "whole", 300)
+    )
 
 
 def die(*_, **__):

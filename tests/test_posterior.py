@@ -11,14 +11,14 @@ from rewards import Quadratic
 from steer import checkpoint, counting
 from steer.analytic import GaussianMixture
 from steer.flow_map import ResidualMap
-from steer.glass import Context, GlassFlow
 from steer.guidance import ClassifierFree
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Glass, Posterior
+from steer.lookahead.glass_flow import Context, GlassFlow
+from steer.maps.posterior import PosteriorMap
 from steer.metrics.energy_distance import energy_distance
 from steer.metrics.floor import sampling_floor
 from steer.networks import ClassCondition, ContextCondition, Mlp, WithContext
-from steer.posterior import PosteriorMap
 from steer.samplers import TrajectoryTilting
 from steer.tilt import Tilt, Value
 
@@ -51,7 +51,10 @@ def test_an_exact_inner_map_gives_exact_draws(schedule, t):
     guesses = exact.posterior_guesses(x, t, n, generator())
     assert torch.equal(guesses.log_w, torch.full((n, 1), -math.log(n), dtype=torch.float64))
     real, pool = (law.posterior_sample(x, t, k * n, generator(k))[0] for k in (1, 2))
-    assert energy_distance(guesses.x1[:, 0], real) < sampling_floor(energy_distance, pool, 100, generator()).max()
+    assert (
+        energy_distance(guesses.x1[:, 0], real)
+        < sampling_floor(energy_distance, pool, 100, generator()).max()
+    )
 
 
 def test_by_integration_it_is_the_look_ahead_glass():
@@ -66,14 +69,23 @@ def test_a_guess_is_one_jump_of_the_inner_map():
     guesses = PosteriorMap(law, inner).posterior_guesses(x, t, 2, generator(4))
     for x1, e in zip(guesses.x1, normal(2, 3, 2, seed=4), strict=True):
         context = Context(x, t, law.schedule)
-        torch.testing.assert_close(x1, context.clean(inner(e, 0.0, 1.0, context)), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            x1, context.clean(inner(e, 0.0, 1.0, context)), rtol=1e-12, atol=1e-12
+        )
     assert torch.equal(guesses.x1[:, 2], x[2].expand(2, 2))  # at t = 1
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    model, h, t = PosteriorMap(mixture(), learned()), 1e-6, torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64)
+    model, h, t = (
+        PosteriorMap(mixture(), learned()),
+        1e-6,
+        torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64),
+    )
     value = Value(Tilt(Quadratic([1.0, 0.0], 1.0)), Posterior(4))
-    x, (dx, dt) = normal(3, 2), (normal(3, 2, seed=5), torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64))
+    x, (dx, dt) = (
+        normal(3, 2),
+        (normal(3, 2, seed=5), torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)),
+    )
 
     def of(x, t):
         return value(model, x, t, None, generator())
@@ -95,15 +107,21 @@ def test_samples_do_not_see_each_other(cond):
 def test_a_draw_costs_one_evaluation():
     x = normal(5, 2).requires_grad_()
     with counting.count() as tally:
-        Posterior(3)(PosteriorMap(mixture(), learned()), x, 0.3, None, generator()).x1.sum().backward()
+        Posterior(3)(
+            PosteriorMap(mixture(), learned()), x, 0.3, None, generator()
+        ).x1.sum().backward()
     assert (tally.network_forward, tally.network_backward) == (5 * 3, 5 * 3)
 
 
 def test_weighted_particles_are_exact_with_draws_of_any_quality():
-    """An untrained inner map is a poor look-ahead, and its weights say so: log Z is right within its error."""
+    """An untrained inner map is a poor look-ahead, and its weights say so: log Z is right within
+    its error.
+    """
     law, reward = mixture(steps=8), Quadratic([1.0, 0.5], 0.5)
     sampler = TrajectoryTilting(30, Posterior(2))
-    result = sampler(PosteriorMap(law, learned()), normal(16, 48, 2), Tilt(reward), None, generator())
+    result = sampler(
+        PosteriorMap(law, learned()), normal(16, 48, 2), Tilt(reward), None, generator()
+    )
     _, log_z = law.tilted(reward)
     assert abs(result.log_z.mean() - log_z) < 4.5 * result.log_z.std() / 4 + 0.03
 
@@ -129,7 +147,10 @@ def test_jumps_are_trusted_as_the_outer_maps_are():
 
 
 def test_the_inner_path_is_straight():
-    with pytest.raises(ValueError, match=r"inner map of a PosteriorMap is on the path Linear\(\); got Trigonometric"):
+    with pytest.raises(
+        ValueError,
+        match=r"inner map of a PosteriorMap is on the path Linear\(\); got Trigonometric",
+    ):
         PosteriorMap(mixture(), mixture(Trigonometric()))
 
 
@@ -137,12 +158,17 @@ def test_it_comes_back_from_a_checkpoint(tmp_path):
     mlp = {"_target_": "steer.networks.Mlp", "width": 16, "depth": 2}
     linear = {"_target_": "steer.interpolant.Linear"}
     context = {"_target_": "steer.networks.ContextCondition", "dim": 16}
-    told = {"_target_": "steer.networks.WithContext", "network": {**mlp, "beside": 2, "condition": context}}
+    told = {
+        "_target_": "steer.networks.WithContext",
+        "network": {**mlp, "beside": 2, "condition": context},
+    }
     residual = {"_target_": "steer.flow_map.ResidualMap", "schedule": linear}
     outer, inner = {**residual, "network": mlp}, {**residual, "network": told}
     model = PosteriorMap(ResidualMap(Mlp(width=16, depth=2), Linear()), learned().float())
-    recipe = {"_target_": "steer.posterior.PosteriorMap", "flow_map": outer, "inner": inner}
+    recipe = {"_target_": "steer.maps.posterior.PosteriorMap", "flow_map": outer, "inner": inner}
     checkpoint.save(model, tmp_path / "map.safetensors", recipe)
     x = normal(3, 2).float()
-    saved, loaded = (Posterior(2)(m, x, 0.3, None, generator()).x1 for m in (model, checkpoint.load(tmp_path)))
+    saved, loaded = (
+        Posterior(2)(m, x, 0.3, None, generator()).x1 for m in (model, checkpoint.load(tmp_path))
+    )
     assert torch.equal(saved, loaded)

@@ -1,4 +1,6 @@
-"""Predictions: each is what its paper says it is, gives the pair back, and makes an exact model out of an exact network."""
+"""Predictions: each is what its paper says it is, gives the pair back, and makes an exact model out
+of an exact network.
+"""
 
 import math
 
@@ -10,7 +12,7 @@ from torch import nn
 from steer import counting
 from steer.analytic import GaussianMixture
 from steer.interpolant import Endpoints, Linear, Trigonometric, VariancePreserving
-from steer.predictions import (
+from steer.maps.predictions import (
     CleanPrediction,
     NoisePrediction,
     Predicted,
@@ -18,17 +20,25 @@ from steer.predictions import (
     ScorePrediction,
     VelocityPrediction,
 )
-from steer.rescheduled import Rescheduled
+from steer.maps.rescheduled import Rescheduled
 from steer.samplers import Ode
 from steer.solvers import Euler, Rk4
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
-PREDICTIONS = [VelocityPrediction(), CleanPrediction(), NoisePrediction(), ScorePrediction(), SalimansHoPrediction()]
+PREDICTIONS = [
+    VelocityPrediction(),
+    CleanPrediction(),
+    NoisePrediction(),
+    ScorePrediction(),
+    SalimansHoPrediction(),
+]
 INSIDE = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
 ENDS = torch.tensor([0.0, 1e-9, 1e-4, 1 - 1e-4, 1 - 1e-9, 1.0], dtype=torch.float64)
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
+every_prediction = pytest.mark.parametrize(
+    "prediction", PREDICTIONS, ids=lambda p: type(p).__name__
+)
 
 
 def close(a, b, tolerance=1e-9):
@@ -37,7 +47,11 @@ def close(a, b, tolerance=1e-9):
 
 def mixture(schedule, steps=32):
     return GaussianMixture(
-        [[1.0, -2.0], [0.5, 1.0], [-2.0, 0.0]], [0.5, 0.7, 1.1], [1.0, 2.0, 3.0], schedule, steps=steps
+        [[1.0, -2.0], [0.5, 1.0], [-2.0, 0.0]],
+        [0.5, 0.7, 1.1],
+        [1.0, 2.0, 3.0],
+        schedule,
+        steps=steps,
     )
 
 
@@ -46,14 +60,20 @@ class Perfect(nn.Module):
 
     def __init__(self, prediction, law):
         super().__init__()
-        self.prediction, self.law, self.gain = prediction, law, nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.prediction, self.law, self.gain = (
+            prediction,
+            law,
+            nn.Parameter(torch.ones((), dtype=torch.float64)),
+        )
         self.asked = []
 
     def forward(self, x, t, cond):
         assert t.shape == x.shape[:1]
         self.asked.append(t.detach())
         if isinstance(self.prediction, ScorePrediction):
-            t = t.clamp(max=1 - 1e-12)  # where the conversion that fakes the network is still defined
+            t = t.clamp(
+                max=1 - 1e-12
+            )  # where the conversion that fakes the network is still defined
         output = self.prediction.output(self.law.endpoints(x, t, cond), x, t, self.law.schedule)
         return output * self.gain.to(x)
 
@@ -95,7 +115,9 @@ def test_the_v_of_salimans_and_ho_is_the_velocity_backwards_on_the_circle():
 
 
 def test_predictions_of_the_ratio_are_the_same_on_every_path():
-    """Same signal to noise, same output, whatever the scale of x: what networks of other conventions rely on."""
+    """Same signal to noise, same output, whatever the scale of x: what networks of other
+    conventions rely on.
+    """
     law, other, x = mixture(Linear()), mixture(Trigonometric()), normal(25, 2)
     y, t = Rescheduled(law, other.schedule).inner(x, INSIDE)
     for prediction in PREDICTIONS:
@@ -110,12 +132,17 @@ def test_what_a_prediction_cannot_tell_is_refused(schedule):
     for prediction in PREDICTIONS:
         first, last = prediction.seen(schedule, 0.25)
         assert (first, last) == (
-            0.25 if isinstance(prediction, NoisePrediction | ScorePrediction) and schedule(0.0).alpha == 0 else 0.0,
+            0.25
+            if isinstance(prediction, NoisePrediction | ScorePrediction)
+            and schedule(0.0).alpha == 0
+            else 0.0,
             0.75 if isinstance(prediction, CleanPrediction) else 1.0,
         )
         for t, seen in ((0.0, first == 0), (1.0, last == 1)):
             if seen:
-                assert all(half.isfinite().all() for half in prediction.endpoints(x, x, t, schedule))
+                assert all(
+                    half.isfinite().all() for half in prediction.endpoints(x, x, t, schedule)
+                )
             else:
                 with pytest.raises(ValueError, match="cannot be read off"):
                     prediction.endpoints(x, x, t, schedule)
@@ -141,7 +168,10 @@ def test_a_perfect_network_makes_an_exact_model(prediction, schedule):
 def test_at_the_ends_it_is_exact_or_errs_by_the_margin(prediction, schedule):
     x, t = normal(4, 2), torch.tensor([0.0, 1e-9, 1 - 1e-9, 1.0], dtype=torch.float64)
     exact = mixture(schedule).velocity(x, t)
-    errors = [(model(prediction, schedule, margin=m).velocity(x, t) - exact).norm(dim=1) for m in (1e-3, 1e-4)]
+    errors = [
+        (model(prediction, schedule, margin=m).velocity(x, t) - exact).norm(dim=1)
+        for m in (1e-3, 1e-4)
+    ]
     first, last = prediction.seen(schedule, 1e-3)
     blind = torch.tensor([first > 0] * 2 + [last < 1] * 2)
     assert (errors[0][~blind] < 1e-8).all()
@@ -212,16 +242,22 @@ def test_derivatives_flow_forwards_and_backwards(prediction, schedule):
 @every_schedule
 @every_prediction
 def test_single_precision_is_good_to_four_digits(prediction, schedule):
-    """For alpha and sigma above .02: reading D off the noise, or the noise off D, divides the rounding by either."""
+    """For alpha and sigma above .02: reading D off the noise, or the noise off D, divides the
+    rounding by either.
+    """
     t, x = INSIDE[2:-2], normal(21, 2)
     single = Predicted(Perfect(prediction, mixture(schedule).float()), prediction, schedule)
     found = single.velocity(x.float(), t.float())
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), mixture(schedule).velocity(x, t), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        found.double(), mixture(schedule).velocity(x, t), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_images_samplers_and_max_batch():
-    found = Predicted(lambda x, t, cond: torch.zeros_like(x), CleanPrediction(), Linear())  # all data at 0
+    found = Predicted(
+        lambda x, t, cond: torch.zeros_like(x), CleanPrediction(), Linear()
+    )  # all data at 0
     x = normal(2, 4, 3, 5, 5)
     close(found.velocity(x[0], 0.5), -2 * x[0])
     whole, parts = (Ode(5, max_batch=batch)(found, x).x for batch in (None, 3))
@@ -233,5 +269,7 @@ def test_wrong_arguments_are_named():
     for margin in (0.0, 0.5, float("nan")):
         with pytest.raises(ValueError, match=r"the margin is a time in \(0, 0.5\)"):
             model(NoisePrediction(), Linear(), margin=margin)
-    with pytest.raises(ValueError, match="Predicted needs at least one step for its jumps; got steps=0"):
+    with pytest.raises(
+        ValueError, match="Predicted needs at least one step for its jumps; got steps=0"
+    ):
         model(NoisePrediction(), Linear(), steps=0)

@@ -8,12 +8,12 @@ from chance import generator, normal
 from rewards import Quadratic
 from steer import counting
 from steer.analytic import GaussianMixture, ring
-from steer.glass import Context, turn
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Renoise
+from steer.lookahead.glass_flow import Context, turn
+from steer.lookahead.renoise_weights import gauss_legendre
 from steer.metrics.energy_distance import energy_distance
 from steer.metrics.floor import sampling_floor
-from steer.renoise import gauss_legendre
 from steer.samplers import TrajectoryTilting
 from steer.tilt import Tilt, Value
 
@@ -24,7 +24,9 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 def mixture(schedule=None, steps=32):
     std = torch.tensor([[0.3, 0.9], [0.7, 0.5], [1.1, 0.4]], dtype=torch.float64)
-    return GaussianMixture([[2.0, -1.0], [0.5, 1.5], [-2.0, 0.0]], std, [1.0, 2.0, 3.0], schedule, steps=steps)
+    return GaussianMixture(
+        [[2.0, -1.0], [0.5, 1.5], [-2.0, 0.0]], std, [1.0, 2.0, 3.0], schedule, steps=steps
+    )
 
 
 def points(law, t, n=3):
@@ -32,7 +34,9 @@ def points(law, t, n=3):
 
 
 def exact_log_w(law, x, t, z):
-    """log [N(x_t; alpha z, sigma^2) p_{t'}(x') / N(x'; h' c x_t / h, h'^2 s^2)], normalised, with x' the way back from z."""
+    """log [N(x_t; alpha z, sigma^2) p_{t'}(x') / N(x'; h' c x_t / h, h'^2 s^2)], normalised, with
+    x' the way back from z.
+    """
     draws, n = z.shape[:2]
     many = Context(x, t, law.schedule).repeat(draws)
     c, s, h = turn(law.schedule, many.t)
@@ -48,7 +52,9 @@ def exact_log_w(law, x, t, z):
 @pytest.mark.parametrize("nodes", [1, 2, 5])
 def test_the_quadrature_is_exact_to_its_degree(nodes):
     for degree in range(2 * nodes):
-        assert sum(w * a**degree for a, w in gauss_legendre(nodes)) == pytest.approx(1 / (degree + 1), rel=1e-12)
+        assert sum(w * a**degree for a, w in gauss_legendre(nodes)) == pytest.approx(
+            1 / (degree + 1), rel=1e-12
+        )
 
 
 @every_schedule
@@ -71,7 +77,10 @@ def test_for_normal_data_the_weights_are_equal_and_z_is_a_draw(schedule):
     z, log_w = Renoise(500, nodes=1)(law, x, t, None, generator())
     torch.testing.assert_close(log_w, torch.full_like(log_w, 1 / 500).log(), rtol=1e-5, atol=1e-5)
     real, pool = (law.posterior_sample(x, t, k * 500, generator(k))[0] for k in (1, 2))
-    assert energy_distance(z[:, 0], real) < sampling_floor(energy_distance, pool, 100, generator()).max()
+    assert (
+        energy_distance(z[:, 0], real)
+        < sampling_floor(energy_distance, pool, 100, generator()).max()
+    )
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.8])
@@ -83,18 +92,25 @@ def test_the_value_and_its_gradient_tend_to_the_closed_forms(t):
     many = x.detach().repeat_interleave(copies, dim=0).requires_grad_()
     estimates = Value(Tilt(reward), Renoise(300, nodes=4))(law, many, t, None, generator())
     (gradients,) = torch.autograd.grad(estimates.sum(), many)
-    for exactly, noisy in ((exact.detach()[:, None], estimates.detach()[:, None]), (exact_gradient, gradients)):
+    for exactly, noisy in (
+        (exact.detach()[:, None], estimates.detach()[:, None]),
+        (exact_gradient, gradients),
+    ):
         noisy = noisy.view(3, copies, -1)
         assert ((noisy.mean(1) - exactly).abs() < 4.5 * noisy.std(1) / copies**0.5 + 0.02).all()
 
 
 def test_without_weights_the_value_is_biased():
-    """What weighing by the reward alone makes of the same draws, on the ring: off by five times as much and more."""
+    """What weighing by the reward alone makes of the same draws, on the ring: off by five times as
+    much and more.
+    """
     law, reward, t = ring(steps=8), Quadratic([1.0, 0.5], 0.3), 0.4
     x = points(law, t, n=16)
     z, log_w = Renoise(2000)(law, x, t, None, generator())
     rewards = torch.stack([reward(one) for one in z])
-    weighted, plain = (torch.logsumexp(rewards + w, 0) for w in (log_w, torch.full_like(log_w, 1 / 2000).log()))
+    weighted, plain = (
+        torch.logsumexp(rewards + w, 0) for w in (log_w, torch.full_like(log_w, 1 / 2000).log())
+    )
     errors = [(v - law.value(reward, x, t)).abs().mean() for v in (weighted, plain)]
     assert errors[1] > 5 * errors[0]
 
@@ -102,7 +118,11 @@ def test_without_weights_the_value_is_biased():
 @every_schedule
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_the_gradient_is_finite_at_both_ends(schedule, t):
-    law, x, t = mixture(schedule), normal(3, 2).requires_grad_(), torch.full((3,), t).double().requires_grad_()
+    law, x, t = (
+        mixture(schedule),
+        normal(3, 2).requires_grad_(),
+        torch.full((3,), t).double().requires_grad_(),
+    )
     z, log_w = Renoise(3)(law, x, t, None, generator())
     loss = z.square().sum() + (log_w * torch.arange(3)[:, None]).sum()
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, (x, t)))

@@ -1,4 +1,6 @@
-"""Resampling: unbiased, as even as each scheme promises, rows apart, and chance from the generator alone."""
+"""Resampling: unbiased, as even as each scheme promises, rows apart, and chance from the generator
+alone.
+"""
 
 import math
 
@@ -91,7 +93,10 @@ def test_one_particle_with_all_the_weight(scheme):
 @every_scheme
 @pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53])
 def test_the_ends_of_the_unit_interval_find_a_particle_with_weight(scheme, u, monkeypatch):
-    monkeypatch.setattr("steer.resampling._uniform", lambda shape, like, _: torch.full(shape, u, dtype=torch.float64))
+    monkeypatch.setattr(
+        "steer.resampling._uniform",
+        lambda shape, like, _: torch.full(shape, u, dtype=torch.float64),
+    )
     assert (scheme(torch.tensor([[0.0, 0.5, 0.5, 0.0]]).log(), generator()) % 3 != 0).all()
 
 
@@ -134,7 +139,9 @@ def test_a_row_without_weights_is_refused(scheme, bad):
 
 
 def test_effective_sample_size_is_between_one_and_n():
-    log_w = torch.tensor([[0.0, 0, 0, 0], [0, -torch.inf, -torch.inf, -torch.inf], [0, 0, -torch.inf, -torch.inf]])
+    log_w = torch.tensor(
+        [[0.0, 0, 0, 0], [0, -torch.inf, -torch.inf, -torch.inf], [0, 0, -torch.inf, -torch.inf]]
+    )
     assert effective_sample_size(log_w).tolist() == [4, 1, 2]
     w = torch.rand(5, N, generator=generator(), dtype=torch.float64)
     torch.testing.assert_close(effective_sample_size(w.log()), w.sum(1) ** 2 / w.square().sum(1))
@@ -143,4 +150,6 @@ def test_effective_sample_size_is_between_one_and_n():
 def test_effective_sample_size_keeps_its_digits_under_large_constants():
     log_w = torch.randn(5, 64, generator=generator()) * 8
     log_w = log_w.round() / 8  # so that adding the constant is exact
-    torch.testing.assert_close(effective_sample_size(log_w + 2.0**16), effective_sample_size(log_w), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        effective_sample_size(log_w + 2.0**16), effective_sample_size(log_w), rtol=1e-6, atol=0
+    )

@@ -1,4 +1,6 @@
-"""Rescheduled: a law on one path, asked on another, is that law built on the other, in every question."""
+"""Rescheduled: a law on one path, asked on another, is that law built on the other, in every
+question.
+"""
 
 import itertools
 import math
@@ -15,8 +17,8 @@ from steer.flow_map import ResidualMap
 from steer.guidance import ClassifierFree
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import MapJump, Posterior
+from steer.maps.rescheduled import Rescheduled
 from steer.networks import ClassCondition, Mlp
-from steer.rescheduled import Rescheduled
 from steer.samplers import Jump, Ode
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving(), VariancePreserving(3.0, 3.0)]
@@ -33,7 +35,11 @@ def close(a, b, tolerance=1e-12):
 
 def mixture(schedule, steps=32):
     return GaussianMixture(
-        [[1.0, -2.0], [0.5, 1.0], [-2.0, 0.0]], [0.3, 0.7, 1.1], [1.0, 2.0, 3.0], schedule, steps=steps
+        [[1.0, -2.0], [0.5, 1.0], [-2.0, 0.0]],
+        [0.3, 0.7, 1.1],
+        [1.0, 2.0, 3.0],
+        schedule,
+        steps=steps,
     )
 
 
@@ -73,12 +79,17 @@ def test_jumps_are_those_of_the_law_on_the_new_path(old, new):
     close(found.lookahead(x, s), exact.lookahead(x, s), 1e-9)
 
 
-@pytest.mark.parametrize(("old", "new"), list(itertools.permutations(SCHEDULES[:3], 2)), ids=lambda s: repr(s))
+@pytest.mark.parametrize(
+    ("old", "new"), list(itertools.permutations(SCHEDULES[:3], 2)), ids=lambda s: repr(s)
+)
 def test_jumps_of_a_mixture_agree_up_to_the_oracles_own_error(old, new):
     """Both integrate, on different clocks, by Runge-Kutta: the difference is of order steps^-4."""
     x, s = normal(16, 2), first_covered(old, new)
     exact = mixture(new, 128)(x, s, 1.0)
-    errors = [(Rescheduled(mixture(old, n), new)(x, s, 1.0) - exact).norm(dim=1).median() for n in (16, 32)]
+    errors = [
+        (Rescheduled(mixture(old, n), new)(x, s, 1.0) - exact).norm(dim=1).median()
+        for n in (16, 32)
+    ]
     assert errors[1] < 1e-4
     assert math.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.7)
 
@@ -119,7 +130,9 @@ def test_identity_semigroup_and_tangent(old, new):
     close(model(x, t, t), x)
     close(model(model(x, t, middle), middle, 1.0), model(x, t, 1.0), 1e-9)
     moved, tangent = torch.func.jvp(lambda r: model(x, t, r), (t,), (torch.ones_like(t),))
-    start = (t - first_covered(old, new)).abs() < 1e-6  # before it the clock is held: a one-sided derivative
+    start = (
+        t - first_covered(old, new)
+    ).abs() < 1e-6  # before it the clock is held: a one-sided derivative
     close(tangent[~start], model.velocity(x, t)[~start], 1e-7)
     close(moved, x)
 
@@ -156,7 +169,9 @@ def test_gradients_in_place_and_time_are_those_of_the_law_on_the_new_path(old, n
 
 
 def test_before_its_start_the_model_answers_as_at_its_start():
-    """A variance-preserving model knows nothing below alpha_0 = .0066; from there back to 0 it errs by O(alpha_0)."""
+    """A variance-preserving model knows nothing below alpha_0 = .0066; from there back to 0 it errs
+    by O(alpha_0).
+    """
     old, new = VariancePreserving(), Linear()
     model, alpha_0 = Rescheduled(OneGaussian(old), new), float(old(0.0).alpha)
     r, x = torch.linspace(0, first_covered(old, new), 9, dtype=torch.float64), normal(9, 2)
@@ -188,9 +203,16 @@ def test_conditions_costs_and_claims_pass_through():
     exact = mixture(Trigonometric())
     close(model.velocity(x, 0.3, cond), exact.velocity(x, 0.3, cond), 1e-9)
     close(model(x, 0.3, 0.5, cond), exact(x, 0.3, 0.5, cond), 1e-4)
-    guesses = [m.posterior_guesses(x, 0.3, 3, torch.Generator().manual_seed(2), cond) for m in (model, exact)]
+    guesses = [
+        m.posterior_guesses(x, 0.3, 3, torch.Generator().manual_seed(2), cond)
+        for m in (model, exact)
+    ]
     close(guesses[0].log_w.exp(), guesses[1].log_w.exp(), 1e-9)
-    for ask in (lambda: model(x, 0.2, 0.9), lambda: model.velocity(x, 0.2), lambda: model.denoise(x, 0.2)):
+    for ask in (
+        lambda: model(x, 0.2, 0.9),
+        lambda: model.velocity(x, 0.2),
+        lambda: model.denoise(x, 0.2),
+    ):
         with counting.count() as tally:
             ask()
         assert tally.network_forward == 5
@@ -202,8 +224,14 @@ def test_conditions_costs_and_claims_pass_through():
 
 
 def test_samplers_max_batch_and_batch_mates_do_not_notice():
-    model, x, x0 = Rescheduled(OneGaussian(VariancePreserving()), Linear()), normal(len(TIMES), 2), normal(2, 5, 2)
-    close(model(x, TIMES, 1.0), torch.cat([model(x[i : i + 1], TIMES[i], 1.0) for i in range(len(x))]))
+    model, x, x0 = (
+        Rescheduled(OneGaussian(VariancePreserving()), Linear()),
+        normal(len(TIMES), 2),
+        normal(2, 5, 2),
+    )
+    close(
+        model(x, TIMES, 1.0), torch.cat([model(x[i : i + 1], TIMES[i], 1.0) for i in range(len(x))])
+    )
     model = Rescheduled(OneGaussian(Linear()), Trigonometric())
     for sampler in (Ode, Jump):
         whole, parts = (sampler(8, max_batch=batch)(model, x0).x for batch in (None, 3))
@@ -223,7 +251,9 @@ def test_parameters_are_those_of_the_model_and_images_are_welcome():
 # Precision
 
 
-@pytest.mark.parametrize(("old", "new"), PAIRS[:3] + PAIRS[4:7] + PAIRS[8:11], ids=lambda s: repr(s))
+@pytest.mark.parametrize(
+    ("old", "new"), PAIRS[:3] + PAIRS[4:7] + PAIRS[8:11], ids=lambda s: repr(s)
+)
 def test_single_precision_is_good_to_five_digits(old, new):
     t = covered(old, new, torch.linspace(0.02, 0.98, 25, dtype=torch.float64))
     x, model = normal(len(t), 2), Rescheduled(OneGaussian(old), new)
@@ -237,7 +267,10 @@ def test_single_precision_is_good_to_five_digits(old, new):
 
 
 def test_half_precision_stays_half_and_times_do_not():
-    model, x = Rescheduled(OneGaussian(Linear()), Trigonometric()), torch.ones(2, 2, dtype=torch.bfloat16)
+    model, x = (
+        Rescheduled(OneGaussian(Linear()), Trigonometric()),
+        torch.ones(2, 2, dtype=torch.bfloat16),
+    )
     model(x, 0.5, 1 - 2.0**-12)
     assert all(t.dtype == torch.float32 for t in model.flow_map.asked)
     assert (model.flow_map.asked[1] < 1).all()

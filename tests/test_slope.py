@@ -1,4 +1,6 @@
-"""The value and its gradient in pieces: the same numbers as at once, and never more than a piece in memory."""
+"""The value and its gradient in pieces: the same numbers as at once, and never more than a piece in
+memory.
+"""
 
 from itertools import pairwise
 
@@ -9,8 +11,8 @@ from rewards import Quadratic
 from steer.analytic import GaussianMixture
 from steer.guidance import Guided, ValueGuidance
 from steer.lookahead import Glass, Guesses, Lookahead, Posterior, log_uniform, split
-from steer.slope import Asked, look, rise
 from steer.tilt import Tilt, Value
+from steer.value import Asked, look, rise
 
 REWARD = Quadratic([1.0, 0.5], 2.0)
 NOISE = torch.randn(7, 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -45,14 +47,19 @@ def test_pieces_add_up_to_the_whole(at_once):
     tilt = Tilt(REWARD, torch.tensor([1.0, 3.0, -1.0, 0.0, 40.0]))
     whole, pieces = (rise(Value(tilt, Fixed(at_once=n)), asked(), "") for n in (None, at_once))
     for name in ("value", "reward", "slope", "in_time", "velocity"):
-        torch.testing.assert_close(getattr(pieces, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            getattr(pieces, name), getattr(whole, name), rtol=1e-12, atol=1e-12
+        )
     seen = look(Value(tilt, Fixed(at_once=at_once)), asked())
     torch.testing.assert_close(seen.value, whole.value, rtol=1e-12, atol=1e-12)
     assert (seen.slope == 0).all()
 
 
 def test_the_gradient_is_that_of_the_value():
-    x, t = asked().x.requires_grad_(), torch.full((5,), 0.4, dtype=torch.float64, requires_grad=True)
+    x, t = (
+        asked().x.requires_grad_(),
+        torch.full((5,), 0.4, dtype=torch.float64, requires_grad=True),
+    )
     value = Value(Tilt(REWARD), Fixed())
     expected = torch.autograd.grad(value(asked().flow_map, x, t).sum(), [x, t])
     found = rise(value, asked(), "")
@@ -61,14 +68,18 @@ def test_the_gradient_is_that_of_the_value():
 
 @pytest.mark.parametrize("lookahead", [Posterior(8), Glass(8, steps=2)], ids=["posterior", "glass"])
 def test_pieces_of_draws_have_the_same_law(lookahead):
-    """Of one Gaussian, log E exp is known: pieces come as near to it as draws at once, within their errors."""
+    """Of one Gaussian, log E exp is known: pieces come as near to it as draws at once, within their
+    errors.
+    """
     model, reward = GaussianMixture([[0.5, -0.5]], 0.8), Quadratic([1.0, 0.5], 0.5)
     x = asked().x[:1].expand(600, 2)
     exact = model.value(reward, x[:1], 0.4).exp()
     cls, rest = type(lookahead), {"steps": 4} if isinstance(lookahead, Glass) else {}
     for at_once in (None, 3):
         value = Value(Tilt(reward), cls(8, at_once=at_once, **rest))
-        found = look(value, Asked(model, x, 0.4, None, torch.Generator().manual_seed(2))).value.exp()
+        found = look(
+            value, Asked(model, x, 0.4, None, torch.Generator().manual_seed(2))
+        ).value.exp()
         assert abs(found.mean() - exact) < 4 * found.std() / 600**0.5 + 2e-3 * exact
 
 

@@ -33,7 +33,8 @@ def times(*values):
 def test_order_is_the_slope_of_the_error(solver):
     x, s, t = torch.ones(1, 1, dtype=torch.float64), times(0.0), times(2.0)
     errors = [
-        abs(integrate(solver, decay, x, s, t, steps).item() - math.exp(math.sin(2.0))) for steps in (32, 64, 128, 256)
+        abs(integrate(solver, decay, x, s, t, steps).item() - math.exp(math.sin(2.0)))
+        for steps in (32, 64, 128, 256)
     ]
     slopes = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert slopes[-1] == pytest.approx(solver.order, abs=0.1)
@@ -53,7 +54,10 @@ def test_polynomials_in_time_up_to_the_order_are_exact(solver):
 def test_backwards_undoes_forwards(solver):
     x, s, t = times(0.5, -1.5, 2.0)[:, None], times(0.0, 0.2, 0.9), times(1.0, 0.9, 0.1)
     coarse, fine = (
-        (integrate(solver, decay, integrate(solver, decay, x, s, t, steps), t, s, steps) - x).abs().max().item()
+        (integrate(solver, decay, integrate(solver, decay, x, s, t, steps), t, s, steps) - x)
+        .abs()
+        .max()
+        .item()
         for steps in (64, 128)
     )
     assert fine < 0.6 * coarse * 2 ** (1 - solver.order)
@@ -63,7 +67,12 @@ def test_backwards_undoes_forwards(solver):
 @every_solver
 def test_calls_the_field_as_often_as_it_says(solver):
     seen = []
-    solver.step(lambda x, t: seen.append(t.item()) or x, torch.ones(1, 1, dtype=torch.float64), times(0.25), times(0.5))
+    solver.step(
+        lambda x, t: seen.append(t.item()) or x,
+        torch.ones(1, 1, dtype=torch.float64),
+        times(0.25),
+        times(0.5),
+    )
     assert len(seen) == solver.stages
     assert min(seen) == 0.25
     assert max(seen) == (0.25 if solver.order == 1 else 0.75)

@@ -33,7 +33,9 @@ def test_a_tilt_is_scale_times_reward():
     assert torch.equal(Tilt(total)(x), x.sum(1))
     assert torch.equal(Tilt(total, 3.0).rewards(x), x.sum(1))
     assert torch.equal(Tilt(total, 3.0).with_scale(0.5)(x), 0.5 * x.sum(1))
-    assert Tilt(total, 2.0)(x.float()).dtype == torch.float64  # whatever the samples: weights are sums of it
+    assert (
+        Tilt(total, 2.0)(x.float()).dtype == torch.float64
+    )  # whatever the samples: weights are sums of it
 
 
 def test_scales_go_to_prompts_in_order():
@@ -66,7 +68,9 @@ def test_rewards_of_two_arguments_are_told_the_condition(reward):
     assert torch.equal(Tilt(reward)(x, cond), x.sum(1) * cond)
 
 
-@pytest.mark.parametrize("reward", [total, lambda x, power=1: x.sum(1) ** power, lambda x, **more: x.sum(1)])
+@pytest.mark.parametrize(
+    "reward", [total, lambda x, power=1: x.sum(1) ** power, lambda x, **more: x.sum(1)]
+)
 def test_rewards_of_one_argument_are_not(reward):
     x = points(3)
     assert torch.equal(Tilt(reward)(x, torch.zeros(3)), x.sum(1))
@@ -74,7 +78,8 @@ def test_rewards_of_one_argument_are_not(reward):
 
 def test_a_second_argument_that_is_no_condition_is_refused():
     with pytest.raises(
-        ValueError, match="the argument 'strength' of the reward <lambda> has no value; give it a default"
+        ValueError,
+        match="the argument 'strength' of the reward <lambda> has no value; give it a default",
     ):
         Tilt(lambda x, strength: strength * x.sum(1))
 
@@ -87,7 +92,10 @@ def test_a_reward_that_is_not_finite_is_named_with_sample_and_time():
     with pytest.raises(NonFiniteReward, match=r"sample 2 at t = 0.25; fix"):
         Tilt(total)(x, t=torch.tensor([0.0, 0.1, 0.25, 1.0]))
     x[2] = torch.inf
-    with pytest.raises(NonFiniteReward, match=r"what total is asked about is not finite for sample 2; the samples run"):
+    with pytest.raises(
+        NonFiniteReward,
+        match=r"what total is asked about is not finite for sample 2; the samples run",
+    ):
         Tilt(total)(x)
     with pytest.raises(NonFiniteReward, match=r"slope is not finite for sample 2 at t = 0.5"):
         check_finite(x, "slope", 0.5)
@@ -100,12 +108,15 @@ def test_who_has_no_gradient_and_why():
     declared = Quadratic([0.0], 1.0)
     declared.differentiable, declared.why_not_differentiable = False, "It rounds."
     assert not Tilt(declared).differentiable
-    assert no_gradient(declared, "BestOfN") == "Quadratic has no gradient (It rounds); use BestOfN, which needs none"
+    assert (
+        no_gradient(declared, "BestOfN")
+        == "Quadratic has no gradient (It rounds); use BestOfN, which needs none"
+    )
     assert Tilt(total).differentiable
     assert "total has no gradient (torch cannot follow" in no_gradient(total, "BestOfN")
 
 
-# --- Value ------------------------------------------------------------------------------------------------------------
+# --- Value --------------------------------------------------------------------------------------
 class Given(Lookahead):
     """A look-ahead that guesses what it was told."""
 
@@ -129,18 +140,25 @@ def test_the_value_of_a_single_guess_is_its_tilt():
 
 def test_the_value_shifts_with_the_reward_and_does_not_overflow():
     x1, log_w = points(12).view(3, 4, 2), points(3, 4).log_softmax(0)
-    values = [Value(Tilt(LinearReward([1.0, 1.0], c)), Given(x1, log_w))(Ball(), points(4), 0.5) for c in (0.0, 1e6)]
+    values = [
+        Value(Tilt(LinearReward([1.0, 1.0], c)), Given(x1, log_w))(Ball(), points(4), 0.5)
+        for c in (0.0, 1e6)
+    ]
     assert torch.allclose(values[1] - 1e6, values[0], atol=1e-8)
 
 
 def test_each_guess_is_a_reward_evaluation():
     with counting.count() as tally:
-        Value(Tilt(total), Posterior(5))(Ball(), points(4), 0.5, None, torch.Generator().manual_seed(0))
+        Value(Tilt(total), Posterior(5))(
+            Ball(), points(4), 0.5, None, torch.Generator().manual_seed(0)
+        )
     assert tally.reward_forward == 20
 
 
 def test_the_posterior_value_of_the_ball():
-    """x1 | x_t ~ N(t x / rho^2, (1-t)^2 / rho^2), so that V = a . mean + |a|^2 var / 2 for the reward a . x."""
+    """x1 | x_t ~ N(t x / rho^2, (1-t)^2 / rho^2), so that V = a . mean + |a|^2 var / 2 for the
+    reward a . x.
+    """
     x, t, a = points(3), 0.6, torch.tensor([0.5, -0.3], dtype=torch.float64)
     value = Value(Tilt(LinearReward(a)), Posterior(4_000))
     estimate = value(Ball(), x, t, None, torch.Generator().manual_seed(0))

@@ -11,9 +11,9 @@ from torch import nn
 from steer import counting
 from steer.analytic import GaussianMixture
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
-from steer.rescheduled import Rescheduled
+from steer.maps.rescheduled import Rescheduled
+from steer.maps.two_time import TwoTimeDenoiser
 from steer.samplers import Jump, Ode
-from steer.two_time_denoiser import TwoTimeDenoiser
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 TIMES = torch.linspace(0, 0.99, 12, dtype=torch.float64)
@@ -22,8 +22,9 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 
 class Aim(nn.Module):
-    """D_{s,t} of one Gaussian: its map solved for D, with the common factor taken out of both sides of the fraction:
-    D = m + STD^2 (alpha_t sigma_s + alpha_s sigma_t) / (rho_t sigma_s + rho_s sigma_t) (x - alpha_s m) / rho_s.
+    """D_{s,t} of one Gaussian: its map solved for D, with the common factor taken out of both sides
+    of the fraction: D = m + STD^2 (alpha_t sigma_s + alpha_s sigma_t) / (rho_t sigma_s + rho_s
+    sigma_t) (x - alpha_s m) / rho_s.
     """
 
     def __init__(self, schedule):
@@ -32,7 +33,9 @@ class Aim(nn.Module):
 
     def forward(self, x, s, t, cond):
         assert s.shape == t.shape == x.shape[:1]
-        (a, b, *_), (c, d, *_) = ((c[:, None] for c in self.schedule.coefficients(r)) for r in (s, t))
+        (a, b, *_), (c, d, *_) = (
+            (c[:, None] for c in self.schedule.coefficients(r)) for r in (s, t)
+        )
         before, after = (a**2 * STD**2 + b**2).sqrt(), (c**2 * STD**2 + d**2).sqrt()
         mean = MEAN.to(x) if cond is None else MEAN.to(x) + cond[:, None]
         factor = STD**2 * (c * b + a * d) / (after * b + before * d)
@@ -63,7 +66,10 @@ def test_it_is_a_step_of_the_papers_form(schedule):
     s, t = pairs()
     x, aim = normal(len(s), 2), normal(len(s), 2, seed=1)
     (a, b, *_), (c, d, *_) = (schedule.at(r, x) for r in (s, t))
-    close(TwoTimeDenoiser(lambda x, s, t, cond: aim, schedule)(x, s, t), d / b * x + (c - a * d / b) * aim)
+    close(
+        TwoTimeDenoiser(lambda x, s, t, cond: aim, schedule)(x, s, t),
+        d / b * x + (c - a * d / b) * aim,
+    )
 
 
 @every_schedule
@@ -91,7 +97,9 @@ def test_from_the_data_it_errs_by_the_margin(schedule):
     for margin in (1e-3, 1e-4):
         found = TwoTimeDenoiser(Aim(schedule), schedule, margin)
         back = (found(x, 1.0, 0.3) - flow(schedule, x, 1.0, 0.3)).norm(dim=1)
-        errors.append(torch.stack((back, (found.velocity(x, 1.0) - law.velocity(x, 1.0)).norm(dim=1))))
+        errors.append(
+            torch.stack((back, (found.velocity(x, 1.0) - law.velocity(x, 1.0)).norm(dim=1)))
+        )
     assert (errors[0] < 0.05).all()
     assert torch.allclose(errors[0], 10 * errors[1], rtol=0.1)
 
@@ -109,7 +117,11 @@ def test_costs_derivatives_and_samplers():
         normal(12, 2).requires_grad_(),
         TIMES.clone().requires_grad_(),
     )
-    for ask in (lambda: found(x, s, 0.7), lambda: found.velocity(x, s), lambda: found.lookahead(x, s)):
+    for ask in (
+        lambda: found(x, s, 0.7),
+        lambda: found.velocity(x, s),
+        lambda: found.lookahead(x, s),
+    ):
         with counting.count() as tally:
             gradients = torch.autograd.grad(ask().square().sum(), (x, s, found.network.gain))
         assert (tally.network_forward, tally.network_backward) == (12, 12)
@@ -129,5 +141,7 @@ def test_single_precision_is_good_to_five_digits_forwards():
 
 def test_the_margin_is_checked():
     for margin in (0.0, 0.5, float("nan")):
-        with pytest.raises(ValueError, match=r"the margin is a time in \(0, 0.5\) to keep from t = 1"):
+        with pytest.raises(
+            ValueError, match=r"the margin is a time in \(0, 0.5\) to keep from t = 1"
+        ):
             TwoTimeDenoiser(Aim(Linear()), Linear(), margin)

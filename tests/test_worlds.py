@@ -1,11 +1,13 @@
-"""The worlds against brute force: importance sampling from exact draws of the mixture, and quadrature against closed forms."""
+"""The worlds against brute force: importance sampling from exact draws of the mixture, and
+quadrature against closed forms.
+"""
 
 import pytest
 import torch
 from chance import generator, normal
 
 from steer.analytic import ring
-from steer.worlds import WORLDS, Closed, Linear, Lobes, Quadratic, Summed, numbers
+from steer.analytic.benchmarks import WORLDS, Closed, Linear, Lobes, Quadratic, Summed, numbers
 
 N = 20_000
 worlds = pytest.mark.parametrize("name", WORLDS)
@@ -44,7 +46,10 @@ def test_exact_draws_have_the_stated_mean_and_weights(name):
 def test_exact_draws_follow_the_tilted_law_beyond_its_mean(name):
     """E*[exp(-r)] = 1 / Z, where exp(-r) has a variance; and E*[r] by importance sampling."""
     world = WORLDS[name]()
-    r, base = world.reward(world.sample(N, generator(4))), world.reward(world.flow_map.sample(N, generator(5)))
+    r, base = (
+        world.reward(world.sample(N, generator(4))),
+        world.reward(world.flow_map.sample(N, generator(5))),
+    )
     ratio = (base - world.log_z).exp()
     error = r.mean() - (ratio * base).mean()
     assert abs(error) < 4 * (r.var() + (ratio * (base - r.mean())).var()).sqrt() / N**0.5
@@ -57,11 +62,15 @@ def test_the_tilt_moves_every_world_by_something_to_see():
         base = world.flow_map
         assert (world.weights - base.weights).abs().max() > 0.08
         ratio = (world.reward(base.sample(N, generator(6))) - world.log_z).exp()
-        assert ratio.sum() ** 2 / ratio.square().sum() > 0.1 * N  # and no further than plain weights can follow
+        assert (
+            ratio.sum() ** 2 / ratio.square().sum() > 0.1 * N
+        )  # and no further than plain weights can follow
 
 
 @pytest.mark.parametrize(
-    "reward", [Quadratic(numbers(3, 2), 0.5), Linear(numbers(0.5, 0.25))], ids=["quadratic", "linear"]
+    "reward",
+    [Quadratic(numbers(3, 2), 0.5), Linear(numbers(0.5, 0.25))],
+    ids=["quadratic", "linear"],
 )
 def test_sums_over_the_grid_agree_with_closed_forms(reward):
     closed, summed = Closed(ring(), reward), Summed(ring(), reward, highest=10.0, extent=12.0)

@@ -11,16 +11,31 @@ from torch import Tensor
 
 from steer.data.idx import read_idx
 
+__all__ = ["fashion_mnist", "to_signed"]
+
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 PREFIXES = {"train": "train", "test": "t10k"}
 
 
-def fashion_mnist(split: str, folder: str | Path | None = None) -> tuple[UInt8[Tensor, "n 1 28 28"], Int[Tensor, "n"]]:
+def fashion_mnist(
+    split: str, folder: str | Path | None = None
+) -> tuple[UInt8[Tensor, "n 1 28 28"], Int[Tensor, "n"]]:
     """Images (n, 1, 28, 28) uint8 and labels (n,) int64 of the "train" or the "test" split.
 
-    Looks in `folder`; without one, where Debian's dataset-fashion-mnist puts them, then in the user's cache, where
-    torchvision downloads them if they are not there yet.
+    Looks in `folder`; without one, where Debian's dataset-fashion-mnist puts them, then in the
+    user's cache, where torchvision downloads them if they are not there yet.
 
     Raises:
         ValueError: no such split, no data to be had, or files that cannot be read.
@@ -44,7 +59,9 @@ def to_signed(images: UInt8[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
 
 
 def cache_folder() -> Path:
-    """Where downloaded data are kept: $XDG_CACHE_HOME/flowmap-steer, by default ~/.cache/flowmap-steer."""
+    """Where downloaded data are kept: $XDG_CACHE_HOME/flowmap-steer, by default
+    ~/.cache/flowmap-steer.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowmap-steer"
 
 
@@ -74,4 +91,6 @@ def _file(folder: Path, name: str) -> Path:
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
             return path
-    raise ValueError(f"no {name}.gz in {folder}: name the folder that holds the four Fashion-MNIST files")
+    raise ValueError(
+        f"no {name}.gz in {folder}: name the folder that holds the four Fashion-MNIST files"
+    )

@@ -1,6 +1,7 @@
 """Reader of the IDX format, in which MNIST and its heirs are kept.
 
-A file is: two zero bytes, a type byte (8 = unsigned byte), the number of axes, each axis as a big-endian 32-bit
+A file is: two zero bytes, a type byte (8 = unsigned byte), the number of axes, each axis as a
+big-endian 32-bit
 integer, then the values in row-major order. Reference: LeCun, Cortes & Burges, the MNIST database.
 """
 
@@ -20,7 +21,8 @@ def read_idx(path: Path) -> Tensor:
     """The uint8 tensor in an IDX file, gzipped if its name ends in .gz.
 
     Raises:
-        ValueError: the file cannot be read, is not IDX of unsigned bytes, or holds fewer or more bytes than it says.
+        ValueError: the file cannot be read, is not IDX of unsigned bytes, or holds fewer or more
+            bytes than it says.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -32,8 +34,12 @@ def read_idx(path: Path) -> Tensor:
         )
     start = 4 + 4 * content[3]
     if len(content) < start:
-        raise ValueError(f"{path} is cut short: its header alone takes {start} bytes, it has {len(content)}")
+        raise ValueError(
+            f"{path} is cut short: its header alone takes {start} bytes, it has {len(content)}"
+        )
     shape = struct.unpack(f">{content[3]}I", content[4:start])
     if len(content) - start != math.prod(shape):
-        raise ValueError(f"{path}: expected {math.prod(shape)} values for shape {shape}, got {len(content) - start}")
+        raise ValueError(
+            f"{path}: expected {math.prod(shape)} values for shape {shape}, got {len(content) - start}"
+        )
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].reshape(shape)

@@ -1,4 +1,6 @@
-"""Data as LightningDataModules: an endless training stream keyed by the step, a plain pass over what is held out."""
+"""Data as LightningDataModules: an endless training stream keyed by the step, a plain pass over
+what is held out.
+"""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -12,11 +14,14 @@ from steer.data.fashion import fashion_mnist, to_signed
 from steer.data.plane import checkerboard
 from steer.data.stream import step_loader
 
+__all__ = ["Checkerboard", "FashionMnist", "StreamData"]
+
 Batch = tuple[Tensor, Tensor | None]
 
 
 class StreamData(LightningDataModule, ABC):
-    """Batches (x1, cond) drawn afresh for every step. A new data set is `draw` and, to validate, `val_dataloader`.
+    """Batches (x1, cond) drawn afresh for every step. A new data set is `draw` and, to validate,
+    `val_dataloader`.
 
     Args:
         batch_size: samples per batch and process.
@@ -31,7 +36,9 @@ class StreamData(LightningDataModule, ABC):
 
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Batch:
-        """One batch: x1 (B, *shape) and its conditions, or None. All chance comes from the generator."""
+        """One batch: x1 (B, *shape) and its conditions, or None. All chance comes from the
+        generator.
+        """
 
     def train_dataloader(self) -> DataLoader:
         return step_loader(self.draw, self.seed, self.trainer)
@@ -49,7 +56,8 @@ class FashionMnist(StreamData):
 
     Args:
         batch_size, seed: as in StreamData.
-        folder: where the four .gz files are; by default they are looked for, then downloaded (see `fashion_mnist`).
+        folder: where the four .gz files are; by default they are looked for, then downloaded (see
+            `fashion_mnist`).
     """
 
     def __init__(self, batch_size: int, seed: int = 0, folder: str | Path | None = None):
@@ -57,7 +65,9 @@ class FashionMnist(StreamData):
         self.folder = folder
 
     def prepare_data(self) -> None:
-        fashion_mnist("test", self.folder)  # one process downloads, and bad files are found before anything starts
+        fashion_mnist(
+            "test", self.folder
+        )  # one process downloads, and bad files are found before anything starts
 
     def setup(self, stage: str) -> None:
         self.train, self.test = (fashion_mnist(split, self.folder) for split in ("train", "test"))
@@ -78,5 +88,7 @@ class _Chunks(IterableDataset):
         self.images, self.labels, self.size = images, labels, size
 
     def __iter__(self):
-        for images, labels in zip(self.images.split(self.size), self.labels.split(self.size), strict=True):
+        for images, labels in zip(
+            self.images.split(self.size), self.labels.split(self.size), strict=True
+        ):
             yield to_signed(images), labels

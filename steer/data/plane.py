@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+__all__ = ["checkerboard", "ring"]
+
 
 def checkerboard(n: int, generator: torch.Generator) -> Float[Tensor, "n 2"]:
     """n points uniform on the 8 dark unit squares of a 4 x 4 board over [-2, 2]^2."""

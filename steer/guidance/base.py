@@ -1,4 +1,6 @@
-"""Guided(flow_map, *guidances): a FlowMap with a bent velocity. Its jumps follow the bent velocity by an ODE solver."""
+"""Guided(flow_map, *guidances): a FlowMap with a bent velocity. Its jumps follow the bent velocity
+by an ODE solver.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 from steer.flow_map import Cond, FlowMap, OdeMap
 from steer.interpolant import Time, batch_time
 from steer.solvers import Euler, Solver
+
+__all__ = ["Guidance", "Guided"]
 
 
 class Guidance(ABC):
@@ -27,16 +31,19 @@ class Guidance(ABC):
 
 
 class Guided(FlowMap):
-    """flow_map with corrections added to its velocity; score and denoiser are conversions of the sum.
+    """flow_map with corrections added to its velocity; score and denoiser are conversions of the
+    sum.
 
-    Its law is that of the deterministic flow of the sum. The converted score is not that of this flow, unless the corrections
-    are the exact gradient of a value, so noisy samplers draw from another law at every noise level: see `Sampler`.
+    Its law is that of the deterministic flow of the sum. The converted score is not that of this
+    flow, unless the corrections are the exact gradient of a value, so noisy samplers draw from
+    another law at every noise level: see `Sampler`.
 
     Args:
         flow_map: the model.
         guidances: corrections, added up.
         steps, solver: how a jump is made, since the map's own jumps know nothing of the guidance.
-        generator: chance of guidances that draw, for the whole batch: a prompt then notices its batch mates.
+        generator: chance of guidances that draw, for the whole batch: a prompt then notices its
+            batch mates.
     """
 
     def __init__(
@@ -53,18 +60,24 @@ class Guided(FlowMap):
         self.flow_map, self.guidances, self.schedule = flow_map, guidances, flow_map.schedule
         self.guidance = flow_map.guidance
         self.steps, self.solver, self.generator = steps, solver or Euler(), generator
-        self.held = nn.ModuleList(m for g in guidances for m in vars(g).values() if isinstance(m, nn.Module))
+        self.held = nn.ModuleList(
+            m for g in guidances for m in vars(g).values() if isinstance(m, nn.Module)
+        )
 
     @property
     def score_matches_flow(self) -> bool:
         return not self.guidances and self.flow_map.score_matches_flow
 
-    def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
+    def velocity(
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
         t = batch_time(t, x)
         v = self.flow_map.velocity(x, t, cond)
         for guidance in self.guidances:
             v = v + guidance(self.flow_map, x, t, cond, self.generator)
         return v
 
-    def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
+    def forward(
+        self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
         return OdeMap(self, self.schedule, self.steps, self.solver)(x, s, t, cond)

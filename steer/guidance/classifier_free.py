@@ -2,9 +2,9 @@
 
     b^w = b(x, no condition) + w (b(x, cond) - b(x, no condition)).
 
-w = 1 is the conditional model, w = 0 the unconditional one. Both are evaluated side by side, at twice the cost. The law meant
-is that of the flow of b^w; no marginals have the guided score, so each noise level of an Sde has a law of its own (Bradley &
-Nakkiran 2024, arXiv 2408.09000).
+w = 1 is the conditional model, w = 0 the unconditional one. Both are evaluated side by side, at
+twice the cost. The law meant is that of the flow of b^w; no marginals have the guided score, so
+each noise level of an Sde has a law of its own (Bradley & Nakkiran 2024, arXiv 2408.09000).
 
 Reference: Ho & Salimans 2022, arXiv 2207.12598.
 """
@@ -19,11 +19,13 @@ from steer.flow_map import Cond, FlowMap
 from steer.interpolant import Time
 from steer.lookahead import Guesses, Posterior
 
+__all__ = ["ClassifierFree", "Unconditional"]
+
 
 class ClassifierFree(FlowMap):
-    """The guided velocity exactly; jumps by the same mixture of the two maps' jumps, which is the guided flow's own map
-    only to first order in t - s: short jumps are safe, long ones over-shoot for large w. To jump far with guidance,
-    integrate it (OdeMap) or distil it.
+    """The guided velocity exactly; jumps by the same mixture of the two maps' jumps, which is the
+    guided flow's own map only to first order in t - s: short jumps are safe, long ones over-shoot
+    for large w. To jump far with guidance, integrate it (OdeMap) or distil it.
 
     Args:
         flow_map: a model that can also do without its condition.
@@ -46,15 +48,21 @@ class ClassifierFree(FlowMap):
     def score_matches_flow(self) -> bool:
         return self.weight in (0, 1) and self.flow_map.score_matches_flow
 
-    def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
+    def velocity(
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
         return self._mix(lambda cond: self.flow_map.velocity(x, t, cond), cond)
 
-    def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
+    def forward(
+        self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
         return self._mix(lambda cond: self.flow_map(x, s, t, cond), cond)
 
     def _mix(self, model: Any, cond: Cond) -> Tensor:
         if cond is None:
-            raise ValueError("classifier-free guidance needs a condition to lean to; pass cond, or use the map itself")
+            raise ValueError(
+                "classifier-free guidance needs a condition to lean to; pass cond, or use the map itself"
+            )
         without = model(None)
         return torch.lerp(without, model(cond), self.weight)
 
@@ -69,16 +77,23 @@ class Unconditional(FlowMap):
     def __init__(self, flow_map: FlowMap):
         super().__init__()
         self.flow_map, self.schedule = flow_map, flow_map.schedule
-        self.jumps_follow_velocity, self.guidance = flow_map.jumps_follow_velocity, flow_map.guidance
+        self.jumps_follow_velocity, self.guidance = (
+            flow_map.jumps_follow_velocity,
+            flow_map.guidance,
+        )
 
     @property
     def score_matches_flow(self) -> bool:
         return self.flow_map.score_matches_flow
 
-    def velocity(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
+    def velocity(
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
         return self.flow_map.velocity(x, t)
 
-    def forward(self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None) -> Float[Tensor, "b *shape"]:
+    def forward(
+        self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
         return self.flow_map(x, s, t)
 
     def posterior_guesses(

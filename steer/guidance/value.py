@@ -1,8 +1,9 @@
 """Guidance by the value: b + c_t grad V_t, the velocity of the tilted path.
 
-With the exact V_t(x) = log E[exp(scale r(X_1)) | x_t = x], this is exactly the velocity of the interpolant whose data
-law is p_1 exp(scale r), and its ODE and SDE sample that law without weights. With any single guess in V's place (a map
-jump, a denoiser) it is biased; then use TrajectoryTilting, which weighs.
+With the exact V_t(x) = log E[exp(scale r(X_1)) | x_t = x], this is exactly the velocity of the
+interpolant whose data law is p_1 exp(scale r), and its ODE and SDE sample that law without weights.
+With any single guess in V's place (a map jump, a denoiser) it is biased; then use
+TrajectoryTilting, which weighs.
 
 References: Dhariwal & Nichol 2021, arXiv 2105.05233; Meta Flow Maps, 2026, arXiv 2601.14430.
 """
@@ -14,14 +15,17 @@ from torch import Tensor
 from steer.flow_map import Cond, FlowMap
 from steer.guidance.base import Guidance
 from steer.interpolant import expand
-from steer.slope import Asked, rise
 from steer.tilt import Value, check_finite, name_of, no_gradient
+from steer.value import Asked, rise
+
+__all__ = ["ValueGuidance"]
 
 
 class ValueGuidance(Guidance):
     """c_t grad V_t(x).
 
-    At t = 0, c_t is infinite and grad V_t zero; the product is taken at t = .001 instead (`Schedule.inside`).
+    At t = 0, c_t is infinite and grad V_t zero; the product is taken at t = .001 instead
+    (`Schedule.inside`).
 
     Args:
         value: the tilt and the look-ahead to ask.
@@ -46,7 +50,9 @@ class ValueGuidance(Guidance):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b *shape"]:
         t = flow_map.schedule.inside(t)
-        watched = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)  # then stay differentiable
+        watched = torch.is_grad_enabled() and (
+            x.requires_grad or t.requires_grad
+        )  # then stay differentiable
         asked = Asked(flow_map, x, t, cond, generator)
         if watched or len(self.value.lookahead.pieces()) == 1:
             gradient = self.at_once(asked, watched)

@@ -8,14 +8,18 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+__all__ = ["Ema"]
+
 
 class Ema(Callback):
-    """Keeps w_ema <- d w_ema + (1 - d) w after every optimizer step, with d = min(decay, (1 + step) / (10 + step)).
+    """Keeps w_ema <- d w_ema + (1 - d) w after every optimizer step, with d = min(decay, (1 + step)
+    / (10 + step)).
 
-    The growing decay forgets the random start. Only what is trained is averaged, in float32 or better: frozen weights
-    (a LoRA's base, a teacher, a reward) are neither copied nor saved a second time, as they would be by Lightning's
-    callback, a deep copy of the whole module. Buffers stay the module's own. Validation sees the average, and every
-    checkpoint holds both.
+    The growing decay forgets the random start. Only what is trained is averaged, in float32 or
+    better: frozen weights
+    (a LoRA's base, a teacher, a reward) are neither copied nor saved a second time, as they would
+    be by Lightning's callback, a deep copy of the whole module. Buffers stay the module's own.
+    Validation sees the average, and every checkpoint holds both.
 
     Args:
         decay: d in the long run; the average looks back over about 1 / (1 - decay) steps.
@@ -31,9 +35,13 @@ class Ema(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         learned = _learned(pl_module)
         if self.average and self.average.keys() != learned.keys():
-            raise ValueError("the checkpoint averages other weights than this model trains: resume with its config")
+            raise ValueError(
+                "the checkpoint averages other weights than this model trains: resume with its config"
+            )
         source = self.average or learned
-        self.average = {name: _copy(source[name], weight.device) for name, weight in learned.items()}
+        self.average = {
+            name: _copy(source[name], weight.device) for name, weight in learned.items()
+        }
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:

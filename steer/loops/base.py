@@ -1,7 +1,9 @@
-"""What the three loops share: chance keyed by the step, the optimizer, and a stop at the first non-finite number.
+"""What the three loops share: chance keyed by the step, the optimizer, and a stop at the first
+non-finite number.
 
-Everything random in a step comes from (seed, step, rank), so a run killed at any moment and resumed from its last
-checkpoint repeats the uninterrupted run bit for bit on the CPU: there is no random state to save.
+Everything random in a step comes from (seed, step, rank), so a run killed at any moment and resumed
+from its last checkpoint repeats the uninterrupted run bit for bit on the CPU: there is no random
+state to save.
 """
 
 from typing import Any
@@ -16,6 +18,8 @@ from steer.data.stream import key, keyed_generator
 from steer.loops import divergence
 from steer.loops.schedules import Constant, LrSchedule
 from steer.training import Loss
+
+__all__ = ["Loop"]
 
 
 class Loop(LightningModule):
@@ -44,7 +48,8 @@ class Loop(LightningModule):
         self.weight_decay, self.betas, self.seed = weight_decay, (betas[0], betas[1]), seed
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
-        """The generator of this step, on this device; the global one, which dropout uses, is reseeded likewise.
+        """The generator of this step, on this device; the global one, which dropout uses, is
+        reseeded likewise.
 
         Micro-batches accumulated into one step are told apart.
         """
@@ -59,7 +64,9 @@ class Loop(LightningModule):
         Raises:
             Diverged: naming the culprit, if the loss of any process is not finite.
         """
-        finite = self.trainer.strategy.reduce(loss.total.detach().isfinite().float(), reduce_op="mean")
+        finite = self.trainer.strategy.reduce(
+            loss.total.detach().isfinite().float(), reduce_op="mean"
+        )
         if finite < 1:  # in any process: all of them stop
             raise divergence.of_loss(loss, self.global_step, self.trainer)
         terms = {f"train/{name}": value for name, value in loss.terms.items()}
@@ -78,5 +85,10 @@ class Loop(LightningModule):
     def configure_optimizers(self) -> Any:
         learned = [p for p in self.parameters() if p.requires_grad]
         optimizer = AdamW(learned, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
-        scheduler = LambdaLR(optimizer, lambda step: self.lr_schedule(step))  # a lambda: the schedule is not saved
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = LambdaLR(
+            optimizer, lambda step: self.lr_schedule(step)
+        )  # a lambda: the schedule is not saved
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

@@ -12,6 +12,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from steer.loops.base import Loop
 from steer.training import Loss
 
+__all__ = ["ClassifierTraining", "FlipAndShift", "to_unit"]
+
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -23,7 +25,8 @@ class ClassifierTraining(Loop):
         classes: how many.
         label_smoothing: mass given to the other classes.
         augmentation: (x, generator) -> x, such as `FlipAndShift`.
-        prepare: what the network wants to see of the data set's x, such as `to_unit` for images in [0, 1].
+        prepare: what the network wants to see of the data set's x, such as `to_unit` for images in
+            [0, 1].
         optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
     """
 
@@ -60,20 +63,30 @@ class ClassifierTraining(Loop):
 
 
 class FlipAndShift:
-    """Mirrors each image with probability 1/2 and moves it by up to `shift` pixels either way; the edge is repeated."""
+    """Mirrors each image with probability 1/2 and moves it by up to `shift` pixels either way; the
+    edge is repeated.
+    """
 
     def __init__(self, shift: int = 2):
         self.shift = shift
 
-    def __call__(self, x: Float[Tensor, "b c h w"], generator: torch.Generator) -> Float[Tensor, "b c h w"]:
+    def __call__(
+        self, x: Float[Tensor, "b c h w"], generator: torch.Generator
+    ) -> Float[Tensor, "b c h w"]:
         mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
-        down, right = torch.randint(2 * self.shift + 1, (2, len(x)), generator=generator, device=x.device)
+        down, right = torch.randint(
+            2 * self.shift + 1, (2, len(x)), generator=generator, device=x.device
+        )
         return crop(F.pad(x, (self.shift,) * 4, mode="replicate"), down, right, *x.shape[-2:])
 
 
 def crop(
-    x: Float[Tensor, "b c h w"], top: Int[Tensor, "b"], left: Int[Tensor, "b"], height: int, width: int
+    x: Float[Tensor, "b c h w"],
+    top: Int[Tensor, "b"],
+    left: Int[Tensor, "b"],
+    height: int,
+    width: int,
 ) -> Float[Tensor, "b c height width"]:
     """From each image its own window, `height` x `width` with the given corner."""
     rows = top[:, None] + torch.arange(height, device=x.device)

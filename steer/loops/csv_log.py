@@ -7,9 +7,12 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+__all__ = ["CsvLog", "read_csv_log"]
+
 
 class CsvLog(Logger):
-    """Appends one line `step,name,value` per logged number, so that a resumed run goes on where it was.
+    """Appends one line `step,name,value` per logged number, so that a resumed run goes on where it
+    was.
 
     (Lightning's own CSV logger deletes what a killed run had written.) Read it with `read_csv_log`.
 
@@ -37,14 +40,20 @@ class CsvLog(Logger):
             writer = csv.writer(file)
             if new:
                 writer.writerow(("step", "name", "value"))
-            writer.writerows((step, name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
+            writer.writerows(
+                (step, name, repr(float(value)))
+                for name, value in metrics.items()
+                if name != "epoch"
+            )
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The run folder's config.yaml holds them."""
 
 
 def read_csv_log(path: str | Path) -> dict[str, dict[int, float]]:
-    """name -> {step: value}. Of a step that was run twice, before a kill and after, the later value counts."""
+    """name -> {step: value}. Of a step that was run twice, before a kill and after, the later value
+    counts.
+    """
     curves: dict[str, dict[int, float]] = {}
     with Path(path).open(newline="") as file:
         for row in csv.DictReader(file):

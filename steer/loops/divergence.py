@@ -10,21 +10,35 @@ from torch import Tensor
 from steer.loops.last_checkpoint import LastCheckpoint
 from steer.training import Loss, Residuals
 
+__all__ = ["Diverged"]
+
 
 class Diverged(ValueError):
-    """A loss or a gradient that is not finite. `kept` is the checkpoint that is left of an earlier step, if there is one."""
+    """A loss or a gradient that is not finite. `kept` is the checkpoint that is left of an earlier
+    step, if there is one.
+    """
 
     def __init__(self, what: str, step: int, trainer: Trainer):
         self.kept = kept(trainer, step)
-        left = "" if self.kept is None else f"; the weights of step {step_of(self.kept)} are kept in {self.kept}"
+        left = (
+            ""
+            if self.kept is None
+            else f"; the weights of step {step_of(self.kept)} are kept in {self.kept}"
+        )
         super().__init__(f"{what}{left}: {advice(trainer)}")
 
 
 def of_loss(loss: Loss, step: int, trainer: Trainer) -> Diverged:
-    """A loss that is not finite here or in another process: the objective and the times of its first bad residual."""
+    """A loss that is not finite here or in another process: the objective and the times of its
+    first bad residual.
+    """
     if loss.total.isfinite():
-        return Diverged(f"the training loss of another process is not finite at step {step}", step, trainer)
-    return Diverged(f"the training loss is {loss.total.item()} at step {step}{culprit(loss)}", step, trainer)
+        return Diverged(
+            f"the training loss of another process is not finite at step {step}", step, trainer
+        )
+    return Diverged(
+        f"the training loss is {loss.total.item()} at step {step}{culprit(loss)}", step, trainer
+    )
 
 
 def of_gradient(norm: Tensor, step: int, trainer: Trainer) -> Diverged:
@@ -68,5 +82,9 @@ def step_of(path: Path) -> int:
 def advice(trainer: Trainer) -> str:
     """What fits this run."""
     clipping = "" if trainer.gradient_clip_val else ", set the Trainer's gradient_clip_val=1"
-    precision = ", or train in precision 32-true or bf16-mixed" if str(trainer.precision).startswith("16") else ""
+    precision = (
+        ", or train in precision 32-true or bf16-mixed"
+        if str(trainer.precision).startswith("16")
+        else ""
+    )
     return f"lower lr{clipping}{precision}"

@@ -10,16 +10,28 @@ from steer.data.stream import keyed_generator
 from steer.flow_map import ResidualMap
 from steer.loops.averaging import Ema
 from steer.loops.pictures import evaluating
-from steer.training import Eulerian, FiniteDifference, Held, Lagrangian, PairObjective, Pairs, Semigroup, SortedPair
+from steer.training import (
+    Eulerian,
+    FiniteDifference,
+    Held,
+    Lagrangian,
+    PairObjective,
+    Pairs,
+    Semigroup,
+    SortedPair,
+)
+
+__all__ = ["Identities"]
 
 
 class Identities(Callback):
-    """Every `every` steps, logs the mean squared residuals of the three identities: identity/semigroup, /lagrangian, /eulerian.
+    """Every `every` steps, logs the mean squared residuals of the three identities:
+    identity/semigroup, /lagrangian, /eulerian.
 
-    They are taken on data of the current batch at the same noise and times throughout, of the map against itself. That X_{t,t}
-    is the identity and its tangent the velocity holds by construction. A loss may rise while samples improve, since a
-    self-distilled target moves; these say how much of a map it is. Derivatives are differences, so that any network can be
-    watched.
+    They are taken on data of the current batch at the same noise and times throughout, of the map
+    against itself. That X_{t,t} is the identity and its tangent the velocity holds by construction.
+    A loss may rise while samples improve, since a self-distilled target moves; these say how much
+    of a map it is. Derivatives are differences, so that any network can be watched.
 
     Args:
         every: steps between them.
@@ -41,11 +53,17 @@ class Identities(Callback):
         step, before = trainer.global_step, self.step
         self.step = step
         if trainer.is_global_zero and step != before and step % self.every == 0:
-            with self.ema.applied(pl_module) if self.ema else nullcontext(), evaluating(pl_module), torch.no_grad():
+            with (
+                self.ema.applied(pl_module) if self.ema else nullcontext(),
+                evaluating(pl_module),
+                torch.no_grad(),
+            ):
                 flow_map: Any = pl_module.flow_map
                 found = residuals(flow_map, self.pairs(*batch))
             for logger in trainer.loggers:
-                logger.log_metrics({f"identity/{name}": value for name, value in found.items()}, step)
+                logger.log_metrics(
+                    {f"identity/{name}": value for name, value in found.items()}, step
+                )
 
     def pairs(self, x1: torch.Tensor, cond: Any) -> Pairs:
         """The first samples of a batch, with noise and times that are always the same."""
@@ -65,4 +83,6 @@ def residuals(flow_map: ResidualMap, pairs: Pairs) -> dict[str, float]:
         "eulerian": Eulerian(FiniteDifference()),
     }
     held, generator = Held(flow_map, flow_map), keyed_generator("identities")
-    return {name: float(of(flow_map, held, pairs, generator).mean()) for name, of in identities.items()}
+    return {
+        name: float(of(flow_map, held, pairs, generator).mean()) for name, of in identities.items()
+    }

@@ -7,15 +7,19 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+__all__ = ["LastCheckpoint"]
+
 NAME = "last.ckpt"
 
 
 class LastCheckpoint(Checkpoint):
     """Keeps `folder`/last.ckpt, renewed every `every` steps and at the end of training.
 
-    It is written beside itself and renamed: whenever the process is killed, last.ckpt is whole. (Lightning's own
-    checkpoint goes through the system's temporary folder, and is copied when that is on another disk.) Nothing is
-    written on an exception, whose moment may lie between the optimizer's step and the average's.
+    It is written beside itself and renamed: whenever the process is killed, last.ckpt is whole.
+    (Lightning's own
+    checkpoint goes through the system's temporary folder, and is copied when that is on another
+    disk.) Nothing is written on an exception, whose moment may lie between the optimizer's step and
+    the average's.
 
     Resume with `trainer.fit(loop, data, ckpt_path=last.path, weights_only=True)`.
     """

@@ -11,19 +11,25 @@ from steer.loops.base import Loop
 from steer.training import Objective, WrongGradient
 from steer.training.gradient_check import check_gradient
 
+__all__ = ["MapTraining"]
+
 
 class MapTraining(Loop):
-    """Minimises an objective over pairs (x0, x1), x0 ~ N(0, I) and x1 from the data, on batches (x1, cond).
+    """Minimises an objective over pairs (x0, x1), x0 ~ N(0, I) and x1 from the data, on batches
+    (x1, cond).
 
-    The loss, any `torch.func.jvp` included, is computed inside `training_step`, which Lightning runs inside its DDP
-    wrapper: N processes of batch B take the gradient of one process of batch N B.
+    The loss, any `torch.func.jvp` included, is computed inside `training_step`, which Lightning
+    runs inside its DDP wrapper: N processes of batch B take the gradient of one process of batch N
+    B.
 
     Args:
         flow_map: the map to learn.
         objective: one of `steer.training`, if a module, what it learns is learned too.
-        drop_cond: probability of training a sample without its condition, so that the map learns both laws.
-        check_gradient: compare the gradient of the loss with a finite difference before the first step of a run, new or
-            resumed; see `steer.training.check_gradient`. It changes nothing, and takes about as long as a step.
+        drop_cond: probability of training a sample without its condition, so that the map learns
+            both laws.
+        check_gradient: compare the gradient of the loss with a finite difference before the first
+            step of a run, new or resumed; see `steer.training.check_gradient`. It changes nothing,
+            and takes about as long as a step.
         optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
 
     Raises:
@@ -55,7 +61,10 @@ class MapTraining(Loop):
         x0 = torch.randn(x1.shape, generator=generator, device=self.device, dtype=x1.dtype)
         cond = drop(cond, self.drop_cond, generator)
         loss = self.objective(self.flow_map, x0, x1, cond, generator, self.global_step)
-        if not loss.total.isfinite() and (bad := (~x1.flatten(1).isfinite().all(1)).nonzero()).numel():
+        if (
+            not loss.total.isfinite()
+            and (bad := (~x1.flatten(1).isfinite().all(1)).nonzero()).numel()
+        ):
             raise ValueError(
                 f"sample {int(bad[0])} of the batch of step {self.global_step} is not finite; mend the data"
             )
@@ -68,16 +77,24 @@ class MapTraining(Loop):
         return self.report(loss, len(x1))
 
     def check(self, x1: Tensor, cond: Cond) -> bool:
-        """Whether the gradient could be compared with a finite difference. Raises WrongGradient in all processes alike."""
+        """Whether the gradient could be compared with a finite difference. Raises WrongGradient in
+        all processes alike.
+        """
         self.checked, wrong, found = True, None, None
-        last = self.trainer.max_steps - 1 if self.trainer.max_steps > 0 else 10**6  # past the warm-ups of this training
+        last = (
+            self.trainer.max_steps - 1 if self.trainer.max_steps > 0 else 10**6
+        )  # past the warm-ups of this training
         try:
             found = check_gradient(self.objective, self.flow_map, x1, cond, last)
         except WrongGradient as error:
             wrong = error
-        anywhere = self.trainer.strategy.reduce(torch.tensor(float(wrong is not None), device=self.device))
+        anywhere = self.trainer.strategy.reduce(
+            torch.tensor(float(wrong is not None), device=self.device)
+        )
         if anywhere > 0:
-            raise wrong or WrongGradient("the gradient of the loss is wrong in another process; see there")
+            raise wrong or WrongGradient(
+                "the gradient of the loss is wrong in another process; see there"
+            )
         return found is not None
 
 
@@ -88,7 +105,9 @@ def guidance_of(flow_map: ResidualMap, objective: Objective) -> float:
 
 
 def drop(cond: Cond, probability: float, generator: torch.Generator) -> Cond:
-    """Replaces each condition, with the given probability, by none: label -1, embedding 0, the empty text."""
+    """Replaces each condition, with the given probability, by none: label -1, embedding 0, the
+    empty text.
+    """
     if cond is None or probability == 0:
         return cond
     if isinstance(cond, Tensor):

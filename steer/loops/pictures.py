@@ -19,14 +19,18 @@ from steer.flow_map import Cond
 from steer.loops.averaging import Ema
 from steer.samplers import Sampler
 
+__all__ = ["ImageGrid", "Pictures", "PlaneHistogram"]
+
 
 class Pictures(Callback):
-    """Every `every` steps, samples from the same noise and conditions: `folder`/step_001000_<name>.png and TensorBoard.
+    """Every `every` steps, samples from the same noise and conditions:
+    `folder`/step_001000_<name>.png and TensorBoard.
 
     Args:
         samplers: name -> sampler, such as {"1_jump": Jump(1), "4_jumps": Jump(4)}.
         x0: the noise (B, *shape), fixed for the whole run so that pictures can be compared.
-        picture: samples (B, *shape) -> image (3, H, W) in [0, 1]: `ImageGrid()` or `PlaneHistogram()`.
+        picture: samples (B, *shape) -> image (3, H, W) in [0, 1]: `ImageGrid()` or
+            `PlaneHistogram()`.
         folder: where the files go.
         every: steps between pictures.
         cond: conditions of the B samples.
@@ -54,7 +58,11 @@ class Pictures(Callback):
         step, before = trainer.global_step, self.step
         self.step = step
         if trainer.is_global_zero and step != before and step % self.every == 0:
-            with self.ema.applied(pl_module) if self.ema else nullcontext(), evaluating(pl_module), torch.no_grad():
+            with (
+                self.ema.applied(pl_module) if self.ema else nullcontext(),
+                evaluating(pl_module),
+                torch.no_grad(),
+            ):
                 for name, sampler in self.samplers.items():
                     self.show(trainer, name, self.sample(sampler, pl_module))
 
@@ -78,7 +86,9 @@ class Pictures(Callback):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside the `with`, every part of the module is in eval mode; afterwards, each in its own again."""
+    """Inside the `with`, every part of the module is in eval mode; afterwards, each in its own
+    again.
+    """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -100,7 +110,9 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class PlaneHistogram:
-    """Points of [-extent, extent]^2 as a square of `bins` x `bins` counts, dark where there are many."""
+    """Points of [-extent, extent]^2 as a square of `bins` x `bins` counts, dark where there are
+    many.
+    """
 
     extent: Positive = 3.0
     bins: Count = 128

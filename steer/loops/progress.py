@@ -6,11 +6,22 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["StepProgress"]
 
 
 class StepProgress(ProgressBar):
-    """Steps done of all, time gone and left, and the numbers logged with prog_bar=True; on standard error."""
+    """Steps done of all, time gone and left, and the numbers logged with prog_bar=True; on standard
+    error.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +45,9 @@ class StepProgress(ProgressBar):
             TextColumn("{task.fields[numbers]}"),
             console=Console(stderr=True),
         )
-        steps = trainer.estimated_stepping_batches  # by max_steps or max_epochs, whichever ends first
+        steps = (
+            trainer.estimated_stepping_batches
+        )  # by max_steps or max_epochs, whichever ends first
         total = steps if math.isfinite(steps) else None
         self.task = self.bar.add_task("", total=total, completed=trainer.global_step, numbers="")
         self.bar.start()
@@ -45,13 +58,17 @@ class StepProgress(ProgressBar):
         step = trainer.global_step
         self.bar.update(self.task, completed=step)
         if step % 10 == 0:  # reading the numbers waits for the device
-            numbers = "  ".join(f"{name} {value:.4g}" for name, value in trainer.progress_bar_metrics.items())
+            numbers = "  ".join(
+                f"{name} {value:.4g}" for name, value in trainer.progress_bar_metrics.items()
+            )
             self.bar.update(self.task, numbers=numbers)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         self.stop()
 
     def stop(self) -> None:

@@ -15,6 +15,8 @@ from steer.loops.base import Loop
 from steer.tilt import Tilt
 from steer.training import Loss
 
+__all__ = ["RewardTuning"]
+
 Prompts = Callable[[int, torch.Generator], Cond]
 
 
@@ -41,14 +43,17 @@ class Unprompted:
 
 
 class RewardTuning(Loop):
-    """Minimises a tuning objective over x0 ~ N(0, I) and prompts: it makes its own batches and needs no data.
+    """Minimises a tuning objective over x0 ~ N(0, I) and prompts: it makes its own batches and
+    needs no data.
 
-    The base and the tilt are held outside the module, so that they are neither trained, averaged nor saved.
+    The base and the tilt are held outside the module, so that they are neither trained, averaged
+    nor saved.
 
     Args:
         flow_map: the map to tune; only its weights that require a gradient are.
         base: the map it started from, frozen and in eval mode.
-        tilt: the reward and its scale, frozen likewise; a scale for each prompt comes with `prompts`, the conditions.
+        tilt: the reward and its scale, frozen likewise; a scale for each prompt comes with
+            `prompts`, the conditions.
         objective: one of `steer.tuning`, or any TuningObjective.
         shape: of one sample.
         batch_size: samples per step and process.
@@ -69,13 +74,23 @@ class RewardTuning(Loop):
     ):
         super().__init__(**optimizer)
         if base is flow_map:
-            raise ValueError("base must be a frozen copy of flow_map, not flow_map itself: use copy.deepcopy")
+            raise ValueError(
+                "base must be a frozen copy of flow_map, not flow_map itself: use copy.deepcopy"
+            )
         if tilt.scale.ndim and tilt.prompts is None:
-            what = "tuning draws its prompts at random and cannot tell whose a scale is by its place"
-            raise ValueError(f"{what}; give steer.Tilt(reward, scale, prompts=the condition of each)")
+            what = (
+                "tuning draws its prompts at random and cannot tell whose a scale is by its place"
+            )
+            raise ValueError(
+                f"{what}; give steer.Tilt(reward, scale, prompts=the condition of each)"
+            )
         self.flow_map, self.objective = flow_map, objective
         self.frozen = (base, tilt)  # a tuple hides modules from torch
-        self.shape, self.batch_size, self.prompts = tuple(shape), batch_size, prompts or Unprompted()
+        self.shape, self.batch_size, self.prompts = (
+            tuple(shape),
+            batch_size,
+            prompts or Unprompted(),
+        )
         self.spent = counting.Evaluations()
 
     def train_dataloader(self) -> DataLoader:
@@ -93,14 +108,20 @@ class RewardTuning(Loop):
         base, tilt = self.frozen
         generator = self.step_generator(batch_idx)
         x0 = torch.randn(self.batch_size, *self.shape, generator=generator, device=self.device)
-        with counting.count() as self.tally:  # its backwards arrive later, during Lightning's backward
-            loss = self.objective(self.flow_map, base, tilt, x0, batch[0], generator, self.global_step)
+        with (
+            counting.count() as self.tally
+        ):  # its backwards arrive later, during Lightning's backward
+            loss = self.objective(
+                self.flow_map, base, tilt, x0, batch[0], generator, self.global_step
+            )
         return self.report(loss, self.batch_size)
 
     def on_after_backward(self) -> None:
         """Adds what the step cost to what the run has cost, over all processes, and logs it."""
         ranks, step = self.trainer.world_size, asdict(self.tally)
-        self.spent = counting.Evaluations(**{k: n + ranks * step[k] for k, n in asdict(self.spent).items()})
+        self.spent = counting.Evaluations(
+            **{k: n + ranks * step[k] for k, n in asdict(self.spent).items()}
+        )
         self.log_dict({f"spent/{k}": float(n) for k, n in asdict(self.spent).items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,10 +1,14 @@
-"""Learning-rate schedules: step -> the factor by which the learning rate is multiplied. Any such callable will do."""
+"""Learning-rate schedules: step -> the factor by which the learning rate is multiplied. Any such
+callable will do.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from steer.annotations import Count
+
+__all__ = ["Constant", "Cosine", "InverseSqrt", "LrSchedule", "Trapezoid", "Warmup"]
 
 LrSchedule = Callable[[int], float]
 
@@ -33,7 +37,9 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Trapezoid:
-    """1 until the last `decay` of `steps` steps, then linearly down to 0: a run may be ended at any time by decaying."""
+    """1 until the last `decay` of `steps` steps, then linearly down to 0: a run may be ended at any
+    time by decaying.
+    """
 
     steps: int
     decay: Count
@@ -58,7 +64,9 @@ class InverseSqrt:
 
 @dataclass(frozen=True)
 class Warmup:
-    """Rises linearly over `steps` steps while `then` already runs: min((step + 1) / steps, 1) then(step)."""
+    """Rises linearly over `steps` steps while `then` already runs: min((step + 1) / steps, 1)
+    then(step).
+    """
 
     steps: int
     then: LrSchedule = Constant()

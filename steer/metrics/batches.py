@@ -1,4 +1,6 @@
-"""A network over many samples in batches of bounded size, without gradients, so that memory does not grow with them."""
+"""A network over many samples in batches of bounded size, without gradients, so that memory does
+not grow with them.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +17,12 @@ def in_batches(
     cond: Any = None,
     constrained: bool = False,
 ) -> Float[Tensor, "b *out"]:
-    """network(x), or network(x, cond) where a condition is given (one entry per sample), in float64.
+    """network(x), or network(x, cond) where a condition is given (one entry per sample), in
+    float64.
 
     Raises:
-        ValueError: if the network does not answer with one finite row per sample (or, with `constrained`, one of -inf);
-            names the first bad sample.
+        ValueError: if the network does not answer with one finite row per sample (or, with
+            `constrained`, one of -inf); names the first bad sample.
     """
     answers = []
     for start in range(0, len(x), max_batch):
@@ -40,5 +43,7 @@ def _checked(answer: Tensor, rows: int, start: int, constrained: bool) -> Tensor
         fine = fine | (answer == -torch.inf)
     bad = ~fine.reshape(rows, -1).all(1)
     if bad.any():
-        raise ValueError(f"expected finite answers, got one that is not at sample {start + int(bad.nonzero()[0])}")
+        raise ValueError(
+            f"expected finite answers, got one that is not at sample {start + int(bad.nonzero()[0])}"
+        )
     return answer

@@ -1,9 +1,13 @@
-"""Pairwise diversity: how different two particles of the same prompt are, in the eyes of a feature network.
+"""Pairwise diversity: how different two particles of the same prompt are, in the eyes of a feature
+network.
 
-N / (N - 1) sum_ij w_i w_j d(f_i, f_j), averaged over prompts: the mean over pairs i != j for equal weights, and 0 when
-one particle has all the weight. It is, up to the factor, what multinomial resampling would leave on average.
+N / (N - 1) sum_ij w_i w_j d(f_i, f_j), averaged over prompts: the mean over pairs i != j for equal
+weights, and 0 when
+one particle has all the weight. It is, up to the factor, what multinomial resampling would leave on
+average.
 
-By default d is the cosine distance 1 - f_i . f_j / |f_i||f_j|: 0 for equal directions, 1 for orthogonal ones.
+By default d is the cosine distance 1 - f_i . f_j / |f_i||f_j|: 0 for equal directions, 1 for
+orthogonal ones.
 """
 
 from collections.abc import Callable
@@ -18,6 +22,8 @@ from steer.metrics.batches import in_batches
 from steer.metrics.energy_distance import distance_between
 from steer.metrics.weights import normalized
 
+__all__ = ["PairwiseDiversity", "cosine_diversity", "euclidean_diversity"]
+
 
 def cosine_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """N / (N - 1) (1 - |sum_i w_i f_i / |f_i||^2), which is the sum over pairs of 1 - cos, in O(N).
@@ -31,7 +37,9 @@ def cosine_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[T
             "a feature vector is zero and has no cosine; use distance=euclidean_diversity or other features"
         )
     n, along = len(f), (w @ (f / length)).square().sum()
-    return n / (n - 1) * torch.where(along > 1 - n * torch.finfo(along.dtype).eps, 0.0, 1 - along)  # 0 up to rounding
+    return (
+        n / (n - 1) * torch.where(along > 1 - n * torch.finfo(along.dtype).eps, 0.0, 1 - along)
+    )  # 0 up to rounding
 
 
 def euclidean_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -49,7 +57,8 @@ class PairwiseDiversity(Metric):
         features: (B, *shape) -> (B, d). A module runs as it is: put it in eval mode first.
         distance: features (N, d), normalised weights (N,) -> scalar.
         max_batch: particles given to `features` at once.
-        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays in its process.
+        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays
+            in its process.
     """
 
     is_differentiable = False
@@ -71,15 +80,21 @@ class PairwiseDiversity(Metric):
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("prompts", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, x: Float[Tensor, "p n *shape"], log_w: Float[Tensor, "p n"] | None = None) -> None:
-        """Adds prompts, each with all its particles. Raises ValueError with fewer than two particles a prompt."""
+    def update(
+        self, x: Float[Tensor, "p n *shape"], log_w: Float[Tensor, "p n"] | None = None
+    ) -> None:
+        """Adds prompts, each with all its particles. Raises ValueError with fewer than two
+        particles a prompt.
+        """
         if x.shape[1] < 2:
             raise ValueError(
                 "diversity needs at least 2 particles a prompt, got 1; put prompts alike on the particle axis"
             )
         w = normalized(x.new_zeros(x.shape[:2]) if log_w is None else log_w)
         f = in_batches(self.features, x.flatten(0, 1), self.max_batch).reshape(*x.shape[:2], -1)
-        self.total = self.total + torch.stack([self.distance(a, b) for a, b in zip(f, w, strict=True)]).sum()
+        self.total = (
+            self.total + torch.stack([self.distance(a, b) for a, b in zip(f, w, strict=True)]).sum()
+        )
         self.prompts = self.prompts + len(x)
 
     def compute(self) -> Tensor:

@@ -2,8 +2,10 @@
 
 D(p, q) = 2 E|X - Y| - E|X - X'| - E|Y - Y'|,   X, X' ~ p and Y, Y' ~ q independent, |.| Euclidean.
 
-Estimated by U-statistics (no sample is paired with itself): unbiased for equal weights, hence of either sign when the
-laws agree. `sampling_floor` gives its size then. Self-normalised weights cost a bias of order 1/ess.
+Estimated by U-statistics (no sample is paired with itself): unbiased for equal weights, hence of
+either sign when the
+laws agree. `sampling_floor` gives its size then. Self-normalised weights cost a bias of order
+1/ess.
 
 Reference: Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
 """
@@ -17,6 +19,8 @@ from torch import Tensor
 from steer.metrics.two_samples import TwoSamples
 from steer.metrics.weights import MIN_PAIR_MASS, normalized, pair_mass
 
+__all__ = ["EnergyDistance"]
+
 MAX_PAIRS = 2**22  # distances held at once: 32 MiB in float64
 
 
@@ -28,7 +32,8 @@ def energy_distance(
 ) -> Float[Tensor, ""]:
     """D between two weighted sets, in float64, in memory that grows as n + m (without gradients).
 
-    Distances come from inner products of the centred samples: coincident points are 1e-8 of their scale apart.
+    Distances come from inner products of the centred samples: coincident points are 1e-8 of their
+    scale apart.
 
     Args:
         x: (n, d) samples of p.
@@ -49,7 +54,9 @@ def centred(
     log_w_x: Float[Tensor, " n"] | None,
     log_w_y: Float[Tensor, " m"] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both sets in float64 about the mean of the second, since distances come from inner products; and their weights."""
+    """Both sets in float64 about the mean of the second, since distances come from inner products;
+    and their weights.
+    """
     w = normalized(x.new_zeros(len(x)) if log_w_x is None else log_w_x)
     v = normalized(y.new_zeros(len(y)) if log_w_y is None else log_w_y)
     x, y = x.double(), y.double()
@@ -74,12 +81,19 @@ def distance_between(
 
 
 def distance_within(
-    x: Float[Tensor, "n d"], w: Float[Tensor, " n"], pairing: Pairing = torch.cdist, of_itself: float = 0.0
+    x: Float[Tensor, "n d"],
+    w: Float[Tensor, " n"],
+    pairing: Pairing = torch.cdist,
+    of_itself: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """sum_{i != j} w_i w_j |x_i - x_j| / sum_{i != j} w_i w_j; `of_itself` is what a point and itself make in a pairing."""
+    """sum_{i != j} w_i w_j |x_i - x_j| / sum_{i != j} w_i w_j; `of_itself` is what a point and
+    itself make in a pairing.
+    """
     mass = pair_mass(w)
     if not mass > MIN_PAIR_MASS:
-        raise ValueError("expected at least two samples with weight, got one; resample or temper the weights first")
+        raise ValueError(
+            "expected at least two samples with weight, got one; resample or temper the weights first"
+        )
     return (distance_between(x, x, w, w, pairing) - of_itself * w.square().sum()) / mass
 
 

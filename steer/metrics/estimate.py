@@ -1,4 +1,6 @@
-"""A mean over prompts of self-normalised means over particles, with two standard errors taken from the run itself."""
+"""A mean over prompts of self-normalised means over particles, with two standard errors taken from
+the run itself.
+"""
 
 from abc import ABC
 from typing import Any, NamedTuple
@@ -11,15 +13,18 @@ from torchmetrics.utilities import dim_zero_cat
 
 from steer.metrics.weights import MIN_PAIR_MASS, normalized, pair_mass
 
+__all__ = ["Estimate", "prompt_mean"]
+
 
 class Estimate(NamedTuple):
     """A mean and its standard errors, scalars in float64.
 
-    std_error takes the prompts as given and the particles as independent. Particles that share an ancestor are not, so
-    after resampling it is too small, as it is when few particles carry the weight (a low ess). NaN where a prompt has
-    one particle, or one with all the weight: such a run says nothing of its own error.
-    std_error_over_prompts takes the prompts as independent draws, sd(mean_p) / sqrt(P): it holds under resampling too,
-    and counts the differences between prompts as noise. NaN for a single prompt.
+    std_error takes the prompts as given and the particles as independent. Particles that share an
+    ancestor are not, so after resampling it is too small, as it is when few particles carry the
+    weight (a low ess). NaN where a prompt has one particle, or one with all the weight: such a run
+    says nothing of its own error. std_error_over_prompts takes the prompts as independent draws,
+    sd(mean_p) / sqrt(P): it holds under resampling too, and counts the differences between prompts
+    as noise. NaN for a single prompt.
     """
 
     mean: Float[Tensor, ""]
@@ -30,12 +35,14 @@ class Estimate(NamedTuple):
 def particle_mean(
     values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None = None
 ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-    """mean_p = sum_n w_pn r_pn for each prompt, and the delta-method variance of that ratio of sums,
+    """mean_p = sum_n w_pn r_pn for each prompt, and the delta-method variance of that ratio of
+    sums,
 
     var_p = sum_n w_pn^2 (r_pn - mean_p)^2 / (1 - sum_n w_pn^2),
 
-    which for equal weights is the usual s^2 / N; NaN where one particle has all the weight, up to rounding. Values of weight
-    zero, infinite ones too, do not count; a value of -inf that does makes the mean -inf.
+    which for equal weights is the usual s^2 / N; NaN where one particle has all the weight, up to
+    rounding. Values of weight zero, infinite ones too, do not count; a value of -inf that does
+    makes the mean -inf.
     """
     values = values.double()
     w = normalized(torch.zeros_like(values) if log_w is None else log_w)
@@ -51,16 +58,22 @@ def over_prompts(mean: Float[Tensor, " p"], variance: Float[Tensor, " p"]) -> Es
     return Estimate(mean.mean(), variance.sum().sqrt() / len(mean), between / len(mean) ** 0.5)
 
 
-def prompt_mean(values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None = None) -> Estimate:
-    """Mean and standard errors of numbers already at hand, such as the steering reward of (prompts, particles)."""
+def prompt_mean(
+    values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None = None
+) -> Estimate:
+    """Mean and standard errors of numbers already at hand, such as the steering reward of (prompts,
+    particles).
+    """
     return over_prompts(*particle_mean(values, log_w))
 
 
 class PromptMean(Metric, ABC):
-    """A metric that is a number per particle, averaged: subclasses' `update` hands those numbers to `add`.
+    """A metric that is a number per particle, averaged: subclasses' `update` hands those numbers to
+    `add`.
 
     Args:
-        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays in its process.
+        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays
+            in its process.
     """
 
     is_differentiable = False

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+__all__ = ["sampling_floor"]
+
 
 def sampling_floor(
     distance: Callable[[Tensor, Tensor], Tensor],
@@ -13,10 +15,12 @@ def sampling_floor(
     repeats: int,
     generator: torch.Generator,
 ) -> Float[Tensor, " repeats"]:
-    """Distances between random halves of fresh reference samples: the permutation law of `distance` at equal laws.
+    """Distances between random halves of fresh reference samples: the permutation law of `distance`
+    at equal laws.
 
-    For the floor of n model samples against n real ones, give a pool of 2n. Its mean is the bias of `distance`, its
-    root mean square the scale on which a distance means anything; a distance above its 95 % quantile is significant.
+    For the floor of n model samples against n real ones, give a pool of 2n. Its mean is the bias of
+    `distance`, its root mean square the scale on which a distance means anything; a distance above
+    its 95 % quantile is significant.
 
     Args:
         distance: (n, *shape), (n, *shape) -> scalar, such as `energy_distance`.

@@ -10,18 +10,23 @@ from steer.flow_map import for_particles
 from steer.metrics.batches import in_batches
 from steer.metrics.estimate import PromptMean
 
+__all__ = ["HeldoutReward"]
+
 
 class HeldoutReward(PromptMean):
-    """Mean of a held-out reward under the samples' self-normalised weights, with standard errors (see `Estimate`).
+    """Mean of a held-out reward under the samples' self-normalised weights, with standard errors
+    (see `Estimate`).
 
-    update(x (P, N, *shape), cond=None, log_w (P, N) = None); compute() -> Estimate. Prompts may be spread over updates
-    and ranks, the particles of one prompt may not. Samples without prompts are one prompt: x[None].
+    update(x (P, N, *shape), cond=None, log_w (P, N) = None); compute() -> Estimate. Prompts may be
+    spread over updates and ranks, the particles of one prompt may not. Samples without prompts are
+    one prompt: x[None].
 
     Args:
-        reward: (x) -> (B,), or (x, cond) -> (B,) where update is given a condition. A module runs as it is: put it in
-            eval mode first.
+        reward: (x) -> (B,), or (x, cond) -> (B,) where update is given a condition. A module runs
+            as it is: put it in eval mode first.
         max_batch: samples given to the reward at once.
-        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays in its process.
+        metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays
+            in its process.
     """
 
     def __init__(self, reward: Callable[..., Tensor], max_batch: int = 512, **metric: Any) -> None:
@@ -29,7 +34,10 @@ class HeldoutReward(PromptMean):
         self.reward, self.max_batch = reward, max_batch
 
     def update(
-        self, x: Float[Tensor, "p n *shape"], cond: Any = None, log_w: Float[Tensor, "p n"] | None = None
+        self,
+        x: Float[Tensor, "p n *shape"],
+        cond: Any = None,
+        log_w: Float[Tensor, "p n"] | None = None,
     ) -> None:
         """Adds prompts, each with all its particles.
 
@@ -39,11 +47,16 @@ class HeldoutReward(PromptMean):
             log_w: (P, N) log-weights, equal ones if None.
 
         Raises:
-            ValueError: if the reward is not of shape (B,), or neither finite nor -inf (a hard constraint).
+            ValueError: if the reward is not of shape (B,), or neither finite nor -inf (a hard
+                constraint).
         """
         prompts, particles = x.shape[:2]
         values = in_batches(
-            self.reward, x.flatten(0, 1), self.max_batch, for_particles(cond, particles), constrained=True
+            self.reward,
+            x.flatten(0, 1),
+            self.max_batch,
+            for_particles(cond, particles),
+            constrained=True,
         )
         if values.ndim != 1:
             raise ValueError(

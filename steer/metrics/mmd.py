@@ -1,9 +1,12 @@
-"""Squared maximum mean discrepancy: how far the mean features of two laws are apart, to features as fine as a bandwidth.
+"""Squared maximum mean discrepancy: how far the mean features of two laws are apart, to features as
+fine as a bandwidth.
 
 MMD^2(p, q) = E k(X, X') + E k(Y, Y') - 2 E k(X, Y),      k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)).
 
-Estimated by U-statistics (no sample is paired with itself): unbiased for equal weights, hence of either sign when the laws
-agree. A bandwidth of the size of the details that matter sees them; the energy distance mostly sees the large.
+Estimated by U-statistics (no sample is paired with itself): unbiased for equal weights, hence of
+either sign when the laws
+agree. A bandwidth of the size of the details that matter sees them; the energy distance mostly sees
+the large.
 
 Reference: Gretton, Borgwardt, Rasch, Schölkopf & Smola 2012, "A kernel two-sample test", JMLR 13.
 """
@@ -15,6 +18,8 @@ from torch import Tensor
 from steer.metrics.energy_distance import centred, distance_between, distance_within
 from steer.metrics.two_samples import TwoSamples
 
+__all__ = ["MaximumMeanDiscrepancy"]
+
 
 def mmd(
     x: Float[Tensor, "n d"],
@@ -23,7 +28,8 @@ def mmd(
     log_w_x: Float[Tensor, " n"] | None = None,
     log_w_y: Float[Tensor, " m"] | None = None,
 ) -> Float[Tensor, ""]:
-    """MMD^2 between two weighted sets, in float64, in memory that grows as n + m (without gradients).
+    """MMD^2 between two weighted sets, in float64, in memory that grows as n + m (without
+    gradients).
 
     Args:
         x: (n, d) samples of p.
@@ -33,7 +39,8 @@ def mmd(
         log_w_y: (m,) log-weights of y, equal ones if None.
 
     Raises:
-        ValueError: for a bandwidth that is not positive; when fewer than two samples of a side carry weight.
+        ValueError: for a bandwidth that is not positive; when fewer than two samples of a side
+            carry weight.
     """
     if not bandwidth > 0:
         raise ValueError(f"the bandwidth of a kernel is positive; got {bandwidth}")
@@ -47,7 +54,8 @@ def mmd(
 
 
 class MaximumMeanDiscrepancy(TwoSamples):
-    """Squared maximum mean discrepancy between the model's samples, weighted if need be, and the reference's.
+    """Squared maximum mean discrepancy between the model's samples, weighted if need be, and the
+    reference's.
 
     update(samples (n, *shape), real, log_w=None); compute() -> scalar.
 

@@ -1,9 +1,10 @@
-"""Count, mean and scatter of vectors, packed in one symmetric matrix that can be pooled without losing digits.
+"""Count, mean and scatter of vectors, packed in one symmetric matrix that can be pooled without
+losing digits.
 
 M = [[n, mean^T], [mean, S]],   S = sum_i (f_i - mean)(f_i - mean)^T.
 
-Pooling shifts each scatter to the common mean, S = sum_k S_k + n_k (mean_k - mean)(mean_k - mean)^T, so that nothing
-large is ever subtracted, as it would be in sum f f^T - n mean mean^T.
+Pooling shifts each scatter to the common mean, S = sum_k S_k + n_k (mean_k - mean)(mean_k -
+mean)^T, so that nothing large is ever subtracted, as it would be in sum f f^T - n mean mean^T.
 
 Reference: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
 """

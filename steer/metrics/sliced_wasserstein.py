@@ -2,11 +2,12 @@
 
 SW_p(p, q)^p = E_theta int_0^1 |F_theta^-1(u) - G_theta^-1(u)|^p du,   theta uniform on the sphere,
 
-F_theta, G_theta the laws of theta . X and theta . Y. The integral is exact for the weighted samples, of equal number or
-not; the lines are a Monte-Carlo average. Biased upwards by sampling: hold it against `sampling_floor`. Differentiable
-where it is positive.
+F_theta, G_theta the laws of theta . X and theta . Y. The integral is exact for the weighted
+samples, of equal number or not; the lines are a Monte-Carlo average. Biased upwards by sampling:
+hold it against `sampling_floor`. Differentiable where it is positive.
 
-Reference: Bonneel, Rabin, Peyré & Pfister 2015, "Sliced and Radon Wasserstein barycenters of measures".
+Reference: Bonneel, Rabin, Peyré & Pfister 2015, "Sliced and Radon Wasserstein barycenters of
+measures".
 """
 
 import torch
@@ -16,11 +17,17 @@ from torch import Tensor
 from steer.metrics.two_samples import TwoSamples
 from steer.metrics.weights import normalized
 
+__all__ = ["SlicedWasserstein"]
+
 LINES_AT_ONCE = 16
 
 
 def wasserstein_power(
-    x: Float[Tensor, "k n"], y: Float[Tensor, "k m"], w: Float[Tensor, " n"], v: Float[Tensor, " m"], p: float
+    x: Float[Tensor, "k n"],
+    y: Float[Tensor, "k m"],
+    w: Float[Tensor, " n"],
+    v: Float[Tensor, " m"],
+    p: float,
 ) -> Float[Tensor, " k"]:
     """W_p^p of k pairs of weighted samples on the line: int_0^1 |F^-1(u) - G^-1(u)|^p du, exact.
 
@@ -40,7 +47,9 @@ def wasserstein_power(
 
 
 def _quantile(sorted_x: Tensor, level: Tensor, u: Tensor) -> Tensor:
-    i = torch.searchsorted(level, u).clamp(max=level.shape[-1] - 1)  # the last level may round to just below 1
+    i = torch.searchsorted(level, u).clamp(
+        max=level.shape[-1] - 1
+    )  # the last level may round to just below 1
     return sorted_x.gather(-1, i)
 
 
@@ -66,31 +75,40 @@ def sliced_wasserstein(
     v = normalized(y.new_zeros(len(y)) if log_w_y is None else log_w_y)
     x, y = x.double(), y.double()
     powers = [
-        wasserstein_power(lines @ x.T, lines @ y.T, w, v, p) for lines in directions.double().split(LINES_AT_ONCE)
+        wasserstein_power(lines @ x.T, lines @ y.T, w, v, p)
+        for lines in directions.double().split(LINES_AT_ONCE)
     ]
     return torch.cat(powers).mean() ** (1 / p)
 
 
-def random_directions(count: int, dimension: int, generator: torch.Generator) -> Float[Tensor, "count dimension"]:
+def random_directions(
+    count: int, dimension: int, generator: torch.Generator
+) -> Float[Tensor, "count dimension"]:
     """Unit vectors uniform on the sphere, in float64."""
-    theta = torch.randn(count, dimension, generator=generator, dtype=torch.float64, device=generator.device)
+    theta = torch.randn(
+        count, dimension, generator=generator, dtype=torch.float64, device=generator.device
+    )
     return theta / theta.norm(dim=-1, keepdim=True)
 
 
 class SlicedWasserstein(TwoSamples):
-    """Sliced Wasserstein distance between the model's samples, weighted if need be, and the reference's.
+    """Sliced Wasserstein distance between the model's samples, weighted if need be, and the
+    reference's.
 
     update(samples (n, *shape), real, log_w=None); compute() -> scalar.
 
     Args:
-        projections: number of lines; those of one seed are the same in every compute and on every rank.
+        projections: number of lines; those of one seed are the same in every compute and on every
+            rank.
         p: the power, at least 1.
         seed: draws the lines.
     """
 
     def __init__(self, projections: int = 128, p: float = 2.0, seed: int = 0) -> None:
         if projections < 1 or p < 1:
-            raise ValueError(f"expected projections >= 1 and p >= 1, got {projections} and {p}; 128 and 2.0 serve well")
+            raise ValueError(
+                f"expected projections >= 1 and p >= 1, got {projections} and {p}; 128 and 2.0 serve well"
+            )
         super().__init__()
         self.projections, self.p, self.seed = projections, p, seed
 
@@ -102,5 +120,7 @@ class SlicedWasserstein(TwoSamples):
         log_w_real: Float[Tensor, " m"],
     ) -> Float[Tensor, ""]:
         """(mean over lines of W_p^p)^(1/p)."""
-        lines = random_directions(self.projections, x.shape[1], torch.Generator().manual_seed(self.seed))
+        lines = random_directions(
+            self.projections, x.shape[1], torch.Generator().manual_seed(self.seed)
+        )
         return sliced_wasserstein(x, y, lines.to(x.device), self.p, log_w, log_w_real)

@@ -10,11 +10,14 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class TwoSamples(Metric, ABC):
-    """Collects real samples y and model samples x with log-weights, then takes the distance of the two sets.
+    """Collects real samples y and model samples x with log-weights, then takes the distance of the
+    two sets.
 
-    Samples are kept in float64 and flat: torchmetrics gathers an empty rank as a 1-D tensor, so 2-D states would not
-    synchronise. All weights of a side are normalised together, whatever update they came in; those of several prompts
-    need a common scale. `forward` asks for a distance after one batch, which has one side only: use `update`.
+    Samples are kept in float64 and flat: torchmetrics gathers an empty rank as a 1-D tensor, so 2-D
+    states would not
+    synchronise. All weights of a side are normalised together, whatever update they came in; those
+    of several prompts need a common scale. `forward` asks for a distance after one batch, which has
+    one side only: use `update`.
     """
 
     is_differentiable = True
@@ -34,7 +37,12 @@ class TwoSamples(Metric, ABC):
         for name in ("x", "log_w", "y", "log_w_real"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, samples: Float[Tensor, "n *shape"], real: bool, log_w: Float[Tensor, " n"] | None = None) -> None:
+    def update(
+        self,
+        samples: Float[Tensor, "n *shape"],
+        real: bool,
+        log_w: Float[Tensor, " n"] | None = None,
+    ) -> None:
         """Adds samples to the real or the model side.
 
         Args:
@@ -43,15 +51,20 @@ class TwoSamples(Metric, ABC):
             log_w: (n,) log-weights, equal ones if None.
 
         Raises:
-            ValueError: for samples of another dimension than before, and log-weights that do not match them.
+            ValueError: for samples of another dimension than before, and log-weights that do not
+                match them.
         """
         dimension = samples.shape[1:].numel()
         if int(self.dimension) not in (0, dimension):
-            raise ValueError(f"expected samples of {int(self.dimension)} numbers each, as before, got {dimension}")
+            raise ValueError(
+                f"expected samples of {int(self.dimension)} numbers each, as before, got {dimension}"
+            )
         self.dimension = torch.full_like(self.dimension, dimension)
         log_w = samples.new_zeros(len(samples)) if log_w is None else log_w
         if log_w.shape != (len(samples),):
-            raise ValueError(f"expected log_w of shape ({len(samples)},), one per sample, got {tuple(log_w.shape)}")
+            raise ValueError(
+                f"expected log_w of shape ({len(samples)},), one per sample, got {tuple(log_w.shape)}"
+            )
         (self.y if real else self.x).append(samples.double().flatten())
         (self.log_w_real if real else self.log_w).append(log_w.double())
 
@@ -61,7 +74,9 @@ class TwoSamples(Metric, ABC):
         y, log_w_real = self._side("real", self.y, self.log_w_real)
         return self.distance(x, y, log_w, log_w_real)
 
-    def _side(self, name: str, samples: list[Tensor] | Tensor, log_w: list[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+    def _side(
+        self, name: str, samples: list[Tensor] | Tensor, log_w: list[Tensor] | Tensor
+    ) -> tuple[Tensor, Tensor]:
         if len(log_w) == 0:
             raise ValueError(
                 f"expected samples from both sides, got no {name} ones; call update(samples, real=...) first"

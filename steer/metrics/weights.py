@@ -8,19 +8,23 @@ MIN_PAIR_MASS = 1e-6  # below, rounding would decide a mean over pairs
 
 
 def normalized(log_w: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-    """w_i = exp(log_w_i) / sum_j exp(log_w_j) over the last axis, in float64. A weight of -inf drops its sample.
+    """w_i = exp(log_w_i) / sum_j exp(log_w_j) over the last axis, in float64. A weight of -inf
+    drops its sample.
 
     Raises:
         ValueError: for a NaN or +inf, and when every weight of a population is -inf.
     """
     log_w = log_w.double()
     if not torch.isfinite(log_w.amax(-1)).all():
-        raise ValueError("log_w must hold a finite entry per population and no NaN or +inf; check the reward behind it")
+        raise ValueError(
+            "log_w must hold a finite entry per population and no NaN or +inf; check the reward behind it"
+        )
     return log_w.softmax(-1)
 
 
 def pair_mass(w: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """sum_{i != j} w_i w_j = 1 - sum_i w_i^2: the weight of pairs of *different* samples, 1 - 1/n for equal weights.
+    """sum_{i != j} w_i w_j = 1 - sum_i w_i^2: the weight of pairs of *different* samples, 1 - 1/n
+    for equal weights.
 
     Dividing sums over i != j by it turns them into U-statistics, unbiased for equal weights.
     """

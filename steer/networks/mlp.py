@@ -10,12 +10,16 @@ from steer.flow_map import Cond
 from steer.networks.conditioning import Condition, NoCondition
 from steer.networks.shapes import check_vectors
 
+__all__ = ["Mlp"]
+
 
 class Mlp(nn.Module):
     """u_{s,t}(x) from the raw numbers (x / data_std, s, t), which is what works best in the plane.
 
-    A perceptron learns slowly what varies fast in x, such as a law with sharp edges. `frequencies` sees to that: beside each
-    coordinate it is given its sines and cosines of periods `period`, `period` / 2, ... (Tancik et al. 2020, arXiv 2006.10739).
+    A perceptron learns slowly what varies fast in x, such as a law with sharp edges. `frequencies`
+    sees to that: beside each
+    coordinate it is given its sines and cosines of periods `period`, `period` / 2, ... (Tancik et
+    al. 2020, arXiv 2006.10739).
 
     Args:
         dim: dimension of x.

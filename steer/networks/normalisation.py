@@ -12,9 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+__all__ = ["LayerNorm"]
+
 
 class LayerNorm(nn.Module):
-    """weight (x - mean) / sqrt(variance + eps) + bias over the last dimension, as nn.LayerNorm has it.
+    """weight (x - mean) / sqrt(variance + eps) + bias over the last dimension, as nn.LayerNorm has
+    it.
 
     Weights are called as there. Mean and variance are taken in float32 or better; the result has
     the dtype of x.

@@ -1,10 +1,13 @@
-"""Activation checkpointing that also works in forward mode: a block keeps its inputs alone and is run again in backward.
+"""Activation checkpointing that also works in forward mode: a block keeps its inputs alone and is
+run again in backward.
 
-torch.utils.checkpoint cannot be differentiated inside `torch.func.jvp`: what it saves there is not what it saves when it
-runs again outside. Here a block is a function of its own with a rule for either mode, and the tangent that forward mode asks
-for is again such a function, so that objectives with d_t u or d_s u recompute as flow matching does. A block then costs one
-more forward; under forward mode its value and its tangent are computed apart, and each again in backward, which makes a step of
-Lagrangian self-distillation about 1.4 times as long. The idea: Chen et al. 2016, arXiv 1604.06174.
+torch.utils.checkpoint cannot be differentiated inside `torch.func.jvp`: what it saves there is not
+what it saves when it
+runs again outside. Here a block is a function of its own with a rule for either mode, and the
+tangent that forward mode asks for is again such a function, so that objectives with d_t u or d_s u
+recompute as flow matching does. A block then costs one more forward; under forward mode its value
+and its tangent are computed apart, and each again in backward, which makes a step of Lagrangian
+self-distillation about 1.4 times as long. The idea: Chen et al. 2016, arXiv 1604.06174.
 """
 
 from collections.abc import Callable
@@ -19,12 +22,14 @@ Run = Callable[..., Tensor]
 
 @torch.compiler.disable
 def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
-    """module(*inputs), keeping no activation inside it. The module must draw nothing at random (no dropout).
+    """module(*inputs), keeping no activation inside it. The module must draw nothing at random (no
+    dropout).
 
     For one backward, be it through forward mode (torch.func.jvp). Not for torch.func.grad or vmap.
 
     Raises:
-        RuntimeError: in a backward with create_graph=True, whose gradient could not be differentiated.
+        RuntimeError: in a backward with create_graph=True, whose gradient could not be
+            differentiated.
     """
     if not torch.is_grad_enabled():
         return module(*inputs)

@@ -1,8 +1,10 @@
-"""A transformer for images: patches as tokens, the times and the condition let into every block by scale, shift and gate.
+"""A transformer for images: patches as tokens, the times and the condition let into every block by
+scale, shift and gate.
 
-Blocks are those of Peebles & Xie 2022 (DiT, arXiv 2212.09748), which begin as the identity. Queries and keys are normalised
-(Henry et al. 2020, arXiv 2010.04245), which keeps attention, and with it the derivative in time, from growing sharp. It is
-written as two matrix products because fused attention has no forward-mode rule on CPU.
+Blocks are those of Peebles & Xie 2022 (DiT, arXiv 2212.09748), which begin as the identity. Queries
+and keys are normalised (Henry et al. 2020, arXiv 2010.04245), which keeps attention, and with it
+the derivative in time, from growing sharp. It is written as two matrix products because fused
+attention has no forward-mode rule on CPU.
 """
 
 import math
@@ -18,15 +20,21 @@ from steer.networks.normalisation import LayerNorm
 from steer.networks.recomputing import recompute
 from steer.networks.shapes import check_images
 
+__all__ = ["Transformer"]
+
 
 class SelfAttention(nn.Module):
-    """Every token looks at every other, in `heads` heads, by the angle between its query and their keys."""
+    """Every token looks at every other, in `heads` heads, by the angle between its query and their
+    keys.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.sharpness = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))  # of the softmax, as a logarithm
+        self.sharpness = nn.Parameter(
+            torch.full((heads, 1, 1), math.log(10.0))
+        )  # of the softmax, as a logarithm
 
     def forward(self, h: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -36,19 +44,27 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """h + gate attention(norm(h)), then h + gate perceptron(norm(h)), each norm scaled and shifted by the embedding."""
+    """h + gate attention(norm(h)), then h + gate perceptron(norm(h)), each norm scaled and shifted
+    by the embedding.
+    """
 
     def __init__(self, width: int, heads: int, dim: int):
         super().__init__()
         self.norm = LayerNorm(width, elementwise_affine=False)
         self.attention = SelfAttention(width, heads)
-        self.perceptron = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width)
+        )
         self.modulate = nn.Linear(dim, 6 * width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
 
-    def forward(self, h: Float[Tensor, "b n d"], embedding: Float[Tensor, "b dim"]) -> Float[Tensor, "b n d"]:
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulate(embedding)[:, None].chunk(6, dim=2)
+    def forward(
+        self, h: Float[Tensor, "b n d"], embedding: Float[Tensor, "b dim"]
+    ) -> Float[Tensor, "b n d"]:
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulate(embedding)[:, None].chunk(
+            6, dim=2
+        )
         h = h + gate1 * self.attention(self.norm(h) * (1 + scale1) + shift1)
         return h + gate2 * self.perceptron(self.norm(h) * (1 + scale2) + shift2)
 
@@ -80,12 +96,22 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         if width % 4 or width % heads:
-            raise ValueError(f"width divides by 4, for places, and by heads; got width={width}, heads={heads}")
-        self.image_channels, self.patch, self.width, self.recompute = image_channels, patch, width, recompute
+            raise ValueError(
+                f"width divides by 4, for places, and by heads; got width={width}, heads={heads}"
+            )
+        self.image_channels, self.patch, self.width, self.recompute = (
+            image_channels,
+            patch,
+            width,
+            recompute,
+        )
         self.condition, self.times = condition or NoCondition(), TimeEmbedding(width)
         self.enter = nn.Conv2d(image_channels + beside, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(depth))
-        self.norm, self.modulate = LayerNorm(width, elementwise_affine=False), nn.Linear(width, 2 * width)
+        self.norm, self.modulate = (
+            LayerNorm(width, elementwise_affine=False),
+            nn.Linear(width, 2 * width),
+        )
         self.leave = nn.Linear(width, image_channels * patch**2)
         for layer in (self.modulate, self.leave):
             nn.init.zeros_(layer.weight)
@@ -113,11 +139,18 @@ class Transformer(nn.Module):
 
 
 def places(rows: int, columns: int, width: int) -> Float[Tensor, "n width"]:
-    """Sines and cosines of each token's row, then of its column, at geometric wavelengths (Vaswani et al. 2017)."""
+    """Sines and cosines of each token's row, then of its column, at geometric wavelengths (Vaswani
+    et al. 2017).
+    """
     quarter = width // 4
     frequencies = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
-    angles = (torch.arange(max(rows, columns), dtype=torch.float64)[:, None] * frequencies).repeat(1, 2)
+    angles = (torch.arange(max(rows, columns), dtype=torch.float64)[:, None] * frequencies).repeat(
+        1, 2
+    )
     angles[:, quarter:] -= math.pi / 2  # cos(a - pi/2) = sin(a)
     waves = angles.cos()
-    row, column = waves[:rows, None].expand(-1, columns, -1), waves[None, :columns].expand(rows, -1, -1)
+    row, column = (
+        waves[:rows, None].expand(-1, columns, -1),
+        waves[None, :columns].expand(rows, -1, -1),
+    )
     return torch.cat((row, column), dim=2).flatten(0, 1)

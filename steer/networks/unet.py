@@ -1,7 +1,9 @@
-"""A small U-Net for images: residual blocks with the times and the condition let in by scale and shift.
+"""A small U-Net for images: residual blocks with the times and the condition let in by scale and
+shift.
 
-Every operation has a forward-mode rule on every backend; attention is written as two matrix products because fused
-attention has none on CPU. Blocks are those of Dhariwal & Nichol 2021 (arXiv 2105.05233), at a hundredth of the size.
+Every operation has a forward-mode rule on every backend; attention is written as two matrix
+products because fused attention has none on CPU. Blocks are those of Dhariwal & Nichol 2021 (arXiv
+2105.05233), at a hundredth of the size.
 """
 
 from collections.abc import Sequence
@@ -16,9 +18,13 @@ from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
 from steer.networks.recomputing import recompute
 from steer.networks.shapes import check_images
 
+__all__ = ["UNet"]
+
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(scale * norm(conv(silu(norm(x)))) + shift)), (scale, shift) linear in the embedding."""
+    """x + conv(silu(scale * norm(conv(silu(norm(x)))) + shift)), (scale, shift) linear in the
+    embedding.
+    """
 
     def __init__(self, inputs: int, outputs: int, dim: int):
         super().__init__()
@@ -28,7 +34,9 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
 
-    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b dim"]) -> Float[Tensor, "b c2 h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b dim"]
+    ) -> Float[Tensor, "b c2 h w"]:
         scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.norm2(self.conv1(F.silu(self.norm1(x))))
         return self.skip(x) + self.conv2(F.silu(h * (1 + scale) + shift))
@@ -57,7 +65,8 @@ class UNet(nn.Module):
         image_channels: channels of x.
         channels: width at each level; the side halves from one to the next.
         blocks: residual blocks at each level, on the way down and again on the way up.
-        patch: side of the pixel blocks that become channels before the first level, and pixels again after the last.
+        patch: side of the pixel blocks that become channels before the first level, and pixels
+            again after the last.
         condition: how cond enters, a Condition of size 4 * channels[0]; none by default.
         beside: channels of an image that is given beside x.
         recompute: keep no activations inside blocks and run them again in backward, for memory.
@@ -100,9 +109,13 @@ class UNet(nn.Module):
                 width = channels[level - 1]
             self.up.append(stage)
         self.leave = nn.Sequential(
-            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, image_channels * patch**2, 3, padding=1)
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, image_channels * patch**2, 3, padding=1),
         )
-        self.to(memory_format=torch.channels_last)  # a third faster on CPU, and what tensor cores want
+        self.to(
+            memory_format=torch.channels_last
+        )  # a third faster on CPU, and what tensor cores want
 
     def forward(
         self,
@@ -115,7 +128,9 @@ class UNet(nn.Module):
         check_images(x, self.image_channels, self.patch * 2 ** (len(self.down) - 1), "UNet")
         embedding = self.times(s, t)
         embedding = F.silu(embedding + self.condition(cond, like=embedding))
-        h = self.enter(F.pixel_unshuffle(x if beside is None else torch.cat((x, beside), dim=1), self.patch))
+        h = self.enter(
+            F.pixel_unshuffle(x if beside is None else torch.cat((x, beside), dim=1), self.patch)
+        )
         skips = []
         for stage in self.down:
             for layer in stage.children():
@@ -125,7 +140,11 @@ class UNet(nn.Module):
                 else:
                     h = layer(h)
         for layer in self.middle:
-            h = self.run(layer, h, embedding) if isinstance(layer, ResidualBlock) else self.run(layer, h)
+            h = (
+                self.run(layer, h, embedding)
+                if isinstance(layer, ResidualBlock)
+                else self.run(layer, h)
+            )
         for stage in self.up:
             for layer in stage.children():
                 if isinstance(layer, ResidualBlock):

@@ -1,12 +1,15 @@
-"""Beam search: the plain noisy dynamics, and every few steps the particles that promise most branch and the rest end.
+"""Beam search: the plain noisy dynamics, and every few steps the particles that promise most branch
+and the rest end.
 
-Each prompt's N particles are beams times branches. At every `every` steps they are ranked by the value of their
-look-ahead, the best `beams` survive, and each becomes N / beams copies, which the noise of the next steps tells apart.
+Each prompt's N particles are beams times branches. At every `every` steps they are ranked by the
+value of their look-ahead, the best `beams` survive, and each becomes N / beams copies, which the
+noise of the next steps tells apart.
 
-The selection is that of TrajectoryTilting(guide=False, search=Search(every, beams / N)), and where both select the samples
-are the same. That one looks ahead at every step, for its trace and film; this one only where it selects: with the map's jump
-steps + steps / every evaluations instead of 2 steps. And it refuses what would leave copies alike. (As a baseline: Sabour
-et al. 2025, arXiv 2511.22688.)
+The selection is that of TrajectoryTilting(guide=False, search=Search(every, beams / N)), and where
+both select the samples are the same. That one looks ahead at every step, for its trace and film;
+this one only where it selects: with the map's jump steps + steps / every evaluations instead of 2
+steps. And it refuses what would leave copies alike. (As a baseline: Sabour et al. 2025, arXiv
+2511.22688.)
 """
 
 from typing import NamedTuple
@@ -18,13 +21,15 @@ from torch import Tensor
 from steer.lookahead import Lookahead, MapJump
 from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.looking import look
-from steer.samplers.population import Search, of_ancestors
 from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, will_part
+from steer.samplers.smc.particles import Search, of_ancestors
+
+__all__ = ["BeamSearch"]
 
 
 class Beams(NamedTuple):
-    """Particles x (B, *shape), their values (P, N) where last looked at, and the velocity at x (B, *shape), where that look has
-    just computed it.
+    """Particles x (B, *shape), their values (P, N) where last looked at, and the velocity at x (B,
+    *shape), where that look has just computed it.
     """
 
     x: Tensor
@@ -34,23 +39,26 @@ class Beams(NamedTuple):
 
 
 class BeamSearch(Stepwise[Beams]):
-    """All N particles of the last branching, as they arrive. A maximiser that takes any reward: no law, no log Z.
+    """All N particles of the last branching, as they arrive. A maximiser that takes any reward: no
+    law, no log Z.
 
-    With as many beams as particles nothing is selected, and it is Sde. There is no branching before a last step without
-    noise, whose copies would land together. The trace has the mean reward of the particles ("reward") when they were looked
-    at ("seen_t"), before the selection.
+    With as many beams as particles nothing is selected, and it is Sde. There is no branching before
+    a last step without noise, whose copies would land together. The trace has the mean reward of
+    the particles ("reward") when they were looked at ("seen_t"), before the selection.
 
     Args:
         steps: Euler-Maruyama steps.
-        beams: survivors of a selection; a divisor of the number of particles. With one the search is greedy.
+        beams: survivors of a selection; a divisor of the number of particles. With one the search
+            is greedy.
         lookahead: where x_t will land; MapJump() by default.
         every: steps between selections; a tenth of all by default.
         eps: the noise level, as in Sde.
-        max_batch: as in Stepwise. A look-ahead that draws gets other draws of the same law with another.
+        max_batch: as in Stepwise. A look-ahead that draws gets other draws of the same law with
+            another.
 
     Raises:
-        ValueError: settings out of range; when called, without a reward, with particles that beams do not divide, or
-            with a step before the last that adds no noise to copies.
+        ValueError: settings out of range; when called, without a reward, with particles that beams
+            do not divide, or with a step before the last that adds no noise to copies.
     """
 
     claim = "maximiser"
@@ -68,25 +76,33 @@ class BeamSearch(Stepwise[Beams]):
         super().__init__(steps, max_batch)
         every = max(steps // 10, 1) if every is None else every
         if beams < 1 or every < 1:
-            raise ValueError(f"BeamSearch needs beams >= 1 and every >= 1; got beams={beams}, every={every}")
+            raise ValueError(
+                f"BeamSearch needs beams >= 1 and every >= 1; got beams={beams}, every={every}"
+            )
         self.beams, self.lookahead, self.every, self.eps = beams, lookahead or MapJump(), every, eps
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Beams:
         if run.tilt is None:
-            raise ValueError("BeamSearch follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde")
+            raise ValueError(
+                "BeamSearch follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde"
+            )
         if self.beams > run.particles:
             raise ValueError(
                 f"{self.beams} beams cannot survive of {run.particles} particles; draw more, or keep fewer"
             )
         if run.particles % self.beams:
-            raise ValueError(f"particles are a multiple of the beams, {self.beams}; got {run.particles} of them")
+            raise ValueError(
+                f"particles are a multiple of the beams, {self.beams}; got {run.particles} of them"
+            )
         return Beams(x, x.new_zeros(run.prompts, run.particles, dtype=torch.float64), 0)
 
     def step(self, run: Run, now: Beams, s: float, t: float) -> Beams:
         branching = self.beams < run.particles
         x = noisy_step(self, run, now.x, s, t, noise_level(self.eps, run, s, t), now.velocity)
         now = Beams(x, now.value, now.steps + 1)
-        due = branching and now.steps % self.every == 0 and will_part(self.eps, run, self.times(), t)
+        due = (
+            branching and now.steps % self.every == 0 and will_part(self.eps, run, self.times(), t)
+        )
         figures: dict[str, Tensor | float] = {"t": t, "resampled": torch.full((run.prompts,), due)}
         if due or t == 1.0:
             seen = look(self, run, now.x, t, self.lookahead)
@@ -98,10 +114,12 @@ class BeamSearch(Stepwise[Beams]):
     def finish(self, run: Run, last: Beams) -> Result:
         return Result(run.by_prompt(last.x), torch.zeros_like(last.value), None, last.value)
 
-    # --- its parts ----------------------------------------------------------------------------------------------------
+    # --- its parts -------------------------------------------------------------------------------
     def branch(self, run: Run, now: Beams) -> Beams:
         """The best beams of each prompt, best first, over and over."""
         ancestors = Search(self.every, self.beams / run.particles)(now.value)
         rows = torch.arange(run.prompts, device=run.device)[:, None]
         velocity = None if now.velocity is None else of_ancestors(run, now.velocity, ancestors)
-        return Beams(of_ancestors(run, now.x, ancestors), now.value[rows, ancestors], now.steps, velocity)
+        return Beams(
+            of_ancestors(run, now.x, ancestors), now.value[rows, ancestors], now.steps, velocity
+        )

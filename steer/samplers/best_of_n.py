@@ -10,12 +10,16 @@ from steer.flow_map import Cond, FlowMap
 from steer.samplers.base import Claim, PromptKeys, Result, Sampler
 from steer.tilt import Tilt
 
+__all__ = ["BestOfN"]
+
 
 class BestOfN(Sampler):
-    """The best of each prompt's N particles, drawn by any other sampler. Needs no gradient of the reward.
+    """The best of each prompt's N particles, drawn by any other sampler. Needs no gradient of the
+    reward.
 
-    Its law is p_1 re-weighted by N F(r)^(N-1), F the distribution of rewards: log N - (N-1)/N nats from p_1 (Beirami
-    et al. 2024, arXiv 2401.01879). Its cost per returned sample is N times the base sampler's.
+    Its law is p_1 re-weighted by N F(r)^(N-1), F the distribution of rewards: log N - (N-1)/N nats
+    from p_1 (Beirami et al. 2024, arXiv 2401.01879). Its cost per returned sample is N times the
+    base sampler's.
 
     Args:
         base_sampler: what draws the candidates.
@@ -26,7 +30,11 @@ class BestOfN(Sampler):
     def __init__(self, base_sampler: Sampler):
         if not isinstance(base_sampler, Sampler):
             name = getattr(base_sampler, "__name__", "")
-            got = f"the class {name}: build one, {name}()" if name else f"a {type(base_sampler).__name__}"
+            got = (
+                f"the class {name}: build one, {name}()"
+                if name
+                else f"a {type(base_sampler).__name__}"
+            )
             raise ValueError(f"BestOfN takes a sampler; got {got}")
         self.base_sampler = base_sampler
 

@@ -1,10 +1,12 @@
 """Best of N in rounds: draw, keep the best, put noise back on them, and draw again from there.
 
-Round 1 jumps from the noise it is given, X_{0,1}(x0). Each further round returns the best `keep` seen so far to a time t_r,
-x_t = alpha_t x1 + sigma_t e with fresh noise for every candidate, jumps to the data again, and keeps the best of old and new.
-t_r = 0 forgets what was found: R rounds of N are then the best of R N. The nearer t_r to 1, the more local the search.
+Round 1 jumps from the noise it is given, X_{0,1}(x0). Each further round returns the best `keep`
+seen so far to a time t_r, x_t = alpha_t x1 + sigma_t e with fresh noise for every candidate, jumps
+to the data again, and keeps the best of old and new. t_r = 0 forgets what was found: R rounds of N
+are then the best of R N. The nearer t_r to 1, the more local the search.
 
-With jumps, a relative of the search over paths of Ma et al. 2025, arXiv 2501.09732, whose paths end in ODE solves.
+With jumps, a relative of the search over paths of Ma et al. 2025, arXiv 2501.09732, whose paths end
+in ODE solves.
 """
 
 from collections.abc import Sequence
@@ -19,9 +21,12 @@ from steer.lookahead import Identity
 from steer.samplers.base import Result, Run, Stepwise
 from steer.samplers.looking import look
 
+__all__ = ["BestOfRounds"]
+
 
 class Kept(NamedTuple):
-    """The best so far, best first: x (P, keep, *shape), value and reward (P, keep). Then what comes next: where its jumps
+    """The best so far, best first: x (P, keep, *shape), value and reward (P, keep). Then what comes
+    next: where its jumps
     start (B, *shape), and at which time.
     """
 
@@ -34,21 +39,26 @@ class Kept(NamedTuple):
 
 
 class BestOfRounds(Stepwise[Kept]):
-    """The best `keep` of all candidates of all rounds, as x (prompts, keep, *shape), best first. Takes any reward.
+    """The best `keep` of all candidates of all rounds, as x (prompts, keep, *shape), best first.
+    Takes any reward.
 
-    One round with keep=1 is BestOfN(Jump(jumps)). A maximiser: what it returns follows no stated law. It costs
-    particles * rounds * jumps evaluations for each prompt, and a reward per candidate.
+    One round with keep=1 is BestOfN(Jump(jumps)). A maximiser: what it returns follows no stated
+    law. It costs particles * rounds * jumps evaluations for each prompt, and a reward per
+    candidate.
 
     Args:
-        steps: rounds, R. The trace counts them as times, k / R, and has the mean reward of the kept after each ("reward")
-            and that of the round's own candidates ("drawn").
-        renoise_to: the time t_r to which the kept return, in [0, 1): one for all rounds, or one for each after the first.
-        keep: how many survive each round and are returned; the candidates of the next are shared out among them.
+        steps: rounds, R. The trace counts them as times, k / R, and has the mean reward of the kept
+            after each ("reward") and that of the round's own candidates ("drawn").
+        renoise_to: the time t_r to which the kept return, in [0, 1): one for all rounds, or one for
+            each after the first.
+        keep: how many survive each round and are returned; the candidates of the next are shared
+            out among them.
         jumps: of the map, from t_r to the data.
         max_batch: as in Stepwise.
 
     Raises:
-        ValueError: settings out of range; when called, without a reward or with fewer particles than `keep`.
+        ValueError: settings out of range; when called, without a reward or with fewer particles
+            than `keep`.
     """
 
     claim = "maximiser"
@@ -64,8 +74,14 @@ class BestOfRounds(Stepwise[Kept]):
     ):
         super().__init__(steps, max_batch)
         if keep < 1 or jumps < 1:
-            raise ValueError(f"BestOfRounds needs keep >= 1 and jumps >= 1; got keep={keep}, jumps={jumps}")
-        self.renoise_to = list(renoise_to) if isinstance(renoise_to, Sequence) else [float(renoise_to)] * (steps - 1)
+            raise ValueError(
+                f"BestOfRounds needs keep >= 1 and jumps >= 1; got keep={keep}, jumps={jumps}"
+            )
+        self.renoise_to = (
+            list(renoise_to)
+            if isinstance(renoise_to, Sequence)
+            else [float(renoise_to)] * (steps - 1)
+        )
         if len(self.renoise_to) != steps - 1 or not all(0 <= t < 1 for t in self.renoise_to):
             raise ValueError(
                 f"renoise_to is a time in [0, 1), or one for each of the {steps - 1} rounds after the first; got {renoise_to}"
@@ -74,9 +90,13 @@ class BestOfRounds(Stepwise[Kept]):
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Kept:
         if run.tilt is None:
-            raise ValueError("BestOfRounds needs a reward to choose by; pass tilt=steer.Tilt(reward)")
+            raise ValueError(
+                "BestOfRounds needs a reward to choose by; pass tilt=steer.Tilt(reward)"
+            )
         if self.keep > run.particles:
-            raise ValueError(f"BestOfRounds keeps {self.keep} of {run.particles} particles; draw more, or keep fewer")
+            raise ValueError(
+                f"BestOfRounds keeps {self.keep} of {run.particles} particles; draw more, or keep fewer"
+            )
         none = x.new_zeros(run.prompts, 0, dtype=torch.float64)
         return Kept(run.by_prompt(x)[:, :0], none, none, x, 0.0, 0)
 
@@ -86,7 +106,9 @@ class BestOfRounds(Stepwise[Kept]):
         seen = look(self, run, x1, 1.0, Identity())
         drawn = run.by_prompt(seen.reward)
         value = torch.cat((now.value, run.by_prompt(seen.value)), dim=1)
-        best = value.argsort(dim=1, descending=True, stable=True)[:, : self.keep]  # of equals, the one found first
+        best = value.argsort(dim=1, descending=True, stable=True)[
+            :, : self.keep
+        ]  # of equals, the one found first
         rows = torch.arange(run.prompts, device=run.device)[:, None]
         x = torch.cat((now.x, run.by_prompt(x1)), dim=1)[rows, best]
         reward = torch.cat((now.reward, drawn), dim=1)[rows, best]
@@ -97,7 +119,7 @@ class BestOfRounds(Stepwise[Kept]):
     def finish(self, run: Run, last: Kept) -> Result:
         return Result(last.x, torch.zeros_like(last.value), None, last.value)
 
-    # --- its parts ----------------------------------------------------------------------------------------------------
+    # --- its parts -------------------------------------------------------------------------------
     def land(self, run: Run, x: Tensor, t: float) -> Tensor:
         """The data, by equal jumps from time t."""
         for a, b in pairwise(torch.linspace(t, 1, self.jumps + 1, dtype=torch.float64).tolist()):
@@ -107,4 +129,6 @@ class BestOfRounds(Stepwise[Kept]):
     def back(self, run: Run, now: Kept, t: float) -> Kept:
         """The kept, over and over, with noise of time t on each copy."""
         copies = now.x[:, torch.arange(run.particles) % self.keep].flatten(0, 1)
-        return now._replace(start=run.flow_map.schedule.interpolate(run.normal(copies), copies, t), t=t)
+        return now._replace(
+            start=run.flow_map.schedule.interpolate(run.normal(copies), copies, t), t=t
+        )

@@ -9,11 +9,14 @@ FAR = 1000.0  # times as far as the noise, or as 1
 
 
 class Divergence(UserWarning):
-    """A sample is far outside anything that noise or data reach: the steering has most likely blown up."""
+    """A sample is far outside anything that noise or data reach: the steering has most likely blown
+    up.
+    """
 
 
 class Reach:
-    """How far each sample of a run is out after every step, kept on the device, and a warning at the end of the run.
+    """How far each sample of a run is out after every step, kept on the device, and a warning at
+    the end of the run.
 
     Args:
         sampler: its name, for the warning.

@@ -1,21 +1,27 @@
-"""Flow Map Reward Guidance (FMRG): one deterministic path, bent at each of a few jumps toward a better end.
+"""Flow Map Reward Guidance (FMRG): one deterministic path, bent at each of a few jumps toward a
+better end.
 
-With u = (X_{s,t}(x) - x) / (t - s) the map's average velocity over a step and z = X_{s,1}(x) where x would land,
+With u = (X_{s,t}(x) - x) / (t - s) the map's average velocity over a step and z = X_{s,1}(x) where
+x would land,
 
     J (Jacobian):  y = x, then n_opt steps of ascent on scale r(X_{s,1}(y));    x_t = x + (t - s) (u + y - x),
     E (endpoint):  z' = z, then n_opt steps of ascent on scale r(z');           x_t = x + (t - s) u + w (z' - z).
 
-J follows from an optimal control problem, whose value the map's own look-ahead gives, and its gradient passes through the
-map. E leaves the Jacobian out: nothing is differentiated but the reward. The weight w = alpha_t sigma_s: a clean guess that
-moves by d moves x_t = alpha_t x1 + sigma_t x0 by alpha_t d with the noise as it was, on any path, and d is trusted by the share
-sigma_s, as FlowDPS has it (Kim et al. 2025, arXiv 2503.08136). On the linear path w = (1 - s) t, as published.
+J follows from an optimal control problem, whose value the map's own look-ahead gives, and its
+gradient passes through the map. E leaves the Jacobian out: nothing is differentiated but the
+reward. The weight w = alpha_t sigma_s: a clean guess that moves by d moves x_t = alpha_t x1 +
+sigma_t x0 by alpha_t d with the noise as it was, on any path, and d is trusted by the share
+sigma_s, as FlowDPS has it (Kim et al. 2025, arXiv 2503.08136). On the linear path w = (1 - s) t, as
+published.
 
-The steps are Adam's (Kingma & Ba 2015, arXiv 1412.6980), started afresh at every jump, at rate strength (1 - s): as in the
-authors' code, whose rate falls with the share of steps done. The first moves every coordinate by the rate, along the sign of
-its gradient, so the scale of the reward counts for little but its sign. Plain ascent, y + strength grad, is an option, with
-each sample's gradient brought to the length of u or left as it is.
+The steps are Adam's (Kingma & Ba 2015, arXiv 1412.6980), started afresh at every jump, at rate
+strength (1 - s): as in the authors' code, whose rate falls with the share of steps done. The first
+moves every coordinate by the rate, along the sign of its gradient, so the scale of the reward
+counts for little but its sign. Plain ascent, y + strength grad, is an option, with each sample's
+gradient brought to the length of u or left as it is.
 
-Left out: the authors' warm-up, which restarts from the best of several particles, and their noisy variant of J.
+Left out: the authors' warm-up, which restarts from the best of several particles, and their noisy
+variant of J.
 
 Reference: Huang, Lin, Shah, Nair & Boffi 2026, arXiv 2604.27147.
 """
@@ -29,9 +35,11 @@ from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
 from steer.samplers.base import Result, Run, Stepwise
-from steer.samplers.strengths import of_length
-from steer.slope import refuse_without_gradient
+from steer.samplers.training_free.guidance_schedules import of_length
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
+from steer.value import refuse_without_gradient
+
+__all__ = ["FlowMapRewardGuidance"]
 
 Form = Literal["jacobian", "endpoint"]
 STRENGTHS: dict[str, float] = {"jacobian": 2.0, "endpoint": 1.0}  # of Adam
@@ -45,25 +53,31 @@ class Bend(NamedTuple):
 
 
 class FlowMapRewardGuidance(Stepwise[Tensor]):
-    """FMRG in either form. A maximiser: posed as the control of one path for the sake of r(x1); it states no law.
+    """FMRG in either form. A maximiser: posed as the control of one path for the sake of r(x1); it
+    states no law.
 
     Args:
         steps: jumps from noise to data; of the grid, if not all of them are guided.
         form: "jacobian" or "endpoint".
-        strength: t -> float or a number. Of Adam the rate at s = 0, in units of x; of plain ascent what a gradient of one
-            moves by, and with `rescale` 1 is as far as the map itself goes. By default 2 for J and 1 for E, the best of
-            `recipes.figures.strengths` at 8 steps of Adam, for data of unit size (3 for latents in the authors' code), and
-            1 without Adam. What E adds grows with the number of steps.
+        strength: t -> float or a number. Of Adam the rate at s = 0, in units of x; of plain ascent
+            what a gradient of one moves by, and with `rescale` 1 is as far as the map itself goes.
+            By default 2 for J and 1 for E, the best of `recipes.experiments.strengths` at 8 steps
+            of Adam, for data of unit size (3 for latents in the authors' code), and 1 without Adam.
+            What E adds grows with the number of steps.
         n_opt: steps of ascent at each jump.
         adam: steps by Adam; by default unless `rescale`.
-        rescale: bring every sample's gradient to the length of its average velocity, and take plain steps.
-        chord: step along the way to the landing point, u = X_{s,1}(x) - x over 1 - s, which is known already, instead of
-            asking the map for X_{s,t}(x): one evaluation less a step, and exact only for straight flow lines.
-        guided: how many of the steps, the first ones, are guided; one plain jump covers what is left. All by default.
+        rescale: bring every sample's gradient to the length of its average velocity, and take plain
+            steps.
+        chord: step along the way to the landing point, u = X_{s,1}(x) - x over 1 - s, which is
+            known already, instead of asking the map for X_{s,t}(x): one evaluation less a step, and
+            exact only for straight flow lines.
+        guided: how many of the steps, the first ones, are guided; one plain jump covers what is
+            left. All by default.
         max_batch: as in Stepwise.
 
     Raises:
-        ValueError: settings out of range; when called, without a reward or with one that has no gradient.
+        ValueError: settings out of range; when called, without a reward or with one that has no
+            gradient.
     """
 
     claim = "maximiser"
@@ -85,9 +99,13 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
         if form not in get_args(Form):
             raise ValueError(f"form is one of {', '.join(get_args(Form))}; got {form!r}")
         if n_opt < 1 or (guided is not None and not 0 <= guided <= steps):
-            raise ValueError(f"n_opt is at least 1 and guided in 0 ... steps; got n_opt={n_opt}, guided={guided}")
+            raise ValueError(
+                f"n_opt is at least 1 and guided in 0 ... steps; got n_opt={n_opt}, guided={guided}"
+            )
         if adam and rescale:
-            raise ValueError("Adam forgets the length of a gradient, so rescale has no effect on it; give adam=False")
+            raise ValueError(
+                "Adam forgets the length of a gradient, so rescale has no effect on it; give adam=False"
+            )
         self.form, self.n_opt, self.chord = form, n_opt, chord
         self.adam, self.rescale = not rescale if adam is None else adam, rescale
         self.strength = (STRENGTHS[form] if self.adam else 1.0) if strength is None else strength
@@ -99,7 +117,9 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Tensor:
         if run.tilt is None:
-            raise ValueError("FlowMapRewardGuidance climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump")
+            raise ValueError(
+                "FlowMapRewardGuidance climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump"
+            )
         refuse_without_gradient(run.tilt, "FkSteering or BestOfN")
         return x
 
@@ -121,8 +141,10 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
         tilt = self.tilt_of(run, x)
         return Result(run.by_prompt(x), torch.zeros_like(tilt), None, tilt)
 
-    # --- its parts ----------------------------------------------------------------------------------------------------
-    def bend(self, flow_map: FlowMap, x: Tensor, tilt: Tilt, s: float, t: float, cond: Cond) -> Bend:
+    # --- its parts -------------------------------------------------------------------------------
+    def bend(
+        self, flow_map: FlowMap, x: Tensor, tilt: Tilt, s: float, t: float, cond: Cond
+    ) -> Bend:
         """A guided step, for some of the samples."""
         jacobian = self.form == "jacobian"
         with torch.set_grad_enabled(jacobian):
@@ -130,19 +152,32 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
             z = flow_map.lookahead(y, s, cond)
         u = self.average_velocity(flow_map, x, z.detach(), s, t, cond)
         if jacobian:
-            moved, reward = self.climb(tilt, y, z, lambda y: flow_map.lookahead(y, s, cond), u, s, cond)
+            moved, reward = self.climb(
+                tilt, y, z, lambda y: flow_map.lookahead(y, s, cond), u, s, cond
+            )
             return Bend(x + (t - s) * (u + moved), reward)
         z = z.detach().requires_grad_()
         moved, reward = self.climb(tilt, z, z, lambda z: z, u, s, cond)
         weight = float(flow_map.schedule(t).alpha * flow_map.schedule(s).sigma)
         return Bend(x + (t - s) * u + weight * moved, reward)
 
-    def average_velocity(self, flow_map: FlowMap, x: Tensor, z: Tensor, s: float, t: float, cond: Cond) -> Tensor:
+    def average_velocity(
+        self, flow_map: FlowMap, x: Tensor, z: Tensor, s: float, t: float, cond: Cond
+    ) -> Tensor:
         """u over the step; over all that is left, if that is the same or taken for it."""
-        return (z - x) / (1 - s) if self.chord or t == 1.0 else (flow_map(x, s, t, cond) - x) / (t - s)
+        return (
+            (z - x) / (1 - s) if self.chord or t == 1.0 else (flow_map(x, s, t, cond) - x) / (t - s)
+        )
 
     def climb(
-        self, tilt: Tilt, y: Tensor, z: Tensor, land: Callable[[Tensor], Tensor], u: Tensor, s: float, cond: Cond
+        self,
+        tilt: Tilt,
+        y: Tensor,
+        z: Tensor,
+        land: Callable[[Tensor], Tensor],
+        u: Tensor,
+        s: float,
+        cond: Cond,
     ) -> tuple[Tensor, Float[Tensor, "b"]]:
         """What n_opt steps of ascent add to y, which lands at z, and the reward at that first z."""
         start, first = y.detach(), None
@@ -167,7 +202,8 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
 
 
 class Adam:
-    """Steps of ascent by the running means of a gradient and of its square, entry by entry: no sample knows of another.
+    """Steps of ascent by the running means of a gradient and of its square, entry by entry: no
+    sample knows of another.
 
     Args:
         rate: length of the first step in every coordinate.

@@ -1,12 +1,15 @@
-"""Noise optimisation: no path is bent; the noise itself is moved uphill, through the jumps, until the reward likes the end.
+"""Noise optimisation: no path is bent; the noise itself is moved uphill, through the jumps, until
+the reward likes the end.
 
     x0 <- x0 + lr * step of gradient ascent on   scale * r(X(x0)) + prior * log p(|x0|),
     log p(|x0|) = (d - 1) log |x0| - |x0|^2 / 2,
 
-X being k jumps of the map and the second term the log density of the norm of d normal numbers, which keeps noise the length of
-noise. Gradients are clipped sample by sample, so particles do not know of each other; the best end seen is returned.
+X being k jumps of the map and the second term the log density of the norm of d normal numbers,
+which keeps noise the length of noise. Gradients are clipped sample by sample, so particles do not
+know of each other; the best end seen is returned.
 
-References: Eyring et al. 2024, arXiv 2406.04312 (ReNO: one-step models, this regulariser, Nesterov momentum, clipping);
+References: Eyring et al. 2024, arXiv 2406.04312 (ReNO: one-step models, this regulariser, Nesterov
+momentum, clipping);
 Ben-Hamu et al. 2024, arXiv 2402.14017 (D-Flow: through the whole flow; here by more jumps).
 """
 
@@ -18,8 +21,10 @@ from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
 from steer.samplers.base import Result, Run, Stepwise
-from steer.slope import refuse_without_gradient
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
+from steer.value import refuse_without_gradient
+
+__all__ = ["NoiseOptimisation"]
 
 
 class Uphill(NamedTuple):
@@ -32,7 +37,9 @@ class Uphill(NamedTuple):
 
 
 class Climb(NamedTuple):
-    """The noise, its speed, and what is known of where it leads now and of the best place it led to."""
+    """The noise, its speed, and what is known of where it leads now and of the best place it led
+    to.
+    """
 
     z: Tensor
     speed: Tensor
@@ -41,7 +48,8 @@ class Climb(NamedTuple):
 
 
 class NoiseOptimisation(Stepwise[Climb]):
-    """Gradient ascent on the noise, for each particle by itself. A maximiser: its samples follow no stated law.
+    """Gradient ascent on the noise, for each particle by itself. A maximiser: its samples follow no
+    stated law.
 
     Args:
         steps: of ascent, K; they cost K jumps forwards and backwards, and one more jump forwards.
@@ -54,7 +62,8 @@ class NoiseOptimisation(Stepwise[Climb]):
         max_batch: as in Stepwise.
 
     Raises:
-        ValueError: settings out of range; when called, without a reward or with one that has no gradient.
+        ValueError: settings out of range; when called, without a reward or with one that has no
+            gradient.
     """
 
     claim = "maximiser"  # the trace has the mean reward of each prompt after every step
@@ -70,7 +79,13 @@ class NoiseOptimisation(Stepwise[Climb]):
         keep_best: bool = True,
         max_batch: int | None = None,
     ):
-        if jumps < 1 or not lr > 0 or prior < 0 or not 0 <= momentum < 1 or (clip is not None and clip <= 0):
+        if (
+            jumps < 1
+            or not lr > 0
+            or prior < 0
+            or not 0 <= momentum < 1
+            or (clip is not None and clip <= 0)
+        ):
             raise ValueError(
                 "NoiseOptimisation needs jumps >= 1, lr, clip > 0, prior >= 0 and momentum in [0, 1); got "
                 f"jumps={jumps}, lr={lr}, clip={clip}, prior={prior}, momentum={momentum}"
@@ -81,7 +96,9 @@ class NoiseOptimisation(Stepwise[Climb]):
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Climb:
         if run.tilt is None:
-            raise ValueError("NoiseOptimisation climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump")
+            raise ValueError(
+                "NoiseOptimisation climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump"
+            )
         refuse_without_gradient(run.tilt, "BestOfN or FkSteering")
         here = self.look(run, x, last=False)
         return Climb(x, torch.zeros_like(x), here, here)
@@ -99,7 +116,7 @@ class NoiseOptimisation(Stepwise[Climb]):
         value = run.by_prompt(last.best.value)
         return Result(run.by_prompt(last.best.x), torch.zeros_like(value), None, value)
 
-    # --- its parts ----------------------------------------------------------------------------------------------------
+    # --- its parts -------------------------------------------------------------------------------
     def look(self, run: Run, z: Tensor, last: bool) -> Uphill:
         """Where the noise leads, what the reward says of it and, but for the last time, the way up."""
         tilt = run.tilt
@@ -140,4 +157,9 @@ class NoiseOptimisation(Stepwise[Climb]):
 def better(one: Uphill, other: Uphill) -> Uphill:
     """Of each sample, the end of higher value."""
     won = other.value > one.value
-    return Uphill(*(torch.where(won.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(one, other, strict=True)))
+    return Uphill(
+        *(
+            torch.where(won.view(-1, *[1] * (a.ndim - 1)), b, a)
+            for a, b in zip(one, other, strict=True)
+        )
+    )

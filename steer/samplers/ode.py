@@ -6,6 +6,8 @@ from steer.interpolant import batch_time
 from steer.samplers.base import Result, Run, Stepwise
 from steer.solvers import Euler, Solver
 
+__all__ = ["Ode"]
+
 
 class Ode(Stepwise[Tensor]):
     """Follows the velocity of the map from noise to data; deterministic.

@@ -1,20 +1,24 @@
-"""Plug and play: a step toward the data, noise of the path put back, and the map as denoiser; again at the next time.
+"""Plug and play: a step toward the data, noise of the path put back, and the map as denoiser; again
+at the next time.
 
     x <- mean over draws of  D_t(alpha_t z + sigma_t e),        z = x + gamma_t grad(scale r)(x),
 
-D_t a look-ahead. With the posterior mean this is PnP-Flow; with `FlowMapDenoiser`, whose reach leads from the posterior mean
-to the map's jump, flow-map denoisers. The reward is a log likelihood, such as `rewards.Measurement`. Its gradient never
-passes through the network. With prox the step is z = argmax scale r(z) - |z - x|^2 / (2 gamma_t) instead, stable for any gamma.
+D_t a look-ahead. With the posterior mean this is PnP-Flow; with `FlowMapDenoiser`, whose reach
+leads from the posterior mean to the map's jump, flow-map denoisers. The reward is a log likelihood,
+such as `rewards.Measurement`. Its gradient never passes through the network. With prox the step is
+z = argmax scale r(z) - |z - x|^2 / (2 gamma_t) instead, stable for any gamma.
 
-What comes out is an estimate, not a draw. For normal data of any covariance C, and a likelihood of curvature H, the mean of
-the iteration stands still at time t where
+What comes out is an estimate, not a draw. For normal data of any covariance C, and a likelihood of
+curvature H, the mean of the iteration stands still at time t where
 
     (sigma_t^2 / (alpha_t^2 gamma_t) C^-1 + H) (x - mean) = grad r(mean):
 
-the posterior mean for gamma_t = sigma_t^2 / alpha_t^2 (`Matched`), too near the prior for less, to the data for more. (With
-prox, H there is H (1 + gamma C^-1): the same as t -> 1.) That choice of gamma is ours, the paper's is `Decaying`.
+the posterior mean for gamma_t = sigma_t^2 / alpha_t^2 (`Matched`), too near the prior for less, to
+the data for more. (With prox, H there is H (1 + gamma C^-1): the same as t -> 1.) That choice of
+gamma is ours, the paper's is `Decaying`.
 
-References: Martin et al. 2024, arXiv 2410.02423 (PnP-Flow); Flow Map Denoisers 2026, arXiv 2606.19802, of which the denoisers
+References: Martin et al. 2024, arXiv 2410.02423 (PnP-Flow); Flow Map Denoisers 2026, arXiv
+2606.19802, of which the denoisers
 and their plug-and-play use were known to us, the settings of its solver not.
 """
 
@@ -31,8 +35,10 @@ from steer.flow_map import Cond
 from steer.interpolant import Schedule, expand
 from steer.lookahead import Denoiser, Lookahead
 from steer.samplers.base import Result, Run, Stepwise
-from steer.slope import refuse_without_gradient
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
+from steer.value import refuse_without_gradient
+
+__all__ = ["Decaying", "Matched", "PlugAndPlay"]
 
 Prox = Callable[[Tensor, Tensor, Cond], Tensor]
 INSTEAD = "PlugAndPlay(prox=...) with its proximal step, or BestOfN or FkSteering"
@@ -48,7 +54,8 @@ class StepSize(ABC):
 
 @dataclass(frozen=True)
 class Decaying(StepSize):
-    """gamma_t = start (1 - t)^power, as in PnP-Flow, whose unit of start is the noise variance of the measurement.
+    """gamma_t = start (1 - t)^power, as in PnP-Flow, whose unit of start is the noise variance of
+    the measurement.
 
     Args:
         start: gamma at t = 0. A gradient step beyond 2 noise^2 / |A|^2 overshoots.
@@ -71,7 +78,8 @@ class Decaying(StepSize):
 
 @dataclass(frozen=True)
 class Matched(StepSize):
-    """gamma_t = min(sigma_t^2 / alpha_t^2, most): the variance of x_t / alpha_t around the clean sample.
+    """gamma_t = min(sigma_t^2 / alpha_t^2, most): the variance of x_t / alpha_t around the clean
+    sample.
 
     Args:
         most: bound for gradient steps, noise^2 / |A|^2; a proximal step needs none.
@@ -81,7 +89,9 @@ class Matched(StepSize):
 
     def __post_init__(self) -> None:
         if not self.most > 0:
-            raise ValueError(f"Matched needs most > 0; got {self.most}: noise^2 / |A|^2 keeps gradient steps stable")
+            raise ValueError(
+                f"Matched needs most > 0; got {self.most}: noise^2 / |A|^2 keeps gradient steps stable"
+            )
 
     def __call__(self, schedule: Schedule, t: float) -> float:
         alpha, sigma, _, _ = schedule(t)
@@ -96,22 +106,29 @@ class Uphill(NamedTuple):
 
 
 class PlugAndPlay(Stepwise[Tensor]):
-    """PnP-Flow, and its kin by other denoisers; each particle by itself. A maximiser: an estimate, no law.
+    """PnP-Flow, and its kin by other denoisers; each particle by itself. A maximiser: an estimate,
+    no law.
 
-    The first step denoises x0 itself, since of an estimate nothing would be left at t = 0; the last ends with the denoiser.
-    It costs 1 + draws (steps - 1) look-aheads, and steps - 1 gradients of the reward, or proximal steps.
+    The first step denoises x0 itself, since of an estimate nothing would be left at t = 0; the last
+    ends with the denoiser. It costs 1 + draws (steps - 1) look-aheads, and steps - 1 gradients of
+    the reward, or proximal steps.
 
     Args:
         steps: times 0, 1/steps, ... at which it denoises.
-        lookahead: the denoiser; Denoiser(), as in PnP-Flow, by default. Of several guesses the weighted mean.
+        lookahead: the denoiser; Denoiser(), as in PnP-Flow, by default. Of several guesses the
+            weighted mean.
         step_size: gamma_t; Decaying() by default.
-        draws: of noise at each time, whose denoised points are averaged. One leaves each particle its own chance.
-        prox: (x, variance, cond) -> argmax_z r(z) - |z - x|^2 / (2 variance), with the variance (B,), such as
-            `rewards.Measurement.prox`. Then the reward needs no gradient, and is asked only about the end.
-        max_batch: as in Stepwise. A look-ahead that draws gets other draws of the same law with another.
+        draws: of noise at each time, whose denoised points are averaged. One leaves each particle
+            its own chance.
+        prox: (x, variance, cond) -> argmax_z r(z) - |z - x|^2 / (2 variance), with the variance
+            (B,), such as `rewards.Measurement.prox`. Then the reward needs no gradient, and is
+            asked only about the end.
+        max_batch: as in Stepwise. A look-ahead that draws gets other draws of the same law with
+            another.
 
     Raises:
-        ValueError: settings out of range; when called, without a reward, or without prox for one that has no gradient.
+        ValueError: settings out of range; when called, without a reward, or without prox for one
+            that has no gradient.
     """
 
     claim = "maximiser"  # with gradient steps the trace has the mean reward of each prompt after every step
@@ -128,13 +145,21 @@ class PlugAndPlay(Stepwise[Tensor]):
     ):
         super().__init__(steps, max_batch)
         if draws < 1:
-            raise ValueError(f"PlugAndPlay needs at least one draw of noise at each time; got draws={draws}")
-        self.lookahead, self.step_size, self.draws = lookahead or Denoiser(), step_size or Decaying(), draws
+            raise ValueError(
+                f"PlugAndPlay needs at least one draw of noise at each time; got draws={draws}"
+            )
+        self.lookahead, self.step_size, self.draws = (
+            lookahead or Denoiser(),
+            step_size or Decaying(),
+            draws,
+        )
         self.prox = prox
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Tensor:
         if run.tilt is None:
-            raise ValueError("PlugAndPlay follows a reward; pass tilt=steer.Tilt(reward), or sample with Jump")
+            raise ValueError(
+                "PlugAndPlay follows a reward; pass tilt=steer.Tilt(reward), or sample with Jump"
+            )
         if self.prox is None:
             refuse_without_gradient(run.tilt, INSTEAD)
         return x
@@ -157,8 +182,10 @@ class PlugAndPlay(Stepwise[Tensor]):
         value = run.by_prompt(tilt.scaled(rewards))
         return Result(run.by_prompt(x), torch.zeros_like(value), None, value)
 
-    # --- its parts ----------------------------------------------------------------------------------------------------
-    def denoised(self, run: Run, x: Float[Tensor, "b *shape"], t: float) -> Float[Tensor, "b *shape"]:
+    # --- its parts -------------------------------------------------------------------------------
+    def denoised(
+        self, run: Run, x: Float[Tensor, "b *shape"], t: float
+    ) -> Float[Tensor, "b *shape"]:
         """The mean of the look-ahead's guesses."""
 
         def part(x: Tensor, prompt: Tensor, cond: Cond) -> Tensor:

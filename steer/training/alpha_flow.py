@@ -1,12 +1,14 @@
-"""alpha-Flow: one family from flow matching to MeanFlow, with a step of size alpha (t - s) instead of a derivative.
+"""alpha-Flow: one family from flow matching to MeanFlow, with a step of size alpha (t - s) instead
+of a derivative.
 
     g = (alpha I_s' + (1 - alpha) u_{r,t}(I_s + (r - s) I_s') - u_{s,t}(I_s)) / alpha,      r = s + alpha (t - s),
     L_off = E |u_{s,t}(I_s) - sg[u_{s,t}(I_s) + g]|^2.
 
-alpha = 1 is flow matching at every (s, t), 1/2 a shortcut model's step with the sample's own first half; as alpha goes to 0,
-value and gradient tend to MeanFlow's. (The paper writes alpha^-1 |alpha g|^2, of the same gradient; its value vanishes with
-alpha, which a weighting by the value would mistake for a small residual.) In between it is biased: a step along I_s' is not
-a step along the flow. So alpha is annealed.
+alpha = 1 is flow matching at every (s, t), 1/2 a shortcut model's step with the sample's own first
+half; as alpha goes to 0, value and gradient tend to MeanFlow's. (The paper writes alpha^-1 |alpha
+g|^2, of the same gradient; its value vanishes with alpha, which a weighting by the value would
+mistake for a small residual.) In between it is biased: a step along I_s' is not a step along the
+flow. So alpha is annealed.
 
 Reference: Zhang et al. 2025, arXiv 2510.20771.
 """
@@ -22,9 +24,12 @@ from steer.interpolant import expand
 from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
 from steer.training.derivatives import SameMasks
 
+__all__ = ["AlphaFlow", "FixedAlpha", "SigmoidAlpha"]
+
 
 class SigmoidAlpha:
-    """alpha(step) from 1 down to `last`, along a sigmoid centred between `start` and `end`; constant outside.
+    """alpha(step) from 1 down to `last`, along a sigmoid centred between `start` and `end`;
+    constant outside.
 
     Args:
         start, end: training steps between which alpha moves.
@@ -34,7 +39,9 @@ class SigmoidAlpha:
 
     def __init__(self, start: int, end: int, last: float = 0.005, sharpness: float = 25.0):
         if not 0 <= start < end or not 0 < last <= 1:
-            raise ValueError(f"SigmoidAlpha needs 0 <= start < end and last in (0, 1]; got {start}, {end}, {last}")
+            raise ValueError(
+                f"SigmoidAlpha needs 0 <= start < end and last in (0, 1]; got {start}, {end}, {last}"
+            )
         self.start, self.end, self.last, self.sharpness = start, end, last, sharpness
 
     def __call__(self, step: int) -> float:

@@ -1,9 +1,11 @@
-"""What every training objective is: a loss on noise and data, and for the jumps a squared residual at pairs of times.
+"""What every training objective is: a loss on noise and data, and for the jumps a squared residual
+at pairs of times.
 
-An off-diagonal objective writes one identity of the flow map as a residual of the `student`, the map being learned,
-against what is `held` fixed: the velocity that its jumps should follow, and jumps that already count as known. Whether
-these come from the student itself (self-distillation, from scratch), from its moving average, or from a frozen teacher
-is not the objective's concern; see `teachers`.
+An off-diagonal objective writes one identity of the flow map as a residual of the `student`, the
+map being learned, against what is `held` fixed: the velocity that its jumps should follow, and
+jumps that already count as known. Whether these come from the student itself (self-distillation,
+from scratch), from its moving average, or from a frozen teacher is not the objective's concern; see
+`teachers`.
 """
 
 from abc import ABC, abstractmethod
@@ -16,9 +18,13 @@ from torch import Tensor, nn
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.interpolant import Schedule, expand
 
+__all__ = ["Card", "Held", "Loss", "Objective", "PairObjective", "Pairs", "Residuals"]
+
 
 class Residuals(NamedTuple):
-    """The squared residuals (n,) in one part of a loss, detached: whose they are, and the times s and t (n,) of each."""
+    """The squared residuals (n,) in one part of a loss, detached: whose they are, and the times s
+    and t (n,) of each.
+    """
 
     of: str
     squared: Tensor
@@ -27,33 +33,50 @@ class Residuals(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """The number to descend; its parts by name, detached, for the log; and what to trace a divergence by."""
+    """The number to descend; its parts by name, detached, for the log; and what to trace a
+    divergence by.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
     residuals: tuple[Residuals, ...] = ()
 
     @staticmethod
-    def of(objective: object, total: Tensor, term: str, squared: Tensor, s: Tensor, t: Tensor) -> "Loss":
+    def of(
+        objective: object, total: Tensor, term: str, squared: Tensor, s: Tensor, t: Tensor
+    ) -> "Loss":
         """A loss of one term, the mean of an objective's squared residuals at (s, t)."""
         squared = squared.detach()
-        return Loss(total, {term: squared.mean()}, (Residuals(type(objective).__name__, squared, s, t),))
+        return Loss(
+            total, {term: squared.mean()}, (Residuals(type(objective).__name__, squared, s, t),)
+        )
 
     def plus(self, other: "Loss", weight: float = 1.0) -> "Loss":
-        """The sum of two losses, the second weighted. Raises ValueError if both have a term of one name."""
+        """The sum of two losses, the second weighted. Raises ValueError if both have a term of one
+        name.
+        """
         if shared := self.terms.keys() & other.terms.keys():
-            raise ValueError(f"both losses have a term called {min(shared)!r}; give them different names")
-        return Loss(self.total + weight * other.total, {**self.terms, **other.terms}, self.residuals + other.residuals)
+            raise ValueError(
+                f"both losses have a term called {min(shared)!r}; give them different names"
+            )
+        return Loss(
+            self.total + weight * other.total,
+            {**self.terms, **other.terms},
+            self.residuals + other.residuals,
+        )
 
 
 class Objective(nn.Module, ABC):
-    """objective(flow_map, x0, x1, cond, generator, step) -> Loss, for noise x0 and data x1 of shape (B, *shape).
+    """objective(flow_map, x0, x1, cond, generator, step) -> Loss, for noise x0 and data x1 of shape
+    (B, *shape).
 
-    A module, so that what an objective learns beside the map (a weighting) or keeps (a moving average) is trained and
-    saved with it.
+    A module, so that what an objective learns beside the map (a weighting) or keeps (a moving
+    average) is trained and saved with it.
     """
 
-    guidance: float = 1.0  # the weight of classifier-free guidance that it teaches; see FlowMap.guidance
+    guidance: float = (
+        1.0  # the weight of classifier-free guidance that it teaches; see FlowMap.guidance
+    )
 
     @abstractmethod
     def forward(
@@ -93,7 +116,9 @@ class Pairs(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What is held fixed: the map whose `velocity` is to be followed, and the one whose jumps are taken as known."""
+    """What is held fixed: the map whose `velocity` is to be followed, and the one whose jumps are
+    taken as known.
+    """
 
     velocity: FlowMap
     jumps: FlowMap
@@ -109,10 +134,14 @@ class Card(NamedTuple):
 
 
 class PairObjective(ABC):
-    """An off-diagonal objective: the squared residual of one identity of the flow map at given pairs of times."""
+    """An off-diagonal objective: the squared residual of one identity of the flow map at given
+    pairs of times.
+    """
 
     card: Card
-    asks: frozenset[str]  # where its target comes from: "data" (the pair's own I'), held "velocity", held "jumps"
+    asks: frozenset[
+        str
+    ]  # where its target comes from: "data" (the pair's own I'), held "velocity", held "jumps"
 
     @abstractmethod
     def __call__(
@@ -123,4 +152,6 @@ class PairObjective(ABC):
 
 def mean_square(residual: Float[Tensor, "b *shape"]) -> Float[Tensor, "b"]:
     """The square of each sample's residual, averaged over its entries, in float32 or better."""
-    return residual.to(torch.promote_types(residual.dtype, torch.float32)).square().flatten(1).mean(1)
+    return (
+        residual.to(torch.promote_types(residual.dtype, torch.float32)).square().flatten(1).mean(1)
+    )

@@ -1,15 +1,19 @@
-"""Consistency: two points of one flow line land in the same place. The Eulerian notion at a finite distance.
+"""Consistency: two points of one flow line land in the same place. The Eulerian notion at a finite
+distance.
 
     L = E |X_{s,t}(x_s) - sg[X_{s,t}(x_s) + (X_{r,t}(x_r) - X_{s,t}(x_s)) / (r - s)]|^2,      s < r <= t,
 
-where x_r is one step on from x_s = I_s: on the same pair (x0, x1), which is consistency training (CT), or along the held
-velocity by a solver, which is consistency distillation (CD). With the pairs `ToData()` it learns the jumps to data alone,
-as consistency models do; with any pairs, two-time maps. The factor 1/(r - s) keeps value and gradient of one size as r nears
-s, where the gradient tends to t - s times that of the average Eulerian form (`AverageEulerian` for CD, `MeanFlow` for CT). At
-a finite distance CT is biased, a step along the pair not being one along the flow; CD is exact up to the solver's error.
-Short strides divide the rounding of the network: under bfloat16 keep them above a hundredth.
+where x_r is one step on from x_s = I_s: on the same pair (x0, x1), which is consistency training
+(CT), or along the held velocity by a solver, which is consistency distillation (CD). With the pairs
+`ToData()` it learns the jumps to data alone, as consistency models do; with any pairs, two-time
+maps. The factor 1/(r - s) keeps value and gradient of one size as r nears s, where the gradient
+tends to t - s times that of the average Eulerian form (`AverageEulerian` for CD, `MeanFlow` for
+CT). At a finite distance CT is biased, a step along the pair not being one along the flow; CD is
+exact up to the solver's error. Short strides divide the rounding of the network: under bfloat16
+keep them above a hundredth.
 
-References: Song et al. 2023, arXiv 2303.01469 (CT, CD); Geng et al. 2024, arXiv 2406.14548 (ECM, the annealed gap).
+References: Song et al. 2023, arXiv 2303.01469 (CT, CD); Geng et al. 2024, arXiv 2406.14548 (ECM,
+the annealed gap).
 """
 
 from abc import ABC, abstractmethod
@@ -24,17 +28,22 @@ from steer.solvers import Heun, Solver
 from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
 from steer.training.derivatives import SameMasks
 
+__all__ = ["AlongFlow", "AnnealedStride", "Consistency", "GridStride", "SamePair"]
+
 
 class Stride(ABC):
     """stride(s, t, step) -> r: how far ahead of s the second point lies, in (s, t]."""
 
     @abstractmethod
-    def __call__(self, s: Float[Tensor, "b"], t: Float[Tensor, "b"], step: int) -> Float[Tensor, "b"]:
+    def __call__(
+        self, s: Float[Tensor, "b"], t: Float[Tensor, "b"], step: int
+    ) -> Float[Tensor, "b"]:
         """The time r of the second point."""
 
 
 class GridStride(Stride):
-    """The next multiple of 1/n at least half a cell after s, or t if that is nearer: a fixed discretisation (CT, CD).
+    """The next multiple of 1/n at least half a cell after s, or t if that is nearer: a fixed
+    discretisation (CT, CD).
 
     Args:
         n: cells of the grid on [0, 1].
@@ -60,7 +69,9 @@ class AnnealedStride(Stride):
 
     def __init__(self, every: int, q: float = 2.0, stages: int = 8):
         if every < 1 or not q > 1 or stages < 1:
-            raise ValueError(f"AnnealedStride needs every >= 1, q > 1 and stages >= 1; got {every}, {q} and {stages}")
+            raise ValueError(
+                f"AnnealedStride needs every >= 1, q > 1 and stages >= 1; got {every}, {q} and {stages}"
+            )
         self.every, self.q, self.stages = every, q, stages
 
     def __call__(self, s: Tensor, t: Tensor, step: int) -> Float[Tensor, "b"]:
@@ -73,7 +84,9 @@ class Path(ABC):
     asks: str
 
     @abstractmethod
-    def __call__(self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor, r: Tensor) -> Tensor:
+    def __call__(
+        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor, r: Tensor
+    ) -> Tensor:
         """The second point, at time r."""
 
 
@@ -82,7 +95,9 @@ class SamePair(Path):
 
     asks = "data"
 
-    def __call__(self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor, r: Tensor) -> Tensor:
+    def __call__(
+        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor, r: Tensor
+    ) -> Tensor:
         return student.schedule.interpolate(pairs.x0, pairs.x1, r)
 
 
@@ -98,7 +113,9 @@ class AlongFlow(Path):
     def __init__(self, solver: Solver | None = None):
         self.solver = solver or Heun()
 
-    def __call__(self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor, r: Tensor) -> Tensor:
+    def __call__(
+        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor, r: Tensor
+    ) -> Tensor:
         field, cond = held.velocity, pairs.cond
         return self.solver.step(lambda x, t: field.velocity(x, t, cond), x_s, pairs.s, r - pairs.s)
 
@@ -129,5 +146,7 @@ class Consistency(PairObjective):
             landing = held.jumps(x_r, r, t, cond)
         with masks:
             x_t = student(x_s, s, t, cond)
-        stride = torch.where(r > s, r - s, 1.0)  # at s = t both have landed, and their distance is 0
+        stride = torch.where(
+            r > s, r - s, 1.0
+        )  # at s = t both have landed, and their distance is 0
         return mean_square(x_t - (x_t + (landing - x_t) / expand(stride, x_t)).detach())

@@ -1,6 +1,8 @@
-"""Which noise goes with which data: by default any; within a batch, an optimal-transport matching makes paths straighter.
+"""Which noise goes with which data: by default any; within a batch, an optimal-transport matching
+makes paths straighter.
 
-References: Pooladian et al. 2023, arXiv 2304.14772; Tong et al. 2024, arXiv 2302.00482; Flamary et al. 2021, JMLR 22(78) (POT).
+References: Pooladian et al. 2023, arXiv 2304.14772; Tong et al. 2024, arXiv 2302.00482; Flamary et
+al. 2021, JMLR 22(78) (POT).
 """
 
 import importlib.util
@@ -14,23 +16,31 @@ from steer.annotations import Extended
 from steer.flow_map import Cond, ResidualMap
 from steer.training.base import Loss, Objective
 
-ITERATIONS, UNEVEN = 2000, 0.01  # of Sinkhorn: when to give up, and how far rows and columns may be from even
+__all__ = ["OptimalTransport"]
+
+ITERATIONS, UNEVEN = (
+    2000,
+    0.01,
+)  # of Sinkhorn: when to give up, and how far rows and columns may be from even
 
 
 class OptimalTransport(Objective):
-    """Another objective on the batch with its noise matched to its data by the plan of least mean |x0 - x1|^2.
+    """Another objective on the batch with its noise matched to its data by the plan of least mean
+    |x0 - x1|^2.
 
-    Without entropy the plan is a matching, found exactly. With it, the plan is Sinkhorn's, by POT, and every x1 draws its noise
-    from its row: less sure of the match, as a Schroedinger bridge is.
+    Without entropy the plan is a matching, found exactly. With it, the plan is Sinkhorn's, by POT,
+    and every x1 draws its noise from its row: less sure of the match, as a Schroedinger bridge is.
 
-    Each x1 still meets N(0, I) noise on average, so every objective keeps its minimiser's law at t = 1, but the path of laws
-    is another one: x0 and x1 are no longer independent, the denoiser is that of the matched pairs, and conversions between
-    velocity and score (`FlowMap.score`, the Sde, FMTT's noise) hold only for independent pairs. Use it where samples are
-    made by the flow alone. Matching looks at x, not at conditions: with conditions it biases which noise a class sees.
+    Each x1 still meets N(0, I) noise on average, so every objective keeps its minimiser's law at t
+    = 1, but the path of laws is another one: x0 and x1 are no longer independent, the denoiser is
+    that of the matched pairs, and conversions between velocity and score (`FlowMap.score`, the Sde,
+    FMTT's noise) hold only for independent pairs. Use it where samples are made by the flow alone.
+    Matching looks at x, not at conditions: with conditions it biases which noise a class sees.
 
     Args:
         objective: what is trained on the matched batch.
-        entropy: weight of the plan's entropy, in units of the batch's mean |x0 - x1|^2; 0 for none, infinite for no match.
+        entropy: weight of the plan's entropy, in units of the batch's mean |x0 - x1|^2; 0 for none,
+            infinite for no match.
 
     Raises:
         ValueError: a negative entropy, or one that needs POT where it is not installed.
@@ -41,18 +51,29 @@ class OptimalTransport(Objective):
         if not isinstance(entropy, int | float) or not entropy >= 0:
             raise ValueError(f"entropy is a number, at least 0; got {entropy!r}")
         if 0 < entropy < math.inf and importlib.util.find_spec("ot") is None:
-            raise ValueError("a plan with entropy is found by POT; pip install pot, or leave entropy at 0")
+            raise ValueError(
+                "a plan with entropy is found by POT; pip install pot, or leave entropy at 0"
+            )
         self.objective, self.guidance, self.entropy = objective, objective.guidance, entropy
 
     def forward(
-        self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: torch.Generator, step: int
+        self,
+        flow_map: ResidualMap,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Cond,
+        generator: torch.Generator,
+        step: int,
     ) -> Loss:
         if self.entropy < math.inf:
             x0 = x0[self.match(x0, x1, generator)]
         return self.objective(flow_map, x0, x1, cond, generator, step)
 
     def match(
-        self, x0: Float[Tensor, "b *shape"], x1: Float[Tensor, "b *shape"], generator: torch.Generator
+        self,
+        x0: Float[Tensor, "b *shape"],
+        x1: Float[Tensor, "b *shape"],
+        generator: torch.Generator,
     ) -> Int[Tensor, "b"]:
         """Which x0 each x1 goes with."""
         cost = torch.cdist(x1.flatten(1).double(), x0.flatten(1).double()).square()
@@ -64,10 +85,19 @@ class OptimalTransport(Objective):
 
         scale = float(cost.mean()) or 1.0
         plan, log = ot.sinkhorn(
-            [], [], cost / scale, self.entropy, "sinkhorn_stabilized", numItermax=ITERATIONS, warn=False, log=True
+            [],
+            [],
+            cost / scale,
+            self.entropy,
+            "sinkhorn_stabilized",
+            numItermax=ITERATIONS,
+            warn=False,
+            log=True,
         )
         if not log["err"][-1] < UNEVEN / len(plan):
             raise ValueError(
                 f"Sinkhorn's plan did not settle in {ITERATIONS} iterations; raise entropy={self.entropy:g}, or set 0"
             )
-        return torch.multinomial(plan.to(generator.device), 1, generator=generator)[:, 0].to(x0.device)
+        return torch.multinomial(plan.to(generator.device), 1, generator=generator)[:, 0].to(
+            x0.device
+        )

@@ -1,10 +1,12 @@
-"""CTM's two legs: the semigroup notion with a solver's first leg, compared where both land at t = 1.
+"""CTM's two legs: the semigroup notion with a solver's first leg, compared where both land at t =
+1.
 
     L = E |X'_{t,1}(X_{s,t}(x_s)) - X'_{t,1}(X'_{r,t}(x_r))|^2,      x_r = the held velocity's solution from x_s,
 
-with X' the held jumps and r uniform in [s, t]. The gradient reaches X_{s,t} through the last, frozen jump, which puts all
-pairs on one scale. From a frozen teacher's velocity and the student's moving average as X' it is consistency trajectory
-models without their adversarial and denoising terms (add `FlowMatching` by Joint for the latter).
+with X' the held jumps and r uniform in [s, t]. The gradient reaches X_{s,t} through the last,
+frozen jump, which puts all pairs on one scale. From a frozen teacher's velocity and the student's
+moving average as X' it is consistency trajectory models without their adversarial and denoising
+terms (add `FlowMatching` by Joint for the latter).
 
 Reference: Kim et al. 2024, arXiv 2310.02279.
 """
@@ -17,6 +19,8 @@ from steer.flow_map import OdeMap, ResidualMap
 from steer.solvers import Heun, Solver
 from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
 
+__all__ = ["TwoLegs"]
+
 
 class TwoLegs(PairObjective):
     """The squared distance at t = 1 of one jump and of two legs.
@@ -26,7 +30,12 @@ class TwoLegs(PairObjective):
         solver: of the first leg; Heun() by default.
     """
 
-    card = Card("semigroup", "none", "both legs, and the last jump's weights", "4 F + 2 B (and the solver's)")
+    card = Card(
+        "semigroup",
+        "none",
+        "both legs, and the last jump's weights",
+        "4 F + 2 B (and the solver's)",
+    )
     asks = frozenset({"velocity", "jumps"})
 
     def __init__(self, steps: int = 2, solver: Solver | None = None):

@@ -1,4 +1,5 @@
-"""The derivative of a network along a direction: exact by forward mode, or a difference for networks that have none.
+"""The derivative of a network along a direction: exact by forward mode, or a difference for
+networks that have none.
 
 derivative(f, primals, tangents) -> (f(primals), d/dh f(primals + h tangents) at h = 0).
 """
@@ -11,21 +12,29 @@ from torch import Tensor, nn
 
 from steer.training.base import PairObjective
 
+__all__ = ["Derivative", "FiniteDifference", "ForwardMode"]
+
 Function = Callable[..., Tensor]
 
 
 class Derivative(ABC):
-    """f(primals) and its derivative along the tangents, both differentiable in the weights behind f."""
+    """f(primals) and its derivative along the tangents, both differentiable in the weights behind
+    f.
+    """
 
     @abstractmethod
-    def __call__(self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
         """Value and derivative, each of the shape of f's result."""
 
 
 class SameMasks:
-    """Every `with` starts torch's own generators, which dropout draws from, where they stood when this was made.
+    """Every `with` starts torch's own generators, which dropout draws from, where they stood when
+    this was made.
 
-    For evaluations whose difference counts: with masks of their own it would be the masks' difference.
+    For evaluations whose difference counts: with masks of their own it would be the masks'
+    difference.
     """
 
     def __init__(self, x: Tensor):
@@ -49,11 +58,15 @@ class ForwardMode(Derivative):
         ValueError: a layer has no forward-mode rule; it is named.
     """
 
-    def __call__(self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
         try:
             value, tangent = torch.func.jvp(f, primals, tangents)  # type: ignore[misc]
         except (RuntimeError, NotImplementedError) as error:
-            if not any(word in str(error) for word in ("forward AD", "forward-mode", "jvp", "vmap")):
+            if not any(
+                word in str(error) for word in ("forward AD", "forward-mode", "jvp", "vmap")
+            ):
                 raise
             layer = failing_layer(f, primals, tangents)
             raise ValueError(
@@ -64,10 +77,13 @@ class ForwardMode(Derivative):
 
 
 class FiniteDifference(Derivative):
-    """(f(z + h v) - f(z - h v)) / 2h: error h^2 in exact arithmetic, at the cost of two more forwards.
+    """(f(z + h v) - f(z - h v)) / 2h: error h^2 in exact arithmetic, at the cost of two more
+    forwards.
 
-    It is computed in the precision of the network, whose rounding it divides by h: keep h above .001 in float32, and do
-    not use it under bfloat16. With h = .005 it is the derivative of TiM (Wang et al. 2025, arXiv 2509.04394).
+    It is computed in the precision of the network, whose rounding it divides by h: keep h above
+    .001 in float32, and do
+    not use it under bfloat16. With h = .005 it is the derivative of TiM (Wang et al. 2025, arXiv
+    2509.04394).
 
     Args:
         h: half the distance of the two points, in units of time.
@@ -78,7 +94,9 @@ class FiniteDifference(Derivative):
             raise ValueError(f"FiniteDifference needs h > 0; got {h}")
         self.h = h
 
-    def __call__(self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
         masks, values = SameMasks(primals[0]), []
         for h in (0.0, self.h, -self.h):
             with masks:
@@ -99,9 +117,13 @@ class Differential(PairObjective):
 
 
 def failing_layer(f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> str:
-    """The class of the innermost module inside which the jvp of f fails, as far as modules can tell."""
+    """The class of the innermost module inside which the jvp of f fails, as far as modules can
+    tell.
+    """
     open_calls: list[nn.Module] = []
-    enter = nn.modules.module.register_module_forward_pre_hook(lambda module, _: open_calls.append(module))
+    enter = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, _: open_calls.append(module)
+    )
     leave = nn.modules.module.register_module_forward_hook(lambda *_: open_calls.__delitem__(-1))
     try:
         torch.func.jvp(f, primals, tangents)

@@ -2,8 +2,8 @@
 
     d_s X_{s,t} + grad X_{s,t} b_s = 0,      in the average velocity      u_{s,t} = b_s + (t - s) (d_s u + grad u b_s).
 
-The forms differ in whose velocity stands for b_s, in the target and as the direction of the derivative, and in what is
-held fixed:
+The forms differ in whose velocity stands for b_s, in the target and as the direction of the
+derivative, and in what is held fixed:
 
 | | target | direction | gradient |
 |---|---|---|---|
@@ -12,11 +12,13 @@ held fixed:
 | `MeanFlow` | the sample's own I_s' | the sample's own I_s' | through u |
 | `ImprovedMeanFlow` (iMF) | the sample's own I_s' | held velocity | through u |
 
-The bracket is linear in I_s', so its mean given I_s is the right side with b_s: with the stop-gradients, the flow map is where
-descent of each comes to rest.
+The bracket is linear in I_s', so its mean given I_s is the right side with b_s: with the
+stop-gradients, the flow map is where descent of each comes to rest.
 
-References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (ESD, EMD); Sabour, Fidler & Kreis 2025, arXiv
-2506.14603 (AYF-EMD); Geng et al. 2025, arXiv 2505.13447 (MeanFlow); Geng et al. 2025, arXiv 2512.02012 (iMF).
+References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (ESD, EMD); Sabour, Fidler &
+Kreis 2025, arXiv
+2506.14603 (AYF-EMD); Geng et al. 2025, arXiv 2505.13447 (MeanFlow); Geng et al. 2025, arXiv
+2512.02012 (iMF).
 """
 
 from abc import abstractmethod
@@ -28,6 +30,8 @@ from torch import Tensor
 from steer.flow_map import ResidualMap
 from steer.training.base import Card, Held, Pairs, mean_square
 from steer.training.derivatives import Derivative, Differential, SameMasks
+
+__all__ = ["AverageEulerian", "Eulerian", "ImprovedMeanFlow", "MeanFlow"]
 
 
 class Eulerian(Differential):
@@ -44,27 +48,37 @@ class Eulerian(Differential):
         with torch.no_grad(), masks:
             b = held.velocity.velocity(x_s, s, cond)
         with torch.no_grad(), masks:
-            _, carried = self.derivative(lambda x: student(x, s, t, cond), (x_s,), (b.to(x_s.dtype),))
+            _, carried = self.derivative(
+                lambda x: student(x, s, t, cond), (x_s,), (b.to(x_s.dtype),)
+            )
         with masks:
-            _, d_s = self.derivative(lambda s: student(x_s, s, t, cond), (s,), (torch.ones_like(s),))
+            _, d_s = self.derivative(
+                lambda s: student(x_s, s, t, cond), (s,), (torch.ones_like(s),)
+            )
         return mean_square(d_s + carried)
 
 
 class AverageForm(Differential):
-    """E |u_{s,t}(I_s) - sg[target + (t - s) (d_s u + grad u . direction)]|^2, which the three below fill in.
+    """E |u_{s,t}(I_s) - sg[target + (t - s) (d_s u + grad u . direction)]|^2, which the three below
+    fill in.
 
     Args:
         derivative: how the derivative along (direction, 1) is taken; forward mode by default.
-        normalise: if given, the residual g is replaced by g / (|g| + normalise), |g| its root mean square over the
-            entries of x, which bounds the gradient: sCM's tangent normalisation, there .1 (Lu & Song 2024, arXiv
-            2410.11081). It does not move the zero of a residual without noise.
-        warmup: steps in which the derivative grows from 0 to its full weight, as in sCM; at weight 0 the objective is
-            matching the velocity.
+        normalise: if given, the residual g is replaced by g / (|g| + normalise), |g| its root mean
+            square over the entries of x, which bounds the gradient: sCM's tangent normalisation,
+            there .1 (Lu & Song 2024, arXiv 2410.11081). It does not move the zero of a residual
+            without noise.
+        warmup: steps in which the derivative grows from 0 to its full weight, as in sCM; at weight
+            0 the objective is matching the velocity.
     """
 
-    def __init__(self, derivative: Derivative | None = None, normalise: float | None = None, warmup: int = 0):
+    def __init__(
+        self, derivative: Derivative | None = None, normalise: float | None = None, warmup: int = 0
+    ):
         if (normalise is not None and not normalise > 0) or warmup < 0:
-            raise ValueError(f"normalise must be positive or None, warmup at least 0; got {normalise} and {warmup}")
+            raise ValueError(
+                f"normalise must be positive or None, warmup at least 0; got {normalise} and {warmup}"
+            )
         super().__init__(derivative)
         self.normalise, self.warmup = normalise, warmup
 
@@ -81,10 +95,14 @@ class AverageForm(Differential):
         with torch.no_grad():
             target, direction = self.target_and_direction(student, held, pairs, x_s)
         primals, tangents = (x_s, s), (direction.to(x_s.dtype), torch.ones_like(s))
-        u, du = self.derivative(lambda x, s: student.average_velocity(x, s, t, cond), primals, tangents)
+        u, du = self.derivative(
+            lambda x, s: student.average_velocity(x, s, t, cond), primals, tangents
+        )
         share = 1.0 if pairs.step >= self.warmup else pairs.step / self.warmup
         goal = (target + share * pairs.gap * du).detach()
-        return mean_square(u - goal if self.normalise is None else u - self.bounded(u.detach(), goal))
+        return mean_square(
+            u - goal if self.normalise is None else u - self.bounded(u.detach(), goal)
+        )
 
     def bounded(self, u: Tensor, goal: Tensor) -> Tensor:
         """A goal in the same direction from u, at a distance below 1."""
@@ -95,7 +113,9 @@ class AverageForm(Differential):
 
 
 class AverageEulerian(AverageForm):
-    """Target and direction the held velocity: no noise in the target, so at an exact map nothing is left."""
+    """Target and direction the held velocity: no noise in the target, so at an exact map nothing is
+    left.
+    """
 
     card = Card("Eulerian", "d_s + grad b", "everything but u", "1 J + 1 F + 1 B")
     asks = frozenset({"velocity"})
@@ -108,10 +128,12 @@ class AverageEulerian(AverageForm):
 
 
 class MeanFlow(AverageForm):
-    """Target and direction the sample's own I_s': from data alone, without a diagonal, at the price of its noise.
+    """Target and direction the sample's own I_s': from data alone, without a diagonal, at the price
+    of its noise.
 
-    With `FiniteDifference(.005)` it is TiM's (Wang et al. 2025, arXiv 2509.04394); with the pairs `ToData()`, normalise=.1
-    and a warm-up it is sCM from data (Lu & Song 2024, arXiv 2410.11081), on any path.
+    With `FiniteDifference(.005)` it is TiM's (Wang et al. 2025, arXiv 2509.04394); with the pairs
+    `ToData()`, normalise=.1 and a warm-up it is sCM from data (Lu & Song 2024, arXiv 2410.11081),
+    on any path.
     """
 
     card = Card("Eulerian", "d_s + grad I'", "everything but u", "1 J + 1 B")
@@ -125,9 +147,11 @@ class MeanFlow(AverageForm):
 
 
 class ImprovedMeanFlow(AverageForm):
-    """Target I_s', direction the held velocity: the noise I_s' - b_s is no longer multiplied by grad X_{s,t}.
+    """Target I_s', direction the held velocity: the noise I_s' - b_s is no longer multiplied by
+    grad X_{s,t}.
 
-    u - (t - s) sg[d_s u + grad u b_s] is then a prediction of the velocity, regressed on I_s' like any other.
+    u - (t - s) sg[d_s u + grad u b_s] is then a prediction of the velocity, regressed on I_s' like
+    any other.
     """
 
     card = Card("Eulerian", "d_s + grad b", "the derivative", "1 J + 1 F + 1 B")
@@ -136,4 +160,6 @@ class ImprovedMeanFlow(AverageForm):
     def target_and_direction(
         self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return pairs.velocity_at_s(student.schedule), held.velocity.velocity(x_s, pairs.s, pairs.cond)
+        return pairs.velocity_at_s(student.schedule), held.velocity.velocity(
+            x_s, pairs.s, pairs.cond
+        )

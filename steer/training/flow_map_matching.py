@@ -2,9 +2,11 @@
 
     L = E |d_t X_{s,t}(X_{t,s}(I_t)) - I_t'|^2 + |X_{s,t}(X_{t,s}(I_t)) - I_t|^2,
 
-over pairs in either order (`AnyPair`), since the inner jump goes back. From data alone, without a diagonal: X_{t,s} brings
-I_t to where X_{s,t} must bring it back from, so that the velocity of the return, given where it ends, is regressed on I_t'.
-Its minimiser is the flow map; the value there is not zero but the variance of I_t' given I_t.
+over pairs in either order (`AnyPair`), since the inner jump goes back. From data alone, without a
+diagonal: X_{t,s} brings
+I_t to where X_{s,t} must bring it back from, so that the velocity of the return, given where it
+ends, is regressed on I_t'. Its minimiser is the flow map; the value there is not zero but the
+variance of I_t' given I_t.
 
 Reference: Boffi, Albergo & Vanden-Eijnden 2024, arXiv 2406.07507, proposition 3.11.
 """
@@ -16,6 +18,8 @@ from torch import Tensor
 from steer.flow_map import ResidualMap
 from steer.training.base import Card, Held, Pairs, mean_square
 from steer.training.derivatives import Differential
+
+__all__ = ["FlowMapMatching"]
 
 
 class FlowMapMatching(Differential):
@@ -31,5 +35,7 @@ class FlowMapMatching(Differential):
         x_t = schedule.interpolate(pairs.x0, pairs.x1, t)
         v = schedule.path_velocity(pairs.x0, pairs.x1, t)
         start = student(x_t, t, s, cond)
-        back, d_t = self.derivative(lambda t: student(start, s, t, cond), (t,), (torch.ones_like(t),))
+        back, d_t = self.derivative(
+            lambda t: student(start, s, t, cond), (t,), (torch.ones_like(t),)
+        )
         return mean_square(d_t - v) + mean_square(back - x_t)

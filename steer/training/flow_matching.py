@@ -4,7 +4,8 @@
 
 minimised by u_{t,t} = b_t = E[I_t' | I_t]. Cost: one forward, one backward.
 
-References: Lipman et al. 2023, arXiv 2210.02747; Liu et al. 2023, arXiv 2209.03003; Albergo & Vanden-Eijnden 2023,
+References: Lipman et al. 2023, arXiv 2210.02747; Liu et al. 2023, arXiv 2209.03003; Albergo &
+Vanden-Eijnden 2023,
 arXiv 2209.15571.
 """
 
@@ -14,6 +15,8 @@ from steer.flow_map import Cond, ResidualMap
 from steer.training.base import Loss, Objective, mean_square
 from steer.training.times import TimeLaw, Uniform
 from steer.training.weightings import Plain, Weighting
+
+__all__ = ["FlowMatching"]
 
 
 class FlowMatching(Objective):
@@ -29,7 +32,13 @@ class FlowMatching(Objective):
         self.times, self.weighting = times or Uniform(), weighting or Plain()
 
     def forward(
-        self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: Generator, step: int
+        self,
+        flow_map: ResidualMap,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Cond,
+        generator: Generator,
+        step: int,
     ) -> Loss:
         t = self.times.sample(len(x1), generator)
         v = flow_map.velocity(flow_map.schedule.interpolate(x0, x1, t), t, cond)

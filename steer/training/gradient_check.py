@@ -21,6 +21,8 @@ from steer.flow_map import Cond, ResidualMap
 from steer.training.base import Loss
 from steer.training.constants import Constants, mapped, tensors
 
+__all__ = ["Comparison", "WrongGradient", "check_gradient"]
+
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)  # of the differences, in units of the weights' own size
 AGREED = 1e-6  # of the gradient's size: two differences that are as near are good enough
 TOLERANCE = 1e-5  # of the gradient's size, and ten times the doubt: what an error must exceed
@@ -123,7 +125,9 @@ def check_gradient(
     )
 
 
-def compare(loss: Callable[[], Tensor], weights: Sequence[Tensor], agreed: float = AGREED) -> Comparison | None:
+def compare(
+    loss: Callable[[], Tensor], weights: Sequence[Tensor], agreed: float = AGREED
+) -> Comparison | None:
     """The gradient of loss() in the weights, leaves in float64; None if it has none.
 
     The difference is that of the first step size at which two agree, or of the best of four.
@@ -249,7 +253,9 @@ def calm(device: torch.device) -> Iterator[None]:
         torch.set_default_dtype(dtype)
 
 
-def doubled(parts: Any, data: tuple[Tensor, Cond], device: torch.device) -> tuple[Any, Tensor, Cond]:
+def doubled(
+    parts: Any, data: tuple[Tensor, Cond], device: torch.device
+) -> tuple[Any, Tensor, Cond]:
     """Copies of modules, with all that they hold, and of a batch, in float64."""
     memo: dict[int, Any] = {}
     parts = copy.deepcopy(parts, memo)

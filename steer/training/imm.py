@@ -12,11 +12,11 @@ independent, so that the mean of the kernel over different samples alone,
     mean_{j != k} [ k(x_j, x_k) + k(y_j, y_k) - k(x_j, y_k) - k(y_j, x_k) ],
 
 is L in the mean, and so is its gradient, which vanishes at the flow map of the data for any r. The
-paper also counts j = k, the distance of a sample's two jumps (`paired=True`): less noisy, and biased,
-since I_s and I_r lie on the line of their pair and not on one of the flow, the more so the larger
-r - s and the smaller the group. L is zero at the flow map of the data, but not only there: laws are
-matched, so X may transport as it likes, and with conditions only the law over all of them counts. As r
-nears s, X_{s,t} stays near the identity, hence near a flow.
+paper also counts j = k, the distance of a sample's two jumps (`paired=True`): less noisy, and
+biased, since I_s and I_r lie on the line of their pair and not on one of the flow, the more so the
+larger r - s and the smaller the group. L is zero at the flow map of the data, but not only there:
+laws are matched, so X may transport as it likes, and with conditions only the law over all of them
+counts. As r nears s, X_{s,t} stays near the identity, hence near a flow.
 
 Reference: Zhou, Ermon & Song 2025, arXiv 2503.07565.
 """
@@ -29,16 +29,20 @@ from steer.flow_map import ResidualMap
 from steer.training.base import Card, Held, PairObjective, Pairs
 from steer.training.consistency import AnnealedStride, Stride
 
+__all__ = ["MomentMatching"]
+
 
 class MomentMatching(PairObjective):
     """The estimated squared maximum mean discrepancy of each group, given to each of its samples.
 
-    Unpaired estimates may be negative, so weightings that take a power of them (`Adaptive`) do not fit.
+    Unpaired estimates may be negative, so weightings that take a power of them (`Adaptive`) do not
+    fit.
 
     Args:
         group: samples side by side that share their times, at least 2.
         stride: from s to r; half of the way to t by default.
-        paired: compare a sample's jump from s with its own from r too, as the paper does; never negative then.
+        paired: compare a sample's jump from s with its own from r too, as the paper does; never
+            negative then.
 
     Raises:
         ValueError: when called on samples that are not whole groups, or whose times differ.
@@ -49,8 +53,14 @@ class MomentMatching(PairObjective):
 
     def __init__(self, group: int = 4, stride: Stride | None = None, paired: bool = False):
         if group < 2:
-            raise ValueError(f"MomentMatching compares groups of at least 2 samples; got group={group}")
-        self.group, self.stride, self.paired = group, stride or AnnealedStride(every=1, stages=1), paired
+            raise ValueError(
+                f"MomentMatching compares groups of at least 2 samples; got group={group}"
+            )
+        self.group, self.stride, self.paired = (
+            group,
+            stride or AnnealedStride(every=1, stages=1),
+            paired,
+        )
 
     def __call__(
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
@@ -69,11 +79,16 @@ class MomentMatching(PairObjective):
             two = held.jumps(student.schedule.interpolate(pairs.x0, pairs.x1, r), r, t, pairs.cond)
         dtype = torch.promote_types(one.dtype, torch.float32)
         x, y = (part.flatten(1).to(dtype).unflatten(0, (-1, self.group)) for part in (one, two))
-        return mmd(x, y, (t - s)[:: self.group].to(dtype), self.paired).repeat_interleave(self.group)
+        return mmd(x, y, (t - s)[:: self.group].to(dtype), self.paired).repeat_interleave(
+            self.group
+        )
 
 
 def mmd(
-    x: Float[Tensor, "g n d"], y: Float[Tensor, "g n d"], width: Float[Tensor, "g"], paired: bool = False
+    x: Float[Tensor, "g n d"],
+    y: Float[Tensor, "g n d"],
+    width: Float[Tensor, "g"],
+    paired: bool = False,
 ) -> Float[Tensor, "g"]:
     """MMD^2 of each group's two samples, over different places of the groups, or over all."""
     n = x.shape[1]

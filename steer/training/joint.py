@@ -1,7 +1,9 @@
-"""Joint: the sum L = L_diag + L_off, the split of the batch between them, and who is believed in the second.
+"""Joint: the sum L = L_diag + L_off, the split of the batch between them, and who is believed in
+the second.
 
-A batch (x0, x1) comes in. A `diag_fraction` of it teaches the diagonal u_{t,t} = b_t, which needs data (or a teacher's
-velocity) and nothing else; the rest teaches the jumps u_{s,t} from what is held fixed.
+A batch (x0, x1) comes in. A `diag_fraction` of it teaches the diagonal u_{t,t} = b_t, which needs
+data (or a teacher's velocity) and nothing else; the rest teaches the jumps u_{s,t} from what is
+held fixed.
 
 Reference: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (self-distillation).
 """
@@ -15,23 +17,29 @@ from steer.training.teachers import Own, Teacher
 from steer.training.times import PairLaw, SortedPair
 from steer.training.weightings import Plain, Weighting
 
+__all__ = ["Joint"]
+
 
 class Joint(Objective):
     """L = L_diag + L_off: the tangent from data, the rest of the map from the tangent.
 
-    Each part is the mean over its own samples, so that `diag_fraction` moves computation, not the balance of the sum.
+    Each part is the mean over its own samples, so that `diag_fraction` moves computation, not the
+    balance of the sum.
 
     Args:
-        diagonal: what teaches the tangent; None where the jumps teach it too, as they do at s = t from a teacher.
+        diagonal: what teaches the tangent; None where the jumps teach it too, as they do at s = t
+            from a teacher.
         off_diagonal: what teaches the jumps; None to train the velocity alone.
-        diag_fraction: part of each batch that goes to the diagonal; below 1 it leaves a sample for the rest, if it can.
-        diag_only_steps: first steps in which the whole batch does, before the diagonal is worth distilling.
+        diag_fraction: part of each batch that goes to the diagonal; below 1 it leaves a sample for
+            the rest, if it can.
+        diag_only_steps: first steps in which the whole batch does, before the diagonal is worth
+            distilling.
         pairs: law of (s, t) off the diagonal.
         velocity: whose velocity the jumps should follow; the student's own by default.
         jumps: whose jumps count as known; by default whoever gives the velocity.
         weighting: of the residuals off the diagonal.
-        off_weight: of their mean in the sum. Papers that take one mean over the whole batch have it at
-            (1 - diag_fraction) / diag_fraction.
+        off_weight: of their mean in the sum. Papers that take one mean over the whole batch have it
+            at (1 - diag_fraction) / diag_fraction.
     """
 
     SETTINGS = (
@@ -60,9 +68,13 @@ class Joint(Objective):
     ):
         super().__init__()
         if not 0 < diag_fraction <= 1:
-            raise ValueError(f"diag_fraction is the part of the batch on the diagonal, in (0, 1]; got {diag_fraction}")
+            raise ValueError(
+                f"diag_fraction is the part of the batch on the diagonal, in (0, 1]; got {diag_fraction}"
+            )
         if diagonal is None and (off_diagonal is None or diag_only_steps):
-            raise ValueError("Joint without a diagonal needs an off_diagonal and no diag_only_steps; give a diagonal")
+            raise ValueError(
+                "Joint without a diagonal needs an off_diagonal and no diag_only_steps; give a diagonal"
+            )
         self.diagonal, self.off_diagonal = diagonal, off_diagonal
         self.diag_fraction, self.diag_only_steps = diag_fraction, diag_only_steps
         self.pairs, self.weighting = pairs or SortedPair(), weighting or Plain()
@@ -78,14 +90,24 @@ class Joint(Objective):
             )
 
     def forward(
-        self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: torch.Generator, step: int
+        self,
+        flow_map: ResidualMap,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Cond,
+        generator: torch.Generator,
+        step: int,
     ) -> Loss:
         n = self.diagonal_size(len(x1), step)
         loss = Loss(x1.new_zeros(()), {})
         if self.diagonal is not None:
-            loss = self.diagonal(flow_map, x0[:n], x1[:n], _part(cond, slice(None, n)), generator, step)
+            loss = self.diagonal(
+                flow_map, x0[:n], x1[:n], _part(cond, slice(None, n)), generator, step
+            )
         if n == len(x1) or self.off_diagonal is None:
-            idle = sum(p.sum() for p in self.weighting.parameters())  # DDP wants every weight in every loss
+            idle = sum(
+                p.sum() for p in self.weighting.parameters()
+            )  # DDP wants every weight in every loss
             return loss._replace(total=loss.total + 0 * idle)
         s, t = self.pairs.sample(len(x1) - n, generator)
         pairs = Pairs(x0[n:], x1[n:], s, t, _part(cond, slice(n, None)), step)
@@ -95,7 +117,9 @@ class Joint(Objective):
             teacher.check(pairs.x1, pairs.cond)
         residual = self.off_diagonal(flow_map, held, pairs, generator)
         weighted = self.weighting(residual, s, t).mean()
-        return loss.plus(Loss.of(self.off_diagonal, weighted, "off_diagonal", residual, s, t), self.off_weight)
+        return loss.plus(
+            Loss.of(self.off_diagonal, weighted, "off_diagonal", residual, s, t), self.off_weight
+        )
 
     def diagonal_size(self, batch: int, step: int) -> int:
         """How many samples of the batch go to the diagonal at this step."""

@@ -1,9 +1,12 @@
-"""The Lagrangian notion: as its end time grows, a jump moves along the velocity at the place it has reached.
+"""The Lagrangian notion: as its end time grows, a jump moves along the velocity at the place it has
+reached.
 
     d_t X_{s,t}(x) = b_t(X_{s,t}(x)),      in the average velocity      u + (t - s) d_t u = b_t(x + (t - s) u).
 
-References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (LSD, LMD); Sabour, Fidler & Kreis 2025, arXiv
-2506.14603 (Align Your Flow: the average-velocity form, from a teacher); Zhou et al. 2025, arXiv 2511.19797 (TVM).
+References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (LSD, LMD); Sabour, Fidler &
+Kreis 2025, arXiv
+2506.14603 (Align Your Flow: the average-velocity form, from a teacher); Zhou et al. 2025, arXiv
+2511.19797 (TVM).
 """
 
 import torch
@@ -14,12 +17,14 @@ from steer.flow_map import ResidualMap
 from steer.training.base import Card, Held, Pairs, mean_square
 from steer.training.derivatives import Differential
 
+__all__ = ["AverageLagrangian", "Lagrangian"]
+
 
 class Lagrangian(Differential):
     """E |d_t X_{s,t}(I_s) - sg b_t(X_{s,t}(I_s))|^2, the gradient taken through d_t X.
 
-    From the student's own velocity it is LSD, which Boffi et al. find the most stable of their three; from a frozen
-    teacher LMD; from the student's moving average TVM.
+    From the student's own velocity it is LSD, which Boffi et al. find the most stable of their
+    three; from a frozen teacher LMD; from the student's moving average TVM.
     """
 
     card = Card("Lagrangian", "d_t", "b at the landing point", "1 J + 1 F + 1 B through J")
@@ -29,16 +34,20 @@ class Lagrangian(Differential):
         self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
-        landing, d_t = self.derivative(lambda t: student(x_s, s, t, cond), (t,), (torch.ones_like(t),))
+        landing, d_t = self.derivative(
+            lambda t: student(x_s, s, t, cond), (t,), (torch.ones_like(t),)
+        )
         with torch.no_grad():
             b = held.velocity.velocity(landing, t, cond)
         return mean_square(d_t - b)
 
 
 class AverageLagrangian(Differential):
-    """E |u_{s,t}(I_s) - sg[b_t(X_{s,t}(I_s)) - (t - s) d_t u_{s,t}(I_s)]|^2: no gradient through the derivative.
+    """E |u_{s,t}(I_s) - sg[b_t(X_{s,t}(I_s)) - (t - s) d_t u_{s,t}(I_s)]|^2: no gradient through
+    the derivative.
 
-    Cheaper than `Lagrangian` in time and memory, with the same zero. From a frozen teacher it is AYF-LMD.
+    Cheaper than `Lagrangian` in time and memory, with the same zero. From a frozen teacher it is
+    AYF-LMD.
     """
 
     card = Card("Lagrangian", "d_t", "everything but u", "1 J + 2 F + 1 B")
@@ -49,6 +58,8 @@ class AverageLagrangian(Differential):
     ) -> Float[Tensor, "b"]:
         x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
         with torch.no_grad():
-            u, d_t = self.derivative(lambda t: student.average_velocity(x_s, s, t, cond), (t,), (torch.ones_like(t),))
+            u, d_t = self.derivative(
+                lambda t: student.average_velocity(x_s, s, t, cond), (t,), (torch.ones_like(t),)
+            )
             b = held.velocity.velocity(x_s + pairs.gap * u, t, cond)
         return mean_square(student.average_velocity(x_s, s, t, cond) - (b - pairs.gap * d_t))

@@ -1,10 +1,14 @@
-"""A distance of images by a network's activations: what a squared error of pixels blurs, it still sees.
+"""A distance of images by a network's activations: what a squared error of pixels blurs, it still
+sees.
 
-    d(x, y) = sum over layers of the mean over places of |phi_l(x) / |phi_l(x)| - phi_l(y) / |phi_l(y)||^2,
+    d(x, y) = sum over layers of the mean over places of |phi_l(x) / |phi_l(x)| - phi_l(y) /
+    |phi_l(y)||^2,
 
-phi_l being the channels of layer l at a place. This is LPIPS without its learned weights of channels, on any network.
+phi_l being the channels of layer l at a place. This is LPIPS without its learned weights of
+channels, on any network.
 
-Reference: Zhang et al. 2018, arXiv 1801.03924; as the metric of a consistency model, Song et al. 2023, arXiv 2303.01469.
+Reference: Zhang et al. 2018, arXiv 1801.03924; as the metric of a consistency model, Song et al.
+2023, arXiv 2303.01469.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,41 +19,59 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+__all__ = ["Perceptual"]
+
 EPS = 1e-6  # under the root of a squared length
 
 
 class Perceptual:
-    """d(x, y) (B,) for images (B, C, H, W), with gradients in both; in the network's own precision, whatever autocast says.
+    """d(x, y) (B,) for images (B, C, H, W), with gradients in both; in the network's own precision,
+    whatever autocast says.
 
     Args:
         network: of images; it is frozen, and moved to where the images are.
-        layers: names of its submodules whose outputs (B, channels, h, w) count, as `named_modules` has them.
-        decode: from the map's samples to the network's images, such as rewards.from_signed; a module is frozen and moved.
+        layers: names of its submodules whose outputs (B, channels, h, w) count, as `named_modules`
+            has them.
+        decode: from the map's samples to the network's images, such as rewards.from_signed; a
+            module is frozen and moved.
 
     Raises:
-        ValueError: a layer that the network does not have or that is named twice; and when called, one that it does not
-            pass through, or that puts out no channels at places.
+        ValueError: a layer that the network does not have or that is named twice; and when called,
+            one that it does not pass through, or that puts out no channels at places.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[str], decode: Callable[[Tensor], Tensor] | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[str],
+        decode: Callable[[Tensor], Tensor] | None = None,
+    ):
         known = dict(network.named_modules())
         listed = [] if isinstance(layers, str) else list(layers)
         if not listed or len(set(listed)) < len(listed) or not known.keys() >= set(listed):
-            raise ValueError(f"layers is a list of submodules, each once, such as {list(known)[1:6]}; got {layers!r}")
+            raise ValueError(
+                f"layers is a list of submodules, each once, such as {list(known)[1:6]}; got {layers!r}"
+            )
         self.network, self.layers, self.decode = frozen(network), tuple(listed), decode
         if isinstance(decode, nn.Module):
             frozen(decode)
 
-    def __call__(self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
+    def __call__(
+        self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b"]:
         with torch.autocast(x.device.type, enabled=False):
             ours, theirs = self.activations(x), self.activations(y)
-            return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]).sum(0)
+            return torch.stack(
+                [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]
+            ).sum(0)
 
     def activations(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d i j"]]:
         """Of every layer, the channels of a place scaled to length one."""
         seen: dict[str, Tensor] = {}
         modules = dict(self.network.to(x.device).named_modules())
-        hooks = [modules[name].register_forward_hook(partial(note, seen, name)) for name in self.layers]
+        hooks = [
+            modules[name].register_forward_hook(partial(note, seen, name)) for name in self.layers
+        ]
         try:
             self.network(self.decoded(x))
         finally:
@@ -59,7 +81,10 @@ class Perceptual:
             raise ValueError(f"the network does not pass through its layers {missed}; name others")
         if flat := {name: tuple(out.shape) for name, out in seen.items() if out.ndim != 4}:
             raise ValueError(f"layers put out (B, channels, h, w) each; got {flat}: name others")
-        return [out / (out.square().sum(1, keepdim=True) + EPS).sqrt() for out in (seen[name] for name in self.layers)]
+        return [
+            out / (out.square().sum(1, keepdim=True) + EPS).sqrt()
+            for out in (seen[name] for name in self.layers)
+        ]
 
     def decoded(self, x: Tensor) -> Tensor:
         """What the network looks at, in its precision."""

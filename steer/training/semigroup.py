@@ -4,12 +4,16 @@ X_{r,t} o X_{s,r} = X_{s,t} with r = gamma s + (1 - gamma) t reads, in the avera
 
     L_off = E |u_{s,t}(I_s) - sg[(1 - gamma) u_{s,r}(I_s) + gamma u_{r,t}(X_{s,r}(I_s))]|^2,
 
-and for more legs likewise: the long jump's average velocity is the mean of its legs', each by its share of the gap. No
-derivative of the network is needed. The short jumps are the held map's: the student's own (PSD), its moving average
-(shortcut models), or a frozen teacher's (progressive distillation; many legs of one are a short ODE of its jumps).
+and for more legs likewise: the long jump's average velocity is the mean of its legs', each by its
+share of the gap. No
+derivative of the network is needed. The short jumps are the held map's: the student's own (PSD),
+its moving average (shortcut models), or a frozen teacher's (progressive distillation; many legs of
+one are a short ODE of its jumps).
 
-References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (PSD-M, PSD-U); Frans et al. 2024, arXiv 2410.12557
-(shortcut models); Guo et al. 2025, arXiv 2507.16884 (SplitMeanFlow); Salimans & Ho 2022, arXiv 2202.00512 (progressive).
+References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (PSD-M, PSD-U); Frans et al.
+2024, arXiv 2410.12557
+(shortcut models); Guo et al. 2025, arXiv 2507.16884 (SplitMeanFlow); Salimans & Ho 2022, arXiv
+2202.00512 (progressive).
 """
 
 from itertools import pairwise
@@ -22,14 +26,18 @@ from steer.flow_map import Cond, ResidualMap
 from steer.interpolant import expand
 from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
 
+__all__ = ["Semigroup"]
+
 
 class Semigroup(PairObjective):
     """The squared semigroup residual at given pairs (s, t).
 
     Args:
-        uniform: cut the gap at uniform places (PSD-U, SplitMeanFlow) instead of into equal legs (PSD-M).
-        finest: short jumps up to this gap are steps along the held map's velocity, which flow matching teaches: the ground
-            on which a grid of gaps rests, 1/128 in shortcut models. None by default: every gap above 0 is a jump.
+        uniform: cut the gap at uniform places (PSD-U, SplitMeanFlow) instead of into equal legs
+            (PSD-M).
+        finest: short jumps up to this gap are steps along the held map's velocity, which flow
+            matching teaches: the ground on which a grid of gaps rests, 1/128 in shortcut models.
+            None by default: every gap above 0 is a jump.
         legs: short jumps that the long one is held against.
     """
 
@@ -57,13 +65,22 @@ class Semigroup(PairObjective):
         return mean_square(student.average_velocity(x_s, s, t, cond) - target)
 
     def cuts(self, s: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """Where the legs begin and end, as fractions of the gap, from 0 to 1: (B,) each, of the dtype of s."""
+        """Where the legs begin and end, as fractions of the gap, from 0 to 1: (B,) each, of the
+        dtype of s.
+        """
         between = torch.arange(1, self.legs, dtype=s.dtype, device=s.device)[:, None] / self.legs
         inner = between.expand(-1, len(s))
         if self.uniform:
-            inner = torch.rand(inner.shape, generator=generator, device=s.device).to(s.dtype).sort(dim=0).values
+            inner = (
+                torch.rand(inner.shape, generator=generator, device=s.device)
+                .to(s.dtype)
+                .sort(dim=0)
+                .values
+            )
         return [torch.zeros_like(s), *inner, torch.ones_like(s)]
 
     def short(self, held: Held, x: Tensor, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The average velocity of a short jump, or the velocity where it is too short to have been taught."""
+        """The average velocity of a short jump, or the velocity where it is too short to have been
+        taught.
+        """
         return held.jumps.average_velocity(x, s, torch.where(t - s > self.finest, t, s), cond)

@@ -2,7 +2,8 @@
 
     teacher(student, step) -> the FlowMap to ask, from which no gradient comes.
 
-`Own` makes an objective self-distillation, `Frozen` makes it distillation; `Average` steadies the former.
+`Own` makes an objective self-distillation, `Frozen` makes it distillation; `Average` steadies the
+former.
 """
 
 import copy
@@ -16,11 +17,14 @@ from steer.checkpoint import difference
 from steer.flow_map import Cond, FlowMap
 from steer.networks.shapes import WrongShape
 
+__all__ = ["Average", "Frozen", "Own", "Teacher"]
+
 
 class Teacher(nn.Module, ABC):
     """The map that is held fixed while the student learns.
 
-    `guidance` is the weight of classifier-free guidance in its velocity, or None where that is the student's own affair.
+    `guidance` is the weight of classifier-free guidance in its velocity, or None where that is the
+    student's own affair.
     """
 
     guidance: float | None = None
@@ -41,12 +45,14 @@ class Own(Teacher):
 
 
 class Average(Teacher):
-    """The exponential moving average of the student's weights, w <- d w + (1 - d) w_student at every step.
+    """The exponential moving average of the student's weights, w <- d w + (1 - d) w_student at
+    every step.
 
-    It is kept here, apart from the average that is shipped, since its decay is a setting of the method; it is saved in
-    checkpoints with the objective, so that a resumed run goes on from the same teacher. It is kept in float32 or better,
-    whatever the student is cast to: steps of a thousandth of a difference are lost in bfloat16. A student of less is
-    answered by a copy in its own precision.
+    It is kept here, apart from the average that is shipped, since its decay is a setting of the
+    method; it is saved in checkpoints with the objective, so that a resumed run goes on from the
+    same teacher. It is kept in float32 or better, whatever the student is cast to: steps of a
+    thousandth of a difference are lost in bfloat16. A student of less is answered by a copy in its
+    own precision.
 
     Args:
         flow_map: what the student is built like, such as the student itself: it is copied.
@@ -102,10 +108,14 @@ class Average(Teacher):
         return super()._apply(kept, recurse)
 
     def follow(self, student: FlowMap, decay: float) -> None:
-        """Weights averaged, buffers copied. Raises ValueError, naming the first that differs, for another build."""
+        """Weights averaged, buffers copied. Raises ValueError, naming the first that differs, for
+        another build.
+        """
         own, other = self.flow_map.state_dict(), student.state_dict()
         if differs := difference(other, own):
-            raise ValueError(f"Average was given another map than the student: {differs}; build it from the student")
+            raise ValueError(
+                f"Average was given another map than the student: {differs}; build it from the student"
+            )
         learned = dict(student.named_parameters())
         for name, average in own.items():
             if name in learned and decay > 0:
@@ -118,7 +128,8 @@ class Frozen(Teacher):
     """A finished model, guided or not: distillation. It is neither trained nor saved with the run.
 
     Args:
-        flow_map: a FlowMap on the student's own path; where only its velocity is asked, its jumps need not be good.
+        flow_map: a FlowMap on the student's own path; where only its velocity is asked, its jumps
+            need not be good.
     """
 
     def __init__(self, flow_map: FlowMap):
@@ -160,4 +171,6 @@ class Frozen(Teacher):
         self.checked = x.shape[1:]
 
     def _misfit(self, x: Tensor) -> str:
-        return f"the teacher does not take samples of shape {tuple(x.shape[1:])}, as the student does"
+        return (
+            f"the teacher does not take samples of shape {tuple(x.shape[1:])}, as the student does"
+        )

@@ -10,6 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+__all__ = [
+    "AnyPair",
+    "Dyadic",
+    "Grouped",
+    "LogitNormal",
+    "Mixture",
+    "OnGrid",
+    "PairLaw",
+    "SortedPair",
+    "TimeLaw",
+    "ToData",
+    "Uniform",
+]
+
 
 def uniform(n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
     """n uniform numbers."""
@@ -41,7 +55,9 @@ class Uniform(TimeLaw):
 
 
 class LogitNormal(TimeLaw):
-    """t = sigmoid(mean + std z): more weight where denoising is hardest (Esser et al. 2024, arXiv 2403.03206)."""
+    """t = sigmoid(mean + std z): more weight where denoising is hardest (Esser et al. 2024, arXiv
+    2403.03206).
+    """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0):
         self.mean, self.std = mean, std
@@ -54,12 +70,18 @@ class PairLaw(ABC):
     """A law of pairs of times, s before t."""
 
     @abstractmethod
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    def sample(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         """n independent pairs (s, t), in float32, on the generator's device."""
 
     def of(self, law: TimeLaw) -> "PairLaw":
-        """The same law of pairs, of times of another law. Raises ValueError where it has none to change."""
-        raise ValueError(f"{type(self).__name__} has its own times, not those of a law; leave times out, or give pairs")
+        """The same law of pairs, of times of another law. Raises ValueError where it has none to
+        change.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has its own times, not those of a law; leave times out, or give pairs"
+        )
 
 
 class SortedPair(PairLaw):
@@ -68,7 +90,9 @@ class SortedPair(PairLaw):
     def __init__(self, law: TimeLaw | None = None):
         self.law = law or Uniform()
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    def sample(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         a, b = self.law.sample(n, generator), self.law.sample(n, generator)
         return torch.minimum(a, b), torch.maximum(a, b)
 
@@ -77,12 +101,16 @@ class SortedPair(PairLaw):
 
 
 class AnyPair(PairLaw):
-    """Two independent times of one law in either order, for objectives that also learn jumps back toward noise."""
+    """Two independent times of one law in either order, for objectives that also learn jumps back
+    toward noise.
+    """
 
     def __init__(self, law: TimeLaw | None = None):
         self.law = law or Uniform()
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    def sample(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         return self.law.sample(n, generator), self.law.sample(n, generator)
 
     def of(self, law: TimeLaw) -> PairLaw:
@@ -95,7 +123,9 @@ class ToData(PairLaw):
     def __init__(self, law: TimeLaw | None = None):
         self.law = law or Uniform()
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    def sample(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         s = self.law.sample(n, generator)
         return s, torch.ones_like(s)
 
@@ -104,9 +134,11 @@ class ToData(PairLaw):
 
 
 class Dyadic(PairLaw):
-    """Gaps t - s = 2^-k, k = 0 ... levels - 1, each as likely, at a start s that is a multiple of the gap.
+    """Gaps t - s = 2^-k, k = 0 ... levels - 1, each as likely, at a start s that is a multiple of
+    the gap.
 
-    The grid of shortcut models (Frans et al. 2024, arXiv 2410.12557): halving a jump lands on the next finer level.
+    The grid of shortcut models (Frans et al. 2024, arXiv 2410.12557): halving a jump lands on the
+    next finer level.
     """
 
     def __init__(self, levels: int = 7):
@@ -114,7 +146,9 @@ class Dyadic(PairLaw):
             raise ValueError(f"Dyadic needs at least one level; got {levels}")
         self.levels = levels
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    def sample(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         k = torch.randint(self.levels, (n,), generator=generator, device=generator.device)
         jumps = 2.0 ** k.to(_precise())
         s = (uniform(n, generator) * jumps).floor() / jumps
@@ -122,14 +156,18 @@ class Dyadic(PairLaw):
 
 
 class OnGrid(PairLaw):
-    """(k / n, (k + 1) / n): one jump of a sampler of n equal jumps, as in a round of progressive distillation."""
+    """(k / n, (k + 1) / n): one jump of a sampler of n equal jumps, as in a round of progressive
+    distillation.
+    """
 
     def __init__(self, n: int):
         if n < 1:
             raise ValueError(f"OnGrid needs at least one jump; got n={n}")
         self.n = n
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    def sample(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         k = torch.randint(self.n, (n,), generator=generator, device=generator.device)
         s = k.to(_precise()) / self.n
         return s, s + 1 / self.n
@@ -143,7 +181,9 @@ class Grouped(PairLaw):
             raise ValueError(f"Grouped needs groups of at least one sample; got {group}")
         self.group, self.law = group, law or SortedPair()
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    def sample(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         s, t = self.law.sample(-(-n // self.group), generator)
         return s.repeat_interleave(self.group)[:n], t.repeat_interleave(self.group)[:n]
 
@@ -161,14 +201,22 @@ class Mixture(PairLaw):
 
     def __init__(self, laws: Sequence[PairLaw], weights: Sequence[float]):
         if len(laws) != len(weights) or not laws or min(weights) <= 0:
-            raise ValueError(f"expected one positive weight for each law; got {len(laws)} laws and weights {weights}")
+            raise ValueError(
+                f"expected one positive weight for each law; got {len(laws)} laws and weights {weights}"
+            )
         if any(isinstance(law, Grouped) for law in laws):
-            raise ValueError("Mixture would tear groups apart; put it inside: Grouped(group, Mixture(...))")
+            raise ValueError(
+                "Mixture would tear groups apart; put it inside: Grouped(group, Mixture(...))"
+            )
         self.laws, self.weights = laws, tuple(weights)
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    def sample(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         weights = torch.tensor(self.weights, dtype=torch.float32, device=generator.device)
         chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
         drawn = (torch.stack(law.sample(n, generator)) for law in self.laws)
-        s, t = torch.stack(list(drawn))[chosen, :, torch.arange(n, device=generator.device)].unbind(dim=1)
+        s, t = torch.stack(list(drawn))[chosen, :, torch.arange(n, device=generator.device)].unbind(
+            dim=1
+        )
         return s, t

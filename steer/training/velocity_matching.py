@@ -2,8 +2,8 @@
 
     L_diag = E |u_{t,t}(I_t) - b_teacher(I_t)|^2,     I_t = alpha_t x1 + sigma_t x0.
 
-The minimiser is that of flow matching if the teacher is exact, without the variance of I_t' given I_t. Cost: one forward,
-one backward, one velocity of the teacher.
+The minimiser is that of flow matching if the teacher is exact, without the variance of I_t' given
+I_t. Cost: one forward, one backward, one velocity of the teacher.
 """
 
 import torch
@@ -15,6 +15,8 @@ from steer.training.teachers import Frozen
 from steer.training.times import TimeLaw, Uniform
 from steer.training.weightings import Plain, Weighting
 
+__all__ = ["VelocityMatching"]
+
 
 class VelocityMatching(Objective):
     """Regression of the velocity on a frozen teacher's, at independent times.
@@ -25,16 +27,29 @@ class VelocityMatching(Objective):
         weighting: of the residuals, at (t, t).
 
     Raises:
-        ValueError: when first called, if the teacher is on another path, or takes samples of another shape.
+        ValueError: when first called, if the teacher is on another path, or takes samples of
+            another shape.
     """
 
-    def __init__(self, teacher: FlowMap, times: TimeLaw | None = None, weighting: Weighting | None = None):
+    def __init__(
+        self, teacher: FlowMap, times: TimeLaw | None = None, weighting: Weighting | None = None
+    ):
         super().__init__()
-        self.teacher, self.times, self.weighting = Frozen(teacher), times or Uniform(), weighting or Plain()
+        self.teacher, self.times, self.weighting = (
+            Frozen(teacher),
+            times or Uniform(),
+            weighting or Plain(),
+        )
         self.guidance = teacher.guidance
 
     def forward(
-        self, flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond, generator: Generator, step: int
+        self,
+        flow_map: ResidualMap,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Cond,
+        generator: Generator,
+        step: int,
     ) -> Loss:
         t = self.times.sample(len(x1), generator)
         x_t = flow_map.schedule.interpolate(x0, x1, t)

@@ -1,4 +1,5 @@
-"""How much each residual counts. A map's residuals range over decades in (s, t), and squares let the largest rule.
+"""How much each residual counts. A map's residuals range over decades in (s, t), and squares let
+the largest rule.
 
 weighting(residual, s, t) -> what to average and descend, (B,).
 """
@@ -9,12 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+__all__ = ["Adaptive", "Learned", "Plain", "Weighting"]
+
 
 class Weighting(nn.Module, ABC):
     """Squared residuals (B,) at times s, t (B,) -> terms of the loss (B,)."""
 
     @abstractmethod
-    def forward(self, residual: Float[Tensor, "b"], s: Float[Tensor, "b"], t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    def forward(
+        self, residual: Float[Tensor, "b"], s: Float[Tensor, "b"], t: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b"]:
         """The weighted residuals."""
 
 
@@ -28,9 +33,11 @@ class Plain(Weighting):
 class Adaptive(Weighting):
     """sg[(L + eps)^-p] L: large residuals count for less. p = 1/2 is near a pseudo-Huber loss.
 
-    It does not move a zero, but it moves the mean of noisy residuals: where the target is random given x (MeanFlow), the
-    minimiser is no longer exactly the conditional mean (Geng et al. 2025, arXiv 2505.13447, use p = 1 all the same). In few
-    dimensions it is far from it: on the checkerboard it costs MeanFlow more than a nat at 8 jumps (docs/results.md, 16).
+    It does not move a zero, but it moves the mean of noisy residuals: where the target is random
+    given x (MeanFlow), the
+    minimiser is no longer exactly the conditional mean (Geng et al. 2025, arXiv 2505.13447, use p =
+    1 all the same). In few dimensions it is far from it: on the checkerboard it costs MeanFlow more
+    than a nat at 8 jumps (docs/results.md, 16).
 
     Args:
         p: power.
@@ -50,8 +57,9 @@ class Adaptive(Weighting):
 class Learned(Weighting):
     """exp(-w) L + w, w_{s,t} a small network learned with the map: at its best w = log E[L | s, t].
 
-    So every pair of times comes to count alike. (Karras et al. 2024, arXiv 2312.02696; for two times, Boffi et al. 2025,
-    arXiv 2505.18825.) The weight depends on the times alone, so the minimiser in the map is unchanged.
+    So every pair of times comes to count alike. (Karras et al. 2024, arXiv 2312.02696; for two
+    times, Boffi et al. 2025, arXiv 2505.18825.) The weight depends on the times alone, so the
+    minimiser in the map is unchanged.
 
     Args:
         features: cosines of each time that w reads.

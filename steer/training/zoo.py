@@ -1,8 +1,9 @@
 """The names of the literature, each as a setting of the few objectives of this room.
 
-A name is a way to put together a `Joint`: a diagonal, an off-diagonal residual, a law of pairs, and who is believed. What a
-paper does beside that, to the network, to the image or by adversaries, stands in `leaves_out`; where what is built does
-otherwise than the paper, in `departs`.
+A name is a way to put together a `Joint`: a diagonal, an off-diagonal residual, a law of pairs, and
+who is believed. What a
+paper does beside that, to the network, to the image or by adversaries, stands in `leaves_out`;
+where what is built does otherwise than the paper, in `departs`.
 
 In a config:    loop.objective: {_target_: steer.training.named, name: lsd, steps: ${trainer.max_steps}}
 """
@@ -38,9 +39,12 @@ from steer.training.times import (
 from steer.training.trajectory import Trajectory
 from steer.training.weightings import Adaptive, Weighting
 
+__all__ = ["METHODS", "named"]
+
 
 class Setting(NamedTuple):
-    """What a method may need besides itself: the training steps, a student to average, a teacher to distil, the
+    """What a method may need besides itself: the training steps, a student to average, a teacher to
+    distil, the
     jumps of a sampler on a fixed grid.
     """
 
@@ -57,13 +61,17 @@ class Setting(NamedTuple):
     def average(self, decay: float) -> Average:
         """A moving average of the student, over a twentieth of the training at the most."""
         if self.student is None:
-            raise ValueError("this method believes a moving average of its student; pass student=, the map it trains")
+            raise ValueError(
+                "this method believes a moving average of its student; pass student=, the map it trains"
+            )
         return Average(self.student, min(decay, max(1 - 20 / self.steps, 0.0)))
 
     def frozen(self) -> Frozen:
         """The teacher."""
         if self.teacher is None:
-            raise ValueError("this method distils a teacher; pass teacher=, a flow map, such as steer.load('fashion')")
+            raise ValueError(
+                "this method distils a teacher; pass teacher=, a flow map, such as steer.load('fashion')"
+            )
         return Frozen(self.teacher)
 
 
@@ -92,7 +100,12 @@ _MEAN_SQUARE = "weights by the mean square of the entries, where the paper's has
 def _adaptive(off: MeanFlow | ImprovedMeanFlow | AlphaFlow) -> Joint:
     law, third = _mean_flow_times(), 1 / 3  # one mean over the batch
     return Joint(
-        FlowMatching(law, Adaptive()), off, 0.75, pairs=SortedPair(law), weighting=Adaptive(), off_weight=third
+        FlowMatching(law, Adaptive()),
+        off,
+        0.75,
+        pairs=SortedPair(law),
+        weighting=Adaptive(),
+        off_weight=third,
     )
 
 
@@ -102,10 +115,20 @@ _AYF = "Sabour, Fidler & Kreis 2025, arXiv 2506.14603"
 _CM, _SCM = "Song et al. 2023, arXiv 2303.01469", "Lu & Song 2024, arXiv 2410.11081"
 
 METHODS = (
-    Method("flow-matching", lambda c: Joint(FlowMatching()), "data", "Lipman et al. 2023, arXiv 2210.02747"),
+    Method(
+        "flow-matching",
+        lambda c: Joint(FlowMatching()),
+        "data",
+        "Lipman et al. 2023, arXiv 2210.02747",
+    ),
     # Lagrangian
     Method("lsd", lambda c: Joint(FlowMatching(), Lagrangian(), 0.75, c.warm_up), "data", _BOFFI),
-    Method("lsd-avg", lambda c: Joint(FlowMatching(), AverageLagrangian(), 0.75, c.warm_up), "data", _BOFFI),
+    Method(
+        "lsd-avg",
+        lambda c: Joint(FlowMatching(), AverageLagrangian(), 0.75, c.warm_up),
+        "data",
+        _BOFFI,
+    ),
     Method(
         "tvm",
         lambda c: Joint(FlowMatching(), Lagrangian(), 0.75, velocity=c.average(0.99)),
@@ -121,10 +144,17 @@ METHODS = (
         _FMM,
         departs="stops the gradient at b(X), as the authors do in 2025; the paper lets it through",
     ),
-    Method("ayf-lmd", lambda c: Joint(None, AverageLagrangian(), velocity=c.frozen()), "teacher", _AYF),
+    Method(
+        "ayf-lmd", lambda c: Joint(None, AverageLagrangian(), velocity=c.frozen()), "teacher", _AYF
+    ),
     # Eulerian
     Method("esd", lambda c: Joint(FlowMatching(), Eulerian(), 0.75, c.warm_up), "data", _BOFFI),
-    Method("esd-avg", lambda c: Joint(FlowMatching(), AverageEulerian(), 0.75, c.warm_up), "data", _BOFFI),
+    Method(
+        "esd-avg",
+        lambda c: Joint(FlowMatching(), AverageEulerian(), 0.75, c.warm_up),
+        "data",
+        _BOFFI,
+    ),
     Method(
         "meanflow",
         lambda c: _adaptive(MeanFlow()),
@@ -168,7 +198,9 @@ METHODS = (
     ),
     Method(
         "ayf-emd",
-        lambda c: Joint(None, AverageEulerian(normalise=0.1, warmup=c.steps // 4), velocity=c.frozen()),
+        lambda c: Joint(
+            None, AverageEulerian(normalise=0.1, warmup=c.steps // 4), velocity=c.frozen()
+        ),
         "teacher",
         _AYF,
         "autoguidance and the adversarial finish",
@@ -183,14 +215,18 @@ METHODS = (
     ),
     Method(
         "ecm",
-        lambda c: Joint(None, Consistency(stride=AnnealedStride(max(c.steps // 8, 1))), pairs=ToData()),
+        lambda c: Joint(
+            None, Consistency(stride=AnnealedStride(max(c.steps // 8, 1))), pairs=ToData()
+        ),
         "data",
         "Geng et al. 2024, arXiv 2406.14548",
         "its law of times, its adaptive weights, the start from a diffusion model",
     ),
     Method(
         "sct",
-        lambda c: Joint(None, MeanFlow(normalise=0.1, warmup=c.steps // 4), pairs=ToData(LogitNormal(1.0, 1.6))),
+        lambda c: Joint(
+            None, MeanFlow(normalise=0.1, warmup=c.steps // 4), pairs=ToData(LogitNormal(1.0, 1.6))
+        ),
         "data",
         _SCM,
         "the TrigFlow path and the learned weight (Joint(weighting=Learned()))",
@@ -222,11 +258,21 @@ METHODS = (
     ),
     # Semigroup
     Method("psd-m", lambda c: Joint(FlowMatching(), Semigroup(), 0.75, c.warm_up), "data", _BOFFI),
-    Method("psd-u", lambda c: Joint(FlowMatching(), Semigroup(uniform=True), 0.75, c.warm_up), "data", _BOFFI),
+    Method(
+        "psd-u",
+        lambda c: Joint(FlowMatching(), Semigroup(uniform=True), 0.75, c.warm_up),
+        "data",
+        _BOFFI,
+    ),
     Method(
         "shortcut",
         lambda c: Joint(
-            FlowMatching(), Semigroup(finest=1 / 128), 0.875, pairs=Dyadic(7), jumps=c.average(0.999), off_weight=1 / 7
+            FlowMatching(),
+            Semigroup(finest=1 / 128),
+            0.875,
+            pairs=Dyadic(7),
+            jumps=c.average(0.999),
+            off_weight=1 / 7,
         ),
         "data",
         "Frans et al. 2024, arXiv 2410.12557",
@@ -256,7 +302,9 @@ METHODS = (
     ),
     Method(
         "ctm",
-        lambda c: Joint(FlowMatching(), TwoLegs(), 0.5, velocity=c.frozen(), jumps=c.average(0.999)),
+        lambda c: Joint(
+            FlowMatching(), TwoLegs(), 0.5, velocity=c.frozen(), jumps=c.average(0.999)
+        ),
         "teacher",
         "Kim et al. 2024, arXiv 2310.02279",
         "the adversarial term and the LPIPS metric",
@@ -290,13 +338,15 @@ def named(
         student: the map to be trained, for methods that believe its moving average.
         teacher: a finished map, for methods that distil one.
         grid: jumps of the sampler that is learned, for methods tied to a grid of times.
-        times: law of the times, on the diagonal and of both ends off it; the method's own by default.
+        times: law of the times, on the diagonal and of both ends off it; the method's own by
+            default.
         weighting: of the residuals, on the diagonal and off it; the method's own by default.
         settings: arguments of `Joint` instead of the method's, such as diag_fraction or off_weight.
 
     Raises:
-        ValueError: an unknown name, with the nearest; a student or teacher that is needed and missing; times for a
-            method that is tied to a grid of them; a setting that Joint does not have.
+        ValueError: an unknown name, with the nearest; a student or teacher that is needed and
+            missing; times for a method that is tied to a grid of them; a setting that Joint does
+            not have.
     """
     methods = {method.name: method for method in METHODS}
     if name not in methods:
@@ -309,7 +359,9 @@ def named(
     return changed(joint, times, weighting, **settings)
 
 
-def changed(joint: Joint, times: TimeLaw | None, weighting: Weighting | None, **settings: Any) -> Joint:
+def changed(
+    joint: Joint, times: TimeLaw | None, weighting: Weighting | None, **settings: Any
+) -> Joint:
     """The same objective with other settings. Raises ValueError for one that it does not have."""
     arguments: dict[str, Any] = {name: getattr(joint, name) for name in Joint.SETTINGS}
     if unknown := sorted(settings.keys() - arguments.keys()):

@@ -1,7 +1,7 @@
-"""Objectives that tilt a map: objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss, one paper per file."""
+"""Objectives that tilt a map: objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss,
+one paper per file.
+"""
 
-from steer.tuning.direct import Direct
-from steer.tuning.lora import add_lora, without_lora
-from steer.tuning.objective import TuningObjective
+from steer.discovery import lazy
 
-__all__ = ["Direct", "TuningObjective", "add_lora", "without_lora"]
+__getattr__, __dir__, __all__ = lazy(__name__, __path__)

@@ -1,20 +1,24 @@
-"""Direct reward gradients: differentiate the reward of a clean sample through the last moves that made it.
+"""Direct reward gradients: differentiate the reward of a clean sample through the last moves that
+made it.
 
     L = -E[scale r(z)] + penalty E int |v - v_base|^2 dt + consistency L_map(z),
 
-z = the end of a rollout of the model being tuned, v what it moves by (see `rollouts`). With `Jumps(1)` that is the flow
-map's look-ahead X_{s,1}(x_s), one forward and one backward of the network; with `EulerSteps(N, last=K)` it is DRaFT-K on an
-N-step sampler.
+z = the end of a rollout of the model being tuned, v what it moves by (see `rollouts`). With
+`Jumps(1)` that is the flow map's look-ahead X_{s,1}(x_s), one forward and one backward of the
+network; with `EulerSteps(N, last=K)` it is DRaFT-K on an N-step sampler.
 
-Reward gradients move only the jumps they pass through, and the penalty holds those same jumps near the base. What keeps
-the map a map is L_map, a training objective on the model's own samples z: the diagonal learns the velocity of the tuned law
-by flow matching on renoised z, and the jumps learn to follow the diagonal. So few jumps and many steps go on agreeing, some
-updates behind: let the reward settle, and go on until they do. (A penalty on the diagonal would hold many steps at the base
-while one jump leaves it.)
+Reward gradients move only the jumps they pass through, and the penalty holds those same jumps near
+the base. What keeps the map a map is L_map, a training objective on the model's own samples z: the
+diagonal learns the velocity of the tuned law by flow matching on renoised z, and the jumps learn to
+follow the diagonal. So few jumps and many steps go on agreeing, some updates behind: let the reward
+settle, and go on until they do. (A penalty on the diagonal would hold many steps at the base while
+one jump leaves it.)
 
-The penalty slows the way, and does not make the result the tilted law. This is a maximiser: stop by a held-out reward.
+The penalty slows the way, and does not make the result the tilted law. This is a maximiser: stop by
+a held-out reward.
 
-References: Clark et al. 2024, arXiv 2309.17400 (DRaFT); Prabhudesai et al. 2023, arXiv 2310.03739 (AlignProp).
+References: Clark et al. 2024, arXiv 2309.17400 (DRaFT); Prabhudesai et al. 2023, arXiv 2310.03739
+(AlignProp).
 """
 
 import torch
@@ -28,17 +32,22 @@ from steer.training import FlowMatching, Joint, Loss, Objective, Semigroup
 from steer.tuning.objective import TuningObjective
 from steer.tuning.rollouts import Jumps, Rollout
 
+__all__ = ["Direct"]
+
 
 class Direct(TuningObjective):
-    """Ascends the reward through a rollout, with a penalty to the base and a term that keeps the map consistent.
+    """Ascends the reward through a rollout, with a penalty to the base and a term that keeps the
+    map consistent.
 
     Args:
-        rollout: how samples are made and where gradients flow; Jumps(1), the one-jump look-ahead, by default.
+        rollout: how samples are made and where gradients flow; Jumps(1), the one-jump look-ahead,
+            by default.
         penalty: weight of the energy of the change.
         consistency: weight of `objective`; 0 leaves it out.
-        objective: L_map; by default Joint(FlowMatching(), Semigroup()), which takes no derivative of the network.
-        share: part of the batch that penalty and consistency are estimated on, to save evaluations: one sample in every
-            round(1 / share).
+        objective: L_map; by default Joint(FlowMatching(), Semigroup()), which takes no derivative
+            of the network.
+        share: part of the batch that penalty and consistency are estimated on, to save evaluations:
+            one sample in every round(1 / share).
     """
 
     claim: Claim = "maximiser"
@@ -56,7 +65,12 @@ class Direct(TuningObjective):
             raise ValueError(
                 f"Direct needs penalty and consistency >= 0 and share in (0, 1]; got {penalty}, {consistency}, {share}"
             )
-        self.rollout, self.penalty, self.consistency, self.share = rollout or Jumps(), penalty, consistency, share
+        self.rollout, self.penalty, self.consistency, self.share = (
+            rollout or Jumps(),
+            penalty,
+            consistency,
+            share,
+        )
         self.objective = objective or Joint(FlowMatching(), Semigroup(), diag_fraction=0.5)
 
     def forward(
@@ -70,12 +84,16 @@ class Direct(TuningObjective):
         step: int,
     ) -> Loss:
         if not tilt.differentiable:
-            raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)"))
+            raise ValueError(
+                no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)")
+            )
         rolled = self.rollout(flow_map, x0, cond, generator)
         z = rolled.z
         gain = tilt(z, cond, 1.0)
         if not gain.requires_grad:
-            raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)"))
+            raise ValueError(
+                no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)")
+            )
         z.register_hook(lambda g: check_finite(g, f"the gradient of {name_of(tilt.reward)}", 1.0))
         loss, terms = -gain.mean(), {"tilt": gain.detach().mean()}
 
@@ -89,5 +107,8 @@ class Direct(TuningObjective):
         if self.consistency > 0:
             fresh = torch.randn(own.shape, generator=generator, device=own.device, dtype=own.dtype)
             map_loss = self.objective(flow_map, fresh, own, cond, generator, step)
-            loss, terms["consistency"] = loss + self.consistency * map_loss.total, map_loss.total.detach()
+            loss, terms["consistency"] = (
+                loss + self.consistency * map_loss.total,
+                map_loss.total.detach(),
+            )
         return Loss(loss, terms)

@@ -2,10 +2,11 @@
 
     W' = W + (alpha / r) B A,      W (m, n) frozen, B (m, r) zero at the start, A (r, n) random.
 
-A layer trains r (m + n) numbers instead of m n: a hundredth where m = n = 200 r, but 10.9 % of the shipped map at r = 8,
-whose layers are narrow. The sum W' is formed in every forward, as a parametrisation of the weight (`torch.nn.utils.
-parametrize`), so that whatever reads a weight gets the adapted one: attention that is a single function of its weights
-too, in forward mode and under `recompute`. It costs the memory of one more copy of the weights, and no more.
+A layer trains r (m + n) numbers instead of m n: a hundredth where m = n = 200 r, but 10.9 % of the
+shipped map at r = 8, whose layers are narrow. The sum W' is formed in every forward, as a
+parametrisation of the weight (`torch.nn.utils. parametrize`), so that whatever reads a weight gets
+the adapted one: attention that is a single function of its weights too, in forward mode and under
+`recompute`. It costs the memory of one more copy of the weights, and no more.
 
 Reference: Hu et al. 2022, arXiv 2106.09685.
 """
@@ -24,19 +25,25 @@ from torch.nn.utils import parametrize
 
 from steer.flow_map import ResidualMap
 
+__all__ = ["add_lora", "without_lora"]
+
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 SHOWN = 6  # names in a warning
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class LowRank(nn.Module):
-    """W -> W + (alpha / r) B A for one weight W (m, *n), taken as a matrix (m, n); a and b in float32 or better."""
+    """W -> W + (alpha / r) B A for one weight W (m, *n), taken as a matrix (m, n); a and b in
+    float32 or better.
+    """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float):
         super().__init__()
         dtype = torch.promote_types(weight.dtype, torch.float32)
         self.rank, self.alpha = rank, alpha
-        self.a = nn.Parameter(torch.empty(rank, weight[0].numel(), dtype=dtype, device=weight.device))
+        self.a = nn.Parameter(
+            torch.empty(rank, weight[0].numel(), dtype=dtype, device=weight.device)
+        )
         self.b = nn.Parameter(torch.zeros(len(weight), rank, dtype=dtype, device=weight.device))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
@@ -53,11 +60,13 @@ class Place(NamedTuple):
 
 
 def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -> ResidualMap:
-    """Freezes the map's network and puts a trainable rank-r update on its weight matrices, in place.
+    """Freezes the map's network and puts a trainable rank-r update on its weight matrices, in
+    place.
 
-    These are the weights of linear, bilinear, convolution (of any dimension, transposed or not) and embedding layers, and
-    the projections of nn.MultiheadAttention. Vectors (biases, norms) are frozen. Any other matrix is left out and named in
-    one warning: a parameter of a layer of one's own, a recurrent layer, a weight that several layers share.
+    These are the weights of linear, bilinear, convolution (of any dimension, transposed or not) and
+    embedding layers, and the projections of nn.MultiheadAttention. Vectors (biases, norms) are
+    frozen. Any other matrix is left out and named in one warning: a parameter of a layer of one's
+    own, a recurrent layer, a weight that several layers share.
 
     Args:
         flow_map: the map to tune; its law is unchanged until the adapters learn.
@@ -65,12 +74,17 @@ def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -
         alpha: the update is scaled by alpha / r; alpha = r by default.
 
     Raises:
-        ValueError: a rank below 1, a map that has adapters, or a network without any of these layers.
+        ValueError: a rank below 1, a map that has adapters, or a network without any of these
+            layers.
     """
     if rank < 1:
-        raise ValueError(f"LoRA needs a rank of at least 1; got {rank}. For full weights, leave it out")
+        raise ValueError(
+            f"LoRA needs a rank of at least 1; got {rank}. For full weights, leave it out"
+        )
     if has_lora(flow_map):
-        raise ValueError("the map has adapters already; merge them first with steer.tuning.without_lora")
+        raise ValueError(
+            "the map has adapters already; merge them first with steer.tuning.without_lora"
+        )
     places = known(flow_map.network)
     if not places:
         raise ValueError(
@@ -79,7 +93,10 @@ def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -
     if left := left_out(flow_map.network, places):
         names = ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
         what = "which are no weights of layers it knows, or are shared"
-        warnings.warn(f"LoRA leaves out {len(left)} matrices, {what}: {names}; they stay as they are", stacklevel=2)
+        warnings.warn(
+            f"LoRA leaves out {len(left)} matrices, {what}: {names}; they stay as they are",
+            stacklevel=2,
+        )
     flow_map.network.requires_grad_(False)
     for place in places.values():
         adapt(place, rank, rank if alpha is None else alpha)
@@ -98,7 +115,7 @@ def has_lora(flow_map: nn.Module) -> bool:
     return any(True for _ in low_ranks(flow_map))
 
 
-# --- adapters apart from their map ------------------------------------------------------------------------------------
+# --- adapters apart from their map --------------------------------------------------------------
 def adapters(flow_map: nn.Module) -> dict[str, Tensor]:
     """The adapters alone: "network.first.weight.a", "network.first.weight.b" and so on."""
     found: dict[str, Tensor] = {}
@@ -115,7 +132,9 @@ def settings(flow_map: nn.Module) -> dict[str, float]:
     return {"rank": update.rank, "alpha": update.alpha}
 
 
-def put_adapters(flow_map: nn.Module, tensors: Mapping[str, Tensor], rank: int, alpha: float) -> None:
+def put_adapters(
+    flow_map: nn.Module, tensors: Mapping[str, Tensor], rank: int, alpha: float
+) -> None:
     """Gives a plain map the adapters of another of the same build.
 
     Raises:
@@ -126,12 +145,16 @@ def put_adapters(flow_map: nn.Module, tensors: Mapping[str, Tensor], rank: int, 
         try:
             place = Place(flow_map.get_submodule(layer), weight)
             adapt(place, rank, alpha)
-            low_rank(place).load_state_dict({part: tensors[f"{name}.{part}"] for part in ("a", "b")})
+            low_rank(place).load_state_dict(
+                {part: tensors[f"{name}.{part}"] for part in ("a", "b")}
+            )
         except (AttributeError, KeyError, RuntimeError) as error:
-            raise ValueError(f"the adapter of {name} does not fit the map: {' '.join(str(error).split())}") from error
+            raise ValueError(
+                f"the adapter of {name} does not fit the map: {' '.join(str(error).split())}"
+            ) from error
 
 
-# --- which weights ----------------------------------------------------------------------------------------------------
+# --- which weights ------------------------------------------------------------------------------
 def known(network: nn.Module) -> dict[str, Place]:
     """The weights that can be adapted, by name."""
     uses = Counter(id(weight) for _, weight in network.named_parameters(remove_duplicate=False))
@@ -177,7 +200,8 @@ def adapt(place: Place, rank: int, alpha: float) -> None:
 def merge(layer: nn.Module) -> None:
     """Adds a layer's updates to its weights, and makes it a plain layer again.
 
-    (torch's remove_parametrizations takes the property off the class, which a deep copy of the layer shares and needs.)
+    (torch's remove_parametrizations takes the property off the class, which a deep copy of the
+    layer shares and needs.)
     """
     updates: Any = layer.parametrizations
     merged = {name: getattr(layer, name) for name in updates}

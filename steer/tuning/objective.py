@@ -11,12 +11,16 @@ from steer.samplers.base import Claim
 from steer.tilt import Tilt
 from steer.training.base import Loss
 
+__all__ = ["TuningObjective"]
+
 
 class TuningObjective(nn.Module, ABC):
-    """objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss, for noise x0 (B, *shape) and a frozen base.
+    """objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss, for noise x0 (B, *shape)
+    and a frozen base.
 
-    A module, so that what it learns or keeps beside the map is trained and saved with it. `claim` says what the tuned model
-    becomes: "maximiser" of the reward, "exact" or "biased" for the tilted law.
+    A module, so that what it learns or keeps beside the map is trained and saved with it. `claim`
+    says what the tuned model becomes: "maximiser" of the reward, "exact" or "biased" for the tilted
+    law.
     """
 
     claim: Claim

@@ -1,10 +1,12 @@
-"""Rollouts: from noise to clean samples, with gradients through the last moves only, and what those moves changed.
+"""Rollouts: from noise to clean samples, with gradients through the last moves only, and what those
+moves changed.
 
-The energy of a change is int |v - v_base|^2 dt, summed over dimensions, v the velocity that the rollout moves by: along its
-jumps, u_{s,t} for a time t - s each; along small steps, b_t. Along the tuned model's own paths the latter is the KL between
-the path laws of tuned and base model under noise of variance 1/2 per unit of time; it is estimated on renoised samples, which
-is the same where the velocity is that of the samples' law. For one jump from noise the energy is |X_{0,1} - X^base_{0,1}|^2,
-how far the sample was carried.
+The energy of a change is int |v - v_base|^2 dt, summed over dimensions, v the velocity that the
+rollout moves by: along its jumps, u_{s,t} for a time t - s each; along small steps, b_t. Along the
+tuned model's own paths the latter is the KL between the path laws of tuned and base model under
+noise of variance 1/2 per unit of time; it is estimated on renoised samples, which is the same where
+the velocity is that of the samples' law. For one jump from noise the energy is |X_{0,1} -
+X^base_{0,1}|^2, how far the sample was carried.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +30,9 @@ class Move(NamedTuple):
 
 
 class Rolled(NamedTuple):
-    """Clean samples z (B, *shape), differentiable in the model's weights, and the jumps that led there, if by jumps."""
+    """Clean samples z (B, *shape), differentiable in the model's weights, and the jumps that led
+    there, if by jumps.
+    """
 
     z: Tensor
     moves: tuple[Move, ...] = ()
@@ -39,23 +43,37 @@ class Rollout(ABC):
 
     @abstractmethod
     def __call__(
-        self, flow_map: ResidualMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
+        self,
+        flow_map: ResidualMap,
+        x0: Float[Tensor, "b *shape"],
+        cond: Cond,
+        generator: torch.Generator,
     ) -> Rolled:
         """Clean samples from noise x0."""
 
     @abstractmethod
     def energy(
-        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, rows: slice, cond: Cond, generator: torch.Generator
+        self,
+        flow_map: ResidualMap,
+        base: FlowMap,
+        rolled: Rolled,
+        rows: slice,
+        cond: Cond,
+        generator: torch.Generator,
     ) -> Float[Tensor, "n"]:
-        """The energy of the change of what the rollout moves by, for the samples in `rows`, with their gradient."""
+        """The energy of the change of what the rollout moves by, for the samples in `rows`, with
+        their gradient.
+        """
 
 
 class Jumps(Rollout):
-    """Look-ahead through the last `last` jumps: x0 -> x_{t1} -> ... -> x_1, each jump one evaluation.
+    """Look-ahead through the last `last` jumps: x0 -> x_{t1} -> ... -> x_1, each jump one
+    evaluation.
 
-    With last = 1, a share `from_noise` of the batch jumps from the noise itself; the rest first jumps, without gradient,
-    to a uniform time s, and is rewarded where it lands from there. So every X_{s,1} learns, for at most two evaluations
-    a sample. With last = k, k - 1 sorted uniform times come between s and 1, and all k jumps learn.
+    With last = 1, a share `from_noise` of the batch jumps from the noise itself; the rest first
+    jumps, without gradient, to a uniform time s, and is rewarded where it lands from there. So
+    every X_{s,1} learns, for at most two evaluations a sample. With last = k, k - 1 sorted uniform
+    times come between s and 1, and all k jumps learn.
 
     Args:
         last: number of jumps that carry gradients.
@@ -64,13 +82,21 @@ class Jumps(Rollout):
 
     def __init__(self, last: int = 1, from_noise: float = 0.5):
         if last < 1 or not 0 <= from_noise <= 1:
-            raise ValueError(f"Jumps needs last >= 1 and from_noise in [0, 1]; got {last} and {from_noise}")
+            raise ValueError(
+                f"Jumps needs last >= 1 and from_noise in [0, 1]; got {last} and {from_noise}"
+            )
         self.last, self.from_noise = last, from_noise
 
     def __call__(
-        self, flow_map: ResidualMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
+        self,
+        flow_map: ResidualMap,
+        x0: Float[Tensor, "b *shape"],
+        cond: Cond,
+        generator: torch.Generator,
     ) -> Rolled:
-        times = torch.rand(self.last, len(x0), generator=generator, device=x0.device).sort(dim=0).values
+        times = (
+            torch.rand(self.last, len(x0), generator=generator, device=x0.device).sort(dim=0).values
+        )
         direct = round(self.from_noise * len(x0))
         times[0, :direct] = 0.0
         x, moves = x0, []
@@ -85,14 +111,23 @@ class Jumps(Rollout):
         return Rolled(x, tuple(moves))
 
     def energy(
-        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, rows: slice, cond: Cond, generator: torch.Generator
+        self,
+        flow_map: ResidualMap,
+        base: FlowMap,
+        rolled: Rolled,
+        rows: slice,
+        cond: Cond,
+        generator: torch.Generator,
     ) -> Float[Tensor, "n"]:
-        """sum (t - s) |u - u_base|^2 over the jumps: one evaluation of the base for each, none of the model."""
+        """sum (t - s) |u - u_base|^2 over the jumps: one evaluation of the base for each, none of
+        the model.
+        """
         return torch.stack([jump_energy(move, base, rows, cond) for move in rolled.moves]).sum(0)
 
 
 class EulerSteps(Rollout):
-    """N Euler steps along the velocity, gradients through the last K: DRaFT-K (K = N is DRaFT, AlignProp).
+    """N Euler steps along the velocity, gradients through the last K: DRaFT-K (K = N is DRaFT,
+    AlignProp).
 
     Args:
         steps: N.
@@ -101,11 +136,17 @@ class EulerSteps(Rollout):
 
     def __init__(self, steps: int = 50, last: int = 1):
         if not 1 <= last <= steps:
-            raise ValueError(f"EulerSteps needs 1 <= last <= steps; got last={last} of steps={steps}")
+            raise ValueError(
+                f"EulerSteps needs 1 <= last <= steps; got last={last} of steps={steps}"
+            )
         self.steps, self.last = steps, last
 
     def __call__(
-        self, flow_map: ResidualMap, x0: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
+        self,
+        flow_map: ResidualMap,
+        x0: Float[Tensor, "b *shape"],
+        cond: Cond,
+        generator: torch.Generator,
     ) -> Rolled:
         x = x0
         for k in range(self.steps):
@@ -114,14 +155,24 @@ class EulerSteps(Rollout):
         return Rolled(x)
 
     def energy(
-        self, flow_map: ResidualMap, base: FlowMap, rolled: Rolled, rows: slice, cond: Cond, generator: torch.Generator
+        self,
+        flow_map: ResidualMap,
+        base: FlowMap,
+        rolled: Rolled,
+        rows: slice,
+        cond: Cond,
+        generator: torch.Generator,
     ) -> Float[Tensor, "n"]:
         """|b_t - b_base|^2 at a uniform time along each renoised sample: one evaluation of each."""
-        return drift_energy(flow_map, base, rolled.z[rows].detach(), None if cond is None else cond[rows], generator)
+        return drift_energy(
+            flow_map, base, rolled.z[rows].detach(), None if cond is None else cond[rows], generator
+        )
 
 
 def jump_energy(move: Move, base: FlowMap, rows: slice, cond: Cond) -> Float[Tensor, "n"]:
-    """(t - s) |u - u_base|^2, summed over dimensions; with its gradient in x, where earlier jumps put it."""
+    """(t - s) |u - u_base|^2, summed over dimensions; with its gradient in x, where earlier jumps
+    put it.
+    """
     x, s, t, u = (part[rows] for part in move)
     with torch.set_grad_enabled(x.requires_grad):
         reference = base.average_velocity(x, s, t, None if cond is None else cond[rows])
@@ -129,9 +180,15 @@ def jump_energy(move: Move, base: FlowMap, rows: slice, cond: Cond) -> Float[Ten
 
 
 def drift_energy(
-    flow_map: FlowMap, base: FlowMap, x1: Float[Tensor, "b *shape"], cond: Cond, generator: torch.Generator
+    flow_map: FlowMap,
+    base: FlowMap,
+    x1: Float[Tensor, "b *shape"],
+    cond: Cond,
+    generator: torch.Generator,
 ) -> Float[Tensor, "b"]:
-    """|b_t(x_t) - b_base(x_t)|^2 at one uniform time per sample, summed over dimensions: unbiased for its integral."""
+    """|b_t(x_t) - b_base(x_t)|^2 at one uniform time per sample, summed over dimensions: unbiased
+    for its integral.
+    """
     t = torch.rand(len(x1), generator=generator, device=x1.device)
     noise = torch.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
     x_t = flow_map.schedule.interpolate(noise, x1, t)

@@ -21,7 +21,9 @@ def idx(values: torch.Tensor) -> bytes:
 def write(folder, images, labels):
     for prefix in ("train", "t10k"):
         (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images), mtime=0))
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(labels))  # plain and gzipped files are both read
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            idx(labels)
+        )  # plain and gzipped files are both read
     return folder
 
 

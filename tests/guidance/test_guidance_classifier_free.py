@@ -36,9 +36,15 @@ def test_one_is_the_conditional_map_and_zero_the_other():
     law, (x, t) = ring(4, 2.0), points()
     for weight, cond in ((1.0, LABELS), (0.0, None)):
         guided = ClassifierFree(law, weight)
-        torch.testing.assert_close(guided.velocity(x, t, LABELS), law.velocity(x, t, cond), rtol=1e-14, atol=1e-14)
-        torch.testing.assert_close(guided(x, t, 1.0, LABELS), law(x, t, 1.0, cond), rtol=1e-14, atol=1e-14)
-        torch.testing.assert_close(guided.denoise(x, t, LABELS), law.denoise(x, t, cond), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            guided.velocity(x, t, LABELS), law.velocity(x, t, cond), rtol=1e-14, atol=1e-14
+        )
+        torch.testing.assert_close(
+            guided(x, t, 1.0, LABELS), law(x, t, 1.0, cond), rtol=1e-14, atol=1e-14
+        )
+        torch.testing.assert_close(
+            guided.denoise(x, t, LABELS), law.denoise(x, t, cond), rtol=1e-9, atol=1e-9
+        )
 
 
 def test_the_absent_class_is_left_unguided():
@@ -52,7 +58,10 @@ def test_jumps_follow_the_guided_flow_to_first_order():
     law, (x, _) = ring(4, 2.0, steps=64), points()
     guided = ClassifierFree(law, 3.0)
     exact = OdeMap(guided, law.schedule, steps=64)
-    errors = [(guided(x, 0.5, 0.5 + h, LABELS) - exact(x, 0.5, 0.5 + h, LABELS)).norm().item() for h in (0.02, 0.01)]
+    errors = [
+        (guided(x, 0.5, 0.5 + h, LABELS) - exact(x, 0.5, 0.5 + h, LABELS)).norm().item()
+        for h in (0.02, 0.01)
+    ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.15)
     torch.testing.assert_close(guided(x, 0.5, 0.5, LABELS), x, rtol=1e-14, atol=1e-14)
 
@@ -67,7 +76,9 @@ def test_it_costs_twice():
 def test_it_needs_a_condition():
     law, (x, t) = ring(4, 2.0), points()
     for ask in (lambda m: m.velocity(x, t), lambda m: m(x, t, 1.0), lambda m: m.denoise(x, t)):
-        with pytest.raises(ValueError, match="classifier-free guidance needs a condition to lean to; pass cond"):
+        with pytest.raises(
+            ValueError, match="classifier-free guidance needs a condition to lean to; pass cond"
+        ):
             ask(ClassifierFree(law))
 
 
@@ -80,7 +91,8 @@ def test_unconditional_forgets_what_it_is_told():
         torch.testing.assert_close(deaf.lookahead(x, t, cond), law.lookahead(x, t), rtol=0, atol=0)
         torch.testing.assert_close(deaf.score(x, t, cond), law.score(x, t), rtol=1e-9, atol=1e-9)
     drawn, unconditional = (
-        Posterior(8)(m, x, t, c, torch.Generator().manual_seed(1)) for m, c in ((deaf, LABELS), (law, None))
+        Posterior(8)(m, x, t, c, torch.Generator().manual_seed(1))
+        for m, c in ((deaf, LABELS), (law, None))
     )
     torch.testing.assert_close(drawn, unconditional, rtol=0, atol=0)
     assert deaf.schedule is law.schedule

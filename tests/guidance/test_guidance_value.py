@@ -1,4 +1,6 @@
-"""Value guidance: with the exact value it is the tilted law's own velocity, and its ODE carries noise to that law."""
+"""Value guidance: with the exact value it is the tilted law's own velocity, and its ODE carries
+noise to that law.
+"""
 
 import math
 
@@ -66,12 +68,16 @@ def test_the_exact_value_gives_the_velocity_of_the_tilted_law(reward, schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=repr)
 @pytest.mark.parametrize("end", [0.0, 1.0])
 def test_at_the_ends_it_misses_by_the_margin_times_the_slope(schedule, end):
-    """c_t grad V is asked a thousandth inside, so the error is a thousandth of its time derivative (mean value theorem)."""
+    """c_t grad V is asked a thousandth inside, so the error is a thousandth of its time derivative
+    (mean value theorem).
+    """
     law, (x, _), reward = mixture(schedule), points(), REWARDS["quadratic"]
     tilted, _ = law.tilted(reward)
     exact, _ = torch.func.jvp(lambda t: tilted.velocity(x, t) - law.velocity(x, t), *one_time(end))
     step = 1e-3 if end == 0 else -1e-3
-    _, slope = torch.func.jvp(lambda t: tilted.velocity(x, t) - law.velocity(x, t), *one_time(end + step / 2))
+    _, slope = torch.func.jvp(
+        lambda t: tilted.velocity(x, t) - law.velocity(x, t), *one_time(end + step / 2)
+    )
     found = ValueGuidance(ExactValue(reward))(law, x, one_time(end)[0][0])
     assert (found - exact - step * slope).norm() < 1e-3 * (found - exact).norm()
 
@@ -85,9 +91,14 @@ def one_time(t):
 def test_jumps_carry_noise_to_the_tilted_law():
     law, (x, _), reward = mixture(), points(), REWARDS["linear"]
     tilted, _ = law.tilted(reward)
-    exact, guidance = OdeMap(tilted, law.schedule, steps=150)(x, 0.01, 0.99), ValueGuidance(ExactValue(reward))
+    exact, guidance = (
+        OdeMap(tilted, law.schedule, steps=150)(x, 0.01, 0.99),
+        ValueGuidance(ExactValue(reward)),
+    )
     errors = [
-        (Guided(law, guidance, steps=steps, solver=Heun())(x, 0.01, 0.99) - exact).norm(dim=1).median()
+        (Guided(law, guidance, steps=steps, solver=Heun())(x, 0.01, 0.99) - exact)
+        .norm(dim=1)
+        .median()
         for steps in (16, 32)
     ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.4)
@@ -96,7 +107,9 @@ def test_jumps_carry_noise_to_the_tilted_law():
 @every_reward
 @every_schedule
 def test_posterior_draws_estimate_the_tilted_velocity(reward, schedule):
-    """2000 estimates at each of two points. Twice those of 2K draws less those of K has no bias left of order 1/K."""
+    """2000 estimates at each of two points. Twice those of 2K draws less those of K has no bias
+    left of order 1/K.
+    """
     law, (x, t) = mixture(schedule), points()
     few, many = (
         ValueGuidance(Value(Tilt(reward), Posterior(draws)))(
@@ -111,7 +124,9 @@ def test_posterior_draws_estimate_the_tilted_velocity(reward, schedule):
 
 @every_reward
 def test_a_single_guess_is_biased(reward):
-    """What the docstring warns of: the denoiser and the map look ahead to one place, and the velocity is not the law's."""
+    """What the docstring warns of: the denoiser and the map look ahead to one place, and the
+    velocity is not the law's.
+    """
     law, (x, t) = mixture(), points()
     exact = law.tilted(reward)[0].velocity(x, t) - law.velocity(x, t)
     for lookahead in (Denoiser(), MapJump()):
@@ -120,17 +135,22 @@ def test_a_single_guess_is_biased(reward):
 
 
 def test_for_one_gaussian_and_a_linear_reward_the_denoiser_is_exact():
-    """Its posterior has the same covariance everywhere, so the value is the reward of the mean and a constant."""
+    """Its posterior has the same covariance everywhere, so the value is the reward of the mean and
+    a constant.
+    """
     law, (x, t), reward = GaussianMixture([[1.0, -1.0]], 0.5), points(), REWARDS["linear"]
     guided = Guided(law, ValueGuidance(Value(Tilt(reward), Denoiser())))
-    torch.testing.assert_close(guided.velocity(x, t), law.tilted(reward)[0].velocity(x, t), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        guided.velocity(x, t), law.tilted(reward)[0].velocity(x, t), rtol=1e-9, atol=1e-9
+    )
 
 
 @every_schedule
 def test_the_scale_is_the_tilts(schedule):
     law, (x, t) = mixture(schedule), points()
     once, thrice, none = (
-        ValueGuidance(Value(Tilt(REWARDS["quadratic"], scale), Denoiser()))(law, x, t) for scale in (1.0, 3.0, 0.0)
+        ValueGuidance(Value(Tilt(REWARDS["quadratic"], scale), Denoiser()))(law, x, t)
+        for scale in (1.0, 3.0, 0.0)
     )
     torch.testing.assert_close(thrice, 3 * once, rtol=1e-9, atol=1e-9)
     assert (none == 0).all()
@@ -158,31 +178,43 @@ class Push(Guidance):
         self.by, self.random = by, random
 
     def __call__(self, flow_map, x, t, cond=None, generator=None):
-        return torch.randn(x.shape, generator=generator, dtype=x.dtype) if self.random else self.by * torch.ones_like(x)
+        return (
+            torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            if self.random
+            else self.by * torch.ones_like(x)
+        )
 
 
 def test_corrections_add_up_in_any_number():
     law, (x, t) = mixture(), points()
     for pushes in ([], [1.0], [1.0, -0.25, 3.0]):
         guided = Guided(law, *(Push(by) for by in pushes))
-        torch.testing.assert_close(guided.velocity(x, t), law.velocity(x, t) + sum(pushes), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            guided.velocity(x, t), law.velocity(x, t) + sum(pushes), rtol=1e-12, atol=1e-12
+        )
         assert guided.schedule is law.schedule
 
 
 def test_unguided_jumps_are_the_maps_own():
     law, (x, t) = mixture(), points()
-    torch.testing.assert_close(Guided(law, steps=64, solver=Rk4())(x, t, 1.0), law(x, t, 1.0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        Guided(law, steps=64, solver=Rk4())(x, t, 1.0), law(x, t, 1.0), rtol=1e-5, atol=1e-5
+    )
     torch.testing.assert_close(Guided(law, Push(5.0))(x, t, t), x, rtol=0, atol=0)
 
 
 def test_chance_comes_from_the_generator():
     law, (x, t) = mixture(), points()
-    first, again, other = (Guided(law, Push(0, random=True), generator=generator(k))(x, t, 1.0) for k in (1, 1, 2))
+    first, again, other = (
+        Guided(law, Push(0, random=True), generator=generator(k))(x, t, 1.0) for k in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("lookahead", [Denoiser(), ShortOde(2), Identity()], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize(
+    "lookahead", [Denoiser(), ShortOde(2), Identity()], ids=lambda k: type(k).__name__
+)
 def test_samples_do_not_see_each_other(lookahead):
     law, (x, t) = mixture(), points(5)
     guided = Guided(law, ValueGuidance(Value(Tilt(REWARDS["quadratic"]), lookahead)))
@@ -191,14 +223,18 @@ def test_samples_do_not_see_each_other(lookahead):
 
 
 def test_steps_are_at_least_one():
-    with pytest.raises(ValueError, match="Guided needs at least one step for its jumps; got steps=0"):
+    with pytest.raises(
+        ValueError, match="Guided needs at least one step for its jumps; got steps=0"
+    ):
         Guided(mixture(), steps=0)
 
 
 def test_the_cost_is_one_velocity_and_the_look_ahead_with_its_backward():
     law, (x, t) = mixture(), points(5)
     with counting.count() as tally:
-        Guided(law, ValueGuidance(Value(Tilt(REWARDS["quadratic"]), Denoiser())), steps=3)(x, t, 1.0)
+        Guided(law, ValueGuidance(Value(Tilt(REWARDS["quadratic"]), Denoiser())), steps=3)(
+            x, t, 1.0
+        )
     assert (tally.network_forward, tally.network_backward) == (5 * 3 * 2, 5 * 3)
     assert (tally.reward_forward, tally.reward_backward) == (5 * 3, 5 * 3)
 
@@ -218,13 +254,16 @@ def test_it_works_under_no_grad_and_leaves_nothing_behind():
 
 @pytest.mark.parametrize("what", ["x", "t"])
 def test_the_guided_velocity_is_differentiable_in_x_and_t(what):
-    """Whoever differentiates a guided map (a reward at its look-ahead, say) gets the whole gradient, not the base's part."""
+    """Whoever differentiates a guided map (a reward at its look-ahead, say) gets the whole
+    gradient, not the base's part.
+    """
     law, (x, t), reward = mixture(), points(), REWARDS["quadratic"]
     guided, (tilted, _) = Guided(law, ValueGuidance(ExactValue(reward))), law.tilted(reward)
     inputs = {"x": x.clone(), "t": t.clone()}
     inputs[what].requires_grad_()
     found, exact = (
-        torch.autograd.grad(m.velocity(inputs["x"], inputs["t"]).sin().sum(), inputs[what])[0] for m in (guided, tilted)
+        torch.autograd.grad(m.velocity(inputs["x"], inputs["t"]).sin().sum(), inputs[what])[0]
+        for m in (guided, tilted)
     )
     torch.testing.assert_close(found, exact, rtol=1e-7, atol=1e-7)
 
@@ -260,5 +299,7 @@ def test_a_gradient_that_is_not_finite_names_sample_and_time():
     """sqrt at zero: the reward is fine and its slope is not."""
     law, (x, t) = mixture(), points(4)
     x[2] = 0.0
-    with pytest.raises(NonFiniteReward, match=r"the gradient of .* is not finite for sample 2 at t = "):
+    with pytest.raises(
+        NonFiniteReward, match=r"the gradient of .* is not finite for sample 2 at t = "
+    ):
         ValueGuidance(Value(Tilt(lambda x: x[:, 0].abs().sqrt()), Identity()))(law, x, t)

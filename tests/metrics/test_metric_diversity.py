@@ -30,15 +30,22 @@ def test_copies_have_no_diversity_not_even_that_of_rounding(dtype):
     for n in (2, 7, 64):
         f, w = one.expand(n, 80), torch.linspace(1, 2, n, dtype=dtype).softmax(0)
         assert cosine_diversity(f, w) == 0
-        near = f + 1e-2 * torch.randn(n, 80, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        near = f + 1e-2 * torch.randn(
+            n, 80, generator=torch.Generator().manual_seed(1), dtype=dtype
+        )
         assert cosine_diversity(near, w) > 1e-5
 
 
 @pytest.mark.parametrize("diversity", [cosine_diversity, euclidean_diversity])
 def test_weights_give_what_multinomial_resampling_leaves_on_average(diversity):
     f, w, n = normal(6, 3), normal(6, seed=1).softmax(0), 6
-    generator, equal = torch.Generator().manual_seed(0), torch.full((6,), 1 / 6, dtype=torch.float64)
-    draws = [diversity(f[torch.multinomial(w, n, True, generator=generator)], equal) for _ in range(2000)]
+    generator, equal = (
+        torch.Generator().manual_seed(0),
+        torch.full((6,), 1 / 6, dtype=torch.float64),
+    )
+    draws = [
+        diversity(f[torch.multinomial(w, n, True, generator=generator)], equal) for _ in range(2000)
+    ]
     runs = torch.stack(draws) * (n - 1) / n
     assert abs(runs.mean() - diversity(f, w) * ((n - 1) / n) ** 2) < 4 * runs.std() / 2000**0.5
 

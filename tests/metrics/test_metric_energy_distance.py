@@ -15,18 +15,27 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def mean_absolute(m: float, tau: float) -> float:
     """E|N(m, tau^2)|."""
-    return tau * math.sqrt(2 / math.pi) * math.exp(-(m**2) / (2 * tau**2)) + m * math.erf(m / (tau * math.sqrt(2)))
+    return tau * math.sqrt(2 / math.pi) * math.exp(-(m**2) / (2 * tau**2)) + m * math.erf(
+        m / (tau * math.sqrt(2))
+    )
 
 
 def between_normals(m: float, s: float, r: float) -> float:
     """D(N(0, s^2), N(m, r^2)) in closed form."""
     root2 = math.sqrt(2)
-    return 2 * mean_absolute(m, math.hypot(s, r)) - mean_absolute(0, root2 * s) - mean_absolute(0, root2 * r)
+    return (
+        2 * mean_absolute(m, math.hypot(s, r))
+        - mean_absolute(0, root2 * s)
+        - mean_absolute(0, root2 * r)
+    )
 
 
 @pytest.mark.parametrize(("m", "s", "r"), [(0.0, 1.0, 1.0), (1.5, 1.0, 1.0), (0.3, 0.5, 2.0)])
 def test_unbiased_on_gaussians_of_the_line(m, s, r):
-    runs = [energy_distance(s * normal(100, 1, seed=i), m + r * normal(150, 1, seed=1000 + i)) for i in range(100)]
+    runs = [
+        energy_distance(s * normal(100, 1, seed=i), m + r * normal(150, 1, seed=1000 + i))
+        for i in range(100)
+    ]
     runs = torch.stack(runs)
     assert abs(runs.mean() - between_normals(m, s, r)) < 4 * runs.std() / 10
 
@@ -34,7 +43,9 @@ def test_unbiased_on_gaussians_of_the_line(m, s, r):
 def test_importance_weights_move_one_gaussian_onto_another():
     """x ~ N(0, 1) with log_w = x - 1/2 is N(1, 1)."""
     x, y = normal(30, 2000, 1), 1 + normal(30, 2000, 1, seed=1)
-    runs = torch.stack([energy_distance(a, b, log_w_x=a[:, 0] - 0.5) for a, b in zip(x, y, strict=True)])
+    runs = torch.stack(
+        [energy_distance(a, b, log_w_x=a[:, 0] - 0.5) for a, b in zip(x, y, strict=True)]
+    )
     assert abs(runs.mean()) < 4 * runs.std() / 30**0.5 + 0.005  # and a bias of order 1/ess
     assert runs.mean() < 0.02 * between_normals(1.0, 1.0, 1.0)
 
@@ -61,13 +72,22 @@ def test_weights_are_relative_and_minus_infinity_drops_a_sample():
 def test_symmetry_translation_rotation_and_scale():
     x, y = normal(60, 3), normal(50, 3, seed=1) + 1
     base, rotation = energy_distance(x, y), torch.linalg.qr(normal(3, 3, seed=2))[0]
-    for same in (energy_distance(y, x), energy_distance(x + 1e4, y + 1e4), energy_distance(x @ rotation, y @ rotation)):
+    for same in (
+        energy_distance(y, x),
+        energy_distance(x + 1e4, y + 1e4),
+        energy_distance(x @ rotation, y @ rotation),
+    ):
         torch.testing.assert_close(same, base, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(energy_distance(3 * x, 3 * y), 3 * base, rtol=1e-6, atol=1e-8)
 
 
 def test_blocks_do_not_change_the_sum(monkeypatch):
-    x, y, w, v = normal(50, 2), normal(40, 2, seed=1), torch.rand(50).double(), torch.rand(40).double()
+    x, y, w, v = (
+        normal(50, 2),
+        normal(40, 2, seed=1),
+        torch.rand(50).double(),
+        torch.rand(40).double(),
+    )
     whole = distance_between(x, y, w, v)
     monkeypatch.setattr("steer.metrics.energy_distance.MAX_PAIRS", 130)
     torch.testing.assert_close(distance_between(x, y, w, v), whole)
@@ -85,8 +105,14 @@ def test_metric_is_its_kernel_however_updates_are_cut():
 def test_floor_is_centred_and_holds_a_fresh_pair():
     floor = sampling_floor(energy_distance, normal(400, 2), 60, torch.Generator().manual_seed(0))
     assert abs(floor.mean()) < 4 * floor.std() / 60**0.5 + 1e-3
-    assert energy_distance(normal(200, 2, seed=1), normal(200, 2, seed=2)).abs() < 4 * floor.square().mean().sqrt()
-    assert energy_distance(normal(200, 2, seed=1), 0.7 + normal(200, 2, seed=2)) > 4 * floor.square().mean().sqrt()
+    assert (
+        energy_distance(normal(200, 2, seed=1), normal(200, 2, seed=2)).abs()
+        < 4 * floor.square().mean().sqrt()
+    )
+    assert (
+        energy_distance(normal(200, 2, seed=1), 0.7 + normal(200, 2, seed=2))
+        > 4 * floor.square().mean().sqrt()
+    )
 
 
 def test_gradient_pulls_the_samples_together():

@@ -64,7 +64,9 @@ def test_metric_on_an_affine_image_of_whitened_points():
 
 
 def test_bias_at_equal_laws():
-    """Of N(0, 1) in d dimensions: 2 d / n from the means and d (d + 1) / (2 n) from the covariances."""
+    """Of N(0, 1) in d dimensions: 2 d / n from the means and d (d + 1) / (2 n) from the
+    covariances.
+    """
     d, n, runs = 4, 1000, []
     for i in range(40):
         metric = FrechetDistance(nn.Flatten(), dimension=d)
@@ -78,7 +80,9 @@ def test_bias_at_equal_laws():
 def test_pooled_moments_are_joint_and_lose_no_digits_far_from_zero():
     f = 1e-3 * normal(50, 3) + 1e5
     empty = torch.zeros(4, 4, dtype=torch.float64)
-    n, mean, cov = unpack(pool(torch.stack([empty, *(moments(part) for part in f.split([1, 9, 40]))])))
+    n, mean, cov = unpack(
+        pool(torch.stack([empty, *(moments(part) for part in f.split([1, 9, 40]))]))
+    )
     assert n == 50
     torch.testing.assert_close(mean, f.mean(0))
     torch.testing.assert_close(cov, f.T.cov(), rtol=1e-6, atol=0)
@@ -90,8 +94,12 @@ def test_bad_input():
     with pytest.raises(ValueError, match="set dimension to d"):
         metric.update(normal(3, 1, 2, 2), real=True)
     with pytest.raises(ValueError, match="not at sample 2"):
-        FrechetDistance(lambda x: x.log(), dimension=1, max_batch=2).update(torch.tensor([[1.0], [2], [-1]]), real=True)
+        FrechetDistance(lambda x: x.log(), dimension=1, max_batch=2).update(
+            torch.tensor([[1.0], [2], [-1]]), real=True
+        )
     with pytest.raises(ValueError, match="positive semi-definite"):
-        frechet_distance(torch.zeros(2), torch.diag(torch.tensor([1.0, -0.1])), torch.zeros(2), torch.eye(2))
+        frechet_distance(
+            torch.zeros(2), torch.diag(torch.tensor([1.0, -0.1])), torch.zeros(2), torch.eye(2)
+        )
     with pytest.raises(ValueError, match="one row for each of 4 samples"):
         FrechetDistance(lambda x: x.mean(), dimension=1).update(normal(4, 1), real=True)

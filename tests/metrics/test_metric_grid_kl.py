@@ -11,7 +11,10 @@ from steer.metrics.grid_kl import cell_counts, grid_kl
 
 def checkerboard(n: int, generator: torch.Generator) -> torch.Tensor:
     """Uniform on the 8 dark squares of side 2 of [-4, 4)^2."""
-    row, column = torch.randint(4, (n,), generator=generator), torch.randint(2, (n,), generator=generator)
+    row, column = (
+        torch.randint(4, (n,), generator=generator),
+        torch.randint(2, (n,), generator=generator),
+    )
     corner = torch.stack([row, 2 * column + row % 2], 1)
     return 2 * (corner + torch.rand(n, 2, generator=generator, dtype=torch.float64)) - 4
 
@@ -24,13 +27,17 @@ def dark(bins: int) -> torch.Tensor:
 
 def test_counts_are_exact_integers_in_a_known_order():
     """[0, 1)^2 in four cells; the upper edges and the points beyond are outside."""
-    x = torch.tensor([[0.0, 0.0], [0.1, 0.5], [0.9, 0.2], [0.9, 0.999], [0.6, 0.6], [1.0, 0.5], [0.5, -0.1]])
+    x = torch.tensor(
+        [[0.0, 0.0], [0.1, 0.5], [0.9, 0.2], [0.9, 0.999], [0.6, 0.6], [1.0, 0.5], [0.5, -0.1]]
+    )
     assert cell_counts(x, 2, 0.0, 1.0).tolist() == [1, 1, 1, 2, 2]
     torch.testing.assert_close(cell_frequencies(x, 2, 0.0, 1.0).sum().item(), 5 / 7)
 
 
 def test_the_sum_written_out():
-    """p = (1/2, 1/2, 0), counts (1, 0, 2), a = 3 pseudo-samples: q = (2, 1, 3)/6, KL = log(3/2)/2 + log(3)/2."""
+    """p = (1/2, 1/2, 0), counts (1, 0, 2), a = 3 pseudo-samples: q = (2, 1, 3)/6, KL = log(3/2)/2 +
+    log(3)/2.
+    """
     kl = grid_kl(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([1, 0, 2]), pseudo_samples=3.0)
     assert kl.item() == pytest.approx(0.5 * math.log(1.5) + 0.5 * math.log(3))
 
@@ -56,12 +63,17 @@ def test_half_the_model_outside_costs_log_2():
 
 
 def test_floor_of_50_000_samples_on_32_by_32():
-    """512 occupied cells: 511 / (2 n) = .0051 against the exact law, twice that against 50 000 other samples: .010."""
+    """512 occupied cells: 511 / (2 n) = .0051 against the exact law, twice that against 50 000
+    other samples: .010.
+    """
     generator, n = torch.Generator().manual_seed(0), 50_000
     exact, sampled = [], []
     for _ in range(12):
         x = checkerboard(n, generator)
-        for values, true in ((exact, dark(32)), (sampled, cell_frequencies(checkerboard(n, generator), 32, -4.0, 4.0))):
+        for values, true in (
+            (exact, dark(32)),
+            (sampled, cell_frequencies(checkerboard(n, generator), 32, -4.0, 4.0)),
+        ):
             metric = GridKl(true, -4.0, 4.0)
             metric.update(x)
             values.append(metric.compute())

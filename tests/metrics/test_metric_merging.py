@@ -1,4 +1,6 @@
-"""Two ranks are one: states that merge, or synchronise over processes, give the number of the joint samples."""
+"""Two ranks are one: states that merge, or synchronise over processes, give the number of the joint
+samples.
+"""
 
 import datetime
 import sys
@@ -39,7 +41,9 @@ def build(name: str) -> Metric:
 def feed(metric: Metric, prompts: slice) -> Metric:
     """The same 6 prompts of 5 points of the plane on every rank, of which it takes its own."""
     generator = torch.Generator().manual_seed(0)
-    x, y, log_w = (torch.randn(6, 5, *shape, generator=generator)[prompts] for shape in ((2,), (2,), ()))
+    x, y, log_w = (
+        torch.randn(6, 5, *shape, generator=generator)[prompts] for shape in ((2,), (2,), ())
+    )
     if len(x) == 0:
         return metric
     if isinstance(metric, EnergyDistance | SlicedWasserstein):
@@ -89,10 +93,17 @@ def test_declarations(name):
 def _rank(rank: int, rendezvous: str, joint: dict[str, torch.Tensor]) -> None:
     torch.set_num_threads(1)
     timeout = datetime.timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=timeout)
-    for shares in ((slice(0, 2), slice(2, 6)), (slice(0, 0), slice(0, 6))):  # the second leaves rank 0 without a sample
+    dist.init_process_group(
+        "gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=timeout
+    )
+    for shares in (
+        (slice(0, 2), slice(2, 6)),
+        (slice(0, 0), slice(0, 6)),
+    ):  # the second leaves rank 0 without a sample
         for name in NAMES:
-            torch.testing.assert_close(numbers(feed(build(name), shares[rank])), joint[name], msg=name)
+            torch.testing.assert_close(
+                numbers(feed(build(name), shares[rank])), joint[name], msg=name
+            )
     dist.destroy_process_group()
 
 
@@ -100,4 +111,6 @@ def _rank(rank: int, rendezvous: str, joint: dict[str, torch.Tensor]) -> None:
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_give_the_joint_number(tmp_path: Path):
     joint = {name: numbers(feed(build(name), slice(0, 6))) for name in NAMES}
-    mp.start_processes(_rank, args=((tmp_path / "rendezvous").as_uri(), joint), nprocs=2, start_method="fork")
+    mp.start_processes(
+        _rank, args=((tmp_path / "rendezvous").as_uri(), joint), nprocs=2, start_method="fork"
+    )

@@ -25,7 +25,9 @@ def test_unbiased_on_gaussians_of_the_plane(bandwidth, shift, r):
     x, y = normal(100, 80, 2), r * normal(100, 120, 2, seed=1) + torch.tensor([shift, 0.0])
     runs = torch.stack([mmd(a, b, bandwidth) for a, b in zip(x, y, strict=True)])
     pairs = ((2.0, 0.0, 1), (2 * r**2, 0.0, 1), (1 + r**2, shift, -2))
-    exact = sum(sign * mean_kernel(bandwidth, variance, distance, 2) for variance, distance, sign in pairs)
+    exact = sum(
+        sign * mean_kernel(bandwidth, variance, distance, 2) for variance, distance, sign in pairs
+    )
     assert abs(runs.mean() - exact) < 4 * runs.std() / 10
 
 
@@ -38,7 +40,9 @@ def test_importance_weights_move_one_gaussian_onto_another():
 
 
 def test_the_sum_written_out():
-    """x = {0, 1} with weights (3/4, 1/4), y = {0, 2}: within x and y one pair each, between them four."""
+    """x = {0, 1} with weights (3/4, 1/4), y = {0, 2}: within x and y one pair each, between them
+    four.
+    """
     x, y, h = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]]), 0.7
 
     def k(distance):

@@ -1,4 +1,6 @@
-"""Held-out reward and class agreement: means, and standard errors held against the spread of repeated runs."""
+"""Held-out reward and class agreement: means, and standard errors held against the spread of
+repeated runs.
+"""
 
 import pytest
 import torch
@@ -20,12 +22,21 @@ def test_equal_weights_give_the_textbook_error():
 def test_errors_over_prompts():
     values = normal(4, 30)
     estimate = prompt_mean(values, torch.full((4, 30), -7.0))
-    torch.testing.assert_close(estimate.std_error, values.std(1).square().sum().sqrt() / 30**0.5 / 4)
+    torch.testing.assert_close(
+        estimate.std_error, values.std(1).square().sum().sqrt() / 30**0.5 / 4
+    )
     torch.testing.assert_close(estimate.std_error_over_prompts, values.mean(1).std() / 2)
     assert prompt_mean(values[:1]).std_error_over_prompts.isnan()
     assert prompt_mean(values[:, :1]).std_error.isnan()
-    for gap in (20.0, 36.0, 40.0, 800.0):  # with rounding, all but nothing, or nothing, is left for the others
-        assert prompt_mean(values[:, :2], torch.tensor([0.0, -gap]).expand(len(values), 2)).std_error.isnan(), gap
+    for gap in (
+        20.0,
+        36.0,
+        40.0,
+        800.0,
+    ):  # with rounding, all but nothing, or nothing, is left for the others
+        assert prompt_mean(
+            values[:, :2], torch.tensor([0.0, -gap]).expand(len(values), 2)
+        ).std_error.isnan(), gap
 
 
 def test_delta_method_error_is_the_spread_of_weighted_means():
@@ -49,7 +60,9 @@ def test_reward_sees_each_particle_with_the_condition_of_its_prompt(as_list):
     metric = HeldoutReward(reward, max_batch=4)
     for part in (slice(0, 2), slice(2, 5)):
         metric.update(x[part], cond[part].tolist() if as_list else cond[part], log_w[part])
-    for got, expected in zip(metric.compute(), prompt_mean(x.sum(-1) * cond[:, None], log_w), strict=True):
+    for got, expected in zip(
+        metric.compute(), prompt_mean(x.sum(-1) * cond[:, None], log_w), strict=True
+    ):
         torch.testing.assert_close(got, expected)
 
 
@@ -60,7 +73,9 @@ def test_reward_of_the_sample_alone_and_forward():
 
 
 def test_agreement_counts_the_asked_labels():
-    """Prompt 0 asks for class 2 and gets it 3 times in 4, prompt 1 asks for class 0 and gets it always."""
+    """Prompt 0 asks for class 2 and gets it 3 times in 4, prompt 1 asks for class 0 and gets it
+    always.
+    """
     seen = torch.tensor([[2, 2, 1, 2], [0, 0, 0, 0]])
     x = torch.nn.functional.one_hot(seen, 3).double()
     metric = ClassAgreement(torch.nn.Identity(), max_batch=3)
@@ -69,7 +84,9 @@ def test_agreement_counts_the_asked_labels():
     assert estimate.mean.item() == pytest.approx(7 / 8)
     assert estimate.std_error.item() == pytest.approx((0.75 * 0.25 / 3) ** 0.5 / 2)
     metric.reset()
-    metric.update(x, torch.tensor([2, 0]), torch.tensor([[0, 0, 0, 0], [-1, 0, 0, 0]]).double().log1p())
+    metric.update(
+        x, torch.tensor([2, 0]), torch.tensor([[0, 0, 0, 0], [-1, 0, 0, 0]]).double().log1p()
+    )
     assert metric.compute().mean.item() == pytest.approx(7 / 8)
 
 
@@ -79,7 +96,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"shape \(B,\)"):
         HeldoutReward(lambda x: x).update(normal(2, 3, 1))
     with pytest.raises(ValueError, match="not at sample 5"):
-        HeldoutReward(lambda x: x[:, 0] / (x[:, 0] != 5), max_batch=4).update(torch.arange(6.0).reshape(2, 3, 1))
+        HeldoutReward(lambda x: x[:, 0] / (x[:, 0] != 5), max_batch=4).update(
+            torch.arange(6.0).reshape(2, 3, 1)
+        )
     with pytest.raises(ValueError, match=r"logits of shape \(B, K\)"):
         ClassAgreement(lambda x: x[:, 0]).update(normal(2, 3, 1), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="got none"), pytest.warns(UserWarning, match="before"):

@@ -28,7 +28,10 @@ def test_shifted_and_scaled_gaussian_on_the_line():
     """W_2^2(N(0, 1), N(m, r^2)) = m^2 + (r - 1)^2, within the error of the run."""
     m, r = 0.7, 1.5
     runs = torch.stack(
-        [sliced_wasserstein(normal(3000, 1, seed=i), m + r * normal(3000, 1, seed=99 + i), LINE) for i in range(20)]
+        [
+            sliced_wasserstein(normal(3000, 1, seed=i), m + r * normal(3000, 1, seed=99 + i), LINE)
+            for i in range(20)
+        ]
     )
     assert abs(runs.mean() - math.hypot(m, r - 1)) < 4 * runs.std() / 20**0.5 + 1e-3
 
@@ -46,16 +49,25 @@ def test_unequal_sizes_are_equal_after_repetition():
 
 
 def test_weighted_first_power_against_scipy():
-    x, y, log_w_x, log_w_y = normal(30, 1), normal(50, 1, seed=1), normal(30, seed=2), normal(50, seed=3)
+    x, y, log_w_x, log_w_y = (
+        normal(30, 1),
+        normal(50, 1, seed=1),
+        normal(30, seed=2),
+        normal(50, seed=3),
+    )
     expected = wasserstein_distance(x[:, 0], y[:, 0], log_w_x.exp(), log_w_y.exp())
-    assert sliced_wasserstein(x, y, LINE, 1.0, log_w_x, log_w_y).item() == pytest.approx(expected, rel=1e-12)
+    assert sliced_wasserstein(x, y, LINE, 1.0, log_w_x, log_w_y).item() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_integer_weights_are_copies():
     x, y, copies = normal(4, 2), normal(9, 2, seed=1), torch.tensor([3, 1, 0, 2])
     directions = random_directions(20, 2, torch.Generator().manual_seed(0))
     weighted = sliced_wasserstein(x, y, directions, log_w_x=copies.double().log())
-    torch.testing.assert_close(weighted, sliced_wasserstein(x.repeat_interleave(copies, 0), y, directions))
+    torch.testing.assert_close(
+        weighted, sliced_wasserstein(x.repeat_interleave(copies, 0), y, directions)
+    )
 
 
 def test_zero_for_the_same_samples_in_another_order():

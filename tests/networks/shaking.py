@@ -4,9 +4,14 @@ import torch
 
 
 def shaken(network):
-    """Every parameter moved off its initial value, since some begin at zero and hide what lies before them."""
+    """Every parameter moved off its initial value, since some begin at zero and hide what lies
+    before them.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in network.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.2 + (p.ndim == 1 and bool((p == 1).all())))
+            p.copy_(
+                torch.randn(p.shape, generator=generator) * 0.2
+                + (p.ndim == 1 and bool((p == 1).all()))
+            )
     return network.double()

@@ -1,12 +1,14 @@
-"""Networks told of a context: what they see, the laws of every network, and the start from a plain one."""
+"""Networks told of a context: what they see, the laws of every network, and the start from a plain
+one.
+"""
 
 import pytest
 import torch
 from shaking import shaken
 
 from steer.flow_map import ResidualMap
-from steer.glass import Context
 from steer.interpolant import Linear, Trigonometric
+from steer.lookahead.glass_flow import Context
 from steer.networks import ClassCondition, ContextCondition, Mlp, UNet, WithContext, warm_start
 
 B = 4
@@ -15,7 +17,13 @@ PLAIN = {
     "mlp": (lambda **more: Mlp(2, 16, 3, data_std=2.0, **more), 16, 2, (2,), None),
     "mlp-classes": (lambda **more: Mlp(3, 16, 2, **more), 16, 3, (3,), LABELS),
     "unet": (lambda **more: UNet(1, (8, 16), blocks=1, **more), 32, 1, (1, 8, 8), None),
-    "unet-classes": (lambda **more: UNet(3, (8,), blocks=1, patch=1, **more), 32, 3, (3, 4, 4), LABELS),
+    "unet-classes": (
+        lambda **more: UNet(3, (8,), blocks=1, patch=1, **more),
+        32,
+        3,
+        (3, 4, 4),
+        LABELS,
+    ),
 }
 
 
@@ -51,14 +59,20 @@ def test_forward_mode_through_the_context_too(case):
     d = torch.randn_like(context.x_t), torch.ones(B, dtype=torch.float64)
     _, tangent = torch.func.jvp(of, (context.x_t, context.t), d)
     h = 1e-6
-    numeric = (of(context.x_t + h * d[0], context.t + h) - of(context.x_t - h * d[0], context.t - h)) / (2 * h)
+    numeric = (
+        of(context.x_t + h * d[0], context.t + h) - of(context.x_t - h * d[0], context.t - h)
+    ) / (2 * h)
     assert (numeric - tangent).norm() < 1e-6 * tangent.norm()
 
 
 def test_every_parameter_receives_a_gradient(case):
     _, network, x, s, t, context = case
     network(x, s, t, context).square().sum().backward()
-    idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    idle = [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     assert not idle
 
 
@@ -75,7 +89,9 @@ def test_single_precision_and_autocast_agree_with_double(case):
     single = Context(context.x_t.float(), context.t.float(), context.schedule, context.cond)
     network = network.float()
     found = network(x.float(), s.float(), t.float(), single)
-    torch.testing.assert_close(found.double(), double, rtol=1e-3, atol=1e-3 * double.abs().max().item())
+    torch.testing.assert_close(
+        found.double(), double, rtol=1e-3, atol=1e-3 * double.abs().max().item()
+    )
     with torch.autocast("cpu", torch.bfloat16):
         rough = network(x.float(), s.float(), t.float(), single)
     assert (rough.double() - double).norm() < 0.1 * double.norm()
@@ -88,7 +104,9 @@ def test_without_room_beside_nothing_changes(case):
     """Names and shapes of a plain network are what they were, so that old checkpoints fit."""
     plain = case[0]
     inputs = plain.first.in_features if isinstance(plain, Mlp) else plain.enter.in_channels
-    assert inputs == (plain.last.out_features + 2 if isinstance(plain, Mlp) else plain.leave[2].out_channels)
+    assert inputs == (
+        plain.last.out_features + 2 if isinstance(plain, Mlp) else plain.leave[2].out_channels
+    )
     assert not any("beside" in name or "context" in name for name in plain.state_dict())
 
 
@@ -96,7 +114,9 @@ def test_a_warm_start_is_the_plain_network_whatever_the_context(case):
     plain, _, x, s, t, context = case
     fresh = WithContext(_like(case[1].network)).double()
     warm_start(fresh, plain)
-    torch.testing.assert_close(fresh(x, s, t, context), plain(x, s, t, context.cond), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        fresh(x, s, t, context), plain(x, s, t, context.cond), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_inputs_it_adds_can_be_learned(case):
@@ -114,7 +134,9 @@ def _like(network):
     for build, dim, beside, _, cond in PLAIN.values():
         own = None if cond is None else ClassCondition(3, dim)
         fresh = build(beside=beside, condition=ContextCondition(dim, own))
-        if {k: v.shape for k, v in fresh.state_dict().items()} == {k: v.shape for k, v in network.state_dict().items()}:
+        if {k: v.shape for k, v in fresh.state_dict().items()} == {
+            k: v.shape for k, v in network.state_dict().items()
+        }:
             return fresh
     raise AssertionError
 
@@ -129,8 +151,17 @@ def test_at_the_noise_the_context_shows_nothing():
 
 def test_what_does_not_fit_is_refused_in_one_line():
     told = WithContext(Mlp(2, 16, 2, ContextCondition(16), beside=2))
-    for plain in (Mlp(2, 8, 2), Mlp(2, 16, 3), Mlp(2, 16, 2, ClassCondition(3, 16)), UNet(1, (8,), blocks=1)):
-        with pytest.raises(ValueError, match=r"warm_start finds no room for .* of shape .*; build both alike"):
+    for plain in (
+        Mlp(2, 8, 2),
+        Mlp(2, 16, 3),
+        Mlp(2, 16, 2, ClassCondition(3, 16)),
+        UNet(1, (8,), blocks=1),
+    ):
+        with pytest.raises(
+            ValueError, match=r"warm_start finds no room for .* of shape .*; build both alike"
+        ):
             warm_start(told, plain)
-    with pytest.raises(ValueError, match=r"told cond=Context\(x_t, t, schedule\); got Tensor: ask its PosteriorMap"):
+    with pytest.raises(
+        ValueError, match=r"told cond=Context\(x_t, t, schedule\); got Tensor: ask its PosteriorMap"
+    ):
         told(torch.zeros(2, 2), torch.zeros(2), torch.ones(2), torch.tensor([0, 1]))

@@ -23,7 +23,11 @@ TEXTS = torch.randn(B, 5, generator=torch.Generator().manual_seed(7), dtype=torc
 CASES = {
     "mlp": (lambda: Mlp(2, 16, 3, data_std=2.0), (2,), None),
     "mlp-classes": (lambda: Mlp(3, 16, 2, ClassCondition(3, 16)), (3,), LABELS),
-    "mlp-waves": (lambda: Mlp(2, 16, 3, ClassCondition(3, 16), frequencies=3, period=5.0), (2,), LABELS),
+    "mlp-waves": (
+        lambda: Mlp(2, 16, 3, ClassCondition(3, 16), frequencies=3, period=5.0),
+        (2,),
+        LABELS,
+    ),
     "mlp-embedding": (lambda: Mlp(2, 16, 2, EmbeddingCondition(5, 16)), (2,), TEXTS),
     "unet": (lambda: UNet(1, (8, 16), blocks=1), (1, 8, 8), None),
     "unet-classes": (
@@ -31,14 +35,22 @@ CASES = {
         (3, 4, 8),
         LABELS,
     ),
-    "unet-embedding": (lambda: UNet(1, (8,), blocks=1, condition=EmbeddingCondition(5, 32)), (1, 4, 4), TEXTS),
+    "unet-embedding": (
+        lambda: UNet(1, (8,), blocks=1, condition=EmbeddingCondition(5, 32)),
+        (1, 4, 4),
+        TEXTS,
+    ),
     "unet-recomputed": (
         lambda: UNet(3, (8, 8), blocks=1, condition=ClassCondition(3, 32), recompute=True),
         (3, 4, 8),
         LABELS,
     ),
     "transformer": (lambda: Transformer(1, 16, depth=2, heads=2, patch=2), (1, 4, 6), None),
-    "transformer-classes": (lambda: Transformer(3, 16, 2, 4, 4, ClassCondition(3, 16)), (3, 8, 8), LABELS),
+    "transformer-classes": (
+        lambda: Transformer(3, 16, 2, 4, 4, ClassCondition(3, 16)),
+        (3, 8, 8),
+        LABELS,
+    ),
     "transformer-recomputed": (
         lambda: Transformer(1, 16, 2, 2, 2, EmbeddingCondition(5, 16), recompute=True),
         (1, 4, 6),
@@ -78,7 +90,9 @@ def test_forward_mode_is_the_finite_difference_in_x_s_and_t(case):
 
 def test_reverse_mode_agrees_with_forward_mode(case):
     network, x, s, t, cond = case
-    _, slope = torch.func.jvp(lambda t: network(x, s, t, cond).square().sum(), (t,), (torch.ones_like(t),))
+    _, slope = torch.func.jvp(
+        lambda t: network(x, s, t, cond).square().sum(), (t,), (torch.ones_like(t),)
+    )
     clock = t.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(network(x, s, clock, cond).square().sum(), clock)
     torch.testing.assert_close(gradient.sum(), slope.detach(), rtol=1e-9, atol=1e-9)
@@ -100,7 +114,9 @@ def test_the_gradient_through_the_tangent_is_a_finite_difference(case):
 
 
 def test_in_autocast_it_errs_no_more_than_float32_by_the_ratio_of_their_precisions(case):
-    """Of the gradient along one random direction, in units of its size; five times that, since errors are random."""
+    """Of the gradient along one random direction, in units of its size; five times that, since
+    errors are random.
+    """
     network, x, s, t, cond = case
     learned = list(network.parameters())
     exact = compare(lambda: squared_tangent(network, x, s, t, cond), learned)
@@ -121,7 +137,11 @@ def test_in_autocast_it_errs_no_more_than_float32_by_the_ratio_of_their_precisio
 def test_every_parameter_receives_a_gradient(case):
     network, x, s, t, cond = case
     network(x, s, t, cond).square().sum().backward()
-    idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    idle = [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     assert not idle
 
 
@@ -145,7 +165,9 @@ def test_single_precision_agrees_with_double(case):
     network, x, s, t, cond = case
     double = network(x, s, t, cond)
     single = network.float()(x.float(), s.float(), t.float(), cond)
-    torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-3 * double.abs().max().item())
+    torch.testing.assert_close(
+        single.double(), double, rtol=1e-3, atol=1e-3 * double.abs().max().item()
+    )
 
 
 def test_the_absent_condition_has_two_spellings(case):
@@ -156,7 +178,9 @@ def test_the_absent_condition_has_two_spellings(case):
         return
     absent = torch.zeros_like(cond) if cond.is_floating_point() else torch.full_like(cond, -1)
     torch.testing.assert_close(network(x, s, t, absent), network(x, s, t), rtol=0, atol=0)
-    assert (network(x, s, t, cond) - network(x, s, t)).flatten(1).norm(dim=1).min() > 1e-3  # no class is the absent one
+    assert (network(x, s, t, cond) - network(x, s, t)).flatten(1).norm(
+        dim=1
+    ).min() > 1e-3  # no class is the absent one
     mixed = torch.cat((cond[:2], absent[2:]))
     expected = torch.cat((network(x, s, t, cond)[:2], network(x, s, t)[2:]))
     torch.testing.assert_close(network(x, s, t, mixed), expected, rtol=1e-12, atol=1e-12)
@@ -164,7 +188,10 @@ def test_the_absent_condition_has_two_spellings(case):
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_layer_norm_is_torchs_with_the_right_second_derivative(affine):
-    ours, theirs = LayerNorm(8, elementwise_affine=affine), nn.LayerNorm(8, elementwise_affine=affine)
+    ours, theirs = (
+        LayerNorm(8, elementwise_affine=affine),
+        nn.LayerNorm(8, elementwise_affine=affine),
+    )
     shaken(ours)
     ours.load_state_dict(shaken(theirs).state_dict())
     x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -182,7 +209,9 @@ def test_attention_is_scaled_dot_product_attention():
     torch.manual_seed(0)
     attention, x = shaken(Attention(16, heads=2)), torch.randn(B, 16, 3, 5, dtype=torch.float64)
     q, k, v = attention.qkv(attention.norm(x)).reshape(B, 3, 2, 8, 15).transpose(-1, -2).unbind(1)
-    seen = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x.shape)
+    seen = (
+        torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x.shape)
+    )
     torch.testing.assert_close(attention(x), x + attention.project(seen), rtol=1e-12, atol=1e-12)
 
 
@@ -191,23 +220,30 @@ def test_attention_is_scaled_dot_product_attention():
 
 @pytest.mark.parametrize("name", ["unet-recomputed", "transformer-recomputed"])
 @pytest.mark.parametrize(
-    "objective", [FlowMatching(), Joint(FlowMatching(), Lagrangian()), Joint(FlowMatching(), Eulerian())]
+    "objective",
+    [FlowMatching(), Joint(FlowMatching(), Lagrangian()), Joint(FlowMatching(), Eulerian())],
 )
 def test_recomputing_changes_the_memory_and_not_the_gradient(name, objective):
     build, shape, cond = CASES[name]
     network = shaken(build())
-    x0, x1 = torch.randn(2, B, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x0, x1 = torch.randn(
+        2, B, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
 
     def gradient(recompute):
         network.recompute, kept = recompute, []
         weights = {tuple(p.shape) for p in network.parameters()}
 
         def keep(tensor):
-            kept.append(0 if tuple(tensor.shape) in weights else tensor.numel())  # activations, not weights
+            kept.append(
+                0 if tuple(tensor.shape) in weights else tensor.numel()
+            )  # activations, not weights
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = objective(ResidualMap(network, Linear()), x0, x1, cond, torch.Generator().manual_seed(0), 0).total
+            loss = objective(
+                ResidualMap(network, Linear()), x0, x1, cond, torch.Generator().manual_seed(0), 0
+            ).total
         return torch.autograd.grad(loss, list(network.parameters())), sum(kept)
 
     (expected, all_of_it), (found, less) = gradient(False), gradient(True)
@@ -217,7 +253,10 @@ def test_recomputing_changes_the_memory_and_not_the_gradient(name, objective):
 
 def test_recomputing_keeps_half_precision_in_the_second_run():
     network = shaken(Transformer(1, 16, 2, 2, 2)).float()
-    x, t = torch.randn(B, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.linspace(0.1, 0.9, B)
+    x, t = (
+        torch.randn(B, 1, 4, 4, generator=torch.Generator().manual_seed(1)),
+        torch.linspace(0.1, 0.9, B),
+    )
 
     def gradient(recompute):
         network.recompute = recompute
@@ -225,19 +264,31 @@ def test_recomputing_keeps_half_precision_in_the_second_run():
             loss = network(x, t, t).float().square().mean()
         return torch.autograd.grad(loss, network.blocks[0].attention.qkv.weight)[0]
 
-    torch.testing.assert_close(gradient(True), gradient(False), rtol=0, atol=0.01 * gradient(False).abs().max().item())
+    torch.testing.assert_close(
+        gradient(True), gradient(False), rtol=0, atol=0.01 * gradient(False).abs().max().item()
+    )
 
 
 def test_recomputing_takes_no_gradient_that_nobody_asked_for_and_refuses_the_second():
     network = shaken(Transformer(1, 16, 2, 2, 2, recompute=True)).requires_grad_(False)
-    x = torch.randn(B, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(
+        B,
+        1,
+        4,
+        4,
+        generator=torch.Generator().manual_seed(1),
+        dtype=torch.float64,
+        requires_grad=True,
+    )
     t = torch.full((B,), 0.5, dtype=torch.float64)
     (gradient,) = torch.autograd.grad(network(x, t, t).square().sum(), x)
     network.recompute = False
     (expected,) = torch.autograd.grad(network(x, t, t).square().sum(), x)
     torch.testing.assert_close(gradient, expected)
     network.recompute = True
-    with pytest.raises(RuntimeError, match="no gradient of a gradient; build the network with recompute=False"):
+    with pytest.raises(
+        RuntimeError, match="no gradient of a gradient; build the network with recompute=False"
+    ):
         torch.autograd.grad(network(x, t, t).square().sum(), x, create_graph=True)
 
 
@@ -270,7 +321,9 @@ def test_autocast_does_not_round_the_times(case, monkeypatch):
 
 
 def test_a_map_in_autocast_still_tells_late_times_apart(case):
-    """X_{s,t}(x) - x, with a gap of 2^-12 at s near 1: its size is right, where rounded times would make it zero."""
+    """X_{s,t}(x) - x, with a gap of 2^-12 at s near 1: its size is right, where rounded times would
+    make it zero.
+    """
     network, x, _, _, cond = case
     flow_map, x = ResidualMap(network.float(), Linear()), x.float()
     s = 1 - 2.0**-12
@@ -298,7 +351,10 @@ def test_a_half_precision_network_keeps_its_frequencies():
     [
         (torch.tensor([0, 1, 2, 3]), r"class labels are 0..2, or -1 for none; got \[0, 1, 2, 3\]"),
         (torch.tensor([0, 1, -2, 2]), r"or -1 for none"),
-        (torch.tensor([0.0, 1.0, 2.0, 2.0]), r"integers of shape \(4,\), one per sample; got torch.float32"),
+        (
+            torch.tensor([0.0, 1.0, 2.0, 2.0]),
+            r"integers of shape \(4,\), one per sample; got torch.float32",
+        ),
         (torch.tensor([1]), r"got torch.int64 of shape \(1,\)"),
         (torch.tensor([[0], [1], [2], [2]]), r"got torch.int64 of shape \(4, 1\)"),
     ],
@@ -309,17 +365,29 @@ def test_wrong_labels_are_refused_in_one_line(cond, match):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("cond", [torch.zeros(B, 4), torch.zeros(1, 5), torch.zeros(5), torch.tensor([0, 1, 2, 2])])
+@pytest.mark.parametrize(
+    "cond", [torch.zeros(B, 4), torch.zeros(1, 5), torch.zeros(5), torch.tensor([0, 1, 2, 2])]
+)
 def test_wrong_embeddings_are_refused_in_one_line(cond):
-    with pytest.raises(ValueError, match=r"embeddings have shape \(4, 5\), one row per sample; got"):
+    with pytest.raises(
+        ValueError, match=r"embeddings have shape \(4, 5\), one row per sample; got"
+    ):
         EmbeddingCondition(5, 8)(cond, torch.zeros(B, 8))
 
 
 @pytest.mark.parametrize(
     ("network", "shape", "says"),
     [
-        (UNet(1, (8, 8), blocks=1), (1, 3, 8, 8), "UNet takes images (B, 1, H, W); got (1, 3, 8, 8)"),
-        (Transformer(3, 8, 1, heads=1), (1, 64), "Transformer takes images (B, 3, H, W); got (1, 64)"),
+        (
+            UNet(1, (8, 8), blocks=1),
+            (1, 3, 8, 8),
+            "UNet takes images (B, 1, H, W); got (1, 3, 8, 8)",
+        ),
+        (
+            Transformer(3, 8, 1, heads=1),
+            (1, 64),
+            "Transformer takes images (B, 3, H, W); got (1, 64)",
+        ),
         (Mlp(2, 8, 1), (1, 3), "Mlp takes samples (B, 2); got (1, 3)"),
     ],
 )
@@ -336,17 +404,25 @@ def test_images_that_cannot_be_halved_are_refused():
 
 def test_the_attention_of_a_transformer_is_that_of_normalised_queries_and_keys():
     attention, h = shaken(SelfAttention(16, heads=2)), torch.randn(B, 5, 16, dtype=torch.float64)
-    q, k, v = (part.unflatten(2, (2, 8)).transpose(1, 2) for part in attention.qkv(h).chunk(3, dim=2))
+    q, k, v = (
+        part.unflatten(2, (2, 8)).transpose(1, 2) for part in attention.qkv(h).chunk(3, dim=2)
+    )
     q, k = (part / part.norm(dim=3, keepdim=True) for part in (q, k))
     q = q * attention.sharpness.exp()
-    seen = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
+    seen = (
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+        .transpose(1, 2)
+        .flatten(2)
+    )
     torch.testing.assert_close(attention(h), attention.project(seen), rtol=1e-12, atol=1e-12)
 
 
 def test_the_waves_of_a_perceptron_have_their_periods():
     """sin and cos of 2 pi x / period, 2 pi x / (period / 2), ... of each coordinate."""
     network, x = Mlp(2, 8, 2, frequencies=3, period=5.0), torch.randn(B, 2, dtype=torch.float64)
-    angles = torch.stack([2 * math.pi * x[:, c] * 2**k / 5.0 for c in range(2) for k in range(3)], dim=1)
+    angles = torch.stack(
+        [2 * math.pi * x[:, c] * 2**k / 5.0 for c in range(2) for k in range(3)], dim=1
+    )
     torch.testing.assert_close(network.waves(x), torch.cat((angles.sin(), angles.cos()), dim=1))
 
 
@@ -354,7 +430,9 @@ def test_a_transformer_refuses_what_it_cannot_cut():
     network, t = Transformer(1, 16, 1, 2, patch=4), torch.ones(1)
     with pytest.raises(ValueError, match=r"sides divide by 4; got \(8, 10\)"):
         network(torch.zeros(1, 1, 8, 10), t, t)
-    with pytest.raises(ValueError, match="divides by 4, for places, and by heads; got width=18, heads=2"):
+    with pytest.raises(
+        ValueError, match="divides by 4, for places, and by heads; got width=18, heads=2"
+    ):
         Transformer(1, 18, heads=2)
 
 
@@ -385,14 +463,26 @@ def its_slope(network, x, s, t, cond):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("of", [plainly, its_slope])
-@pytest.mark.parametrize("name", ["mlp-classes", "unet-classes", "transformer-classes", "unet-recomputed"])
+@pytest.mark.parametrize(
+    "name", ["mlp-classes", "unet-classes", "transformer-classes", "unet-recomputed"]
+)
 def test_compiled_is_the_same(name, of):
     build, shape, cond = CASES[name]
-    network, x, (s, t) = shaken(build()).float(), torch.ones(B, *shape), torch.linspace(0, 1, 2 * B).view(2, B)
-    compiled = torch.compile(of, dynamic=False, backend="aot_eager")  # traced forwards and backwards, not lowered
-    torch.testing.assert_close(compiled(network, x, s, t, cond), of(network, x, s, t, cond), rtol=1e-4, atol=1e-4)
+    network, x, (s, t) = (
+        shaken(build()).float(),
+        torch.ones(B, *shape),
+        torch.linspace(0, 1, 2 * B).view(2, B),
+    )
+    compiled = torch.compile(
+        of, dynamic=False, backend="aot_eager"
+    )  # traced forwards and backwards, not lowered
+    torch.testing.assert_close(
+        compiled(network, x, s, t, cond), of(network, x, s, t, cond), rtol=1e-4, atol=1e-4
+    )
     found, expected = (
-        torch.autograd.grad(f(network, x, s, t, cond).square().sum(), list(network.parameters()), allow_unused=True)
+        torch.autograd.grad(
+            f(network, x, s, t, cond).square().sum(), list(network.parameters()), allow_unused=True
+        )
         for f in (compiled, of)
     )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
@@ -405,4 +495,6 @@ def test_networks_are_modules_with_a_fixed_start():
         torch.manual_seed(3)
         second = build()
         assert isinstance(first, nn.Module)
-        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+        )

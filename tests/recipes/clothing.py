@@ -15,4 +15,6 @@ def leave(folder):
         labels = torch.arange(40, dtype=torch.uint8) % 10
         for name, x in (("images-idx3", images), ("labels-idx1", labels)):
             header = struct.pack(f">BBBB{x.ndim}I", 0, 0, 8, x.ndim, *x.shape)
-            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(header + x.numpy().tobytes()))
+            (folder / f"{split}-{name}-ubyte.gz").write_bytes(
+                gzip.compress(header + x.numpy().tobytes())
+            )

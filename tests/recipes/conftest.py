@@ -23,7 +23,12 @@ PLANE = {
 CLASSES = {"_target_": "steer.networks.ClassCondition", "classes": 10, "dim": 32}
 IMAGES = {
     "_target_": "steer.flow_map.ResidualMap",
-    "network": {"_target_": "steer.networks.UNet", "channels": [8], "blocks": 1, "condition": CLASSES},
+    "network": {
+        "_target_": "steer.networks.UNet",
+        "channels": [8],
+        "blocks": 1,
+        "condition": CLASSES,
+    },
     "schedule": LINEAR,
 }
 

@@ -1,6 +1,8 @@
-"""Shipped configs with one value replaced by a wrong one, each run by the command, in this process, on next to nothing.
+"""Shipped configs with one value replaced by a wrong one, each run by the command, in this process,
+on next to nothing.
 
-A mutant keeps to its config, its key and the kind of its wrong value; which of them are run is drawn from a seed.
+A mutant keeps to its config, its key and the kind of its wrong value; which of them are run is
+drawn from a seed.
 """
 
 import contextlib
@@ -18,8 +20,10 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from recipes import cli, compare, config, pictures, report, run_folder
-from recipes.parts import make
+from recipes import cli, compare
+from recipes.reporting import pictures
+from recipes.setup import config, run_directory
+from recipes.setup.builders import make
 from rewards import save_classifier
 from rewards.networks import PatchClassifier, ResidualClassifier
 from steer import checkpoint
@@ -117,8 +121,10 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a mutant: the exit code (None if it was not done in time), what was said, where it arose, and whether it
-    had begun: numbers that run away then are named by sample and time."""
+    """What came of a mutant: the exit code (None if it was not done in time), what was said, where
+    it arose, and whether it
+    had begun: numbers that run away then are named by sample and time.
+    """
 
     mutant: Mutant
     code: int | None
@@ -142,7 +148,9 @@ class Outcome:
 
     @property
     def names_the_key(self) -> bool:
-        """Whether an error names the key, or, where it is about a part of it, one below; or else what it refers to."""
+        """Whether an error names the key, or, where it is about a part of it, one below; or else
+        what it refers to.
+        """
         key = re.sub(r"\[\d+\]", "", self.mutant.key)
         if key == "trainer.accelerator" and "device" in self.said:  # which is the same
             return True
@@ -162,10 +170,20 @@ class Laboratory:
     """An empty folder, with tiny maps in the place of the trained ones, and tiny data."""
 
     def __init__(self, folder: Path, clothes: str, patch: Callable[..., None]):
-        for name in ("plane", "grid", "filmstrip", "curves", "training_curves", "contest", "step_errors"):
+        for name in (
+            "plane",
+            "grid",
+            "filmstrip",
+            "curves",
+            "training_curves",
+            "contest",
+            "step_errors",
+        ):
             patch(pictures, name, lambda *_, **__: None)  # pictures take longer than all else
         patch(report, "write", lambda *_, **__: None)
-        patch(compare, "write", enough)  # when the methods have been tried, and before they are measured
+        patch(
+            compare, "write", enough
+        )  # when the methods have been tried, and before they are measured
         self.folder = folder
         self.commands = {name: command_of(name) for name in config.shipped()}
         self.whole = {name: whole(command, name) for name, command in self.commands.items()}
@@ -185,23 +203,34 @@ class Laboratory:
             self.leave_map(name)
 
     def shrunk(self, name: str, clothes: str) -> dict[str, Any]:
-        """What makes a config quick: tiny networks in the place of the shipped ones, few samples, few steps."""
+        """What makes a config quick: tiny networks in the place of the shipped ones, few samples,
+        few steps.
+        """
         node, command = self.whole[name], self.commands[name]
-        tiny = replaced(node, {"fashion-residual": "steer.safetensors", "fashion-patch": "judge.safetensors"})
+        tiny = replaced(
+            node, {"fashion-residual": "steer.safetensors", "fashion-patch": "judge.safetensors"}
+        )
         tiny = config.merge(
-            tiny, replaced(node, {"fashion": "images.safetensors", "fashion-posterior": "inner.safetensors"})
+            tiny,
+            replaced(
+                node, {"fashion": "images.safetensors", "fashion-posterior": "inner.safetensors"}
+            ),
         )
         tiny = config.merge(tiny, copy.deepcopy(TINY[command]))
         for key in ("sampler", "base"):
             if isinstance(node.get(key), dict) and "steps" in node[key] and command != "verify":
                 tiny[key] = {"steps": 2}
-        if command in ("sample", "compare", "tune", "evaluate") and (node.get("condition") or {}).get("labels"):
+        if command in ("sample", "compare", "tune", "evaluate") and (
+            node.get("condition") or {}
+        ).get("labels"):
             tiny["condition"] = {"labels": node["condition"]["labels"][:2]}
         if command == "evaluate":
             tiny["samplers"] = {key: {"steps": 2} for key in node["samplers"]}
         if command == "compare":
             cheap = "best_of_N_by_1_jump"
-            tiny["methods"] = {key: {"most": 1} for key, one in node["methods"].items() if one and key != cheap}
+            tiny["methods"] = {
+                key: {"most": 1} for key, one in node["methods"].items() if one and key != cheap
+            }
         if name == "ring/compare":
             tiny["model"] = {"steps": 1}
         if name.startswith("fashion") and command == "train":
@@ -211,12 +240,17 @@ class Laboratory:
             if name != "fashion/classifier":
                 tiny["model"] = {"network": small(node["model"]["network"])}
         if node.get("pictures"):
-            tiny["pictures"] = {"every": 1, "samplers": {key: {"steps": 1} for key in node["pictures"]["samplers"]}}
+            tiny["pictures"] = {
+                "every": 1,
+                "samplers": {key: {"steps": 1} for key in node["pictures"]["samplers"]},
+            }
         if name.startswith("checkerboard") and command == "train":
             tiny["data"] = {"batch_size": 8}
             tiny["model"] = {"network": {"width": 4, "depth": 1}}
         if name == "fashion/evaluate":
-            tiny["yardstick"] = config.merge(tiny["yardstick"], {k: {"folder": clothes} for k in ("test", "train")})
+            tiny["yardstick"] = config.merge(
+                tiny["yardstick"], {k: {"folder": clothes} for k in ("test", "train")}
+            )
         if name == "checkerboard/evaluate":
             tiny["yardstick"] = {"draws": 100}
         return tiny
@@ -234,12 +268,20 @@ class Laboratory:
     def mutants(self) -> list[Mutant]:
         """All there are."""
         trees = {name: config.merge(tree, self.tiny[name]) for name, tree in self.whole.items()}
-        return [Mutant(name, key, kind) for name, tree in trees.items() for key in keys_of(tree) for kind in KINDS]
+        return [
+            Mutant(name, key, kind)
+            for name, tree in trees.items()
+            for key in keys_of(tree)
+            for kind in KINDS
+        ]
 
     def drawn(self, n: int, seed: int) -> list[Mutant]:
         """So many of them, without repetition, every config and every kind alike often."""
         chance, kinds = random.Random(seed), []
-        keys = {name: list(keys_of(config.merge(tree, self.tiny[name]))) for name, tree in self.whole.items()}
+        keys = {
+            name: list(keys_of(config.merge(tree, self.tiny[name])))
+            for name, tree in self.whole.items()
+        }
         found: dict[Mutant, None] = {}
         while len(found) < n:
             for name, own in keys.items():
@@ -258,8 +300,13 @@ class Laboratory:
         path.write_text(OmegaConf.to_yaml(OmegaConf.create(self.content(mutant))))
         arose: list[str] = []
         words = [command or self.commands[mutant.name], str(path), "--quiet"]
-        opened = len(run_folder.opened)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), within(SECONDS), noted(arose):
+        opened = len(run_directory.opened)
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            within(SECONDS),
+            noted(arose),
+        ):
             try:
                 code: int | None = cli.main(words)
             except SystemExit as end:
@@ -269,7 +316,13 @@ class Laboratory:
             except TooLong:
                 code = None
                 arose.append(traceback.format_exc())
-        return Outcome(mutant, code, err.getvalue(), arose[-1] if arose else "", len(run_folder.opened) > opened)
+        return Outcome(
+            mutant,
+            code,
+            err.getvalue(),
+            arose[-1] if arose else "",
+            len(run_directory.opened) > opened,
+        )
 
 
 def enough(*_: Any) -> None:
@@ -368,7 +421,9 @@ def keys_of(tree: Any, path: str = ""):
 
 
 def put(tree: dict[str, Any], mutant: Mutant, old: dict[str, Any]) -> dict[str, Any]:
-    """The file with the wrong value in it. Lists are written whole, so that one place in them can be wrong."""
+    """The file with the wrong value in it. Lists are written whole, so that one place in them can
+    be wrong.
+    """
     names = re.findall(r"[^.\[\]]+|\[\d+\]", mutant.key)
     here, there = tree, old
     for depth, name in enumerate(names):
@@ -379,7 +434,9 @@ def put(tree: dict[str, Any], mutant: Mutant, old: dict[str, Any]) -> dict[str, 
         if isinstance(here, list):
             here, there = here[place], below
             continue
-        if isinstance(below, list) or (isinstance(below, dict) and not isinstance(here.get(place), dict)):
+        if isinstance(below, list) or (
+            isinstance(below, dict) and not isinstance(here.get(place), dict)
+        ):
             here[place] = copy.deepcopy(below) if isinstance(below, list) else {}
         here, there = here[place], below
     if mutant.kind == MISSPELT:

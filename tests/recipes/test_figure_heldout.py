@@ -4,7 +4,7 @@ import zlib
 
 import torch
 
-from recipes.figures.heldout import DeflatedSize, LeftLit, MirrorLikeness
+from recipes.experiments.heldout import DeflatedSize, LeftLit, MirrorLikeness
 
 
 def test_left_lit_counts_pixels():
@@ -27,5 +27,7 @@ def test_an_image_is_like_its_mirror_image_when_it_is_one():
 def test_deflated_size_is_that_of_the_bytes():
     x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels = bytes((x * 255).round().byte().flatten().tolist())
-    torch.testing.assert_close(DeflatedSize()(x), torch.tensor([-len(zlib.compress(pixels, 9)) / 1000]))
+    torch.testing.assert_close(
+        DeflatedSize()(x), torch.tensor([-len(zlib.compress(pixels, 9)) / 1000])
+    )
     assert DeflatedSize()(torch.zeros(1, 1, 8, 8)) > DeflatedSize()(x)

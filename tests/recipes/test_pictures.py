@@ -3,11 +3,11 @@ import pytest
 import torch
 from PIL import Image
 
-from recipes import pictures
-from recipes.drawing import Gallery
-from recipes.pictures.mosaic import GAP, mosaic, resize, tile_width, to_bytes
-from recipes.pictures.paper import BLUE, Paper, written
-from recipes.pictures.point_clouds import window_of
+from recipes.reporting import pictures
+from recipes.reporting.figures import Gallery
+from recipes.reporting.pictures.axes import BLUE, Paper, written
+from recipes.reporting.pictures.mosaic import GAP, mosaic, resize, tile_width, to_bytes
+from recipes.reporting.pictures.point_clouds import window_of
 from steer.samplers import Result
 
 
@@ -33,7 +33,7 @@ def enlarged(image: torch.Tensor, factor: int) -> np.ndarray:
     return np.kron(grey, np.ones((factor, factor, 1), dtype=np.uint8))
 
 
-# --- mosaics ----------------------------------------------------------------------------------------------------------
+# --- mosaics ------------------------------------------------------------------------------------
 def test_a_tile_is_a_whole_multiple_of_its_image_and_fits():
     for columns in (1, 3, 8, 20):
         width = tile_width((1, 28, 28), 4, columns, 1600)
@@ -57,7 +57,9 @@ def test_a_mosaic_holds_every_image_in_its_place():
     for i in range(2):
         for j in range(3):
             top, left = i * (10 + GAP), j * (8 + GAP)
-            np.testing.assert_array_equal(sheet[top : top + 10, left : left + 8], enlarged(x[i, j], 2))
+            np.testing.assert_array_equal(
+                sheet[top : top + 10, left : left + 8], enlarged(x[i, j], 2)
+            )
 
 
 def test_bytes_cover_the_range_and_no_more():
@@ -65,12 +67,14 @@ def test_bytes_cover_the_range_and_no_more():
     assert to_bytes(x)[0, 0, 0].tolist() == [0, 0, 128, 255, 255]
 
 
-# --- grid and film ----------------------------------------------------------------------------------------------------
+# --- grid and film ------------------------------------------------------------------------------
 def test_the_grid_holds_the_images_pixel_for_pixel(tmp_path):
     base, steered = images(2, 3, 1, 28, 28), 1 - images(2, 3, 1, 28, 28)
     pictures.grid(tmp_path / "grid.png", [("base", base), ("steered", steered)], ["a", "b"])
     sheet = pixels(tmp_path / "grid.png")
-    assert all(contains(sheet, enlarged(image, 4)) for image in torch.cat((base, steered)).flatten(0, 1))
+    assert all(
+        contains(sheet, enlarged(image, 4)) for image in torch.cat((base, steered)).flatten(0, 1)
+    )
 
 
 def test_colour_images_keep_their_colour(tmp_path):
@@ -97,7 +101,9 @@ def test_labels_are_words_not_formulas(tmp_path):
 
 def test_long_labels_leave_room_for_images(tmp_path):
     x = images(2, 4, 1, 28, 28)
-    pictures.grid(tmp_path / "grid.png", [("x", x)], ["a photograph of a very long prompt " * 20, "b" * 300])
+    pictures.grid(
+        tmp_path / "grid.png", [("x", x)], ["a photograph of a very long prompt " * 20, "b" * 300]
+    )
     assert contains(pixels(tmp_path / "grid.png"), enlarged(x[0, 0], 4))
 
 
@@ -116,9 +122,12 @@ def test_a_long_film_shows_its_first_and_last_frame(tmp_path):
     assert (shown[0], shown[-1], sum(shown)) == (True, True, 12)
 
 
-# --- the plane --------------------------------------------------------------------------------------------------------
+# --- the plane ----------------------------------------------------------------------------------
 def test_the_window_is_a_square_around_nearly_all_points():
-    x = torch.randn(5000, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([3.0, 1.0]) + 2
+    x = (
+        torch.randn(5000, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([3.0, 1.0])
+        + 2
+    )
     (a, b), (c, d) = window_of([x])
     assert b - a == pytest.approx(d - c)
     assert ((x > torch.tensor([a, c])) & (x < torch.tensor([b, d]))).all(1).double().mean() > 0.99
@@ -158,7 +167,7 @@ def test_points_make_a_film_too(tmp_path):
     assert pixels(tmp_path / "film.png").min() < 128
 
 
-# --- curves -----------------------------------------------------------------------------------------------------------
+# --- curves -------------------------------------------------------------------------------------
 def trace(steps: int, prompts: int) -> dict[str, torch.Tensor]:
     t = torch.linspace(1 / steps, 1, steps, dtype=torch.float64)
     ess = 8 * (1 - 0.5 * t)[:, None].expand(-1, prompts)
@@ -177,8 +186,16 @@ def test_curves_are_drawn_of_what_the_trace_has(tmp_path, prompts):
 
 
 def test_curves_of_what_only_some_steps_looked_at(tmp_path):
-    seen = {"t": torch.arange(1, 5) / 4, "seen_t": torch.tensor([0.5, 1.0]), "reward": torch.zeros(2, 3)}
-    pictures.curves(tmp_path / "some.png", seen | {"ess": torch.ones(2, 3), "resampled": torch.eye(2, 3)}, particles=8)
+    seen = {
+        "t": torch.arange(1, 5) / 4,
+        "seen_t": torch.tensor([0.5, 1.0]),
+        "reward": torch.zeros(2, 3),
+    }
+    pictures.curves(
+        tmp_path / "some.png",
+        seen | {"ess": torch.ones(2, 3), "resampled": torch.eye(2, 3)},
+        particles=8,
+    )
     pictures.curves(tmp_path / "reward.png", seen, particles=8)
     assert (tmp_path / "some.png").stat().st_size > (tmp_path / "reward.png").stat().st_size > 0
 
@@ -232,7 +249,7 @@ def test_paper_keeps_the_pixels_laid_on_it(tmp_path):
     assert (sheet == 255).all()
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ----------------------------------------------------------------------------------
 NAN = torch.full((2, 2, 1, 8, 8), float("nan"))
 T = torch.tensor([0.5, 1.0])
 
@@ -244,10 +261,16 @@ T = torch.tensor([0.5, 1.0])
         (lambda p: pictures.grid(p, [("x", images(8, 8))]), r"got \(8, 8\)"),
         (lambda p: pictures.grid(p, [("x", images(2, 2, 4, 8, 8))]), "C = 1 or 3"),
         (lambda p: pictures.grid(p, [("x", NAN)]), "NaN"),
-        (lambda p: pictures.grid(p, [("x", images(2, 2, 1, 8, 8))], ["a", "b", "c"]), "one row label per prompt, 2"),
+        (
+            lambda p: pictures.grid(p, [("x", images(2, 2, 1, 8, 8))], ["a", "b", "c"]),
+            "one row label per prompt, 2",
+        ),
         (lambda p: pictures.filmstrip(p, images(2, 1, 1, 1, 8, 8), T[:1]), "times"),
         (lambda p: pictures.filmstrip(p, images(2, 1, 5, 3), T), r"points \(M, 2\)"),
-        (lambda p: pictures.filmstrip(p, images(2, 1, 5, 2), T, ["a", "b"]), "one row label per prompt, 1"),
+        (
+            lambda p: pictures.filmstrip(p, images(2, 1, 5, 2), T, ["a", "b"]),
+            "one row label per prompt, 1",
+        ),
         (lambda p: pictures.plane(p, []), "at least one"),
         (lambda p: pictures.plane(p, [("x", images(5, 3))]), r"points \(M, 2\)"),
         (lambda p: pictures.plane(p, [("x", images(5, 2), images(4))]), "one weight per point"),
@@ -269,8 +292,12 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path, draw, words):
 
 @pytest.mark.parametrize("panels", [1, 2, 5, 8])
 def test_images_of_many_panels_are_drawn_at_twice_their_size(panels, tmp_path):
-    """Grey images on white paper: the lines of the picture that have grey in them are those of the images."""
+    """Grey images on white paper: the lines of the picture that have grey in them are those of the
+    images.
+    """
     result = Result(torch.full((3, 8, 1, 28, 28), 0.25), torch.zeros(3, 8), None)
-    Gallery(tmp_path, (1, 28, 28), None, ["a", "b", "c"]).samples({str(k): result for k in range(panels)})
+    Gallery(tmp_path, (1, 28, 28), None, ["a", "b", "c"]).samples(
+        {str(k): result for k in range(panels)}
+    )
     grey = (pixels(tmp_path / "grid.png")[..., 0] == round(0.25 * 255)).any(1)
     assert grey.sum() >= 3 * 2 * 28  # of three rows, at twice their size

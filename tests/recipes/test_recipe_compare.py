@@ -1,4 +1,6 @@
-"""steer compare: sizes that spend the budget and no more, cells that depend on nothing but their key, and what is shown."""
+"""steer compare: sizes that spend the budget and no more, cells that depend on nothing but their
+key, and what is shown.
+"""
 
 import inspect
 import json
@@ -11,12 +13,12 @@ from omegaconf import OmegaConf
 
 import recipes.compare
 import steer.samplers
-from recipes import pictures
-from recipes.arena import Arena
-from recipes.cells import over_seeds
 from recipes.cli import main
-from recipes.config import CONFIGS
-from recipes.sizes import CANDIDATES, Price, Sizer, integer_settings, with_setting
+from recipes.comparison.benchmark import Arena
+from recipes.comparison.budget import CANDIDATES, Price, Sizer, integer_settings, with_setting
+from recipes.comparison.cells import over_seeds
+from recipes.reporting import pictures
+from recipes.setup.config import CONFIGS
 from rewards import Quadratic
 from steer import counting
 from steer.analytic import ring
@@ -27,10 +29,24 @@ from steer.tilt import Tilt
 RING = ["compare", "ring/compare", "particles=16", "model.steps=4", "budgets=[6,13]", "seeds=2"]
 TWO = [
     f"methods.{name}=null"
-    for name in ("FMTT_map", "FMTT_no_look-ahead", "FMTT_denoiser", "FMRG_jacobian", "FMRG_endpoint")
+    for name in (
+        "FMTT_map",
+        "FMTT_no_look-ahead",
+        "FMTT_denoiser",
+        "FMRG_jacobian",
+        "FMRG_endpoint",
+    )
 ]  # what is left: FK, best of N
-SAMPLERS = {name: cls for name in steer.samplers.__all__ if inspect.isclass(cls := getattr(steer.samplers, name))}
-SHIPPED = {name: cls for name, cls in SAMPLERS.items() if issubclass(cls, Sampler) and not inspect.isabstract(cls)}
+SAMPLERS = {
+    name: cls
+    for name in steer.samplers.__all__
+    if inspect.isclass(cls := getattr(steer.samplers, name))
+}
+SHIPPED = {
+    name: cls
+    for name, cls in SAMPLERS.items()
+    if issubclass(cls, Sampler) and not inspect.isabstract(cls)
+}
 
 
 def node_of(name, **more):
@@ -51,7 +67,9 @@ def sizer(node, size=None, candidates=None, price=None, arena=None):
 
 
 class Squares(Sampler):
-    """Costs steps^2 jumps, says that it costs nothing, takes even numbers of steps alone, from 4 to `most`."""
+    """Costs steps^2 jumps, says that it costs nothing, takes even numbers of steps alone, from 4 to
+    `most`.
+    """
 
     claim = "biased"
 
@@ -77,7 +95,7 @@ class Best3(BestOfN):
         return Result(x, drawn.log_w.gather(1, top), None)
 
 
-# --- sizes ------------------------------------------------------------------------------------------------------------
+# --- sizes --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("budget", [7, 31.5])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_sampler_spends_its_budget_and_one_size_more_would_not(name, budget):
@@ -88,7 +106,9 @@ def test_every_sampler_spends_its_budget_and_one_size_more_would_not(name, budge
         drawn = size if method.setting == CANDIDATES else method.arena.particles
         groups = math.ceil(method.arena.particles / fit.returned)
         sampler, keep = method.sampler(method.setting, size), method.arena.particles
-        return method.price(method.arena.draw(sampler, drawn, groups, "real", keep=keep).evaluations)
+        return method.price(
+            method.arena.draw(sampler, drawn, groups, "real", keep=keep).evaluations
+        )
 
     assert spent(fit.size) == fit.cost <= budget < spent(fit.size + 1)
     assert method.setting == (CANDIDATES if name.startswith("BestOf") else "steps")
@@ -96,7 +116,9 @@ def test_every_sampler_spends_its_budget_and_one_size_more_would_not(name, budge
 
 def test_sizes_by_hand():
     denoiser = {"lookahead": {"_target_": "steer.lookahead.Denoiser"}}
-    assert sizer(node_of("FkSteering")).plan([100]).fits["100"].size == 100  # looks share their velocity with the drift
+    assert (
+        sizer(node_of("FkSteering")).plan([100]).fits["100"].size == 100
+    )  # looks share their velocity with the drift
     fmtt = node_of("TrajectoryTilting", **denoiser)
     assert sizer(fmtt).plan([30]).fits["30"].size == 10  # looks of a forward and a backward, each 3
     assert sizer(fmtt, price=Price(0.0)).plan([30]).fits["30"].size == 30
@@ -123,7 +145,10 @@ def test_any_whole_number_can_be_the_size():
     assert small.cost <= 40 < method.trial(small.size + 1).cost
     base = sizer(node_of("BestOfN"), size="base_sampler.steps", candidates=5)
     assert base.plan([31]).fits["31"][:3] == (6, 5, 1)  # five candidates of six steps
-    assert "say candidates=N" in sizer(node_of("BestOfN"), size="base_sampler.steps").plan([31]).errors["31"]
+    assert (
+        "say candidates=N"
+        in sizer(node_of("BestOfN"), size="base_sampler.steps").plan([31]).errors["31"]
+    )
     assert "does not grow with film" in sizer(node, size="film").plan([400]).errors["400"]
 
 
@@ -142,11 +167,13 @@ def test_prices_are_per_pass():
     assert Price(2.0, 0.5, 0.25)(Evaluations(10, 3, 4, 8)) == 10 + 6 + 2 + 2
 
 
-# --- drawing ----------------------------------------------------------------------------------------------------------
+# --- drawing ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("drawn", "groups"), [(7, 6), (3, 2)])
 def test_draws_depend_on_the_key_and_not_on_the_batches(drawn, groups):
     sampler = BestOfN(steer.samplers.Sde(3))
-    results = [arena_of(2, max_batch=n).draw(sampler, drawn, groups, "key", 1) for n in (1, 10, 1000)]
+    results = [
+        arena_of(2, max_batch=n).draw(sampler, drawn, groups, "key", 1) for n in (1, 10, 1000)
+    ]
     assert results[0].x.shape == (2, groups, 2)
     for result in results[1:]:
         torch.testing.assert_close(result.x, results[0].x, rtol=0, atol=1e-12)
@@ -170,7 +197,9 @@ class Sorted(Sampler):
 
 
 def test_of_a_population_in_order_what_is_kept_follows_the_law():
-    """3 of 512: their mean is that of the tilted law, where the first three are far from it; 512 are paid for by 3."""
+    """3 of 512: their mean is that of the tilted law, where the first three are far from it; 512
+    are paid for by 3.
+    """
     arena = arena_of(800, particles=3)
     kept = arena.draw(Sorted(), 512, 1, "key", keep=3)
     assert kept.x.shape == (800, 3, 2)
@@ -185,14 +214,22 @@ def test_of_a_population_in_order_what_is_kept_follows_the_law():
 
 
 def test_a_budget_buys_what_is_kept():
-    """Of 8 particles 3 are wanted: a step of all costs 8/3 a sample. Groups of 2 for 3 samples: 4 are paid for."""
+    """Of 8 particles 3 are wanted: a step of all costs 8/3 a sample. Groups of 2 for 3 samples: 4
+    are paid for.
+    """
     of_8 = sizer(node_of("Sde"), candidates=8, arena=arena_of(particles=3))
     fit = of_8.plan([100]).fits["100"]
     assert (fit.size, fit.drawn, fit.returned) == (37, 8, 8)
     assert fit.cost == pytest.approx(37 * 8 / 3)
     of_2 = sizer(node_of("Sde"), candidates=2, arena=arena_of(particles=3))
     assert of_2.plan([100]).fits["100"][:3] == (75, 2, 2)
-    assert sizer(node_of("Sde"), candidates=8, arena=arena_of(particles=8)).plan([100]).fits["100"].size == 100
+    assert (
+        sizer(node_of("Sde"), candidates=8, arena=arena_of(particles=8))
+        .plan([100])
+        .fits["100"]
+        .size
+        == 100
+    )
 
 
 def test_groups_are_of_their_own_prompt_and_weigh_alike():
@@ -201,7 +238,9 @@ def test_groups_are_of_their_own_prompt_and_weigh_alike():
     assert result.x.shape == (2, 120, 2)
     reach = (result.x - torch.tensor([3.0, 2.0])).norm(dim=2).mean(1)
     assert reach[0] > 2 * reach[1]  # of the second prompt alone the best are kept
-    torch.testing.assert_close(result.log_w.exp().unflatten(1, (40, 3)).sum(2), torch.ones(2, 40, dtype=torch.float64))
+    torch.testing.assert_close(
+        result.log_w.exp().unflatten(1, (40, 3)).sum(2), torch.ones(2, 40, dtype=torch.float64)
+    )
 
 
 def test_errors_are_over_seeds_with_prompts_as_given():
@@ -214,18 +253,29 @@ def test_errors_are_over_seeds_with_prompts_as_given():
     assert math.isnan(over_seeds(cells[:1])["a_std_error"])
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------
 def figures_of(folder, *drop):
     """The rows of metrics.json by method and budget, without their seconds."""
     rows = json.loads((Path(folder) / "metrics.json").read_text())["rows"]
     return {
-        (row["method"], row["budget"]): {k: v for k, v in row.items() if k not in ("seconds", *drop)} for row in rows
+        (row["method"], row["budget"]): {
+            k: v for k, v in row.items() if k not in ("seconds", *drop)
+        }
+        for row in rows
     }
 
 
 def test_the_ring(steer):
     folder = Path(steer(*RING, "seeds=4", "particles=200", "budgets=[3,40]"))
-    files = {"config.yaml", "metrics.json", "compare.md", "report.html", "curves.png", "plans.json", "cells"}
+    files = {
+        "config.yaml",
+        "metrics.json",
+        "compare.md",
+        "report.html",
+        "curves.png",
+        "plans.json",
+        "cells",
+    }
     assert {path.name for path in folder.iterdir()} == files
     rows = figures_of(folder)
     assert len(rows) == 7 * 2
@@ -239,7 +289,9 @@ def test_the_ring(steer):
     best = rows["best_of_N_by_1_jump", 40]
     assert best["size"] == best["spent"] == 40
     assert best["log_z_error"] is None
-    assert best["reward_mean"] > rows["FMTT_map", 40]["reward_mean"]  # and so says nothing of the law
+    assert (
+        best["reward_mean"] > rows["FMTT_map", 40]["reward_mean"]
+    )  # and so says nothing of the law
     assert best["law_distance"] > 0.4
     assert rows["FMTT_map", 3] == {
         "method": "FMTT_map", "budget": 3, "error": "the smallest, 1 steps, costs 4 evaluations",
@@ -247,7 +299,9 @@ def test_the_ring(steer):
     page = (folder / "compare.md").read_text()
     assert "| FMTT map | 3 | the smallest, 1 steps, costs 4 evaluations |" in page
     assert "| best of N by 1 jump (maximiser) | 3 candidates: 3 | 40 candidates: 40 |" in page
-    assert "a forward pass of the network counts as 1, its backward as 2, rewards as nothing" in page
+    assert (
+        "a forward pass of the network counts as 1, its backward as 2, rewards as nothing" in page
+    )
     assert "± one standard error over 4 seeds" in (folder / "report.html").read_text()
 
 
@@ -267,7 +321,7 @@ def test_stopped_and_resumed(steer, monkeypatch):
     before = cells_of("parts")
     assert len(before) == 3
     monkeypatch.setattr("recipes.compare.cell", real)
-    monkeypatch.setattr("recipes.sizes.Sizer.plan", None)  # sizes are kept too
+    monkeypatch.setattr("recipes.comparison.budget.Sizer.plan", None)  # sizes are kept too
     assert steer(*RING, *TWO, "run.dir=parts", "run.resume=true") == "parts"
     assert {name: Path("parts/cells", name).read_text() for name in before} == before
     assert figures_of("parts") == figures_of(whole)
@@ -281,7 +335,9 @@ def cells_of(folder):
 
 
 def test_a_run_grows(steer):
-    """By a method, a budget and a seed: what was measured stays, and the rest is as if it had been there from the start."""
+    """By a method, a budget and a seed: what was measured stays, and the rest is as if it had been
+    there from the start.
+    """
     more = ["budgets=[6,9,13]", "seeds=3"]
     whole = steer(*RING, *TWO[1:], *more, "run.dir=whole")
     steer(*RING, *TWO, "run.dir=parts")
@@ -295,7 +351,10 @@ def test_a_run_grows(steer):
 
 def test_a_method_that_changed_is_measured_anew(steer):
     """Also where it was left out in between; and one that is as it was, is not."""
-    resumed, changed = ["run.dir=parts", "run.resume=true", "seeds=1"], "methods.FK_steering.sampler.every=2"
+    resumed, changed = (
+        ["run.dir=parts", "run.resume=true", "seeds=1"],
+        "methods.FK_steering.sampler.every=2",
+    )
     whole = steer(*RING, *TWO, "seeds=1", changed)
     first = figures_of(steer(*RING, *TWO, "seeds=1", "run.dir=parts"))
     steer(*RING, *TWO, *resumed, "methods.FK_steering=null")
@@ -319,9 +378,7 @@ def test_a_method_that_may_spend_more_keeps_what_it_has(steer):
 
 def test_a_method_whose_file_changed_is_measured_anew(steer):
     words = [*RING, *TWO, "methods.mine.sampler._target_=mine.py:Mine", "seeds=1", "run.dir=parts"]
-    code = (
-        "from steer.samplers import Ode\nclass Mine(Ode):\n    def finish(self, run, x): return self.weigh(run, x{})\n"
-    )
+    code = "from steer.samplers import Ode\nclass Mine(Ode):\n    def finish(self, run, x): return self.weigh(run, x{})\n"
     Path("mine.py").write_text(code.format(""))
     first = figures_of(steer(*words))
     Path("mine.py").write_text(code.format(" / 2"))
@@ -332,7 +389,14 @@ def test_a_method_whose_file_changed_is_measured_anew(steer):
 
 def test_budgets_are_numbers_and_seeds_may_be_fewer(steer, fashion):
     """Of images too, whose pictures are of the first seed."""
-    images = ["compare", "fashion/compare", *fashion, "particles=2", "budgets=[3]", "run.dir=images"]
+    images = [
+        "compare",
+        "fashion/compare",
+        *fashion,
+        "particles=2",
+        "budgets=[3]",
+        "run.dir=images",
+    ]
     methods = OmegaConf.load(CONFIGS / "fashion/compare.yaml").methods
     images += [f"methods.{name}=null" for name in methods if name != "best_of_N_by_1_jump"]
     steer(*images)
@@ -346,7 +410,9 @@ def test_budgets_are_numbers_and_seeds_may_be_fewer(steer, fashion):
 def test_a_resume_that_is_refused_leaves_the_run_as_it_was(steer):
     steer(*RING, *TWO, "run.dir=parts", "seeds=1")
     before = Path("parts/config.yaml").read_text()
-    assert "budgets has 0.1" in steer.fails(*RING, *TWO, "run.dir=parts", "run.resume=true", "budgets=[0.1]")
+    assert "budgets has 0.1" in steer.fails(
+        *RING, *TWO, "run.dir=parts", "run.resume=true", "budgets=[0.1]"
+    )
     assert Path("parts/config.yaml").read_text() == before
 
 
@@ -383,13 +449,19 @@ def test_a_method_that_cannot_is_a_row(steer):
     Path("few.py").write_text(
         "def few(x):\n    return x[:, 1] / (len(x) < 8)\n"
     )  # bad with all samples, not in a trial
-    rows = figures_of(steer(*RING, *TWO, "reward=few.py:few", "particles=8", "max_batch=6", "budgets=[6]"))
+    rows = figures_of(
+        steer(*RING, *TWO, "reward=few.py:few", "particles=8", "max_batch=6", "budgets=[6]")
+    )
     assert "few is" in rows["FK_steering", 6]["error"]
 
 
 def test_best_of_n_is_always_among_them(steer):
     folder = steer(*RING, *TWO, "methods.best_of_N_by_1_jump=null", "seeds=1")
-    assert {name for name, _ in figures_of(folder)} == {"FK_steering", "best_of_N_by_1_jump", "best_of_N_by_4_jumps"}
+    assert {name for name, _ in figures_of(folder)} == {
+        "FK_steering",
+        "best_of_N_by_1_jump",
+        "best_of_N_by_4_jumps",
+    }
     methods = OmegaConf.load(f"{folder}/config.yaml").methods
     assert methods.best_of_N_by_4_jumps.sampler.base_sampler.steps == 4
     assert "of one seed, hence without errors" in (Path(folder) / "compare.md").read_text()
@@ -407,7 +479,11 @@ def test_images(steer, fashion):
         "best_of_N_by_4_jumps",
     )
     some = [f"methods.{name}=null" for name in names]
-    folder = Path(steer("compare", "fashion/compare", *fashion, *some, "particles=3", "seeds=1", "budgets=[6]"))
+    folder = Path(
+        steer(
+            "compare", "fashion/compare", *fashion, *some, "particles=3", "seeds=1", "budgets=[6]"
+        )
+    )
     assert (folder / "grid.png").exists()
     row = figures_of(folder)["FK_steering_of_8", 6]
     assert 0 <= row["judge_accuracy"] <= 1
@@ -446,8 +522,17 @@ def test_one_line(steer, words, says):
 
 
 def test_a_picture_of_many_methods(tmp_path):
-    points = {f"method {i}": [pictures.Point(30, i, 0.1), pictures.Point(100, i + 1, math.nan)] for i in range(11)}
-    pictures.contest(tmp_path / "a.png", {"reward": points, "distance": points}, "cost", [30, 100], {"reward": 3.0})
+    points = {
+        f"method {i}": [pictures.Point(30, i, 0.1), pictures.Point(100, i + 1, math.nan)]
+        for i in range(11)
+    }
+    pictures.contest(
+        tmp_path / "a.png",
+        {"reward": points, "distance": points},
+        "cost",
+        [30, 100],
+        {"reward": 3.0},
+    )
     assert (tmp_path / "a.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="at least one point"):
         pictures.contest(tmp_path / "b.png", {"reward": {"a": []}}, "cost", [30])

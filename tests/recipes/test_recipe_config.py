@@ -3,8 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from recipes import config
-from recipes.schema import Section, hints, options, schema_of
+from recipes.setup import config
+from recipes.setup.schema import Section, hints, options, schema_of
 
 COMMANDS = ("sample", "train", "tune", "evaluate", "compare", "verify")
 
@@ -35,14 +35,21 @@ def test_later_words_win_and_defaults_fill_in():
 
 
 def test_a_new_target_takes_no_keys_of_the_old():
-    loaded = config.load("sample", "ring/steer", ["sampler._target_=steer.samplers.Ode", "sampler.steps=5"])
+    loaded = config.load(
+        "sample", "ring/steer", ["sampler._target_=steer.samplers.Ode", "sampler.steps=5"]
+    )
     assert OmegaConf.to_container(loaded.sampler) == {"_target_": "steer.samplers.Ode", "steps": 5}
-    same = config.load("sample", "ring/steer", ["sampler._target_=steer.samplers.TrajectoryTilting"])
+    same = config.load(
+        "sample", "ring/steer", ["sampler._target_=steer.samplers.TrajectoryTilting"]
+    )
     assert same.sampler.steps == 100
 
 
 def test_a_name_can_take_the_place_of_a_node_and_back():
-    assert config.load("sample", "ring/steer", ["reward=rewards.Brightness"]).reward == "rewards.Brightness"
+    assert (
+        config.load("sample", "ring/steer", ["reward=rewards.Brightness"]).reward
+        == "rewards.Brightness"
+    )
     assert config.load("sample", "ring/steer", ["heldout=null"]).heldout is None
 
 
@@ -67,7 +74,10 @@ def test_a_file_of_ones_own_is_named_after_itself(tmp_path):
         ("particles=2.5", "particles is a whole number"),
         ("particles=null", "particles is a whole number"),
         ("sampler.steps=many", "sampler.steps is a whole number; got 'many'"),
-        ("sampler.resample_below=often", "sampler.resample_below is a number; got 'often'; left out, it is 0.5"),
+        (
+            "sampler.resample_below=often",
+            "sampler.resample_below is a number; got 'often'; left out, it is 0.5",
+        ),
         ("condition.model=1", "condition.model is true or false"),
         ("seed", "expected key=value, got 'seed'"),
         ("=1", "expected key=value"),
@@ -82,7 +92,9 @@ def test_mistakes_are_named(word, says):
 
 
 def test_other_mistakes_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no config is called 'ring/ster'; did you mean 'ring/steer'"):
+    with pytest.raises(
+        ValueError, match="no config is called 'ring/ster'; did you mean 'ring/steer'"
+    ):
         config.load("sample", "ring/ster")
     with pytest.raises(ValueError, match="steer sample knows no key 'data'"):
         config.load("sample", "fashion/train")
@@ -99,7 +111,7 @@ def test_other_mistakes_are_named(tmp_path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_key_of_a_command_has_a_kind(command):
-    """A new key of a command's defaults is a line in recipes/schema.py too."""
+    """A new key of a command's defaults is a line in recipes/setup/schema.py too."""
 
     def untyped(tree, section, path=""):
         known = hints(section)
@@ -124,7 +136,10 @@ def is_section_type(one):
 def test_a_config_that_extends_another_says_only_what_it_changes(tmp_path):
     (tmp_path / "base.yaml").write_text("extends: ring/steer\nseed: 7\nsampler: {steps: 9}\n")
     (tmp_path / "mine.yaml").write_text(f"extends: {tmp_path}/base.yaml\nsampler: {{steps: 11}}\n")
-    loaded, ring = config.load("sample", str(tmp_path / "mine.yaml")), config.load("sample", "ring/steer")
+    loaded, ring = (
+        config.load("sample", str(tmp_path / "mine.yaml")),
+        config.load("sample", "ring/steer"),
+    )
     assert (loaded.seed, loaded.sampler.steps, loaded.run.dir) == (7, 11, "runs/mine")
     assert loaded.model == ring.model
     assert loaded.sampler._target_ == ring.sampler._target_
@@ -134,8 +149,12 @@ def test_a_config_that_extends_another_says_only_what_it_changes(tmp_path):
 def test_what_is_extended_must_exist_and_not_go_round(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("extends: ring/stere\n")
-    with pytest.raises(ValueError, match=r"no config is called 'ring/stere'; did you mean 'ring/steer'\?"):
+    with pytest.raises(
+        ValueError, match=r"no config is called 'ring/stere'; did you mean 'ring/steer'\?"
+    ):
         config.load("sample", str(mine))
     mine.write_text(f"extends: {mine}\n")
-    with pytest.raises(ValueError, match=r"mine.yaml extends .*mine.yaml: configs cannot go round in a circle"):
+    with pytest.raises(
+        ValueError, match=r"mine.yaml extends .*mine.yaml: configs cannot go round in a circle"
+    ):
         config.load("sample", str(mine))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes import run_folder
 from recipes.cli import how_to_resume, main
+from recipes.setup import run_directory
 from steer import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,10 @@ number = 3
         ([*RING, "--quick"], "unrecognized arguments: --quick"),
         ([*RING, "particels=3"], "knows no key 'particels'; did you mean 'particles'"),
         ([*RING, "particles=some"], "particles is a whole number, at least 1; got 'some'"),
-        ([*RING, "particles=0"], "particles is a whole number, at least 1; got 0; set it with particles=..."),
+        (
+            [*RING, "particles=0"],
+            "particles is a whole number, at least 1; got 0; set it with particles=...",
+        ),
         ([*RING, "prompts=0"], "prompts is a whole number, at least 1; got 0"),
         ([*RING, "sampler.steps=0"], "sampler.steps: TrajectoryTilting needs at least one step"),
         (
@@ -75,23 +78,47 @@ number = 3
         ),
         ([*RING, "tilt.scal=1"], "knows no key 'tilt.scal'; did you mean 'tilt.scale'"),
         ([*RING, "reward=rewards.py:loose"], "reward 'loose' raised KeyError: 'lost'"),
-        ([*RING, "reward=rewards.py:crooked"], "expected a tensor of shape (1,), one number per sample"),
-        ([*RING, "reward=rewards.py:wrong_type"], "expected a tensor of shape (1,), one number per sample, got float"),
+        (
+            [*RING, "reward=rewards.py:crooked"],
+            "expected a tensor of shape (1,), one number per sample",
+        ),
+        (
+            [*RING, "reward=rewards.py:wrong_type"],
+            "expected a tensor of shape (1,), one number per sample, got float",
+        ),
         ([*RING, "reward=rewards.py:two"], "expected arguments (x) or (x, cond)"),
         ([*RING, "reward=rewards.py:number"], "expected a reward"),
         ([*RING, "reward=rewards.Britness"], "did you mean 'Brightness'"),
         ([*RING, "reward=rewards.Quadratic"], "Quadratic needs center, precision"),
-        ([*RING, "reward=rewards.Brightness"], "the reward Brightness cannot take samples of shape (2,)"),
-        ([*RING, "heldout=rewards.Brightness"], "the reward Brightness cannot take samples of shape (2,)"),
+        (
+            [*RING, "reward=rewards.Brightness"],
+            "the reward Brightness cannot take samples of shape (2,)",
+        ),
+        (
+            [*RING, "heldout=rewards.Brightness"],
+            "the reward Brightness cannot take samples of shape (2,)",
+        ),
         ([*RING, "run.dir=bad.safetensors/run"], "cannot write the run folder bad.safetensors/run"),
         (["copy", "ring/ster", "x.yaml"], "did you mean 'ring/steer'"),
         (["copy", "ring/steer", "bad.safetensors"], "bad.safetensors exists already"),
-        (["train", "checkerboard/train", "run.resume=true"], "there is no run runs/checkerboard-train to resume"),
+        (
+            ["train", "checkerboard/train", "run.resume=true"],
+            "there is no run runs/checkerboard-train to resume",
+        ),
         (["train", "checkerboard/train", "trainer.max_step=2"], "did you mean 'max_steps'"),
-        (["train", "checkerboard/train", "trainer.accelerator=abacus"], "Available names are: auto"),
-        (["train", "checkerboard/train", "trainer.logger=true"], "trainer.logger is set by the recipe"),
+        (
+            ["train", "checkerboard/train", "trainer.accelerator=abacus"],
+            "Available names are: auto",
+        ),
+        (
+            ["train", "checkerboard/train", "trainer.logger=true"],
+            "trainer.logger is set by the recipe",
+        ),
         (["train", "checkerboard/train", "loop.lr=-1.0"], "loop.lr: lr must be positive"),
-        (["train", "fashion/classifier", "data.folder=nowhere"], "no t10k-images-idx3-ubyte.gz in nowhere"),
+        (
+            ["train", "fashion/classifier", "data.folder=nowhere"],
+            "no t10k-images-idx3-ubyte.gz in nowhere",
+        ),
         (["tune", "fashion/tune", "model=nowhere"], "no map is called 'nowhere'"),
     ],
 )
@@ -109,9 +136,13 @@ def test_a_reward_that_is_nan_names_the_sample_and_the_time(steer):
 
 
 def test_a_checkpoint_of_another_shape(steer, plane, fashion):
-    says = steer.fails("sample", "fashion/steer", *fashion, f"model={plane}", "particles=2", "sampler.steps=2")
+    says = steer.fails(
+        "sample", "fashion/steer", *fashion, f"model={plane}", "particles=2", "sampler.steps=2"
+    )
     assert "expected images of 1 channels" in says
-    assert "the model cannot take samples of shape (3,)" in steer.fails(*RING[:-1], f"model={plane}", "shape=[3]")
+    assert "the model cannot take samples of shape (3,)" in steer.fails(
+        *RING[:-1], f"model={plane}", "shape=[3]"
+    )
     module = checkpoint.load_module(plane)
     module.network.first.weight.data = torch.zeros(9, 4)
     recipe = checkpoint.read_header(plane)["build"]
@@ -123,9 +154,19 @@ def test_a_checkpoint_of_another_shape(steer, plane, fashion):
 
 
 def test_only_trained_maps_are_tuned(steer):
-    ring = ["model._target_=steer.analytic.ring", "condition.labels=null", "judge=null", "heldout=null"]
+    ring = [
+        "model._target_=steer.analytic.ring",
+        "condition.labels=null",
+        "judge=null",
+        "heldout=null",
+    ]
     assert "only a trained map" in steer.fails(
-        "tune", "fashion/tune", *ring, "reward._target_=rewards.Linear", "reward.direction=[1,0]", "reward_decode=null"
+        "tune",
+        "fashion/tune",
+        *ring,
+        "reward._target_=rewards.Linear",
+        "reward.direction=[1,0]",
+        "reward_decode=null",
     )
 
 
@@ -145,7 +186,13 @@ class Broken(Jump):
 
 def test_an_exception_in_a_file_of_ones_own_is_one_line_that_says_where(steer, capsys):
     Path("mine.py").write_text(SAMPLER)
-    broken = [*RING[:2], "particles=8", "base.steps=2", "model.steps=4", "sampler._target_=mine.py:Broken"]
+    broken = [
+        *RING[:2],
+        "particles=8",
+        "base.steps=2",
+        "model.steps=4",
+        "sampler._target_=mine.py:Broken",
+    ]
     assert main([*broken, "--quiet"]) == 3
     says = capsys.readouterr().err
     where = Path("mine.py").resolve()
@@ -160,16 +207,27 @@ def test_interrupted(steer, plane, monkeypatch, capsys):
     assert "nothing of it was kept" in capsys.readouterr().err
 
 
-def test_a_run_that_is_interrupted_says_how_to_go_on_where_there_is_something_to_go_on_from(steer, monkeypatch, capsys):
-    small = ["train", "checkerboard/train", "model.network.width=4", "data.batch_size=4", "trainer.max_steps=4"]
+def test_a_run_that_is_interrupted_says_how_to_go_on_where_there_is_something_to_go_on_from(
+    steer, monkeypatch, capsys
+):
+    small = [
+        "train",
+        "checkerboard/train",
+        "model.network.width=4",
+        "data.batch_size=4",
+        "trainer.max_steps=4",
+    ]
     monkeypatch.setattr("steer.training.FlowMatching.forward", interrupt)
     assert main([*small, "--quiet"]) == 130
     assert "nothing of it was kept" in capsys.readouterr().err
     Path("runs/checkerboard-train/last.ckpt").touch()
     again = how_to_resume(["train", "checkerboard/train", "run.resume=false"])
-    assert again == "; to go on from its last checkpoint: steer train checkerboard/train run.resume=true"
+    assert (
+        again
+        == "; to go on from its last checkpoint: steer train checkerboard/train run.resume=true"
+    )
     monkeypatch.setattr("recipes.cli.run", interrupt)
-    run_folder.opened.clear()  # as in a process that was stopped before it had a folder of its own
+    run_directory.opened.clear()  # as in a process that was stopped before it had a folder of its own
     assert main([*small, "sed=1", "--quiet"]) == 130
     assert "nothing of it was kept" in capsys.readouterr().err
 
@@ -180,7 +238,9 @@ def interrupt(*_):
 
 def test_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "recipes.cli", "sample", "ring/steer", "model=nowhere"]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("steer: error: model: no map is called 'nowhere': shipped are ")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from recipes import config
 from recipes.cli import main
+from recipes.setup import config
 
 
 def test_list_shows_every_config(capsys):

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from recipes.progress import bar, warned_of
+from recipes.setup.progress_bar import bar, warned_of
 from steer.progress import shown_by, track
 
 
@@ -49,7 +49,10 @@ def warn_at(*budgets):
 
 
 def test_warnings_before_a_failure_are_not_lost():
-    with pytest.warns(UserWarning, match="^FMTT at 13: before$"), pytest.raises(ValueError, match="no"):
+    with (
+        pytest.warns(UserWarning, match="^FMTT at 13: before$"),
+        pytest.raises(ValueError, match="no"),
+    ):
         warn_and_fail()
 
 

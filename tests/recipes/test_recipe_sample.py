@@ -9,8 +9,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-RING = ["sample", "ring/steer", "particles=64", "sampler.steps=12", "sampler.film=16", "base.steps=8", "model.steps=8"]
-FILES = {"config.yaml", "metrics.json", "samples.safetensors", "grid.png", "filmstrip.png", "curves.png", "report.html"}
+RING = [
+    "sample",
+    "ring/steer",
+    "particles=64",
+    "sampler.steps=12",
+    "sampler.film=16",
+    "base.steps=8",
+    "model.steps=8",
+]
+FILES = {
+    "config.yaml",
+    "metrics.json",
+    "samples.safetensors",
+    "grid.png",
+    "filmstrip.png",
+    "curves.png",
+    "report.html",
+}
 PROMISED = {
     "method", "claim", "reward_mean", "reward_std_error", "base_reward_mean", "heldout_reward_mean", "diversity",
     "log_z", "ess_min", "resamples", "evaluations", "seconds", "seed", "versions",
@@ -39,7 +55,12 @@ def test_a_run_folder_holds_what_is_promised(steer):
 def test_log_z_comes_near_the_closed_form(steer):
     metrics = steer.metrics(*RING, "particles=512", "sampler.steps=40")
     assert metrics["log_z"] == pytest.approx(metrics["log_z_exact"], abs=0.3)
-    linear = ["reward._target_=rewards.Linear", "reward.direction=[0.5,0]", "reward.offset=1", "tilt.scale=0.5"]
+    linear = [
+        "reward._target_=rewards.Linear",
+        "reward.direction=[0.5,0]",
+        "reward.offset=1",
+        "tilt.scale=0.5",
+    ]
     metrics = steer.metrics(*RING, *linear, "particles=512", "sampler.steps=40")
     assert metrics["log_z"] == pytest.approx(metrics["log_z_exact"], abs=0.1)
 
@@ -52,7 +73,11 @@ def test_the_same_command_gives_the_same_figures(steer):
     first = figures()
     assert figures() == first
     assert figures("seed=1") != first
-    assert {path.name for path in Path("runs").iterdir()} == {"ring-steer", "ring-steer-2", "ring-steer-3"}
+    assert {path.name for path in Path("runs").iterdir()} == {
+        "ring-steer",
+        "ring-steer-2",
+        "ring-steer-3",
+    }
 
 
 @pytest.mark.parametrize("target", ["BestOfN", "Jump", "Sde"])
@@ -67,7 +92,9 @@ def test_other_samplers_by_their_name(steer, target):
 
 
 def test_guidances_come_before_the_sampler(steer):
-    """A push to the right moves samples right, and the law is then not the model's any more: no closed form is claimed."""
+    """A push to the right moves samples right, and the law is then not the model's any more: no
+    closed form is claimed.
+    """
     Path("push.py").write_text(
         "import torch\nfrom steer.guidance import Guidance\n"
         "class Push(Guidance):\n    def __init__(self, by):\n        self.by = by\n"
@@ -76,19 +103,28 @@ def test_guidances_come_before_the_sampler(steer):
     )
     pushes = "guidances=[{_target_: push.py:Push, by: 2.0}, {_target_: push.py:Push, by: -0.5}]"
     few = [*RING[:3], "sampler._target_=steer.samplers.Ode", "reward=null"]
-    plain, pushed = (load_file(Path(steer(*few, *more)) / "samples.safetensors") for more in ([], [pushes]))
+    plain, pushed = (
+        load_file(Path(steer(*few, *more)) / "samples.safetensors") for more in ([], [pushes])
+    )
     assert (pushed["x"] - plain["x"]).mean(1)[0, 0] > 0.5
     metrics = steer.metrics(*RING, pushes)
     assert metrics["log_z_exact"] is None
-    guided = ["guidances=[{_target_: steer.guidance.ClassifierFree, weight: 3.0}]", "condition.labels=[2]"]
+    guided = [
+        "guidances=[{_target_: steer.guidance.ClassifierFree, weight: 3.0}]",
+        "condition.labels=[2]",
+    ]
     assert steer.metrics(*RING, *guided)["evaluations"]["network_forward"] == 2 * (2 * 12)
     draws = (
         "guidances=[{_target_: steer.guidance.ValueGuidance, value: {_target_: steer.Value, tilt: {_target_: steer.Tilt,"
         " reward: {_target_: rewards.Linear, direction: [1.0, 0.0]}}, lookahead: {_target_: steer.lookahead.Glass, draws: 2}}}]"
     )
-    first, again = (load_file(Path(steer(*few, draws)) / "samples.safetensors")["x"] for _ in range(2))
+    first, again = (
+        load_file(Path(steer(*few, draws)) / "samples.safetensors")["x"] for _ in range(2)
+    )
     assert (first == again).all()
-    assert "guidances[0] is a Guidance" in steer.fails(*RING, "guidances=[{_target_: steer.samplers.Ode}]")
+    assert "guidances[0] is a Guidance" in steer.fails(
+        *RING, "guidances=[{_target_: steer.samplers.Ode}]"
+    )
 
 
 def test_a_refused_run_leaves_no_folder(steer):
@@ -112,9 +148,14 @@ def test_a_reward_of_ones_own(steer):
         "class Up(nn.Module):\n    def forward(self, x):\n        return x[:, 1]\n"
         "ready = Up()\n"
     )
-    means = {steer.metrics(*RING, f"reward=mine.py:{name}")["reward_mean"] for name in ("up", "alike", "ready")}
+    means = {
+        steer.metrics(*RING, f"reward=mine.py:{name}")["reward_mean"]
+        for name in ("up", "alike", "ready")
+    }
     assert len(means) == 1
-    metrics = steer.metrics("sample", "ring/base", "particles=32", "sampler.steps=4", "heldout=mine.py:up")
+    metrics = steer.metrics(
+        "sample", "ring/base", "particles=32", "sampler.steps=4", "heldout=mine.py:up"
+    )
     assert metrics["heldout_reward_mean"] is not None
 
 
@@ -127,7 +168,9 @@ def test_a_scale_for_each_prompt(steer):
 
 
 def test_images(steer, fashion):
-    folder = Path(steer("sample", "fashion/steer", *fashion, "particles=2", "sampler.steps=2", "base.steps=1"))
+    folder = Path(
+        steer("sample", "fashion/steer", *fashion, "particles=2", "sampler.steps=2", "base.steps=1")
+    )
     assert {path.name for path in folder.iterdir()} == FILES
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0 <= metrics["judge_accuracy"] <= 1
@@ -145,34 +188,61 @@ def test_labels_by_name_and_a_model_that_is_told(steer, fashion):
 
 
 def test_a_reward_without_a_gradient(steer, fashion):
-    words = ["sample", "fashion/steer", *fashion[:1], *fashion[2:], "particles=2", "reward=rewards.JpegSize"]
+    words = [
+        "sample",
+        "fashion/steer",
+        *fashion[:1],
+        *fashion[2:],
+        "particles=2",
+        "reward=rewards.JpegSize",
+    ]
     says = steer.fails(*words, "sampler.steps=2")
     assert "JpegSize has no gradient" in says
     assert "BestOfN" in says
-    best = ["sampler._target_=steer.samplers.BestOfN", "sampler.base_sampler._target_=steer.samplers.Jump"]
+    best = [
+        "sampler._target_=steer.samplers.BestOfN",
+        "sampler.base_sampler._target_=steer.samplers.Jump",
+    ]
     assert steer.metrics(*words, *best)["claim"] == "maximiser"
 
 
 def test_import_is_light():
-    code = "import sys, recipes.cli; recipes.cli.parser().format_help(); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    code = (
+        "import sys, recipes.cli; recipes.cli.parser().format_help(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
     assert done.stdout.strip() == "False"
 
 
 def test_steering_that_blows_up_without_an_infinity_is_told_of(steer):
-    """Steps along the gradient of a bowl, at a scale that throws every step past where it came from."""
+    """Steps along the gradient of a bowl, at a scale that throws every step past where it came
+    from.
+    """
     wild = ["sampler._target_=steer.samplers.ValueGuided", "sampler.steps=4", "tilt.scale=1e4"]
-    with pytest.warns(UserWarning, match=r"steered samples reach .*, and unsteered ones .*lower tilt\.scale"):
+    with pytest.warns(
+        UserWarning, match=r"steered samples reach .*, and unsteered ones .*lower tilt\.scale"
+    ):
         steer("sample", "ring/steer", "particles=8", "base.steps=2", "model.steps=4", *wild)
 
 
-@pytest.mark.parametrize(("broken", "on_nonfinite"), [("-math.inf", "raise"), ("math.nan", "reject")])
+@pytest.mark.parametrize(
+    ("broken", "on_nonfinite"), [("-math.inf", "raise"), ("math.nan", "reject")]
+)
 def test_hard_constraints_reach_the_report(steer, broken, on_nonfinite):
-    """A wall at x_0 = 1: samples behind it have weight zero, and the unsteered mean, which is -inf, is null."""
+    """A wall at x_0 = 1: samples behind it have weight zero, and the unsteered mean, which is -inf,
+    is null.
+    """
     Path("wall.py").write_text(
         f"import math\nimport torch\n\ndef wall(x):\n    return torch.where(x[:, 0] > 1, x[:, 1], {broken})\n"
     )
-    words = [*RING, "reward=wall.py:wall", "sampler.guide=false", f"tilt.on_nonfinite={on_nonfinite}"]
+    words = [
+        *RING,
+        "reward=wall.py:wall",
+        "sampler.guide=false",
+        f"tilt.on_nonfinite={on_nonfinite}",
+    ]
     metrics = steer.metrics(*words)
     assert metrics["reward_mean"] is not None
     assert metrics["base_reward_mean"] is None

@@ -1,4 +1,6 @@
-"""steer train, tune and evaluate: what they leave, and that a killed run ends like one that was left alone."""
+"""steer train, tune and evaluate: what they leave, and that a killed run ends like one that was
+left alone.
+"""
 
 import json
 import os
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from recipes.cli import main
-from recipes.report import number
+from recipes.reporting.html import number
 from rewards import load_classifier
 from steer import checkpoint
 
@@ -41,7 +43,15 @@ sampler: {_target_: steer.samplers.Jump, steps: 2}
 """
 
 
-FILES = {"config.yaml", "metrics.json", "map.safetensors", "last.ckpt", "grid.png", "curves.png", "report.html"}
+FILES = {
+    "config.yaml",
+    "metrics.json",
+    "map.safetensors",
+    "last.ckpt",
+    "grid.png",
+    "curves.png",
+    "report.html",
+}
 
 
 def weights(folder):
@@ -97,11 +107,22 @@ def test_training_leaves_a_map_that_loads(steer, capsys):
     assert header["shape"] == [2]
     assert header["seed"] == 0
     assert "checkerboard/train" in header["command"]
-    assert steer.metrics("sample", "checkerboard/sample", "particles=16", "sampler.steps=3")["claim"] == "exact"
-    evaluated = steer.metrics("evaluate", "checkerboard/evaluate", "particles=200", "yardstick.draws=500")
-    assert evaluated["samplers"].keys() == {*(f"{k}_jumps" for k in (2, 4, 8, 16)), "1_jump", "64-step_ode"}
+    assert (
+        steer.metrics("sample", "checkerboard/sample", "particles=16", "sampler.steps=3")["claim"]
+        == "exact"
+    )
+    evaluated = steer.metrics(
+        "evaluate", "checkerboard/evaluate", "particles=200", "yardstick.draws=500"
+    )
+    assert evaluated["samplers"].keys() == {
+        *(f"{k}_jumps" for k in (2, 4, 8, 16)),
+        "1_jump",
+        "64-step_ode",
+    }
     assert evaluated["samplers"]["4_jumps"]["network_forward"] == 4
-    assert evaluated["floor"]["energy_distance"] < evaluated["samplers"]["1_jump"]["energy_distance"]
+    assert (
+        evaluated["floor"]["energy_distance"] < evaluated["samplers"]["1_jump"]["energy_distance"]
+    )
     few = ["particles=200", "yardstick.draws=500", "samplers.64-step_ode=null"]
     assert main(["evaluate", "checkerboard/evaluate", *few]) == 0
     assert f"grid kl, 4 jumps: {number(evaluated['samplers']['4_jumps']['grid_kl'])}" in (
@@ -115,17 +136,23 @@ def test_a_run_stopped_and_resumed_equals_one_that_was_not(steer):
     assert steer(*BOARD, "run.dir=parts", "run.resume=true") == "parts"
     assert equal(weights("whole"), weights("parts"))
     again = [*BOARD, "run.dir=parts", "run.resume=true"]
-    assert "other settings, of loop.lr (0.001 before, 0.1 now); resume" in steer.fails(*again, "loop.lr=0.1")
+    assert "other settings, of loop.lr (0.001 before, 0.1 now); resume" in steer.fails(
+        *again, "loop.lr=0.1"
+    )
     Path("parts/last.ckpt").write_bytes(b"half")
     assert "last.ckpt is damaged" in steer.fails(*BOARD, "run.dir=parts", "run.resume=true")
     assert not equal(weights("whole"), weights(steer(*BOARD, "run.dir=other", "seed=1")))
 
 
 def kill_and_resume(steer, words):
-    """Runs the command in a process of its own, kills it once it has a checkpoint, and resumes it in this one."""
+    """Runs the command in a process of its own, kills it once it has a checkpoint, and resumes it
+    in this one.
+    """
     words, last = [*words, "run.dir=killed"], Path("killed/last.ckpt")
     command = [sys.executable, "-m", "recipes.cli", *words, "--quiet"]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    )
     while process.poll() is None and not last.exists():
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -151,16 +178,24 @@ def test_killed_while_tuning(steer, plane):
     assert 0 < step < 200
     metrics = steer.metrics(*words, "run.dir=whole")
     assert equal(weights("killed"), weights("whole"))
-    assert metrics["evaluations"] == json.loads(Path("killed/metrics.json").read_text())["evaluations"]
+    assert (
+        metrics["evaluations"] == json.loads(Path("killed/metrics.json").read_text())["evaluations"]
+    )
 
 
 @pytest.mark.slow
 def test_interrupted_while_training(steer):
     words = [*BOARD, "trainer.max_steps=100000", "pictures=null"]
     command = [sys.executable, "-m", "recipes.cli", *words]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs are deaf to
+    heard = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # which a shell's background jobs are deaf to
     process = subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        command,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heard,
     )
     while process.poll() is None and not Path("runs/checkerboard-train/last.ckpt").exists():
         time.sleep(0.01)
@@ -172,7 +207,12 @@ def test_interrupted_while_training(steer):
 
 
 def test_a_classifier(steer, clothes):
-    words = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.folder=clothes", "data.batch_size=8"]
+    words = [
+        "trainer.max_steps=4",
+        "trainer.val_check_interval=2",
+        "data.folder=clothes",
+        "data.batch_size=8",
+    ]
     words += ["model.width=8", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"]
     metrics = steer.metrics("train", "fashion/classifier", *words)
     assert 0 <= metrics["logged"]["val/accuracy"] <= 1
@@ -181,9 +221,25 @@ def test_a_classifier(steer, clothes):
 
 
 def test_an_image_map(steer, clothes):
-    words = ["trainer.max_steps=2", "data.folder=clothes", "data.batch_size=4", "model.network.channels=[8]"]
-    words += ["model.network.condition.dim=32", "loop.objective.diag_only_steps=0", "trainer.precision=32-true"]
-    steer("train", "fashion/train", *words, "particles=2", "pictures.every=2", "trainer.log_every_n_steps=1")
+    words = [
+        "trainer.max_steps=2",
+        "data.folder=clothes",
+        "data.batch_size=4",
+        "model.network.channels=[8]",
+    ]
+    words += [
+        "model.network.condition.dim=32",
+        "loop.objective.diag_only_steps=0",
+        "trainer.precision=32-true",
+    ]
+    steer(
+        "train",
+        "fashion/train",
+        *words,
+        "particles=2",
+        "pictures.every=2",
+        "trainer.log_every_n_steps=1",
+    )
     assert checkpoint.load("runs/fashion-train").network.condition.classes == 10
 
 
@@ -197,7 +253,13 @@ def test_evaluating_images(steer, fashion, clothes):
         assert figures["frechet_distance"] >= 0
         assert 0 <= figures["judge_accuracy"] <= 1
     untold = steer.metrics(
-        "evaluate", "fashion/evaluate", fashion[0], judge, *data, "particles=2", "condition.model=false"
+        "evaluate",
+        "fashion/evaluate",
+        fashion[0],
+        judge,
+        *data,
+        "particles=2",
+        "condition.model=false",
     )
     assert "judge_accuracy" not in untold["samplers"]["1_jump"]
 
@@ -222,7 +284,9 @@ def test_tuning_raises_the_reward(steer, plane, how):
 
 
 def check_adapters(steer, folder, metrics):
-    """Adapters alone are kept, a map with them loads, draws and is tuned further; merged weights are the same map."""
+    """Adapters alone are kept, a map with them loads, draws and is tuned further; merged weights
+    are the same map.
+    """
     assert not (folder / "map.safetensors").exists()
     assert metrics["parameters"] == 4 * 8 + 8 + 8 * 2 + 2
     assert metrics["tuned_parameters"] == 2 * (4 + 8) + 2 * (8 + 2)
@@ -244,8 +308,16 @@ def test_a_scale_for_each_prompt_needs_something_to_tell_prompts_apart(steer, pl
 
 
 def test_tuning_images_untold(steer, fashion):
-    small = ["particles=2", "loop.batch_size=2", "trainer.max_steps=2", "watch_every=2", "trainer.accelerator=cpu"]
-    inside = [word.replace("reward.classifier", "reward.reward.classifier") for word in fashion]  # of Smoothed
+    small = [
+        "particles=2",
+        "loop.batch_size=2",
+        "trainer.max_steps=2",
+        "watch_every=2",
+        "trainer.accelerator=cpu",
+    ]
+    inside = [
+        word.replace("reward.classifier", "reward.reward.classifier") for word in fashion
+    ]  # of Smoothed
     metrics = steer.metrics("tune", "fashion/tune", *inside, *small)
     assert 0 <= metrics["judge_accuracy"] <= 1
     assert weights("runs/fashion-tune").keys() == load_file("images.safetensors").keys()

@@ -1,4 +1,6 @@
-"""`steer train` and `steer tune` as commands on two processes, to the report, with the figures that one process has."""
+"""`steer train` and `steer tune` as commands on two processes, to the report, with the figures that
+one process has.
+"""
 
 import json
 import os
@@ -12,7 +14,7 @@ import torch
 from test_recipe_train import BOARD, ROOT, TUNE
 
 import rewards
-from recipes.measure import Measure
+from recipes.evaluation.metrics import Measure
 from steer import checkpoint
 from steer.data.stream import keyed_generator
 from steer.loops import read_csv_log
@@ -23,7 +25,9 @@ TWO = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
 
 
 def command(*words):
-    """Runs `steer` in a process of its own, and kills it with all that it started when it takes too long."""
+    """Runs `steer` in a process of its own, and kills it with all that it started when it takes too
+    long.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "recipes.cli", *words, *TWO, "--quiet"],
@@ -43,7 +47,9 @@ def command(*words):
 
 
 def test_tuning_on_two_processes_ends_in_the_report_with_the_figures_of_one(steer, plane):
-    """What is watched and reported is measured anew here, from the map that was kept: the same to the last bit."""
+    """What is watched and reported is measured anew here, from the map that was kept: the same to
+    the last bit.
+    """
     Path("tune.yaml").write_text(TUNE + "prompts: 3\n")
     folder = command("tune", "tune.yaml")
     assert (folder / "report.html").is_file()
@@ -55,7 +61,13 @@ def test_tuning_on_two_processes_ends_in_the_report_with_the_figures_of_one(stee
     reward, heldout = rewards.Linear([1.0, 1.0]), rewards.Linear([1.0, 0.0])
     figures = Measure(reward, heldout, None, None, None)(result)
     assert figures["reward_std_error"] > 0
-    for name in ("reward_mean", "reward_std_error", "heldout_reward_mean", "heldout_reward_std_error", "diversity"):
+    for name in (
+        "reward_mean",
+        "reward_std_error",
+        "heldout_reward_mean",
+        "heldout_reward_std_error",
+        "diversity",
+    ):
         assert metrics[name] == figures[name]
     watched = read_csv_log(folder / "log.csv")
     assert list(watched["watch/reward_mean"]) == [10, 20, 30]

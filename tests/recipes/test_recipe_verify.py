@@ -1,4 +1,6 @@
-"""steer verify: right methods pass, wrong ones that claim to be exact fail, and the others get figures but no verdict."""
+"""steer verify: right methods pass, wrong ones that claim to be exact fail, and the others get
+figures but no verdict.
+"""
 
 import json
 import math
@@ -9,16 +11,38 @@ import pytest
 import torch
 
 from recipes.cli import main
-from recipes.figures import verify as figure
-from recipes.judgement import at_step_zero, enough, judge, order, settled, surprise
-from recipes.truth import Held, Numbers, Size, errors, hold, hold_until, std_error
+from recipes.experiments import verify as figure
+from recipes.verification.hypothesis_test import (
+    at_step_zero,
+    enough,
+    judge,
+    order,
+    settled,
+    surprise,
+)
+from recipes.verification.measurement import (
+    Held,
+    Numbers,
+    Size,
+    errors,
+    hold,
+    hold_until,
+    std_error,
+)
+from steer.analytic.benchmarks import WORLDS
 from steer.counting import Evaluations
 from steer.resampling import log_mean_exp
 from steer.samplers import Jump, Result, Sampler
 from steer.tilt import Tilt
-from steer.worlds import WORLDS
 
-WORDS = ["verify", "worlds/verify", "worlds=[overlapping]", "prompts=16", "particles=256", "rounds=1"]
+WORDS = [
+    "verify",
+    "worlds/verify",
+    "worlds=[overlapping]",
+    "prompts=16",
+    "particles=256",
+    "rounds=1",
+]
 JUMP = ["sampler._target_=steer.samplers.Jump", "steps=[1,2]"]
 ENOUGH = ["prompts=64", "particles=1024", "rounds=4"]
 SAMPLERS = """
@@ -26,7 +50,11 @@ from dataclasses import replace
 import torch
 from steer import counting
 from steer.resampling import log_mean_exp
-from steer.samplers import Jump, Ode, Result, Sampler, Sde
+from steer.samplers import Jump
+from steer.samplers import Ode
+from steer.samplers import Result
+from steer.samplers import Sampler
+from steer.samplers import Sde
 
 class Exact(Sampler):                     # draws of the mixture itself, the same ones at every number of steps
     claim = "exact"
@@ -98,7 +126,7 @@ def refuted(capsys, *words):
     return json.loads((Path(out.strip()) / "metrics.json").read_text()), err
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
+# --- the command --------------------------------------------------------------------------------
 def test_a_right_method_passes_and_leaves_a_folder(mine):
     folder = Path(mine(*of_mine("Exact"), "worlds=[overlapping,lobes]", *ENOUGH))
     assert {p.name for p in folder.iterdir()} == {
@@ -125,7 +153,9 @@ def test_a_right_method_passes_and_leaves_a_folder(mine):
 
 
 def test_the_same_command_gives_the_same_figures(mine):
-    first, again, other = (mine.metrics(*of_mine("Biased"), *more)["worlds"] for more in ((), (), ("seed=1",)))
+    first, again, other = (
+        mine.metrics(*of_mine("Biased"), *more)["worlds"] for more in ((), (), ("seed=1",))
+    )
     assert first == again != other
 
 
@@ -149,7 +179,9 @@ def test_too_few_samples_show_nothing(mine, capsys):
 
 
 def test_repetitions_are_added_until_what_must_be_told_is(mine):
-    found = mine.metrics(*of_mine("Exact"), "particles=1024", "prompts=8", "rounds=20")["worlds"]["overlapping"]
+    found = mine.metrics(*of_mine("Exact"), "particles=1024", "prompts=8", "rounds=20")["worlds"][
+        "overlapping"
+    ]
     assert found["repetitions"] > 8
     assert found["repetitions"] % 8 == 0
     told = found["smallest_error_told"]
@@ -167,7 +199,10 @@ def test_an_exact_method_without_log_z_is_held_to_its_samples(mine):
 
 
 def test_a_method_that_claims_no_law_gets_no_verdict(mine):
-    best = ["sampler._target_=steer.samplers.BestOfN", "sampler.base_sampler._target_=steer.samplers.Jump"]
+    best = [
+        "sampler._target_=steer.samplers.BestOfN",
+        "sampler.base_sampler._target_=steer.samplers.Jump",
+    ]
     for claim, words in (("biased", of_mine("Biased")), ("maximiser", [*WORDS, *best])):
         folder = Path(mine(*words))
         metrics = json.loads((folder / "metrics.json").read_text())
@@ -187,7 +222,10 @@ def test_the_table_is_shown_unless_quiet(mine, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["worlds=[rings]"], "no world is called 'rings'; did you mean 'ring'?; there are: ring, overlapping"),
+        (
+            ["worlds=[rings]"],
+            "no world is called 'rings'; did you mean 'ring'?; there are: ring, overlapping",
+        ),
         (["worlds=[]"], "worlds is a string or a list"),
         (["steps=[0]"], "steps[0] is a whole number, at least 1"),
         (["steps=[5,5]"], "steps is a list of different whole numbers"),
@@ -201,7 +239,10 @@ def test_the_table_is_shown_unless_quiet(mine, capsys):
             "claim is one of exact, exact for the chain, biased, maximiser; Boasting has 'best'",
         ),
         (["sampler._target_=mine.py:Refusing"], "in the world 'overlapping': no gradient here"),
-        (["sampler._target_=mine.py:Nan"], "in the world 'overlapping': the sampler returned x with entries"),
+        (
+            ["sampler._target_=mine.py:Nan"],
+            "in the world 'overlapping': the sampler returned x with entries",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(mine, words, says):
@@ -209,9 +250,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(mine, words, says):
     assert not Path("runs").exists()
 
 
-# --- the statistics ---------------------------------------------------------------------------------------------------
+# --- the statistics -----------------------------------------------------------------------------
 def test_few_particles_many_repetitions_are_unbiased_together():
-    """With 4 particles the mean of log Z is far too low and the weighted means are pulled back; put together, neither."""
+    """With 4 particles the mean of log Z is far too low and the weighted means are pulled back; put
+    together, neither.
+    """
     world = WORLDS["ring"]()
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(6000, 4, 2, generator=generator, dtype=torch.float64)
@@ -228,7 +271,9 @@ def test_few_particles_many_repetitions_are_unbiased_together():
 def made(errors_of_log_z, noise=0.0, repetitions=16):
     """Runs of these sizes and errors, whose repetitions add +-noise sqrt(repetitions)."""
     zeros = torch.zeros(1, dtype=torch.float64)
-    swing = noise * repetitions**0.5 * (-1.0) ** torch.arange(repetitions, dtype=torch.float64)[:, None]
+    swing = (
+        noise * repetitions**0.5 * (-1.0) ** torch.arange(repetitions, dtype=torch.float64)[:, None]
+    )
     influence = Numbers(swing, 0 * swing, 0 * swing)
     return [
         Held(n, Numbers(zeros + e, zeros, zeros), influence, 1.0, 1.0, Evaluations())
@@ -254,7 +299,9 @@ def test_noise_common_to_all_sizes_is_not_multiplied_by_the_extrapolation():
 
 def test_surprise_goes_beyond_a_limit_as_often_as_a_gaussian():
     x = torch.randn(4000, 8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = torch.tensor([surprise(e, s, 8) for e, s in zip(x.mean(1), x.std(1) / 8**0.5, strict=True)])
+    found = torch.tensor(
+        [surprise(e, s, 8) for e, s in zip(x.mean(1), x.std(1) / 8**0.5, strict=True)]
+    )
     beyond = float((found > 2).double().mean())
     assert abs(beyond - 0.0455) < 4 * (0.0455 / 4000) ** 0.5
     assert surprise(torch.tensor([2.5]), torch.tensor([1.0]), 10**6) == pytest.approx(2.5, rel=1e-3)
@@ -263,12 +310,18 @@ def test_surprise_goes_beyond_a_limit_as_often_as_a_gaussian():
 def test_a_method_that_is_not_exact_never_passes():
     world = WORLDS["overlapping"]()
     held = [hold(Jump(1), 1, world, "overlapping", Size(32, 4096, 0))]
-    assert [judge(held, world, claim).verdict for claim in ("exact", "biased", "maximiser")] == ["pass", "none", "none"]
+    assert [judge(held, world, claim).verdict for claim in ("exact", "biased", "maximiser")] == [
+        "pass",
+        "none",
+        "none",
+    ]
 
 
-# --- weights that are 5 % wrong ---------------------------------------------------------------------------------------
+# --- weights that are 5 % wrong -----------------------------------------------------------------
 class Draws(Sampler):
-    """Exact draws of the mixture, weighted by the tilt: exact. Subclasses spoil the weights by a factor of 1.05."""
+    """Exact draws of the mixture, weighted by the tilt: exact. Subclasses spoil the weights by a
+    factor of 1.05.
+    """
 
     claim = "exact"
 
@@ -312,28 +365,37 @@ class TooLowBeyondTheMean(Draws):
 
 def verdict_of(sampler, name, seed):
     world = WORLDS[name]()
-    held = hold_until(partial(enough, world=world), {None: sampler(world)}, world, name, Size(32, 1024, seed), 20)
+    held = hold_until(
+        partial(enough, world=world), {None: sampler(world)}, world, name, Size(32, 1024, seed), 20
+    )
     return judge(held, world, "exact").verdict
 
 
 @pytest.mark.parametrize("wrong", [TooHigh, TooHighInAMode, TooLowBeyondTheMean])
 def test_weights_that_are_five_percent_wrong_fail_in_most_worlds(wrong, monkeypatch):
-    monkeypatch.setattr("recipes.truth.over_floor", lambda *_: math.nan)
+    monkeypatch.setattr("recipes.verification.measurement.over_floor", lambda *_: math.nan)
     verdicts = [verdict_of(wrong, name, 0) for name in WORLDS]
     assert verdicts.count("fail") >= 6, verdicts
 
 
 def test_right_weights_pass_in_every_world(monkeypatch):
-    monkeypatch.setattr("recipes.truth.over_floor", lambda *_: math.nan)
+    monkeypatch.setattr("recipes.verification.measurement.over_floor", lambda *_: math.nan)
     assert {verdict_of(Draws, name, 1) for name in WORLDS} == {"pass"}
 
 
 def test_the_page_of_all_methods(monkeypatch):
     monkeypatch.setattr(figure, "PARTICLES", 64)
-    cells = {figure.key_of("Jump", name): figure.measure("Jump", name, 1) for name in ("overlapping", "lobes")}
+    cells = {
+        figure.key_of("Jump", name): figure.measure("Jump", name, 1)
+        for name in ("overlapping", "lobes")
+    }
     page = figure.page_of(cells)
     assert "2 cells; 2 inconclusive." in page  # so few particles tell nothing
-    checks = [cell[f"{what}_in_std_errors"] for cell in cells.values() for what in ("log_z", "mean", "mode_weights")]
+    checks = [
+        cell[f"{what}_in_std_errors"]
+        for cell in cells.values()
+        for what in ("log_z", "mean", "mode_weights")
+    ]
     assert f"6 numbers: {sum(z > 2 for z in checks)} beyond 2 (0.3 expected)" in page
     told = cells[figure.key_of("Jump", "lobes")]["smallest_error_told"]["log_z"]
     assert f" {told:.3f} " in page.split("## The smallest error of log Z that is told")[1]
@@ -348,7 +410,10 @@ def test_the_page_of_all_methods(monkeypatch):
     ],
 )
 def test_an_error_that_does_not_shrink_is_not_passed(errors, expected):
-    sizes = [{"log_z_error": e, "log_z_std_error": 0.01, "log_z_in_std_errors": abs(e) / 0.01} for e in errors]
+    sizes = [
+        {"log_z_error": e, "log_z_std_error": 0.01, "log_z_in_std_errors": abs(e) / 0.01}
+        for e in errors
+    ]
     assert settled("pass", sizes) == expected
     assert settled("fail", sizes) == "fail"
     assert settled("pass", sizes[-1:]) == "pass"

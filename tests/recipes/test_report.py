@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes import report
-from recipes.report import number, plus_minus
+from recipes.reporting import html
+from recipes.reporting.html import number, plus_minus
 from steer.samplers.base import Claim
 
 HOSTILE = "<script>alert(\"1 & 2\")</script> {title} 'quoted'"
@@ -49,7 +49,7 @@ def png(tmp_path):
 def source(tmp_path, png):
     """A report all of whose texts are hostile."""
     path = tmp_path / "report.html"
-    report.write(
+    html.write(
         path,
         HOSTILE,
         HOSTILE,
@@ -65,7 +65,11 @@ def source(tmp_path, png):
 def test_nothing_is_fetched(source):
     page = Page(source)
     assert not set(page.tags) & {"script", "link", "iframe", "object", "embed", "base", "form"}
-    references = [value for name, value in page.attributes if name in ("src", "href", "srcset", "data", "action")]
+    references = [
+        value
+        for name, value in page.attributes
+        if name in ("src", "href", "srcset", "data", "action")
+    ]
     assert len(references) == 2
     assert all(value.startswith("data:image/png;base64,") for value in references)
     assert "url(" not in source
@@ -85,15 +89,23 @@ def test_pictures_are_the_files_at_half_their_size(source, png):
     page = Page(source)
     inlined = [value.split(",", 1)[1] for name, value in page.attributes if name == "src"]
     assert [base64.b64decode(data) for data in inlined] == [png.read_bytes()] * 2
-    assert [int(value) for name, value in page.attributes if name in ("width", "height")] == [5, 3] * 2
+    assert [int(value) for name, value in page.attributes if name in ("width", "height")] == [
+        5,
+        3,
+    ] * 2
 
 
 def test_pictures_come_first_and_configuration_is_folded(source):
-    assert source.index("<h1>") < source.index("<figure>") < source.index("<table>") < source.index("<details>")
+    assert (
+        source.index("<h1>")
+        < source.index("<figure>")
+        < source.index("<table>")
+        < source.index("<details>")
+    )
 
 
 def test_a_report_without_extras_has_no_empty_parts(tmp_path, png):
-    report.write(tmp_path / "report.html", "title", "claim", [("caption", png)])
+    html.write(tmp_path / "report.html", "title", "claim", [("caption", png)])
     assert not set(Page((tmp_path / "report.html").read_text(encoding="utf-8")).tags) & {
         "table",
         "details",
@@ -104,7 +116,7 @@ def test_a_report_without_extras_has_no_empty_parts(tmp_path, png):
 
 def test_only_columns_of_figures_are_set_to_the_right():
     rows = [["", "value", "word"], ["a", "0.5 ± 0.1", "0.5"], ["b", None, "high"], ["c", 12, ""]]
-    body = report.table("caption", rows)
+    body = html.table("caption", rows)
     assert body.count('class="number"') == 4
     assert '<th class="number">value</th>' in body
     assert "<td>high</td>" in body
@@ -143,22 +155,24 @@ def test_numbers(value, words):
 )
 def test_errors_set_the_decimals(value, error, words):
     assert plus_minus(value, error) == words
-    assert report.is_number(words)
+    assert html.is_number(words)
 
 
 def test_every_claim_has_words():
-    assert set(report.CLAIMS) == set(get_args(Claim))
+    assert set(html.CLAIMS) == set(get_args(Claim))
 
 
 def test_what_is_no_picture_is_said_in_one_line(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     for name in ("text.png", "missing.png"):
         with pytest.raises(ValueError, match=f"PNG at .*{name}") as error:
-            report.write(tmp_path / "report.html", "title", "claim", [("caption", tmp_path / name)])
+            html.write(tmp_path / "report.html", "title", "claim", [("caption", tmp_path / name)])
         assert "\n" not in str(error.value)
     assert not (tmp_path / "report.html").exists()
 
 
 def test_ragged_tables_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"rows of one length; got lengths \[2, 1\]"):
-        report.write(tmp_path / "report.html", "title", "claim", [], [("caption", [["", "a"], ["b"]])])
+        html.write(
+            tmp_path / "report.html", "title", "claim", [], [("caption", [["", "a"], ["b"]])]
+        )

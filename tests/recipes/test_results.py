@@ -1,4 +1,6 @@
-"""Kept cells know how they were made; docs/results.md is what the generator makes of them, and nothing on it is stale."""
+"""Kept cells know how they were made; docs/results.md is what the generator makes of them, and
+nothing on it is stale.
+"""
 
 import ast
 import json
@@ -7,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes.figures import cells as module
-from recipes.figures import results
-from recipes.figures.cells import Cells, digests, shipped
+from recipes.experiments import cells as module
+from recipes.experiments import results
+from recipes.experiments.cells import Cells, digests, shipped
 
 ROOT = Path(__file__).parents[2]
 TIMES_ONLY = {"overhead"}  # which do not depend on what the weights are
@@ -35,7 +37,7 @@ def retrain(name):
     Path(f"steer/weights/{name}.safetensors").write_bytes(b"three")
 
 
-# --- cells ------------------------------------------------------------------------------------------------------------
+# --- cells --------------------------------------------------------------------------------------
 def test_a_cell_is_measured_once_and_remembers_how(repository):
     kept = Cells("figure", ("a",))
     assert kept.get("x", lambda: 1.5) == 1.5
@@ -95,22 +97,34 @@ def test_weights_that_are_not_shipped_are_named(repository):
         Cells("figure", ("c",))
 
 
-# --- the page ---------------------------------------------------------------------------------------------------------
+# --- the page -----------------------------------------------------------------------------------
 def test_a_block_says_command_date_commit_and_weights(repository):
     kept = Cells("figure", ("a",))
-    record = {"command": "make x", "date": "2026-01-02", "commit": "abc", "weights": digests(("a",))}
+    record = {
+        "command": "make x",
+        "date": "2026-01-02",
+        "commit": "abc",
+        "weights": digests(("a",)),
+    }
     kept.put("x", 1, record)
     kept.put("y", 1, {**record, "date": "2026-01-05", "commit": "def"})
-    assert results.made(kept) == "`make x`; 2026-01-02 to 2026-01-05; commit abc, def; weights a 7692c3ad3540."
+    assert (
+        results.made(kept)
+        == "`make x`; 2026-01-02 to 2026-01-05; commit abc, def; weights a 7692c3ad3540."
+    )
 
 
 def test_a_change_of_weights_marks_the_block(in_root, monkeypatch):
     real = module.digests
     monkeypatch.setattr(
-        module, "digests", lambda names: {**real(names), **({"fashion": "0"} if "fashion" in names else {})}
+        module,
+        "digests",
+        lambda names: {**real(names), **({"fashion": "0"} if "fashion" in names else {})},
     )
     text = results.block("fashion_steering")
-    assert re.search(r"\*\*STALE: measured on fashion \w{12}, shipped is 0; run `python -m recipes", text)
+    assert re.search(
+        r"\*\*STALE: measured on fashion \w{12}, shipped is 0; run `python -m recipes", text
+    )
     assert "STALE" not in results.block("ring_tilting")
     assert "(stale)" in results.summary()
 
@@ -138,14 +152,30 @@ def test_a_figure_declares_the_weights_that_it_names(in_root, name):
     """Every shipped name in the script, or in what it takes from other scripts."""
     script = results.figure(name)
     strings = {
-        node.value for node in ast.walk(ast.parse(Path(script.__file__).read_text())) if isinstance(node, ast.Constant)
+        node.value
+        for node in ast.walk(ast.parse(Path(script.__file__).read_text()))
+        if isinstance(node, ast.Constant)
     }
-    named = (strings | {value for value in vars(script).values() if isinstance(value, str)}) & set(shipped())
+    named = (strings | {value for value in vars(script).values() if isinstance(value, str)}) & set(
+        shipped()
+    )
     assert name in TIMES_ONLY or named <= set(getattr(script, "WEIGHTS", ()))
 
 
 def test_make_figures_runs_every_script(in_root):
-    listed = re.search(r"FIGURES := ((?:.*\\\n)*.*)", Path("Makefile").read_text())[1].replace("\\\n", " ").split()
+    listed = (
+        re.search(r"FIGURES := ((?:.*\\\n)*.*)", Path("Makefile").read_text())[1]
+        .replace("\\\n", " ")
+        .split()
+    )
     assert sorted(listed) == sorted(results.FIGURES)
-    scripts = {path.stem for path in Path("recipes/figures").glob("*.py") if "def main(" in path.read_text()}
-    assert scripts == {*results.FIGURES, "results", "strengths"}  # which tunes the baselines, and makes no figure
+    scripts = {
+        path.stem
+        for path in Path("recipes/figures").glob("*.py")
+        if "def main(" in path.read_text()
+    }
+    assert scripts == {
+        *results.FIGURES,
+        "results",
+        "strengths",
+    }  # which tunes the baselines, and makes no figure

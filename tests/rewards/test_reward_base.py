@@ -51,7 +51,9 @@ def test_cond_goes_where_it_is_asked_for(function, expected):
 
 @pytest.mark.parametrize("function", [lambda: 0, lambda x, y, z: x, lambda *, x: x])
 def test_functions_of_other_arguments_are_refused(function):
-    with pytest.raises(ValueError, match=r"<lambda>.*expected arguments \(x\) or \(x, cond\), got \("):
+    with pytest.raises(
+        ValueError, match=r"<lambda>.*expected arguments \(x\) or \(x, cond\), got \("
+    ):
         FunctionReward(function)
 
 
@@ -59,7 +61,10 @@ def test_functions_of_other_arguments_are_refused(function):
     ("function", "complaint"),
     [
         (lambda x: x, r"one number per sample, got shape \(2, 3\)"),
-        (lambda x: x.sum(), r"expected a tensor of shape \(2,\), one number per sample, got shape \(\)"),
+        (
+            lambda x: x.sum(),
+            r"expected a tensor of shape \(2,\), one number per sample, got shape \(\)",
+        ),
         (lambda x: 1.0, "got float"),
         (lambda x: torch.arange(2), "got torch.int64"),
     ],
@@ -110,5 +115,7 @@ def test_a_function_can_be_declared_without_gradient():
 
 def test_both_packages_know_the_condition_by_the_same_names():
     assert rewards.base.CONDITIONS == steer.tilt.CONDITIONS
-    with pytest.raises(ValueError, match="its argument 'strength' has no value; give it a default, or call it cond"):
+    with pytest.raises(
+        ValueError, match="its argument 'strength' has no value; give it a default, or call it cond"
+    ):
         as_reward(lambda x, strength: strength * x.sum(1))

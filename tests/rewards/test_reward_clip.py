@@ -32,7 +32,9 @@ def test_the_score_is_open_clips_cosine(score):
     tokens = open_clip.get_tokenizer("tiny-clip")(PROMPTS)
     with torch.no_grad():
         x = score.preprocess(images(3))
-        cosine = torch.cosine_similarity(score.model.encode_image(x), score.model.encode_text(tokens))
+        cosine = torch.cosine_similarity(
+            score.model.encode_image(x), score.model.encode_text(tokens)
+        )
     torch.testing.assert_close(score(images(3), PROMPTS), cosine)
     assert cosine.abs().max() <= 1
 
@@ -82,7 +84,9 @@ def test_from_model(score):
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("shape", [(50, 77), (77, 50), (20, 16), (32, 32)])
 def test_preprocessing_agrees_with_open_clips_own(size, resize_mode, shape):
-    """On smooth images within .05 in normalised units: Pillow rounds to 8 bits after each of two passes."""
+    """On smooth images within .05 in normalised units: Pillow rounds to 8 bits after each of two
+    passes.
+    """
     config = PreprocessCfg(size=size, resize_mode=resize_mode)
     y, x = np.mgrid[0 : 1 : shape[0] * 1j, 0 : 1 : shape[1] * 1j]
     waves = np.stack([np.sin(4 * x + y), np.cos(3 * y), np.sin(2 * x * y)], -1)
@@ -94,10 +98,14 @@ def test_preprocessing_agrees_with_open_clips_own(size, resize_mode, shape):
 
 
 def test_preprocessing_overshoot_at_hard_edges_is_bounded():
-    """On noise, all hard edges, single pixels differ by up to .6 and the mean by .01: 8 bits cut the overshoot off."""
+    """On noise, all hard edges, single pixels differ by up to .6 and the mean by .01: 8 bits cut
+    the overshoot off.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     theirs = image_transform_v2(PreprocessCfg(), is_train=False)(Image.fromarray(pixels))
-    ours = Preprocess(asdict(PreprocessCfg()))(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0]
+    ours = Preprocess(asdict(PreprocessCfg()))(
+        torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    )[0]
     assert (ours - theirs).abs().max() < 0.6
     assert (ours - theirs).abs().mean() < 0.01
 
@@ -119,13 +127,19 @@ def test_unknown_models_and_weights_are_refused(tiny_clip, tmp_path):
 
     refused("ViT-B-23", "openai", r"no model 'ViT-B-23': did you mean 'ViT-B-32'\?")
     refused("ViT-B/32", "open-ai", r"no weights 'open-ai'.*did you mean 'openai'\?")
-    refused("ViT-B-32", None, "without weights would score at random: give pretrained= as a file or one of openai")
+    refused(
+        "ViT-B-32",
+        None,
+        "without weights would score at random: give pretrained= as a file or one of openai",
+    )
     refused("tiny-clip", None, "would score at random: .* a checkpoint file")
     refused("tiny-clip", str(tmp_path / "none.pt"), "neither a file nor a tag")
     (tmp_path / "bad.pt").write_bytes(b"nothing")
     refused("tiny-clip", str(tmp_path / "bad.pt"), "cannot be loaded")
     torch.save({"visual.proj": torch.zeros(3, 3)}, tmp_path / "other.pt")
-    refused("tiny-clip", str(tmp_path / "other.pt"), "cannot be loaded.*check that these weights belong")
+    refused(
+        "tiny-clip", str(tmp_path / "other.pt"), "cannot be loaded.*check that these weights belong"
+    )
     refused("local-dir:" + str(tmp_path), None, "cannot be loaded.*open_clip_config.json")
 
 
@@ -141,7 +155,9 @@ def test_a_file_for_a_model_with_a_quickgelu_twin_is_warned_of(tmp_path):
 
 
 def test_a_torchvision_of_another_build_is_told_on_one_line(tmp_path, monkeypatch):
-    (tmp_path / "open_clip.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / "open_clip.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
     monkeypatch.delitem(sys.modules, "open_clip")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"torchvision::nms does not exist.*matching pair"):
@@ -151,8 +167,6 @@ def test_a_torchvision_of_another_build_is_told_on_one_line(tmp_path, monkeypatc
 def test_importing_rewards_does_not_import_open_clip():
     import subprocess
 
-    code = (
-        "import rewards, sys; print([m for m in ('open_clip', 'torchvision', 'steer', 'recipes') if m in sys.modules])"
-    )
+    code = "import rewards, sys; print([m for m in ('open_clip', 'torchvision', 'steer', 'recipes') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

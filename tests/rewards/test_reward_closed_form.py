@@ -9,7 +9,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rewards import Brightness, ClassLogProbability, Colour, JpegSize, LeftBrighter, Linear, Quadratic, Symmetry
+from rewards import (
+    Brightness,
+    ClassLogProbability,
+    Colour,
+    JpegSize,
+    LeftBrighter,
+    Linear,
+    Quadratic,
+    Symmetry,
+)
 
 
 def test_quadratic():
@@ -53,14 +62,18 @@ def test_colour():
 
 def test_symmetry():
     x = torch.tensor([[[[0.0, 1.0, 0.0]]], [[[0.0, 1.0, 0.6]]]], dtype=torch.float64)
-    torch.testing.assert_close(Symmetry()(x), torch.tensor([0.0, -2 * 0.36 / 3], dtype=torch.float64))
+    torch.testing.assert_close(
+        Symmetry()(x), torch.tensor([0.0, -2 * 0.36 / 3], dtype=torch.float64)
+    )
     assert Symmetry()(torch.rand(1, 1, 5, 1).expand(1, 1, 5, 4)).item() == 0.0
 
 
 def test_left_brighter():
     x = torch.tensor([[[[0.8, 0.4, 0.1, 0.3]]], [[[0.0, 1.0, 1.0, 1.0]]]], dtype=torch.float64)
     torch.testing.assert_close(LeftBrighter()(x), torch.tensor([0.4, -0.5], dtype=torch.float64))
-    torch.testing.assert_close(LeftBrighter()(x[..., :3]), torch.tensor([0.7, -1.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        LeftBrighter()(x[..., :3]), torch.tensor([0.7, -1.0], dtype=torch.float64)
+    )
     torch.testing.assert_close(LeftBrighter()(x.flip(-1)), -LeftBrighter()(x))
     with pytest.raises(ValueError, match="expected images at least 2 wide"):
         LeftBrighter()(x[..., :1])
@@ -84,7 +97,10 @@ def test_jpeg_size_likes_simple_images():
 
 
 def test_jpeg_size_refuses():
-    assert JpegSize()(torch.tensor([math.nan, 0.0])[:, None, None, None]).isnan().tolist() == [True, False]
+    assert JpegSize()(torch.tensor([math.nan, 0.0])[:, None, None, None]).isnan().tolist() == [
+        True,
+        False,
+    ]
     with pytest.raises(ValueError, match="1 to 95, got 0"):
         JpegSize(quality=0)
     with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
@@ -96,10 +112,14 @@ LOGITS = torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]])
 
 def test_class_log_probability():
     torch.testing.assert_close(
-        ClassLogProbability(nn.Identity(), target=1)(LOGITS), torch.tensor([0.75, 0.2]).log(), rtol=1e-6, atol=0
+        ClassLogProbability(nn.Identity(), target=1)(LOGITS),
+        torch.tensor([0.75, 0.2]).log(),
+        rtol=1e-6,
+        atol=0,
     )
     torch.testing.assert_close(
-        ClassLogProbability(nn.Identity())(LOGITS, torch.tensor([0, 0])), torch.tensor([0.25, 0.8]).log()
+        ClassLogProbability(nn.Identity())(LOGITS, torch.tensor([0, 0])),
+        torch.tensor([0.25, 0.8]).log(),
     )
 
 

@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from rewards import Clipped, Decoded, Ensemble, JpegSize, Linear, Quadratic, Smoothed, Sum, Switch, from_signed
+from rewards import (
+    Clipped,
+    Decoded,
+    Ensemble,
+    JpegSize,
+    Linear,
+    Quadratic,
+    Smoothed,
+    Sum,
+    Switch,
+    from_signed,
+)
 
 X = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)
 UP = Linear([0.0, 1.0])  # 2, -1
@@ -12,9 +23,15 @@ NEAR = Quadratic([0.0, 0.0], precision=2.0)  # -5, -1
 
 
 def test_sum_by_hand():
-    reward = Sum({"up": UP, "near": NEAR, "plain": lambda x: x[:, 0]}, weights={"up": 3.0, "near": 0.5})
+    reward = Sum(
+        {"up": UP, "near": NEAR, "plain": lambda x: x[:, 0]}, weights={"up": 3.0, "near": 0.5}
+    )
     terms = reward.terms(X)
-    assert {name: value.tolist() for name, value in terms.items()} == {"up": [2, -1], "near": [-5, -1], "plain": [1, 0]}
+    assert {name: value.tolist() for name, value in terms.items()} == {
+        "up": [2, -1],
+        "near": [-5, -1],
+        "plain": [1, 0],
+    }
     assert reward(X).tolist() == [3 * 2 - 0.5 * 5 + 1, -3 - 0.5 + 0]
 
 
@@ -24,7 +41,8 @@ def test_sum_terms_may_have_any_name():
 
 def test_sum_refuses_what_it_cannot_weigh():
     with pytest.raises(
-        ValueError, match=r"expected weights for brightness, size, got 'brihgtness': did you mean 'brightness'"
+        ValueError,
+        match=r"expected weights for brightness, size, got 'brihgtness': did you mean 'brightness'",
     ):
         Sum({"brightness": UP, "size": UP}, weights={"brihgtness": 1.0})
     with pytest.raises(ValueError, match="finite weight for 'up', got nan"):
@@ -33,11 +51,18 @@ def test_sum_refuses_what_it_cannot_weigh():
         Sum({})
 
 
-@pytest.mark.parametrize("cond", [torch.tensor([7, 2, 7, 2]), ["7", "2", "7", "2"]], ids=["labels", "words"])
+@pytest.mark.parametrize(
+    "cond", [torch.tensor([7, 2, 7, 2]), ["7", "2", "7", "2"]], ids=["labels", "words"]
+)
 def test_a_switch_gives_every_prompt_its_own_reward(cond):
     x = torch.cat((X, X + 1))
     reward = Switch({2: UP, "7": NEAR})
-    assert reward(x, cond).tolist() == [float(NEAR(x[:1])), float(UP(x[1:2])), float(NEAR(x[2:3])), float(UP(x[3:]))]
+    assert reward(x, cond).tolist() == [
+        float(NEAR(x[:1])),
+        float(UP(x[1:2])),
+        float(NEAR(x[2:3])),
+        float(UP(x[3:])),
+    ]
     assert not Switch({2: JpegSize(), 7: UP}).differentiable
 
 
@@ -51,7 +76,10 @@ def test_a_switch_refuses_conditions_without_a_reward():
         Switch({})
     with pytest.raises(ValueError, match="once, got '2'"):
         Switch({2: UP, "2": NEAR})
-    assert Switch({2: UP}, otherwise=NEAR)(X, ["a", "2"]).tolist() == [float(NEAR(X[:1])), float(UP(X[1:]))]
+    assert Switch({2: UP}, otherwise=NEAR)(X, ["a", "2"]).tolist() == [
+        float(NEAR(X[:1])),
+        float(UP(X[1:])),
+    ]
 
 
 def test_decoded_and_its_terms():
@@ -127,7 +155,9 @@ def test_smoothing_by_noise_is_a_gaussian_average():
 
 
 def test_smoothing_by_shifts_is_a_box_filter():
-    """The gradient of one pixel's brightness is spread over the (2 shift + 1)^2 around it, evenly up to chance."""
+    """The gradient of one pixel's brightness is spread over the (2 shift + 1)^2 around it, evenly
+    up to chance.
+    """
     views = 5000
     x = torch.rand(2, 1, 9, 9, dtype=torch.float64, requires_grad=True)
     reward = Smoothed(lambda x: x[:, 0, 4, 4], noise=0.0, shift=1, views=views)
@@ -141,7 +171,9 @@ def test_smoothing_by_shifts_is_a_box_filter():
 def test_smoothing_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match=r"views=0, noise=0\.3, shift=0"):
         Smoothed(NEAR, views=0)
-    with pytest.raises(ValueError, match=r"only images .* can be shifted, got \(2, 2\): give shift=0"):
+    with pytest.raises(
+        ValueError, match=r"only images .* can be shifted, got \(2, 2\): give shift=0"
+    ):
         Smoothed(NEAR, shift=1)(X)
 
 

@@ -14,18 +14,33 @@ from rewards.operators import Mask
 
 B = 5
 PLANE, GREY, RGB = (2,), (1, 28, 28), (3, 12, 16)
-MASK, IMAGES = Mask.box(GREY, 8, 8, 10, 12), torch.rand(B, *GREY, generator=torch.Generator().manual_seed(3))
+MASK, IMAGES = (
+    Mask.box(GREY, 8, 8, 10, 12),
+    torch.rand(B, *GREY, generator=torch.Generator().manual_seed(3)),
+)
 WIGGLE = rewards.FunctionReward(lambda x: torch.sin(3 * x).flatten(1).sum(1))
 EXAMPLES = {
-    # class: (how to build it, the shape of a sample, one condition per sample); a class that is missing here is built
-    # without arguments and looks at RGB images
-    "FunctionReward": (lambda: rewards.FunctionReward(lambda x, cond: x.prod(1) * cond), PLANE, torch.arange(B)),
+    # class: (how to build it, the shape of a sample, one condition per sample); a class that is
+    # missing here is built without arguments and looks at RGB images
+    "FunctionReward": (
+        lambda: rewards.FunctionReward(lambda x, cond: x.prod(1) * cond),
+        PLANE,
+        torch.arange(B),
+    ),
     "Quadratic": (lambda: rewards.Quadratic([0.5, -1.0], precision=3.0), PLANE, None),
     "Linear": (lambda: rewards.Linear([0.5, -1.0], offset=2.0), PLANE, None),
-    "Sum": (lambda: rewards.Sum({"a": WIGGLE, "b": rewards.Linear([1.0, 2.0])}, {"b": -0.5}), PLANE, None),
+    "Sum": (
+        lambda: rewards.Sum({"a": WIGGLE, "b": rewards.Linear([1.0, 2.0])}, {"b": -0.5}),
+        PLANE,
+        None,
+    ),
     "Decoded": (lambda: rewards.Decoded(rewards.Brightness(), rewards.from_signed), RGB, None),
     "Clipped": (lambda: rewards.Clipped(WIGGLE, low=-0.5), PLANE, None),
-    "Ensemble": (lambda: rewards.Ensemble([WIGGLE, rewards.Linear([1.0, 2.0])], pessimism=0.5), PLANE, None),
+    "Ensemble": (
+        lambda: rewards.Ensemble([WIGGLE, rewards.Linear([1.0, 2.0])], pessimism=0.5),
+        PLANE,
+        None,
+    ),
     "Switch": (
         lambda: rewards.Switch(
             {0: WIGGLE, 3: rewards.Linear([1.0, 2.0])}, otherwise=rewards.Quadratic([0.0, 1.0], 2.0)
@@ -35,17 +50,28 @@ EXAMPLES = {
     ),
     "Smoothed": (lambda: rewards.Smoothed(rewards.Symmetry(), 0.1, shift=2), RGB, None),
     "Colour": (lambda: rewards.Colour([0.9, 0.1, 0.2]), RGB, None),
-    "ClassLogProbability": (lambda: rewards.ClassLogProbability(ResidualClassifier(width=8)), GREY, torch.arange(B)),
-    "Measurement": (lambda: rewards.Measurement(MASK, MASK(IMAGES), 0.5), GREY, torch.arange(B).flip(0)),
+    "ClassLogProbability": (
+        lambda: rewards.ClassLogProbability(ResidualClassifier(width=8)),
+        GREY,
+        torch.arange(B),
+    ),
+    "Measurement": (
+        lambda: rewards.Measurement(MASK, MASK(IMAGES), 0.5),
+        GREY,
+        torch.arange(B).flip(0),
+    ),
     "ClipScore": (None, RGB, ["a shirt", "a bag", "a shirt", "", "a boot"]),
 }
 
 
 def concrete_rewards():
-    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(rewards.__path__, "rewards.")]
+    modules = [
+        importlib.import_module(m.name) for m in pkgutil.walk_packages(rewards.__path__, "rewards.")
+    ]
     classes = {c for module in modules for c in vars(module).values() if inspect.isclass(c)}
     return sorted(
-        (c for c in classes if issubclass(c, rewards.Reward) and not inspect.isabstract(c)), key=lambda c: c.__name__
+        (c for c in classes if issubclass(c, rewards.Reward) and not inspect.isabstract(c)),
+        key=lambda c: c.__name__,
     )
 
 
@@ -97,7 +123,9 @@ def test_gradient_is_the_finite_difference(example):
     h = 1e-5
     with torch.no_grad():
         difference = (reward(x + h * direction, cond) - reward(x - h * direction, cond)) / (2 * h)
-    torch.testing.assert_close((gradient * direction).flatten(1).sum(1), difference, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        (gradient * direction).flatten(1).sum(1), difference, rtol=1e-6, atol=1e-8
+    )
 
 
 def test_no_grad_changes_nothing(example):
@@ -105,7 +133,9 @@ def test_no_grad_changes_nothing(example):
     with torch.no_grad():
         value = reward(x, cond)
     assert not value.requires_grad
-    torch.testing.assert_close(value, reward(x.requires_grad_(), cond).detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        value, reward(x.requires_grad_(), cond).detach(), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_stays_in_evaluation_mode(example):

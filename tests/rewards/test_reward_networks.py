@@ -23,14 +23,18 @@ def images(n, dtype=torch.float32):
 def test_logits_read_the_features(network):
     x = images(3)
     assert network(x).shape == (3, 10)
-    torch.testing.assert_close(network(x), network.features(x) @ network.head.weight.T + network.head.bias)
+    torch.testing.assert_close(
+        network(x), network.features(x) @ network.head.weight.T + network.head.bias
+    )
     assert sum(p.numel() for p in network.parameters()) < 400_000
 
 
 def test_training_mode_and_batch_mates_do_not_matter(network):
     network.double()
     x = images(3, torch.float64)
-    torch.testing.assert_close(network.train()(x)[:1], network.eval()(x[:1]), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        network.train()(x)[:1], network.eval()(x[:1]), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_forward_mode_agrees_with_backward(network):
@@ -83,7 +87,9 @@ def test_shipped_names(network, tmp_path, monkeypatch):
     save_classifier(tmp_path / "fashion-patch.safetensors", network)
     assert checkpoint.shipped() == ["fashion-patch"]
     assert torch.equal(load_classifier("fashion-patch")(images(1)), network(images(1)))
-    with pytest.raises(ValueError, match=r"no classifier 'fashion-pach'.*did you mean 'fashion-patch'\?"):
+    with pytest.raises(
+        ValueError, match=r"no classifier 'fashion-pach'.*did you mean 'fashion-patch'\?"
+    ):
         load_classifier("fashion-pach")
 
 

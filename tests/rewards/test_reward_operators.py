@@ -45,8 +45,12 @@ def matrix(operator):
 
 
 def test_all_linear_operators_are_here():
-    classes = {c for c in vars(operators).values() if inspect.isclass(c) and issubclass(c, LinearOperator)}
-    assert {c for c in classes if not inspect.isabstract(c)} == {type(operator) for operator in OPERATORS.values()}
+    classes = {
+        c for c in vars(operators).values() if inspect.isclass(c) and issubclass(c, LinearOperator)
+    }
+    assert {c for c in classes if not inspect.isabstract(c)} == {
+        type(operator) for operator in OPERATORS.values()
+    }
 
 
 @every
@@ -57,11 +61,15 @@ def test_the_adjoint_is_the_transpose(operator):
     y = normal(*ax.shape, seed=1)
     back = operator.adjoint(y)
     assert back.shape == x.shape
-    torch.testing.assert_close((ax * y).flatten(1).sum(1), (x * back).flatten(1).sum(1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        (ax * y).flatten(1).sum(1), (x * back).flatten(1).sum(1), rtol=1e-12, atol=1e-12
+    )
 
 
 @every
-@pytest.mark.parametrize("step", [0.0, 0.7, torch.tensor([0.1, 3.0, 1e4])], ids=["none", "one", "per sample"])
+@pytest.mark.parametrize(
+    "step", [0.0, 0.7, torch.tensor([0.1, 3.0, 1e4])], ids=["none", "one", "per sample"]
+)
 def test_the_proximal_step_solves_its_equation(operator, step):
     """(I + step A^T A) z = x + step A^T y."""
     x, steps = normal(B, *SHAPE), torch.as_tensor(step, dtype=torch.float64).expand(B)
@@ -69,7 +77,9 @@ def test_the_proximal_step_solves_its_equation(operator, step):
     a, eye = matrix(operator), torch.eye(math.prod(SHAPE), dtype=torch.float64)
     z = operator.prox(x, y, step)
     for i in range(B):
-        expected = torch.linalg.solve(eye + steps[i] * a.T @ a, x[i].flatten() + steps[i] * a.T @ y[i].flatten())
+        expected = torch.linalg.solve(
+            eye + steps[i] * a.T @ a, x[i].flatten() + steps[i] * a.T @ y[i].flatten()
+        )
         torch.testing.assert_close(z[i].flatten(), expected, rtol=1e-7, atol=1e-9)
 
 
@@ -105,7 +115,10 @@ def test_random_rows_are_orthonormal_and_gaussian_ones_keep_lengths_on_average()
     torch.testing.assert_close(rows @ rows.T, torch.eye(20, dtype=torch.float64))
     x = normal(B, *SHAPE)
     lengths = torch.stack(
-        [CompressedSensing.gaussian(30, SHAPE, generator(seed))(x).square().sum(1) for seed in range(200)]
+        [
+            CompressedSensing.gaussian(30, SHAPE, generator(seed))(x).square().sum(1)
+            for seed in range(200)
+        ]
     )
     ratio = lengths / x.square().flatten(1).sum(1)
     assert ((ratio.mean(0) - 1).abs() < 4.5 * ratio.std(0) / 200**0.5).all()
@@ -123,12 +136,18 @@ def test_noise_has_its_level_and_only_what_is_seen_has_noise():
     [
         (lambda: Mask(torch.zeros(2, 2, dtype=torch.bool)), "at least one pixel"),
         (lambda: Mask.random(SHAPE, 1.0), "0 <= hidden < 1, got 1"),
-        (lambda: OPERATORS["box"](torch.zeros(1, 1, 8, 12)), r"shape \(2, 8, 12\), got \(1, 8, 12\)"),
+        (
+            lambda: OPERATORS["box"](torch.zeros(1, 1, 8, 12)),
+            r"shape \(2, 8, 12\), got \(1, 8, 12\)",
+        ),
         (lambda: Downsample(0), "at least 1, got 0"),
         (lambda: Downsample(3)(torch.zeros(1, 1, 8, 9)), r"that 3 divides, got \(8, 9\)"),
         (lambda: Blur(torch.ones(2, 3)), r"odd sides, got \(2, 3\)"),
         (lambda: Blur.gaussian(0.0), "positive standard deviation, got 0"),
-        (lambda: Blur.gaussian(2.0)(torch.zeros(1, 1, 8, 8)), r"at least \(13, 13\) pixels, got \(8, 8\)"),
+        (
+            lambda: Blur.gaussian(2.0)(torch.zeros(1, 1, 8, 8)),
+            r"at least \(13, 13\) pixels, got \(8, 8\)",
+        ),
         (lambda: CompressedSensing.orthonormal(300, SHAPE), "1 to 192 measurements, got 300"),
         (lambda: CompressedSensing(torch.eye(4), (2, 3)), r"4 pixels, got \(2, 3\)"),
         (lambda: OPERATORS["orthonormal"](torch.zeros(1, 4)), r"samples \(2, 8, 12\), got \(4,\)"),
@@ -141,7 +160,7 @@ def test_refusals(build, complaint):
         build()
 
 
-# --- the reward -------------------------------------------------------------------------------------------------------
+# --- the reward ---------------------------------------------------------------------------------
 def test_a_measurement_by_hand():
     x = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)
     operator = CompressedSensing(torch.tensor([[1.0, 1.0]], dtype=torch.float64))
@@ -150,7 +169,9 @@ def test_a_measurement_by_hand():
     assert one(x, torch.tensor([7, 7])).tolist() == [-2.0, -18.0]  # labels for the map may stand
     several = Measurement(operator, torch.tensor([[2.0], [3.0]]), noise=0.5)
     assert several(x, torch.tensor([1, 0])).tolist() == [0.0, -18.0]
-    likelihood = torch.distributions.Normal(torch.tensor([3.0, -1.0]), 0.5).log_prob(torch.tensor(2.0))
+    likelihood = torch.distributions.Normal(torch.tensor([3.0, -1.0]), 0.5).log_prob(
+        torch.tensor(2.0)
+    )
     torch.testing.assert_close((one(x) + one.log_constant).float(), likelihood)
 
 
@@ -165,7 +186,11 @@ def test_its_gradient_is_the_adjoint_of_the_misfit():
 @every
 def test_signed_is_decoded(operator):
     y = operator.observe(normal(B, *SHAPE), 0.1, generator())
-    reward, x, which = Measurement(operator, y, 0.2), normal(B, *SHAPE, seed=3), torch.tensor([2, 0, 1])
+    reward, x, which = (
+        Measurement(operator, y, 0.2),
+        normal(B, *SHAPE, seed=3),
+        torch.tensor([2, 0, 1]),
+    )
     torch.testing.assert_close(
         reward.signed()(x, which), Decoded(reward, from_signed)(x, which), rtol=1e-10, atol=1e-10
     )
@@ -175,11 +200,17 @@ def test_signed_is_decoded(operator):
 @every
 def test_prox_climbs_to_where_its_gradient_vanishes(operator):
     y = operator.observe(normal(B, *SHAPE), 0.1, generator())
-    reward, x, which = Measurement(operator, y, 0.2), normal(B, *SHAPE, seed=3), torch.tensor([2, 0, 1])
+    reward, x, which = (
+        Measurement(operator, y, 0.2),
+        normal(B, *SHAPE, seed=3),
+        torch.tensor([2, 0, 1]),
+    )
     variance = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
     z = reward.prox(x, variance, which).requires_grad_()
     (gradient,) = torch.autograd.grad(reward(z, which).sum(), z)
-    torch.testing.assert_close(gradient, (z - x).detach() / variance.view(-1, 1, 1, 1), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        gradient, (z - x).detach() / variance.view(-1, 1, 1, 1), rtol=1e-6, atol=1e-8
+    )
 
 
 def test_measurements_refuse():
@@ -198,7 +229,7 @@ def test_measurements_refuse():
         Measurement(JpegLike(), normal(1, 1, 8, 8), 0.1).signed()
 
 
-# --- JPEG -------------------------------------------------------------------------------------------------------------
+# --- JPEG ---------------------------------------------------------------------------------------
 def file(pixels, quality):
     """What PIL reads from the JPEG file it wrote, at full colour resolution."""
     kept = BytesIO()
@@ -209,7 +240,9 @@ def file(pixels, quality):
 def smooth(channels, h, w):
     """Images in [.2, .8], of whole grey levels, with some grain."""
     rows, columns = torch.linspace(0, 3, h)[:, None], torch.linspace(0, 5, w)
-    waves = torch.stack([torch.sin(rows * (k + 1)) * torch.cos(columns + k) for k in range(channels)])
+    waves = torch.stack(
+        [torch.sin(rows * (k + 1)) * torch.cos(columns + k) for k in range(channels)]
+    )
     grain = torch.rand(channels, h, w, generator=generator())
     return ((0.5 + 0.2 * waves + 0.1 * (grain - 0.5)) * 255).round() / 255
 
@@ -217,10 +250,17 @@ def smooth(channels, h, w):
 @pytest.mark.parametrize("quality", [5, 30, 75, 95])
 @pytest.mark.parametrize("shape", [(1, 16, 24), (1, 28, 28), (3, 16, 24), (3, 13, 21)])
 def test_forwards_it_is_jpeg(shape, quality):
-    """Up to the whole grey levels of a file and of PIL's colours, which tip some coefficients: a level or two in 255."""
+    """Up to the whole grey levels of a file and of PIL's colours, which tip some coefficients: a
+    level or two in 255.
+    """
     x = smooth(*shape)
     pixels = (x * 255).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
-    read = torch.from_numpy(file(pixels, quality).copy()).float().reshape(*shape[1:], shape[0]).permute(2, 0, 1)
+    read = (
+        torch.from_numpy(file(pixels, quality).copy())
+        .float()
+        .reshape(*shape[1:], shape[0])
+        .permute(2, 0, 1)
+    )
     apart = (JpegLike(quality)(x[None].double())[0] * 255 - read).abs()
     assert apart.mean() < (0.8 if shape[0] == 1 else 2.0)
     assert quality > 90 or apart.mean() < (x * 255 - read).abs().mean() / 5
@@ -228,7 +268,10 @@ def test_forwards_it_is_jpeg(shape, quality):
 
 def test_backwards_the_rounding_is_the_identity():
     for shape in ((1, 1, 16, 8), (2, 3, 8, 8)):
-        x, y = torch.rand(*shape, dtype=torch.float64, generator=generator()).requires_grad_(), normal(*shape)
+        x, y = (
+            torch.rand(*shape, dtype=torch.float64, generator=generator()).requires_grad_(),
+            normal(*shape),
+        )
         (gradient,) = torch.autograd.grad((JpegLike(10)(x) * y).sum(), x)
         torch.testing.assert_close(gradient, y, rtol=1e-6, atol=1e-6)
 

@@ -1,6 +1,8 @@
-"""A claim belongs to a sampler and a map: whose law the weighted samples follow once the velocity is guided.
+"""A claim belongs to a sampler and a map: whose law the weighted samples follow once the velocity
+is guided.
 
-Two normal classes on the line under classifier-free guidance of weight 3: the law of the flow comes from quadrature over the
+Two normal classes on the line under classifier-free guidance of weight 3: the law of the flow comes
+from quadrature over the
 noise, that of each noisy chain from its transition density on a grid.
 """
 
@@ -71,7 +73,9 @@ def law_of_chain(model, steps, eps):
         variance = 2 * level / steps
         if variance == 0:
             return torch.log((p * torch.exp(TILT * mean)).sum() * width).item()
-        kernel = torch.exp(-((grid[:, None] - mean[None]) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+        kernel = torch.exp(-((grid[:, None] - mean[None]) ** 2) / (2 * variance)) / math.sqrt(
+            2 * math.pi * variance
+        )
         p = kernel @ p * width
     raise AssertionError("the last step has no noise")
 
@@ -100,7 +104,9 @@ CHAINS = {
     "FkSteering": lambda eps: FkSteering(80, every=20, eps=eps),
     "FMTT": lambda eps: TrajectoryTilting(80, Identity(), eps=eps),
     "FMTT, denoiser": lambda eps: TrajectoryTilting(80, Denoiser(), eps=eps),
-    "FMTT, transitions": lambda eps: TrajectoryTilting(80, Denoiser(), eps=eps, weighting=TransitionWeights()),
+    "FMTT, transitions": lambda eps: TrajectoryTilting(
+        80, Denoiser(), eps=eps, weighting=TransitionWeights()
+    ),
     "FMTT, unguided": lambda eps: TrajectoryTilting(80, Denoiser(), eps=eps, guide=False),
 }
 
@@ -115,7 +121,9 @@ def test_chains_are_exact_for_themselves(name, eps):
     assert abs(mean - law_of_chain(guided, 80, eps)) < 4 * error
 
 
-@pytest.mark.parametrize("sampler", [Ode(80), TrajectoryTilting(80, Denoiser(), eps=0.0, resample_below=0.0)])
+@pytest.mark.parametrize(
+    "sampler", [Ode(80), TrajectoryTilting(80, Denoiser(), eps=0.0, resample_below=0.0)]
+)
 def test_without_noise_the_law_is_that_of_the_flow(sampler):
     mean, error, claim = log_z(sampler, guided(), prompts=32)
     assert claim == "exact"
@@ -131,7 +139,9 @@ def test_weights_that_need_the_score_of_the_flow_are_biased_without_it(weighting
 
 def test_claims_by_map():
     plain, jumpy = world(), OdeMap(world(), Linear(), 4, Euler())
-    assert [Sde().claim_on(m) for m in (plain, Unconditional(plain), Guided(plain), jumpy)] == ["exact"] * 4
+    assert [Sde().claim_on(m) for m in (plain, Unconditional(plain), Guided(plain), jumpy)] == [
+        "exact"
+    ] * 4
     assert Sde().claim_on(guided()) == Sde().claim_on(Guided(guided())) == "exact for the chain"
     assert Sde(eps=0.0).claim_on(guided()) == "exact"
     assert [Jump(2, renoise).claim_on(plain) for renoise in (False, True)] == ["exact", "exact"]
@@ -141,14 +151,22 @@ def test_claims_by_map():
 
 @pytest.mark.parametrize(
     "flow_map",
-    [OdeMap(world(), Linear(), 4, Euler()), Guided(world(), steps=4), Guided(Unconditional(world()), steps=4)],
+    [
+        OdeMap(world(), Linear(), 4, Euler()),
+        Guided(world(), steps=4),
+        Guided(Unconditional(world()), steps=4),
+    ],
     ids=["OdeMap", "Guided", "Guided of Unconditional"],
 )
 def test_jumps_by_solver_steps_are_not_assumed_to_follow_the_velocity(flow_map):
     """Four Euler steps land elsewhere than the flow: path weights account for it, trusted or not."""
     assert not MapJump().follows(flow_map)
     trusted, untrusted = (
-        log_z(TrajectoryTilting(20, MapJump(trusted=trust), weighting=PathWeights()), flow_map, particles=64)
+        log_z(
+            TrajectoryTilting(20, MapJump(trusted=trust), weighting=PathWeights()),
+            flow_map,
+            particles=64,
+        )
         for trust in (True, False)
     )
     assert trusted == untrusted

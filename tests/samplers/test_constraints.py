@@ -1,4 +1,6 @@
-"""Hard constraints: a reward of -inf has weight zero where a method weighs, searches or chooses; gradients refuse it."""
+"""Hard constraints: a reward of -inf has weight zero where a method weighs, searches or chooses;
+gradients refuse it.
+"""
 
 import math
 
@@ -9,8 +11,8 @@ from zoo import BUILD, noise, seeded
 
 from steer.lookahead import Denoiser, MapJump
 from steer.samplers import BestOfN, FkSteering, Jump, Ode, Sde, TrajectoryTilting
-from steer.samplers.collapse import WeightCollapse
-from steer.samplers.constraints import PENALTY, softened
+from steer.samplers.smc.constraints import PENALTY, softened
+from steer.samplers.smc.degeneracy import WeightCollapse
 from steer.tilt import NonFiniteReward, Tilt
 
 CLIMBERS = {
@@ -22,9 +24,34 @@ CLIMBERS = {
         "denoiser, transitions",
         "identity",
     ),
-    *("short ode", "posterior", "glass", "renoise", "tds", "das", "reversal", "all of the tilt", "glass, in pieces"),
-    *("search", "ValueSmc", "ValueGuided", "value-guided ode", "NoiseOptimisation", "FlowMapRewardGuidance"),
-    *("fmrg, endpoint", "TrainingFreeGuidance", "tfg", "mpgd", "ugd, map", "PlugAndPlay", "plug and play, map"),
+    *(
+        "short ode",
+        "posterior",
+        "glass",
+        "renoise",
+        "tds",
+        "das",
+        "reversal",
+        "all of the tilt",
+        "glass, in pieces",
+    ),
+    *(
+        "search",
+        "ValueSmc",
+        "ValueGuided",
+        "value-guided ode",
+        "NoiseOptimisation",
+        "FlowMapRewardGuidance",
+    ),
+    *(
+        "fmrg, endpoint",
+        "TrainingFreeGuidance",
+        "tfg",
+        "mpgd",
+        "ugd, map",
+        "PlugAndPlay",
+        "plug and play, map",
+    ),
     "plug and play, half way",
 }
 
@@ -35,7 +62,9 @@ def half(x):
 
 
 def log_z(steps, eps=0.0):
-    """log P(x_0 > .5) E[exp(x_1)] for what Euler-Maruyama steps make of standard normal data: normal, of a known variance."""
+    """log P(x_0 > .5) E[exp(x_1)] for what Euler-Maruyama steps make of standard normal data:
+    normal, of a known variance.
+    """
     variance = 1.0
     for k in range(steps):
         s = k / steps
@@ -59,7 +88,8 @@ WEIGHERS = {
 
 @pytest.mark.parametrize("name", WEIGHERS)
 def test_constraints_are_weighed_exactly(name):
-    """All of the law within the constraint, although look-aheads call parts of it forbidden on the way: Z to 4 %, against the
+    """All of the law within the constraint, although look-aheads call parts of it forbidden on the
+    way: Z to 4 %, against the
     closed form of the same chain.
     """
     result = WEIGHERS[name](Ball(), noise(160, 512, 2, seed=5), Tilt(half), None, seeded())
@@ -83,7 +113,9 @@ def test_every_method_without_a_gradient_takes_them(name):
 
 @pytest.mark.parametrize("name", sorted(CLIMBERS))
 def test_gradient_methods_refuse_them_and_name_those_that_do_not(name):
-    with pytest.raises(NonFiniteReward, match=r"half is -inf for sample \d+ at t.*guide=False.*BestOfN"):
+    with pytest.raises(
+        NonFiniteReward, match=r"half is -inf for sample \d+ at t.*guide=False.*BestOfN"
+    ):
         BUILD[name]()(Ball(), noise(2, 16, 2), Tilt(half), None, seeded())
 
 
@@ -102,7 +134,8 @@ def test_nan_stops_or_is_rejected():
     with pytest.raises(NonFiniteReward, match="broken is nan for sample"):
         Ode(4)(Ball(), x0, Tilt(broken), None, seeded())
     rejected, constrained = (
-        BestOfN(Ode(4))(Ball(), x0, tilt, None, seeded()) for tilt in (Tilt(broken, on_nonfinite="reject"), Tilt(half))
+        BestOfN(Ode(4))(Ball(), x0, tilt, None, seeded())
+        for tilt in (Tilt(broken, on_nonfinite="reject"), Tilt(half))
     )
     assert torch.equal(rejected.x, constrained.x)
     with pytest.raises(ValueError, match="on_nonfinite is 'raise' or 'reject'; got 'ignore'"):

@@ -1,4 +1,6 @@
-"""Samples that run away are told of in Python: once, naming sampler, sample, time and size; samples that do not are not."""
+"""Samples that run away are told of in Python: once, naming sampler, sample, time and size; samples
+that do not are not.
+"""
 
 import re
 
@@ -8,7 +10,14 @@ from ball import Ball
 from zoo import BUILD, noise, seeded
 
 from rewards import Quadratic
-from steer.samplers import BestOfN, FlowMapRewardGuidance, NoiseOptimisation, PathWeights, Sde, TrajectoryTilting
+from steer.samplers import (
+    BestOfN,
+    FlowMapRewardGuidance,
+    NoiseOptimisation,
+    PathWeights,
+    Sde,
+    TrajectoryTilting,
+)
 from steer.samplers.divergence import FAR, Divergence
 from steer.samplers.training_free import dps
 from steer.tilt import Tilt
@@ -27,7 +36,7 @@ STEEP = Tilt(Quadratic([1.0, 0.0], 3.0), torch.tensor([0.0, 1e6]))
     ],
     ids=["dps", "fmtt", "fmrg", "noise", "best of dps"],
 )
-@pytest.mark.filterwarnings("ignore::steer.samplers.collapse.WeightCollapse")
+@pytest.mark.filterwarnings("ignore::steer.samplers.smc.degeneracy.WeightCollapse")
 def test_what_runs_away_is_told_of_once(sampler, name):
     """The second of two prompts of four is steered a million times too hard."""
     with pytest.warns(Divergence) as caught:

@@ -10,15 +10,17 @@ from zoo import noise, seeded
 
 from rewards import JpegSize, Quadratic
 from rewards import Linear as LinearReward
+from steer.analytic.benchmarks import ring_of_eight
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.samplers import FlowMapRewardGuidance, Jump
 from steer.tilt import Tilt
-from steer.worlds import ring_of_eight
 
 A = torch.tensor([0.6, -1.1], dtype=torch.float64)
 SCALES = torch.tensor([0.5, -2.0], dtype=torch.float64)  # one per prompt
 STEPS, LAM, N_OPT = 3, 0.4, 2
-paths = pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
+paths = pytest.mark.parametrize(
+    "schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr
+)
 forms = pytest.mark.parametrize("form", ["jacobian", "endpoint"])
 
 
@@ -36,7 +38,9 @@ def first_step(g):
 @pytest.mark.parametrize("ascent", ["adam", "plain", "rescaled"])
 @pytest.mark.parametrize("chord", [False, True], ids=["jump", "chord"])
 def test_a_linear_reward_on_gaussian_data(schedule, form, ascent, chord):
-    """X_{s,1} has the Jacobian STD / rho_s, rho_s^2 = alpha_s^2 STD^2 + sigma_s^2: each of n_opt gradients is known."""
+    """X_{s,1} has the Jacobian STD / rho_s, rho_s^2 = alpha_s^2 STD^2 + sigma_s^2: each of n_opt
+    gradients is known.
+    """
     x0, pull = noise(2, 5, 2), SCALES.repeat_interleave(5)[:, None] * A
     x = x0.flatten(0, 1)
     for k in range(STEPS):
@@ -60,7 +64,9 @@ def test_a_linear_reward_on_gaussian_data(schedule, form, ascent, chord):
 
 
 def test_the_published_weight_on_the_linear_path():
-    """(1 - s) t: one step from .25 to .5 moves by .375 times what the endpoint does; on data the map leaves alone."""
+    """(1 - s) t: one step from .25 to .5 moves by .375 times what the endpoint does; on data the
+    map leaves alone.
+    """
     x0 = noise(1, 4, 2)
     for adam, end in ((False, 0.8 * A), (True, 0.8 * 0.75 * first_step(A))):
         sampler = FlowMapRewardGuidance(2, "endpoint", 0.8, adam=adam)
@@ -80,7 +86,9 @@ class Still(Ball):
 
 @forms
 def test_two_steps_of_adam_by_hand(form):
-    """A quadratic reward, one jump. The second step has the means (.09 g + .1 h) / .19 and (.999 g^2 + h^2) / 1.999."""
+    """A quadratic reward, one jump. The second step has the means (.09 g + .1 h) / .19 and (.999
+    g^2 + h^2) / 1.999.
+    """
     y0, precision, lam = torch.tensor([1.0, -0.5], dtype=torch.float64), 0.7, 0.3
     x0, tilt = noise(1, 4, 2), Tilt(Quadratic(y0, precision), 2.0)
     g = -2 * precision * (x0 - y0)
@@ -95,7 +103,9 @@ def test_two_steps_of_adam_by_hand(form):
 
 @forms
 def test_adam_starts_afresh_at_every_jump(form):
-    """Along a linear reward whose sign turns at the second look: without its past, the step is the first one again."""
+    """Along a linear reward whose sign turns at the second look: without its past, the step is the
+    first one again.
+    """
     turns = []
 
     def reward(x):
@@ -110,7 +120,9 @@ def test_adam_starts_afresh_at_every_jump(form):
 
 
 def test_the_ring_in_eight_steps():
-    """Of unguided samples the mean reward is -9; the endpoint's displacement times t - s once more gave -6.5."""
+    """Of unguided samples the mean reward is -9; the endpoint's displacement times t - s once more
+    gave -6.5.
+    """
     world = ring_of_eight()
     x0, tilt = noise(1, 400, 2), Tilt(world.reward)
 
@@ -142,7 +154,9 @@ def test_the_strength_may_depend_on_time(form):
     half = flow(Linear(), x0[0], 0.0, 0.5)
     u = (flow(Linear(), half, 0.5, 1.0) - half) / 0.5
     for rescale, step in ((True, length(u) * A / A.norm()), (False, 0.5 * first_step(A))):
-        late = FlowMapRewardGuidance(2, form, lambda t: float(t > 0.4), rescale=rescale)(world, x0, tilt).x
+        late = FlowMapRewardGuidance(2, form, lambda t: float(t > 0.4), rescale=rescale)(
+            world, x0, tilt
+        ).x
         torch.testing.assert_close(late[0], half + 0.5 * u + 0.5 * step)  # t - s, and (1 - s) t
 
 
@@ -168,7 +182,9 @@ def test_what_is_left_after_the_guided_steps_is_one_jump():
 
 
 def test_the_trace_has_the_reward_where_each_step_would_have_landed():
-    result = FlowMapRewardGuidance(2)(OneGaussian(Linear()), noise(2, 3, 2), Tilt(LinearReward(A), SCALES))
+    result = FlowMapRewardGuidance(2)(
+        OneGaussian(Linear()), noise(2, 3, 2), Tilt(LinearReward(A), SCALES)
+    )
     ends = MEAN + STD * noise(2, 3, 2)
     torch.testing.assert_close(result.trace["reward"][0], (ends @ A).mean(1))
 
@@ -192,8 +208,15 @@ N = 5
 def test_cost_per_returned_sample(settings, expected):
     for most in (None, 3):
         sampler = FlowMapRewardGuidance(N, **settings, max_batch=most)
-        e = sampler(Ball(), noise(2, 4, 2), Tilt(Quadratic([1.0, 0.0], 3.0)), None, seeded()).evaluations
-        assert (e.network_forward, e.network_backward, e.reward_forward, e.reward_backward) == pytest.approx(expected)
+        e = sampler(
+            Ball(), noise(2, 4, 2), Tilt(Quadratic([1.0, 0.0], 3.0)), None, seeded()
+        ).evaluations
+        assert (
+            e.network_forward,
+            e.network_backward,
+            e.reward_forward,
+            e.reward_backward,
+        ) == pytest.approx(expected)
 
 
 def test_refusals():
@@ -211,5 +234,7 @@ def test_refusals():
     for form in ("jacobian", "endpoint"):
         with pytest.raises(ValueError, match=r"has no gradient \(torch cannot follow"):
             FlowMapRewardGuidance(form=form)(Ball(), x0, Tilt(lambda x: x.detach().sum(1)))
-        with pytest.raises(ValueError, match="the gradient of <lambda> is not finite for sample 0 at t = 0;"):
+        with pytest.raises(
+            ValueError, match="the gradient of <lambda> is not finite for sample 0 at t = 0;"
+        ):
             FlowMapRewardGuidance(form=form)(Ball(), x0, Tilt(lambda x: (x[:, 0] - x[:, 0]).sqrt()))

@@ -1,4 +1,6 @@
-"""A linear measurement of a Gaussian mixture: the posterior is a mixture in closed form, and Z is the evidence."""
+"""A linear measurement of a Gaussian mixture: the posterior is a mixture in closed form, and Z is
+the evidence.
+"""
 
 from typing import NamedTuple
 
@@ -60,7 +62,9 @@ def measured(operator, n=1):
 
 
 def check(result, rows, law, reward):
-    """log evidence, mean, mean square and mode weights of the weighted samples, over independent prompts."""
+    """log evidence, mean, mean square and mode weights of the weighted samples, over independent
+    prompts.
+    """
     weights, x = result.log_w[rows].softmax(1)[..., None], result.x[rows]
     estimate, error = mean_and_error(result.log_z[rows] + reward.log_constant)
     assert abs(estimate - law.log_evidence) < 4 * error + STEP_ERROR
@@ -76,7 +80,12 @@ def check(result, rows, law, reward):
 
 @pytest.mark.parametrize(
     ("name", "lookahead"),
-    [("mask", MapJump()), ("mask", Denoiser()), ("dense", Denoiser()), ("dense", FlowMapDenoiser(0.5))],
+    [
+        ("mask", MapJump()),
+        ("mask", Denoiser()),
+        ("dense", Denoiser()),
+        ("dense", FlowMapDenoiser(0.5)),
+    ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_trajectory_tilting_samples_the_posterior(name, lookahead):
@@ -88,7 +97,9 @@ def test_trajectory_tilting_samples_the_posterior(name, lookahead):
 
 
 def test_every_prompt_may_have_its_own_measurement():
-    """Two measurements, a dozen prompts each: the map must not take the number of a measurement for a condition."""
+    """Two measurements, a dozen prompts each: the map must not take the number of a measurement for
+    a condition.
+    """
     operator = OPERATORS["dense"]
     y = measured(operator, 2)
     reward, (x0, g) = Measurement(operator, y, LEVEL), noise(24, 512, 3)
@@ -106,5 +117,6 @@ def test_the_closed_form_is_bayes_rule():
         x = world().sample(5, torch.Generator().manual_seed(2))
         after = GaussianMixture.from_covariances(law.means, law.covariances, weights=law.weights)
         torch.testing.assert_close(
-            reward(x) + reward.log_constant + world().log_prob(x), after.log_prob(x) + law.log_evidence
+            reward(x) + reward.log_constant + world().log_prob(x),
+            after.log_prob(x) + law.log_evidence,
         )

@@ -23,16 +23,22 @@ def test_tempering_goes_as_far_as_it_may():
     def log_w(level):
         return level[:, None] * value
 
-    level = Tempering(0.9, ahead=lambda t: 1.0)(log_w, low, 0.3, 0.301)  # so short a step that it need not rise
+    level = Tempering(0.9, ahead=lambda t: 1.0)(
+        log_w, low, 0.3, 0.301
+    )  # so short a step that it need not rise
     assert level[0] == 1
     w, v = log_w(low).softmax(1), (log_w(level) - log_w(low)).exp()
     left = (w * v).sum(1) ** 2 / (w * v**2).sum(1)
-    torch.testing.assert_close(left[1:], torch.full((2,), 0.9, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        left[1:], torch.full((2,), 0.9, dtype=torch.float64), rtol=1e-6, atol=0
+    )
     assert (level[1:] > low[1:]).all()
 
 
 def test_tempering_has_a_highest_and_a_lowest_level():
-    """What all bear goes up to 1, or as far ahead as it may; what none bears, to t^4, or stays where it is."""
+    """What all bear goes up to 1, or as far ahead as it may; what none bears, to t^4, or stays
+    where it is.
+    """
     flat, steep = torch.zeros(1, 5), torch.tensor([[0.0, 1e6, 0.0, 0.0, 0.0]])
     runs = Tempering(0.9, ahead=lambda t: 1.0)
     for tempering, value, low, t, expected in (
@@ -42,12 +48,17 @@ def test_tempering_has_a_highest_and_a_lowest_level():
         (Tempering(0.9), steep, 0.2, 0.5, 0.2),
     ):
         low = torch.tensor([low], dtype=torch.float64)
-        level = tempering(lambda level, value=value, low=low: (level - low)[:, None] * value, low, 0.4, t)
-        torch.testing.assert_close(level, torch.tensor([expected], dtype=torch.float64), rtol=1e-6, atol=1e-6)
+        level = tempering(
+            lambda level, value=value, low=low: (level - low)[:, None] * value, low, 0.4, t
+        )
+        torch.testing.assert_close(
+            level, torch.tensor([expected], dtype=torch.float64), rtol=1e-6, atol=1e-6
+        )
 
 
 def test_tempering_tames_a_steep_reward():
-    """r = -10 |x - c|^2 on normal data in four dimensions, 25 steps: the first even level already leaves few particles.
+    """r = -10 |x - c|^2 on normal data in four dimensions, 25 steps: the first even level already
+    leaves few particles.
 
     At equal cost log Z is 1.3 low with l_t = t and within .1 with Tempering().
     """
@@ -67,7 +78,9 @@ def test_tempering_tames_a_steep_reward():
 
 @pytest.mark.parametrize("steps", [25, 100])
 def test_tempering_does_not_trust_a_blurred_look_ahead_early(steps):
-    """The denoiser's guesses are alike at first, and would bear any level: the error of log Z is no worse than without."""
+    """The denoiser's guesses are alike at first, and would bear any level: the error of log Z is no
+    worse than without.
+    """
     model = GaussianMixture([[-1.5, 0.0], [1.5, 0.5]], 0.4, [0.6, 0.4])
     reward = Quadratic([1.0, 0.5], 4.0)
     _, log_z = model.tilted(reward)
@@ -81,7 +94,9 @@ def test_tempering_does_not_trust_a_blurred_look_ahead_early(steps):
 
 
 def test_the_weights_that_a_level_gives_at_once_are_part_of_the_length():
-    """r = a . x on standard normal data: the look-ahead of the noise is worth a . x0, of standard deviation |a|."""
+    """r = a . x on standard normal data: the look-ahead of the noise is worth a . x0, of standard
+    deviation |a|.
+    """
     tilt = Tilt(LinearReward([0.6, 0.8]))
     whole, even = (
         TrajectoryTilting(10, MapJump(), level=level, weighting=PathWeights(), resample_below=0)(
@@ -115,18 +130,31 @@ def test_the_exponential_rise():
 
 @pytest.mark.parametrize("steps", [10, 40])
 def test_length_and_discrepancy_of_a_linear_tilt(steps):
-    """Standard normal data, r = a . x: a step gains h a . N, so the length is |a| and every log(1 + CV^2) is h^2 |a|^2."""
+    """Standard normal data, r = a . x: a step gains h a . N, so the length is |a| and every log(1 +
+    CV^2) is h^2 |a|^2.
+    """
     sampler, size = TrajectoryTilting(steps, MapJump(), weighting=PathWeights()), 1.5
     tilt = Tilt(LinearReward([0.6 * size, 0.8 * size]))
     trace = sampler(Ball(), noise(8, 2000, 2), tilt, None, seeded()).trace
-    for name, expected, step_error in (("length", size, 0.0), ("discrepancy", size**2 / steps, size**2 / steps**2)):
+    for name, expected, step_error in (
+        ("length", size, 0.0),
+        ("discrepancy", size**2 / steps, size**2 / steps**2),
+    ):
         total = trace[name].sum(0)
-        assert abs(total.mean() - expected) < 4 * total.std() / math.sqrt(8) + step_error + 0.02 * expected
+        assert (
+            abs(total.mean() - expected)
+            < 4 * total.std() / math.sqrt(8) + step_error + 0.02 * expected
+        )
 
 
 def test_good_values_leave_the_weights_alone():
-    """On the path of values the law is its own: the weights move by the steps and by the error of the values alone."""
-    model, tilt = GaussianMixture([[-1.5, 0.0], [1.5, 0.5]], 0.7, [0.6, 0.4]), Tilt(Quadratic([1.0, 0.5], 1.0))
+    """On the path of values the law is its own: the weights move by the steps and by the error of
+    the values alone.
+    """
+    model, tilt = (
+        GaussianMixture([[-1.5, 0.0], [1.5, 0.5]], 0.7, [0.6, 0.4]),
+        Tilt(Quadratic([1.0, 0.5], 1.0)),
+    )
     ess = {}
     for name, sampler in (
         ("many", ValueSmc(100, Posterior(128), resample_below=0)),

@@ -1,4 +1,6 @@
-"""Plug and play on normal data, where each step is linear: mean and covariance of the estimate, step by step in closed form."""
+"""Plug and play on normal data, where each step is linear: mean and covariance of the estimate,
+step by step in closed form.
+"""
 
 import math
 from dataclasses import dataclass
@@ -28,15 +30,21 @@ LEVEL = 0.8
 A = CompressedSensing.orthonormal(2, (3,), seeded(6))
 REWARD = Measurement(A, torch.tensor([[1.5, -0.7]], dtype=torch.float64), LEVEL)
 PRECISION = A.matrix.T @ A.matrix / LEVEL**2
-GRADIENT = ((REWARD.y[0] - A.matrix @ MEAN) @ A.matrix) / LEVEL**2  # of the reward, at the prior's mean
+GRADIENT = (
+    (REWARD.y[0] - A.matrix @ MEAN) @ A.matrix
+) / LEVEL**2  # of the reward, at the prior's mean
 
 
 def world(schedule=None):
-    return GaussianMixture.from_covariances(MEAN[None], COVARIANCE[None], schedule=schedule, steps=16)
+    return GaussianMixture.from_covariances(
+        MEAN[None], COVARIANCE[None], schedule=schedule, steps=16
+    )
 
 
 def gain(schedule, t, reach):
-    """K_t of a denoiser mean + K_t (x - alpha mean), by its eigenvalues: the line through x_t and X_{t,r}, at its clean end."""
+    """K_t of a denoiser mean + K_t (x - alpha mean), by its eigenvalues: the line through x_t and
+    X_{t,r}, at its clean end.
+    """
     (a, s, da, ds), (b, q, _, _) = schedule(t), schedule(t + reach * (1 - t))
     at_t, at_r = a**2 * VARIANCES + s**2, b**2 * VARIANCES + q**2
     if reach == 0:  # the limit
@@ -75,7 +83,9 @@ def closed_form(schedule, steps, reach, step_size, draws, prox):
         (VariancePreserving(), Denoiser(), 0.0, Matched(LEVEL**2), 1, False),
     ],
 )
-def test_mean_and_covariance_are_the_closed_forms(schedule, lookahead, reach, step_size, draws, prox):
+def test_mean_and_covariance_are_the_closed_forms(
+    schedule, lookahead, reach, step_size, draws, prox
+):
     n, steps = 20_000, 12
     sampler = PlugAndPlay(steps, lookahead, step_size, draws, prox=REWARD.prox if prox else None)
     x = sampler(world(schedule), noise(1, n, 3), Tilt(REWARD), generator=seeded()).x[0]
@@ -106,7 +116,9 @@ class Times(StepSize):
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("schedule", [Linear(), Trigonometric()], ids=repr)
 def test_it_comes_to_rest_where_the_step_size_says(schedule, factor):
-    """(C^-1 / factor + H) (x - mean) = grad r(mean): the posterior mean for the matched step size, and for no other."""
+    """(C^-1 / factor + H) (x - mean) = grad r(mean): the posterior mean for the matched step size,
+    and for no other.
+    """
     precision = torch.linalg.inv(COVARIANCE) / factor + PRECISION
     rest = MEAN + torch.linalg.solve(precision, GRADIENT)
     mean, _ = closed_form(schedule, 400, 0.0, Times(factor), 1, prox=False)
@@ -120,20 +132,27 @@ def test_it_comes_to_rest_where_the_step_size_says(schedule, factor):
 
 
 def test_proximal_steps_of_any_length_come_to_the_posterior_mean():
-    """Here unbounded: the first is all but infinite. The error they leave falls with gamma toward t = 1."""
+    """Here unbounded: the first is all but infinite. The error they leave falls with gamma toward t
+    = 1.
+    """
     posterior_mean = MEAN + torch.linalg.solve(torch.linalg.inv(COVARIANCE) + PRECISION, GRADIENT)
     errors = [
-        (closed_form(Linear(), n, 0.0, Matched(), 1, prox=True)[0] - posterior_mean).norm() for n in (100, 400, 1600)
+        (closed_form(Linear(), n, 0.0, Matched(), 1, prox=True)[0] - posterior_mean).norm()
+        for n in (100, 400, 1600)
     ]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.02
 
 
 def test_the_scale_of_the_tilt_scales_the_step():
-    """Each prompt's own: twice the reward is the reward with twice gamma, for gradient and proximal steps."""
+    """Each prompt's own: twice the reward is the reward with twice gamma, for gradient and proximal
+    steps.
+    """
     x0, scales = noise(2, 5, 3), torch.tensor([2.0, 0.5], dtype=torch.float64)
     for prox in (None, REWARD.prox):
-        both = PlugAndPlay(6, step_size=Decaying(0.1), prox=prox)(world(), x0, Tilt(REWARD, scales), None, seeded())
+        both = PlugAndPlay(6, step_size=Decaying(0.1), prox=prox)(
+            world(), x0, Tilt(REWARD, scales), None, seeded()
+        )
         for i, scale in enumerate((2.0, 0.5)):
             sampler = PlugAndPlay(6, step_size=Decaying(0.1 * scale), prox=prox)
             alone = sampler(world(), x0, Tilt(REWARD), None, seeded())
@@ -164,7 +183,9 @@ class Astride(Lookahead):
 def test_several_guesses_are_averaged_by_their_weights():
     x0, tilt = noise(2, 4, 3), Tilt(REWARD)
     mean = PlugAndPlay(3, Denoiser())(world(), x0, tilt, None, seeded()).x
-    torch.testing.assert_close(PlugAndPlay(3, Astride(), max_batch=3)(world(), x0, tilt, None, seeded()).x, mean)
+    torch.testing.assert_close(
+        PlugAndPlay(3, Astride(), max_batch=3)(world(), x0, tilt, None, seeded()).x, mean
+    )
 
 
 def test_guesses_that_draw_are_drawn_for_their_own_prompt():
@@ -186,7 +207,10 @@ def test_the_trace_has_the_reward_of_each_estimate():
 
     trace = Watched(5)(world(), noise(2, 4, 3), tilt, None, seeded()).trace
     torch.testing.assert_close(trace["reward"], torch.stack(seen))
-    assert "reward" not in PlugAndPlay(5, prox=REWARD.prox)(world(), noise(2, 4, 3), tilt, None, seeded()).trace
+    assert (
+        "reward"
+        not in PlugAndPlay(5, prox=REWARD.prox)(world(), noise(2, 4, 3), tilt, None, seeded()).trace
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,28 +224,42 @@ def test_the_trace_has_the_reward_of_each_estimate():
 )
 def test_what_it_costs(build, expected):
     for most in (None, 3):
-        e = build(max_batch=most)(Ball(), noise(2, 4, 2), Tilt(LinearReward([1.0, 0.0])), None, seeded()).evaluations
+        e = build(max_batch=most)(
+            Ball(), noise(2, 4, 2), Tilt(LinearReward([1.0, 0.0])), None, seeded()
+        ).evaluations
         counted = (e.network_forward, e.network_backward, e.reward_forward, e.reward_backward)
         assert counted == pytest.approx(expected)
 
 
 def test_a_value_that_is_not_finite_stops_with_sample_and_time():
-    """Particle 1 of prompt 2 by the scale of its prompt and the noise: here the reward is bad where x is largest."""
+    """Particle 1 of prompt 2 by the scale of its prompt and the noise: here the reward is bad where
+    x is largest.
+    """
     bad = lambda x: torch.where(x[:, 0] > 0.5, math.nan, 0.0 * x[:, 0])  # noqa: E731
     with pytest.raises(NonFiniteReward, match=r"<lambda> is nan for sample \d+ at t = 0\.\d+;"):
         PlugAndPlay(4)(Ball(), noise(2, 20, 2), Tilt(bad), None, seeded())
-    with pytest.raises(NonFiniteReward, match=r"the gradient of <lambda> is not finite for sample 0 at t = 0\.25;"):
-        PlugAndPlay(4)(Ball(), noise(2, 4, 2), Tilt(lambda x: x.square().sum(1).sqrt()), None, seeded())
+    with pytest.raises(
+        NonFiniteReward, match=r"the gradient of <lambda> is not finite for sample 0 at t = 0\.25;"
+    ):
+        PlugAndPlay(4)(
+            Ball(), noise(2, 4, 2), Tilt(lambda x: x.square().sum(1).sqrt()), None, seeded()
+        )
     prox = lambda x, variance, cond: torch.where(torch.arange(len(x))[:, None] == 5, math.nan, x)  # noqa: E731
-    with pytest.raises(NonFiniteReward, match=r"the proximal step is not finite for sample 5 at t = 0\.25;"):
-        PlugAndPlay(4, prox=prox)(Ball(), noise(2, 4, 2), Tilt(LinearReward([1.0, 0.0])), None, seeded())
+    with pytest.raises(
+        NonFiniteReward, match=r"the proximal step is not finite for sample 5 at t = 0\.25;"
+    ):
+        PlugAndPlay(4, prox=prox)(
+            Ball(), noise(2, 4, 2), Tilt(LinearReward([1.0, 0.0])), None, seeded()
+        )
 
 
 def test_refusals():
     x0 = torch.rand(1, 2, 1, 8, 8)
     with pytest.raises(ValueError, match="follows a reward; pass tilt="):
         PlugAndPlay()(Ball(), x0)
-    with pytest.raises(ValueError, match=r"JpegSize has no gradient .* use PlugAndPlay\(prox=\.\.\.\)"):
+    with pytest.raises(
+        ValueError, match=r"JpegSize has no gradient .* use PlugAndPlay\(prox=\.\.\.\)"
+    ):
         PlugAndPlay()(Ball(), x0, Tilt(JpegSize()))
     with pytest.raises(ValueError, match="has no gradient"):
         PlugAndPlay()(Ball(), x0, Tilt(lambda x: x.detach().sum((1, 2, 3))))
@@ -233,23 +271,29 @@ def test_refusals():
         Matched(0.0)
     with pytest.raises(ValueError, match=r"reach in \[0, 1\].*reach=1\.5"):
         FlowMapDenoiser(1.5)
-    x = PlugAndPlay(3, prox=lambda x, variance, cond: x)(Ball(), x0, Tilt(JpegSize())).x  # with prox none is needed
+    x = PlugAndPlay(3, prox=lambda x, variance, cond: x)(
+        Ball(), x0, Tilt(JpegSize())
+    ).x  # with prox none is needed
     assert x.shape == x0.shape
 
 
-# --- its denoisers ----------------------------------------------------------------------------------------------------
+# --- its denoisers ------------------------------------------------------------------------------
 @pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
 def test_the_ends_of_the_reach_are_the_mean_and_the_jump(schedule):
     model, x = OneGaussian(schedule), noise(1, 50, 2)[0]
     for reach, known in ((0.0, Denoiser()), (1e-6, Denoiser()), (1.0, MapJump())):
         guess = FlowMapDenoiser(reach)(model, x, 0.3).x1
-        torch.testing.assert_close(guess, known(model, x, 0.3).x1, rtol=1e-4 if 0 < reach < 1 else 1e-10, atol=1e-9)
+        torch.testing.assert_close(
+            guess, known(model, x, 0.3).x1, rtol=1e-4 if 0 < reach < 1 else 1e-10, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
 def test_between_them_spread_is_bought_with_error_at_the_best_price(schedule):
-    """Of all estimators with this law's spread, none has less error: |std - ideal std| and the error over the least add up as
-    E|z - x1|^2 = least + (std_z - std_mean)^2 (Freirich et al. 2021, arXiv 2107.02555), here by the linear coefficient."""
+    """Of all estimators with this law's spread, none has less error: |std - ideal std| and the
+    error over the least add up as E|z - x1|^2 = least + (std_z - std_mean)^2 (Freirich et al. 2021,
+    arXiv 2107.02555), here by the linear coefficient.
+    """
     model, t = OneGaussian(schedule), torch.tensor(0.3)
     x = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     (alpha, sigma, _, _), slopes = schedule(0.3), []
@@ -268,7 +312,11 @@ def test_between_them_spread_is_bought_with_error_at_the_best_price(schedule):
 
 
 def test_its_derivatives_are_those_of_finite_differences():
-    model, x, h = GaussianMixture([[-1.5, 0.0], [1.5, 0.5]], 0.7, [0.6, 0.4], steps=4), noise(1, 6, 2)[0], 1e-5
+    model, x, h = (
+        GaussianMixture([[-1.5, 0.0], [1.5, 0.5]], 0.7, [0.6, 0.4], steps=4),
+        noise(1, 6, 2)[0],
+        1e-5,
+    )
     t, direction = torch.full((6,), 0.4, dtype=torch.float64), noise(1, 6, 2, seed=3)[0]
     for reach in (0.0, 0.5):
         guess = lambda x, t, reach=reach: FlowMapDenoiser(reach)(model, x, t).x1[0]  # noqa: E731

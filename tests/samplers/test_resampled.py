@@ -1,4 +1,6 @@
-"""Result.resampled: a fair unweighted sample of a weighted population, whatever its order; closed forms in float64."""
+"""Result.resampled: a fair unweighted sample of a weighted population, whatever its order; closed
+forms in float64.
+"""
 
 from itertools import combinations
 
@@ -6,10 +8,10 @@ import pytest
 import torch
 
 from steer.analytic import ring
+from steer.analytic.benchmarks import WORLDS
 from steer.counting import Evaluations
 from steer.resampling import unweighted
 from steer.samplers import Result
-from steer.worlds import WORLDS
 
 DRAWS = 6000
 
@@ -25,7 +27,9 @@ def repeated(log_w, n, seed=0):
 
 @pytest.mark.parametrize("n", [1, 3, 8, 13])
 def test_every_place_holds_every_particle_as_often_as_its_weight_says(n):
-    log_w = torch.tensor([[0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.02, 0.0]], dtype=torch.float64).log()  # in order
+    log_w = torch.tensor(
+        [[0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.02, 0.0]], dtype=torch.float64
+    ).log()  # in order
     w, kept = log_w.exp()[0], repeated(log_w, n)
     for place in range(n):
         found = torch.bincount(kept[:, place], minlength=8) / DRAWS
@@ -45,7 +49,9 @@ def test_equal_weights_give_every_subset_alike_and_no_particle_twice():
 
 
 def test_neighbours_in_a_population_of_clones_are_kept_together_as_often_as_any_pair():
-    """Sorted by ancestor, two of each: a comb over the order as it stands would never keep two of a kind."""
+    """Sorted by ancestor, two of each: a comb over the order as it stands would never keep two of a
+    kind.
+    """
     kept = repeated(torch.zeros(1, 8, dtype=torch.float64), 3) // 2
     alike = (kept[:, :, None] == kept[:, None, :]).double().sum((1, 2)) - 3
     found = alike / 6  # of the ordered pairs of three
@@ -53,7 +59,9 @@ def test_neighbours_in_a_population_of_clones_are_kept_together_as_often_as_any_
 
 
 def test_the_law_of_what_is_kept_is_the_tilted_law():
-    """A weighted population sorted by its reward, of a world whose tilted law is known: mean and mode weights of the kept."""
+    """A weighted population sorted by its reward, of a world whose tilted law is known: mean and
+    mode weights of the kept.
+    """
     world, prompts, particles, n = WORLDS["uneven"](), 1500, 600, 8
     x = world.flow_map.sample(prompts * particles, generator(1))
     log_w = world.reward(x).unflatten(0, (prompts, particles))
@@ -73,7 +81,9 @@ def test_the_law_of_what_is_kept_is_the_tilted_law():
 
 
 def test_diversity_of_three_of_eight_is_that_of_random_three():
-    """Eight particles, two of each ancestor, in order; the exact mean distance is that over all pairs."""
+    """Eight particles, two of each ancestor, in order; the exact mean distance is that over all
+    pairs.
+    """
     world = ring()
     x = world.sample(4, generator(3)).repeat_interleave(2, dim=0)
     x = x + 0.05 * torch.randn(8, 2, generator=generator(4), dtype=torch.float64)
@@ -82,7 +92,9 @@ def test_diversity_of_three_of_eight_is_that_of_random_three():
     result = Result(x.expand(4000, -1, -1), torch.zeros(4000, 8, dtype=torch.float64), None)
     kept = result.resampled(3, generator(5))
     found = torch.cdist(kept, kept).sum((1, 2)) / 6
-    assert abs(float(found.mean() - exact)) < 4 * float(found.std()) / 4000**0.5 < 0.05 * float(exact)
+    assert (
+        abs(float(found.mean() - exact)) < 4 * float(found.std()) / 4000**0.5 < 0.05 * float(exact)
+    )
     first = torch.cdist(x[:3], x[:3]).sum() / 6
     assert first < 0.9 * exact
 

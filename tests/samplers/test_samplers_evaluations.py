@@ -1,4 +1,6 @@
-"""What a sample costs, counted by hand: forwards and backwards of network and reward per returned sample."""
+"""What a sample costs, counted by hand: forwards and backwards of network and reward per returned
+sample.
+"""
 
 import pytest
 import torch
@@ -7,7 +9,16 @@ from zoo import noise, seeded
 
 from rewards import Quadratic
 from steer.lookahead import Denoiser, Glass, Identity, MapJump, Posterior, ShortOde
-from steer.samplers import BestOfN, Jump, Ode, PathWeights, Sde, Search, TrajectoryTilting, ValueGuided
+from steer.samplers import (
+    BestOfN,
+    Jump,
+    Ode,
+    PathWeights,
+    Sde,
+    Search,
+    TrajectoryTilting,
+    ValueGuided,
+)
 from steer.solvers import Heun
 from steer.tilt import Tilt
 
@@ -17,9 +28,13 @@ GUIDED = [
     # The map: a jump and a velocity at each time but the last, where it has landed.
     (TrajectoryTilting(N, MapJump()), (2 * N, N, N + 1, N)),
     (TrajectoryTilting(N, MapJump(trusted=False)), (2 * N, N, N + 1, N)),
-    # Weights along the path ask for the rate at t = 1 too, but of a map that follows its velocity it is known.
+    # Weights along the path ask for the rate at t = 1 too, but of a map that follows its velocity
+    # it is known.
     (TrajectoryTilting(N, MapJump(), weighting=PathWeights()), (2 * N, N, N + 1, N)),
-    (TrajectoryTilting(N, MapJump(trusted=False), weighting=PathWeights()), (2 * N + 2, N + 1, N + 1, N + 1)),
+    (
+        TrajectoryTilting(N, MapJump(trusted=False), weighting=PathWeights()),
+        (2 * N + 2, N + 1, N + 1, N + 1),
+    ),
     (TrajectoryTilting(N, Denoiser(), weighting=PathWeights()), (N + 1, N + 1, N + 1, N + 1)),
     # The denoiser shares its velocity with the drift.
     (TrajectoryTilting(N, Denoiser()), (N, N, N + 1, N)),
@@ -27,7 +42,8 @@ GUIDED = [
     (TrajectoryTilting(N, Identity()), (N, 0, N + 1, N)),
     # Two steps of Heun's, four velocities, the first of which is the drift's.
     (TrajectoryTilting(N, ShortOde(2)), (4 * N, 4 * N, N + 1, N)),
-    # Three draws cost this world no network, but a reward each; in pieces as well, and at t = 1 there is one.
+    # Three draws cost this world no network, but a reward each; in pieces as well, and at t = 1
+    # there is one.
     (TrajectoryTilting(N, Posterior(3)), (N, 0, 3 * N + 1, 3 * N)),
     (TrajectoryTilting(N, Posterior(3, at_once=1)), (N, 0, 3 * N + 1, 3 * N)),
     # The first step looks ahead from its middle, where the drift has no velocity to share.
@@ -66,7 +82,12 @@ def test_search_and_resampling_cost_nothing_more():
     tilt = Tilt(Quadratic([1.0, 0.0], 3.0))
     costs = {
         cost(TrajectoryTilting(N, **more), tilt)
-        for more in ({"resample_below": 0.0}, {"resample_below": 1.0}, {"search": Search(2)}, {"film": 2})
+        for more in (
+            {"resample_below": 0.0},
+            {"resample_below": 1.0},
+            {"search": Search(2)},
+            {"film": 2},
+        )
     }
     assert len(costs) == 1
 
@@ -89,7 +110,11 @@ def test_what_the_sampler_counts_is_what_the_model_sees():
             self.seen += len(x)
             return super().forward(x, s, t, cond)
 
-    for sampler in (TrajectoryTilting(N, MapJump(), max_batch=3), TrajectoryTilting(N, ShortOde(2)), Ode(N, Heun())):
+    for sampler in (
+        TrajectoryTilting(N, MapJump(), max_batch=3),
+        TrajectoryTilting(N, ShortOde(2)),
+        Ode(N, Heun()),
+    ):
         model = Counting()
         result = sampler(model, noise(2, 4, 2), Tilt(Quadratic([1.0, 0.0], 3.0)), None, seeded())
         assert result.evaluations.network_forward * 8 == model.seen

@@ -23,14 +23,23 @@ from steer.samplers import (
     ValueSmc,
     training_free,
 )
-from steer.samplers.collapse import WeightCollapse
+from steer.samplers.smc.degeneracy import WeightCollapse
 from steer.tilt import NonFiniteReward, Tilt
 
 every = pytest.mark.parametrize("name", BUILD)
-guided = pytest.mark.parametrize("name", [n for n, b in BUILD.items() if getattr(b(), "guide", False)])
+guided = pytest.mark.parametrize(
+    "name", [n for n, b in BUILD.items() if getattr(b(), "guide", False)]
+)
 # Of noise, all of these expect the same, whatever the noise.
 AVERAGING = {
-    *("denoiser, extra drift", "denoiser, transitions", "posterior", "glass", "renoise", "unguided"),
+    *(
+        "denoiser, extra drift",
+        "denoiser, transitions",
+        "posterior",
+        "glass",
+        "renoise",
+        "unguided",
+    ),
     *("tds", "das", "reversal", "all of the tilt", "glass, in pieces", "ValueSmc"),
 }
 FIRST_LOOK = {"FlowMapRewardGuidance": 0, "fmrg, endpoint": 0} | dict.fromkeys(
@@ -68,16 +77,26 @@ def test_a_reward_that_is_not_finite_stops_with_sample_and_time(name, bad):
     for most in (None, 3):
         error = raised(NonFiniteReward, BUILD[name](max_batch=most), x0, tilt)
         looks = isinstance(BUILD[name](), TrajectoryTilting)
-        first = (FIRST_POTENTIAL | FIRST_LOOK).get(name, 1) if not looks else 0.25 if name in AVERAGING else 0
+        first = (
+            (FIRST_POTENTIAL | FIRST_LOOK).get(name, 1)
+            if not looks
+            else 0.25
+            if name in AVERAGING
+            else 0
+        )
         assert f"is {bad:g} for sample 9 at t = {first};" in str(error)
 
 
-@pytest.mark.parametrize("name", ["TrajectoryTilting", "untrusted map", "identity", "short ode", "search"])
+@pytest.mark.parametrize(
+    "name", ["TrajectoryTilting", "untrusted map", "identity", "short ode", "search"]
+)
 def test_a_gradient_that_is_not_finite_stops_with_sample_and_time(name):
     """r = min(|x|, 1) is finite at 0, and its gradient there is 0/0."""
     x0 = noise(2, 4, 2)
     x0[1, 2] = 0.0
-    error = raised(NonFiniteReward, BUILD[name](max_batch=3), x0, Tilt(lambda x: x.square().sum(1).sqrt()))
+    error = raised(
+        NonFiniteReward, BUILD[name](max_batch=3), x0, Tilt(lambda x: x.square().sum(1).sqrt())
+    )
     assert "the gradient of <lambda> is not finite for sample 6 at t = 0;" in str(error)
 
 
@@ -114,7 +133,9 @@ def test_a_reward_without_gradient_is_refused_by_what_needs_one(name):
 
 @guided
 def test_a_reward_that_leaves_torch_unannounced_is_found_out(name):
-    message = str(raised(ValueError, BUILD[name](), noise(1, 4, 2), Tilt(lambda x: x.detach().sum(1))))
+    message = str(
+        raised(ValueError, BUILD[name](), noise(1, 4, 2), Tilt(lambda x: x.detach().sum(1)))
+    )
     assert "has no gradient (torch cannot follow" in message
     assert "guide=False" in message
 
@@ -125,15 +146,23 @@ def test_noise_and_conditions_of_another_shape_are_refused(name):
     assert "(4, 2)" in str(raised(ValueError, sampler, noise(4, 2), tilt))
     assert "at least one" in str(raised(ValueError, sampler, noise(2, 0, 2), tilt))
     assert "NaN" in str(raised(ValueError, sampler, noise(1, 4, 2) / 0, tilt))
-    assert "2 of them; got 3" in str(raised(ValueError, sampler, noise(2, 4, 2), tilt, torch.tensor([0, 1, 2])))
-    assert "2 of them; got 4" in str(raised(ValueError, sampler, noise(2, 4, 2), Tilt(REWARD, torch.ones(4))))
+    assert "2 of them; got 3" in str(
+        raised(ValueError, sampler, noise(2, 4, 2), tilt, torch.tensor([0, 1, 2]))
+    )
+    assert "2 of them; got 4" in str(
+        raised(ValueError, sampler, noise(2, 4, 2), Tilt(REWARD, torch.ones(4)))
+    )
 
 
 def test_inference_mode_is_not_blamed_on_the_reward():
     with torch.inference_mode():
         message = str(raised(ValueError, TrajectoryTilting(2), noise(1, 2, 2), Tilt(REWARD)))
         assert "no_grad()" in message
-        assert TrajectoryTilting(2, guide=False)(Ball(), noise(1, 2, 2), Tilt(REWARD)).x.isfinite().all()
+        assert (
+            TrajectoryTilting(2, guide=False)(Ball(), noise(1, 2, 2), Tilt(REWARD))
+            .x.isfinite()
+            .all()
+        )
 
 
 @pytest.mark.parametrize("far", [1e200, -1e200])
@@ -146,16 +175,21 @@ def test_samples_that_run_away_are_not_blamed_on_the_reward(far):
 
 
 def test_what_is_no_number_of_steps_and_what_is_not_built():
-    with pytest.raises(ValueError, match=r"TrajectoryTilting takes a whole number of steps first; got 2.5"):
+    with pytest.raises(
+        ValueError, match=r"TrajectoryTilting takes a whole number of steps first; got 2.5"
+    ):
         TrajectoryTilting(2.5)
     with pytest.raises(
-        ValueError, match=r"TrajectoryTilting takes a whole number of steps first; got <steer\.lookahead\.Denoiser"
+        ValueError,
+        match=r"TrajectoryTilting takes a whole number of steps first; got <steer\.lookahead\.Denoiser",
     ):
         TrajectoryTilting(Denoiser())
     with pytest.raises(ValueError, match="whole number of steps first; got True"):
         Sde(True)
     assert Sde(np.int64(3)).steps == 3
-    with pytest.raises(ValueError, match="BestOfN takes a sampler; got the class Jump: build one, Jump\\(\\)"):
+    with pytest.raises(
+        ValueError, match="BestOfN takes a sampler; got the class Jump: build one, Jump\\(\\)"
+    ):
         BestOfN(Jump)
     sampler = TrajectoryTilting(2, lookahead=Denoiser)
     message = str(raised(ValueError, sampler, noise(1, 2, 2), Tilt(REWARD)))
@@ -175,8 +209,14 @@ def test_samplers_that_need_a_reward_say_so():
     ("sampler", "message"),
     [
         (Sde(2, lambda t: math.inf), "finite and at least 0; at t = 0 it is inf"),
-        (TrajectoryTilting(2, Denoiser(), chi=lambda t: math.inf), "chi must be finite; at t = 0 it is inf"),
-        (TrajectoryTilting(2, level=lambda t: t if t == 1 else float("nan")), "level must be finite; at t = 0"),
+        (
+            TrajectoryTilting(2, Denoiser(), chi=lambda t: math.inf),
+            "chi must be finite; at t = 0 it is inf",
+        ),
+        (
+            TrajectoryTilting(2, level=lambda t: t if t == 1 else float("nan")),
+            "level must be finite; at t = 0",
+        ),
         (TrajectoryTilting(2, eps=0.0, chi=lambda t: 1.0), "transition weights need noise"),
         (
             TrajectoryTilting(2, eps=0.0, chi=lambda t: 1.0, weighting=PathWeights()),
@@ -193,7 +233,9 @@ def test_levels_of_noise_drift_and_tilt_make_sense(sampler, message):
 def test_a_look_ahead_whose_slope_in_time_is_infinite_is_told_of():
     class Rooted(Identity):
         def __call__(self, flow_map, x, t, cond=None, generator=None):
-            return super().__call__(flow_map, x + torch.as_tensor(t, dtype=x.dtype).reshape(-1, 1).sqrt(), t)
+            return super().__call__(
+                flow_map, x + torch.as_tensor(t, dtype=x.dtype).reshape(-1, 1).sqrt(), t
+            )
 
     sampler = TrajectoryTilting(2, Rooted(), weighting=PathWeights())
     message = str(raised(NonFiniteReward, sampler, noise(1, 4, 2), Tilt(REWARD)))
@@ -202,7 +244,9 @@ def test_a_look_ahead_whose_slope_in_time_is_infinite_is_told_of():
 
 
 def test_noise_levels_are_not_negative():
-    assert "at t = 0.5 it is -1" in str(raised(ValueError, Sde(2, lambda t: 1 - 4 * t), noise(1, 2, 2), None))
+    assert "at t = 0.5 it is -1" in str(
+        raised(ValueError, Sde(2, lambda t: 1 - 4 * t), noise(1, 2, 2), None)
+    )
 
 
 def test_weights_that_come_down_to_one_are_told_of_once():
@@ -213,7 +257,10 @@ def test_weights_that_come_down_to_one_are_told_of_once():
     (warning,) = caught
     assert "of prompt 1 but that of sample" in str(warning.message)
     assert "BestOfN" in str(warning.message)
-    t, sample = (re.search(pattern, str(warning.message))[1] for pattern in (r"t = ([\d.]+) ", r"sample (\d+)"))
+    t, sample = (
+        re.search(pattern, str(warning.message))[1]
+        for pattern in (r"t = ([\d.]+) ", r"sample (\d+)")
+    )
     first = (result.trace["ess"][:, 1] < 1.01).nonzero()[0, 0]
     assert float(t) == pytest.approx(float(result.trace["t"][first]), rel=1e-3)
     assert 8 <= int(sample) < 16
@@ -226,14 +273,18 @@ def test_weights_that_stay_many_are_not_told_of(sampler, recwarn):
 
 
 def test_copies_that_no_noise_would_part_are_not_made():
-    sampler = TrajectoryTilting(4, Identity(), resample_below=1.0, eps=lambda t: 1.0 if t == 0 else 0.0)
+    sampler = TrajectoryTilting(
+        4, Identity(), resample_below=1.0, eps=lambda t: 1.0 if t == 0 else 0.0
+    )
     assert "copies stay alike without noise: eps is 0 at t = 0.25" in str(
         raised(ValueError, sampler, noise(1, 8, 2), Tilt(Quadratic([1.0, 0.0], 3.0)))
     )
     assert "copies stay alike" in str(
         raised(ValueError, FkSteering(4, every=1, eps=lambda t: 0.0), noise(1, 8, 2), Tilt(REWARD))
     )
-    FkSteering(4, every=1, resample_below=0, eps=lambda t: 0.0)(Ball(), noise(1, 8, 2), Tilt(REWARD), None, seeded())
+    FkSteering(4, every=1, resample_below=0, eps=lambda t: 0.0)(
+        Ball(), noise(1, 8, 2), Tilt(REWARD), None, seeded()
+    )
     never = TrajectoryTilting(4, Identity(), resample_below=0.0, eps=lambda t: 0.0)
     assert never(Ball(), noise(1, 8, 2), Tilt(REWARD), None, seeded()).x.isfinite().all()
 
@@ -251,7 +302,10 @@ def test_extra_drift_without_noise_cannot_be_weighed():
         (lambda: TrajectoryTilting(2, resample_below=1.5), "fraction"),
         (lambda: TrajectoryTilting(2, guide=False, chi=lambda t: 1.0), "guide=False"),
         (lambda: TrajectoryTilting(2, Posterior(2), weighting=PathWeights()), "TransitionWeights"),
-        (lambda: TrajectoryTilting(2, weighting=PathWeights(), trust_radius=1.0), "weigh the whole gradient"),
+        (
+            lambda: TrajectoryTilting(2, weighting=PathWeights(), trust_radius=1.0),
+            "weigh the whole gradient",
+        ),
         (lambda: TrajectoryTilting(2, trust_radius=0.0), "above 0; got 0.0"),
         (lambda: Search(every=0), "every"),
         (lambda: Search(keep=0.0), "keep"),

@@ -25,7 +25,13 @@ def liking(x, cond):
 
 
 def test_every_sampler_says_what_it_claims():
-    assert {cls.__name__ for cls in concrete()} >= {"Ode", "Sde", "Jump", "BestOfN", "TrajectoryTilting"}
+    assert {cls.__name__ for cls in concrete()} >= {
+        "Ode",
+        "Sde",
+        "Jump",
+        "BestOfN",
+        "TrajectoryTilting",
+    }
     assert {name: build().claim for name, build in BUILD.items() if build().claim != "exact"} == {
         "BeamSearch": "maximiser",
         "BestOfN": "maximiser",
@@ -55,7 +61,9 @@ def test_every_sampler_says_what_it_claims():
 @every
 def test_shapes_and_trace(name):
     prompts, particles, shape = 2, 3, (1, 4, 4)
-    result = BUILD[name]()(Ball(), noise(prompts, particles, *shape), Tilt(liking), torch.tensor([0, 1]), seeded())
+    result = BUILD[name]()(
+        Ball(), noise(prompts, particles, *shape), Tilt(liking), torch.tensor([0, 1]), seeded()
+    )
     returned = 1 if name in {"BestOfN", "BestOfRounds"} else particles
     assert result.x.shape == (prompts, returned, *shape)
     assert result.log_w.shape == result.tilt.shape == (prompts, returned)
@@ -69,15 +77,21 @@ def test_shapes_and_trace(name):
 
 @every
 def test_a_prompt_does_not_know_its_batch_mates(name):
-    """The first prompt alone, and beside others whose strong tilts make them resample when it does not."""
+    """The first prompt alone, and beside others whose strong tilts make them resample when it does
+    not.
+    """
     x0, labels, scales = noise(3, 6, 2), torch.tensor([1, 0, 1]), torch.tensor([0.2, 30.0, -30.0])
     together = BUILD[name]()(Ball(), x0, Tilt(liking, scales), labels, seeded())
     alone = BUILD[name]()(Ball(), x0[:1], Tilt(liking, scales[:1]), labels[:1], seeded())
     assert torch.allclose(together.x[:1], alone.x, rtol=1e-12, atol=1e-14)
     assert torch.allclose(together.log_w[:1], alone.log_w, rtol=1e-12, atol=1e-14)
-    assert alone.log_z is None or torch.allclose(together.log_z[:1], alone.log_z, rtol=1e-12, atol=1e-14)
+    assert alone.log_z is None or torch.allclose(
+        together.log_z[:1], alone.log_z, rtol=1e-12, atol=1e-14
+    )
     for key in alone.trace.keys() & {"ess", "resampled", "reward"}:
-        assert torch.allclose(together.trace[key][:, :1].double(), alone.trace[key].double(), rtol=1e-12)
+        assert torch.allclose(
+            together.trace[key][:, :1].double(), alone.trace[key].double(), rtol=1e-12
+        )
 
 
 @every
@@ -87,20 +101,32 @@ def test_prompts_keep_their_randomness_wherever_they_stand(name):
     scales, order = torch.tensor([0.2, 3.0, 1.0]), [2, 0]
     whole = BUILD[name]()(Ball(), x0, Tilt(liking, scales), labels, seeded(), prompt_keys=keys)
     some = BUILD[name]()(
-        Ball(), x0[order], Tilt(liking, scales[order]), labels[order], seeded(), prompt_keys=[keys[i] for i in order]
+        Ball(),
+        x0[order],
+        Tilt(liking, scales[order]),
+        labels[order],
+        seeded(),
+        prompt_keys=[keys[i] for i in order],
     )
     assert torch.allclose(whole.x[order], some.x, rtol=1e-12, atol=1e-14)
     assert torch.allclose(whole.log_w[order], some.log_w, rtol=1e-12, atol=1e-14)
-    assert some.log_z is None or torch.allclose(whole.log_z[order], some.log_z, rtol=1e-12, atol=1e-14)
+    assert some.log_z is None or torch.allclose(
+        whole.log_z[order], some.log_z, rtol=1e-12, atol=1e-14
+    )
     if name not in DETERMINISTIC:
-        other = BUILD[name]()(Ball(), x0, Tilt(liking, scales), labels, seeded(), prompt_keys=[7, -3, 0])
+        other = BUILD[name]()(
+            Ball(), x0, Tilt(liking, scales), labels, seeded(), prompt_keys=[7, -3, 0]
+        )
         assert torch.equal(whole.x[0], other.x[0])
         assert not torch.equal(whole.x[2], other.x[2])
 
 
 def test_keys_are_0_to_P_minus_1_unless_given():
     x0 = noise(3, 4, 2)
-    plain, keyed = (Sde(STEPS)(Ball(), x0, generator=seeded(), prompt_keys=keys) for keys in (None, torch.arange(3)))
+    plain, keyed = (
+        Sde(STEPS)(Ball(), x0, generator=seeded(), prompt_keys=keys)
+        for keys in (None, torch.arange(3))
+    )
     assert torch.equal(plain.x, keyed.x)
 
 
@@ -110,7 +136,9 @@ def test_max_batch_changes_memory_and_nothing_else(name):
     whole = BUILD[name]()(Ball(), x0, tilt, labels, seeded())
     for most in (1, 3, 100):
         seen = []
-        watched = Tilt(lambda x, cond, seen=seen: seen.append(len(x)) or liking(x, cond), tilt.scale)
+        watched = Tilt(
+            lambda x, cond, seen=seen: seen.append(len(x)) or liking(x, cond), tilt.scale
+        )
         pieces = BUILD[name](max_batch=most)(Ball(), x0, watched, labels, seeded())
         assert torch.allclose(pieces.x, whole.x, rtol=1e-12)
         assert torch.allclose(pieces.log_w, whole.log_w, rtol=1e-12, atol=1e-14)
@@ -122,7 +150,9 @@ def test_max_batch_changes_memory_and_nothing_else(name):
 def test_the_generator_is_the_only_chance(name):
     """The same seed gives the same bits; another seed others, unless the sampler is deterministic."""
     x0, tilt, labels = noise(2, 4, 2), Tilt(liking), torch.tensor([1, 0])
-    first, again, other = (BUILD[name]()(Ball(), x0, tilt, labels, seeded(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        BUILD[name]()(Ball(), x0, tilt, labels, seeded(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(first.x, again.x)
     assert torch.equal(first.log_w, again.log_w)
     assert torch.equal(first.x, other.x) == (name in DETERMINISTIC)
@@ -131,7 +161,9 @@ def test_the_generator_is_the_only_chance(name):
 @pytest.mark.parametrize("name", sorted(DETERMINISTIC))
 def test_particles_have_no_order(name):
     x0, order = noise(2, 5, 2), torch.tensor([3, 0, 4, 1, 2])
-    straight, shuffled = (BUILD[name]()(Ball(), x, Tilt(liking), torch.tensor([0, 1])) for x in (x0, x0[:, order]))
+    straight, shuffled = (
+        BUILD[name]()(Ball(), x, Tilt(liking), torch.tensor([0, 1])) for x in (x0, x0[:, order])
+    )
     assert torch.equal(straight.x[:, order], shuffled.x)
     assert torch.equal(straight.log_w[:, order], shuffled.log_w)
 
@@ -147,7 +179,9 @@ def test_conditions_reach_the_reward_entry_by_entry(name, cond):
 
 @every
 def test_single_precision_stays_single_and_its_weights_are_double(name):
-    result = BUILD[name]()(Ball(), noise(2, 4, 2).float(), Tilt(liking), torch.tensor([1, 0]), seeded())
+    result = BUILD[name]()(
+        Ball(), noise(2, 4, 2).float(), Tilt(liking), torch.tensor([1, 0]), seeded()
+    )
     sums = [result.log_w, result.tilt, *([] if result.log_z is None else [result.log_z])]
     assert result.x.dtype == torch.float32
     assert result.x.isfinite().all()
@@ -156,12 +190,16 @@ def test_single_precision_stays_single_and_its_weights_are_double(name):
 
 @every
 def test_weights_are_summed_in_double_precision(name):
-    """A reward of 1000, which bfloat16 holds exactly, at samples in bfloat16: log Z is 1000, and not what bfloat16 makes of
-    a thousand added up in shares."""
+    """A reward of 1000, which bfloat16 holds exactly, at samples in bfloat16: log Z is 1000, and
+    not what bfloat16 makes of
+    a thousand added up in shares.
+    """
     thousand = Tilt(lambda x: 1000.0 + 0.0 * x.flatten(1).sum(1))
     result = BUILD[name]()(Ball(), noise(2, 4, 2).bfloat16(), thousand, None, seeded())
     assert (result.tilt == 1000).all()
-    assert result.log_z is None or torch.allclose(result.log_z, torch.tensor(1000.0).double(), rtol=1e-9)
+    assert result.log_z is None or torch.allclose(
+        result.log_z, torch.tensor(1000.0).double(), rtol=1e-9
+    )
 
 
 @every
@@ -176,11 +214,17 @@ def test_zero_scale_leaves_everything_as_it_was(name):
     """log Z = 0 exactly and equal weights, and trajectory tilting takes the steps of the Sde."""
     x0, labels = noise(2, 7, 2), torch.tensor([1, 0])
     result = BUILD[name]()(Ball(), x0, Tilt(liking, 0.0), labels, seeded())
-    rounding = 1e-14 if name in {"renoise", "glass, in pieces"} else 0.0  # of weights that sum to nearly one
+    rounding = (
+        1e-14 if name in {"renoise", "glass, in pieces"} else 0.0
+    )  # of weights that sum to nearly one
     assert result.log_w.abs().max() <= rounding
     assert result.log_z is None or result.log_z.abs().max() <= rounding
     assert all(values.isfinite().all() for values in result.trace.values())
-    if isinstance(BUILD[name](), TrajectoryTilting) and name not in DRAWING and BUILD[name]().search is None:
+    if (
+        isinstance(BUILD[name](), TrajectoryTilting)
+        and name not in DRAWING
+        and BUILD[name]().search is None
+    ):
         free = Sde(STEPS)(Ball(), x0, generator=seeded())
         assert torch.allclose(result.x, free.x, rtol=1e-12)
 
@@ -190,13 +234,18 @@ def test_zero_scale_leaves_everything_as_it_was(name):
 def test_log_z_follows_a_large_offset_of_the_reward(name, offset):
     """Adding a constant to the reward adds it to log Z and moves no sample; nothing overflows."""
     x0 = noise(2, 5, 2)
-    near, far = (BUILD[name]()(Ball(), x0, Tilt(LinearReward([1.0, 0.0], c)), None, seeded()) for c in (0.0, offset))
+    near, far = (
+        BUILD[name]()(Ball(), x0, Tilt(LinearReward([1.0, 0.0], c)), None, seeded())
+        for c in (0.0, offset)
+    )
     assert torch.allclose(far.x, near.x, rtol=1e-6)
     assert torch.allclose(far.log_w.softmax(1), near.log_w.softmax(1), rtol=1e-6)
     assert near.log_z is None or torch.allclose(far.log_z - offset, near.log_z, atol=1e-8)
 
 
-@pytest.mark.parametrize("lookahead", [MapJump(), Denoiser(), Identity(), ShortOde(2)], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "lookahead", [MapJump(), Denoiser(), Identity(), ShortOde(2)], ids=lambda a: type(a).__name__
+)
 def test_after_resampling_all_that_is_known_of_a_particle_is_its_own(lookahead):
     """Every step resamples; a fresh look at the survivors must find what was re-indexed with them."""
     moved = []
@@ -204,21 +253,27 @@ def test_after_resampling_all_that_is_known_of_a_particle_is_its_own(lookahead):
     class Checked(TrajectoryTilting):
         def select(self, run, now, t):
             after = super().select(run, now, t)
-            for kept, fresh in zip(after.glance, self.look(run, after.x, t).at(after.glance.level), strict=True):
+            for kept, fresh in zip(
+                after.glance, self.look(run, after.x, t).at(after.glance.level), strict=True
+            ):
                 assert torch.allclose(kept, fresh, rtol=1e-10, atol=1e-12)
             chosen = run.records[-1]["resampled"]
             assert (after.log_w[chosen] == 0).all()
             moved.append(not torch.equal(after.x, now.x))
             return after
 
-    sampler = Checked(STEPS, lookahead, resample_below=1.0, resampling=multinomial)  # which always moves some
+    sampler = Checked(
+        STEPS, lookahead, resample_below=1.0, resampling=multinomial
+    )  # which always moves some
     result = sampler(Ball(), noise(2, 6, 2), Tilt(Quadratic([1.0, 0.0], 3.0)), None, seeded())
     assert moved == [True] * (STEPS - 2) + [False] * 2  # the last step has no noise to part copies
     assert result.trace["resampled"].tolist() == [[True, True]] * (STEPS - 2) + [[False, False]] * 2
 
 
 def test_resampling_moves_weight_to_log_z_and_loses_none():
-    """log Z is the sum over the stretches between resamplings of the log mean weight, each prompt's its own."""
+    """log Z is the sum over the stretches between resamplings of the log mean weight, each prompt's
+    its own.
+    """
     means = []
 
     class Watched(TrajectoryTilting):
@@ -253,7 +308,12 @@ def test_the_film_ends_with_the_heaviest_samples():
         *("t", "ess", "resampled", "reward", "level", "length", "discrepancy"),
         *("film", "film_t"),
     }
-    assert result.trace["ess"].shape == result.trace["resampled"].shape == result.trace["reward"].shape == (6, 3)
+    assert (
+        result.trace["ess"].shape
+        == result.trace["resampled"].shape
+        == result.trace["reward"].shape
+        == (6, 3)
+    )
 
 
 def test_the_traced_reward_is_unscaled_and_of_the_weighted_population():
@@ -269,7 +329,9 @@ def test_a_black_box_reward_is_tilted_to_without_guidance():
     def right(x):
         return torch.from_numpy((x.numpy()[:, 0] > 0).astype("float64"))
 
-    result = TrajectoryTilting(20, guide=False)(Ball(), noise(16, 256, 1), Tilt(right), None, seeded())
+    result = TrajectoryTilting(20, guide=False)(
+        Ball(), noise(16, 256, 1), Tilt(right), None, seeded()
+    )
     error = result.log_z.std() / 4
     assert abs(result.log_z.mean() - math.log((1 + math.e) / 2)) < 4 * error + 0.01
 
@@ -279,7 +341,9 @@ def test_search_returns_the_lookahead_reward_it_selected_by():
     found = BUILD["search"]()(Ball(), x0, tilt, None, seeded())
     assert found.log_z is None
     assert torch.equal(found.log_w, torch.zeros(4, 16, dtype=torch.float64))
-    assert found.trace["resampled"].tolist() == [[step % 2 == 1 and step < STEPS - 1] * 4 for step in range(STEPS)]
+    assert found.trace["resampled"].tolist() == [
+        [step % 2 == 1 and step < STEPS - 1] * 4 for step in range(STEPS)
+    ]
     assert torch.allclose(found.tilt, found.x[..., 0])
 
 
@@ -291,7 +355,11 @@ def test_the_loop_shows_its_steps_to_whoever_wants_a_bar():
 
 
 def test_best_of_n_keeps_the_best_of_what_its_base_drew():
-    x0, tilt, labels = noise(3, 6, 2), Tilt(liking, torch.tensor([1.0, 1.0, -1.0])), torch.tensor([1, 0, 1])
+    x0, tilt, labels = (
+        noise(3, 6, 2),
+        Tilt(liking, torch.tensor([1.0, 1.0, -1.0])),
+        torch.tensor([1, 0, 1]),
+    )
     drawn, best = (
         Sde(STEPS)(Ball(), x0, tilt, labels, seeded()),
         BestOfN(Sde(STEPS))(Ball(), x0, tilt, labels, seeded()),

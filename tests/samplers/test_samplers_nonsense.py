@@ -1,4 +1,6 @@
-"""Samplers given nonsense in Python: refused when they are built, by the annotations of their own arguments."""
+"""Samplers given nonsense in Python: refused when they are built, by the annotations of their own
+arguments.
+"""
 
 import inspect
 
@@ -9,14 +11,27 @@ from steer.annotations import misfit, named
 from steer.lookahead import Denoiser
 from steer.samplers import Jump, TrajectoryTilting
 
-NONSENSE = ["abc", float("nan"), float("inf"), [], {}, object(), [float("nan")], {"a": 1}, 10**12, True]
+NONSENSE = [
+    "abc",
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+    object(),
+    [float("nan")],
+    {"a": 1},
+    10**12,
+    True,
+]
 
 
 @pytest.mark.parametrize("cls", concrete(), ids=lambda cls: cls.__name__)
 def test_nonsense_is_refused_by_name(cls):
     for name, parameter in named(cls).items():
         for value in NONSENSE:
-            known = {"base_sampler": Jump(STEPS)} if "base_sampler" in named(cls) else {"steps": STEPS}
+            known = (
+                {"base_sampler": Jump(STEPS)} if "base_sampler" in named(cls) else {"steps": STEPS}
+            )
             if "bool" in str(parameter.annotation) and value is True:
                 continue
             if "Infinite" in str(parameter.annotation) and value == float("inf"):

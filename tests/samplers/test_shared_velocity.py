@@ -1,4 +1,6 @@
-"""The velocity of a look-ahead belongs to its state: evaluated once, re-indexed with it, and nothing else changes."""
+"""The velocity of a look-ahead belongs to its state: evaluated once, re-indexed with it, and
+nothing else changes.
+"""
 
 import pytest
 import torch
@@ -26,7 +28,9 @@ TILT = Tilt(Quadratic([1.0, 0.0], 3.0))
 
 
 class Wavy(FlowMap):
-    """A velocity without a closed flow, computed entry by entry: the same bits in any batch. Its jumps are one Euler step."""
+    """A velocity without a closed flow, computed entry by entry: the same bits in any batch. Its
+    jumps are one Euler step.
+    """
 
     schedule = Linear()
 
@@ -57,8 +61,8 @@ class Midpoint(Solver):
         return x + dt * velocity(x + dt / 2 * velocity(x, t + h / 2), t + h / 2)
 
 
-# Looks at t_1 ... t_{N-1}, whose velocity the next drift takes; at t = 1 nothing is evaluated, and the first drift has had
-# no look before it, but in RolloverBudgetForcing.
+# Looks at t_1 ... t_{N-1}, whose velocity the next drift takes; at t = 1 nothing is evaluated, and
+# the first drift has had no look before it, but in RolloverBudgetForcing.
 COUNTS = {
     "fk": (lambda ahead: FkSteering(N, ahead, every=1), N),
     "fk, at some": (lambda ahead: FkSteering(N, ahead, every=2), N),
@@ -69,7 +73,13 @@ COUNTS = {
     "unguided": (lambda ahead: TrajectoryTilting(N, ahead, guide=False), N),
     "value": (lambda ahead: ValueGuided(N, ahead), N + 1),
 }
-SILENT = {"fk": 2 * N - 1, "fk, at some": N + 2, "svdd": 5 * N - 4, "rollover": 5 * N - 3, "beams": 2 * N - 2}
+SILENT = {
+    "fk": 2 * N - 1,
+    "fk, at some": N + 2,
+    "svdd": 5 * N - 4,
+    "rollover": 5 * N - 3,
+    "beams": 2 * N - 2,
+}
 
 
 def run(sampler, particles=4):
@@ -78,7 +88,9 @@ def run(sampler, particles=4):
 
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("most", [None, 3])
-@pytest.mark.parametrize("lookahead", [Denoiser(), FlowMapDenoiser(0.0)], ids=["denoiser", "reach 0"])
+@pytest.mark.parametrize(
+    "lookahead", [Denoiser(), FlowMapDenoiser(0.0)], ids=["denoiser", "reach 0"]
+)
 def test_the_denoiser_costs_its_drift_nothing(name, most, lookahead):
     build, expected = COUNTS[name]
     sampler = build(lookahead)
@@ -87,7 +99,9 @@ def test_the_denoiser_costs_its_drift_nothing(name, most, lookahead):
 
 
 def test_the_issue():
-    """Twenty steps: 39 evaluations of FK steering, 96 of SVDD and 97 of RBF with four proposals, before."""
+    """Twenty steps: 39 evaluations of FK steering, 96 of SVDD and 97 of RBF with four proposals,
+    before.
+    """
     samplers = (FkSteering(20, every=1), Svdd(20, 4), RolloverBudgetForcing(20, 4))
     costs = [run(sampler, particles=16).evaluations.network_forward for sampler in samplers]
     assert costs == pytest.approx([20, 1 + 4 * 19, 1 + 4 * 19])
@@ -96,7 +110,9 @@ def test_the_issue():
 @pytest.mark.parametrize("name", SILENT)
 @pytest.mark.parametrize("most", [None, 5])
 def test_nothing_else_changes(name, most):
-    """Bit for bit, through resampling, branching and selection by rows; a wrong re-indexing would show."""
+    """Bit for bit, through resampling, branching and selection by rows; a wrong re-indexing would
+    show.
+    """
     build, _ = COUNTS[name]
     shared, silent = build(Denoiser()), build(SilentDenoiser())
     shared.max_batch = silent.max_batch = most
@@ -112,12 +128,16 @@ def test_nothing_else_changes(name, most):
 def test_a_look_ahead_that_needs_no_velocity_is_not_asked_for_one():
     """A jump at each proposal, and the drift's own velocity."""
     assert run(Svdd(N, 4, MapJump())).evaluations.network_forward == pytest.approx(N + 4 * (N - 1))
-    assert run(FkSteering(N, FlowMapDenoiser(0.5), every=1)).evaluations.network_forward == pytest.approx(2 * N - 1)
+    assert run(
+        FkSteering(N, FlowMapDenoiser(0.5), every=1)
+    ).evaluations.network_forward == pytest.approx(2 * N - 1)
 
 
 @pytest.mark.parametrize(("solver", "stages"), [(Euler(), 1), (Heun(), 2), (Rk4(), 4)])
 def test_a_short_ode_begins_with_the_velocity(solver, stages):
-    one, other = (run(FkSteering(N, kind(2, solver), every=1)) for kind in (ShortOde, SilentShortOde))
+    one, other = (
+        run(FkSteering(N, kind(2, solver), every=1)) for kind in (ShortOde, SilentShortOde)
+    )
     assert torch.equal(one.x, other.x)
     looks = 2 * stages * (N - 1)
     assert one.evaluations.network_forward == pytest.approx(1 + looks)
@@ -125,7 +145,9 @@ def test_a_short_ode_begins_with_the_velocity(solver, stages):
 
 
 def test_a_short_ode_is_guided_as_before():
-    """Values and gradients are those of an integration that knows nothing of the velocity, in x and t."""
+    """Values and gradients are those of an integration that knows nothing of the velocity, in x and
+    t.
+    """
     x, flow_map = noise(6, 2), Wavy()
     for solver in (Euler(), Heun(), Rk4()):
         found = []

@@ -11,11 +11,13 @@ from zoo import noise, seeded
 from rewards import JpegSize, Quadratic
 from rewards import Linear as LinearReward
 from steer.analytic import GaussianMixture
+from steer.analytic.benchmarks import ring_of_eight
 from steer.build import build
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import MapJump, Posterior
 from steer.samplers import Jump, Run, TrainingFreeGuidance
-from steer.samplers.strengths import (
+from steer.samplers.training_free import dps, freedom, lgd_mc, mpgd, tfg, ugd
+from steer.samplers.training_free.guidance_schedules import (
     AtMost,
     Carried,
     Decreasing,
@@ -29,14 +31,14 @@ from steer.samplers.strengths import (
     legs,
     strengths,
 )
-from steer.samplers.training_free import dps, freedom, lgd_mc, mpgd, tfg, ugd
 from steer.tilt import Tilt
-from steer.worlds import ring_of_eight
 
 A = torch.tensor([0.6, -1.1], dtype=torch.float64)
 SCALES = torch.tensor([0.5, -2.0], dtype=torch.float64)  # one per prompt
 BETWEEN = 0.4, 0.7
-paths = pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
+paths = pytest.mark.parametrize(
+    "schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr
+)
 
 
 def one_step(sampler, flow_map, x, tilt):
@@ -45,7 +47,7 @@ def one_step(sampler, flow_map, x, tilt):
     return sampler(flow_map, x, tilt, None, seeded()).x
 
 
-# --- one step on Gaussian data with a linear reward, where the denoiser is affine: D = m + J (x - alpha_s m) --------------
+# --- one step on Gaussian data with a linear reward, where the denoiser is affine: D = m + J (x -
 def ddim(c, clean, noise):
     return c["alpha_t"] * clean + c["sigma_t"] * noise
 
@@ -111,7 +113,9 @@ EXPECTED = {
 @paths
 @pytest.mark.parametrize("name", EXPECTED)
 def test_one_step_in_closed_form(name, schedule):
-    """Each prompt with its own scale; lgd_mc and tfg blur a linear reward, whose gradient does not notice."""
+    """Each prompt with its own scale; lgd_mc and tfg blur a linear reward, whose gradient does not
+    notice.
+    """
     sampler, expected = EXPECTED[name]
     x = noise(2, 5, 2)
     (alpha_s, sigma_s, *_), (alpha_t, sigma_t, *_) = (map(float, schedule(t)) for t in BETWEEN)
@@ -127,8 +131,10 @@ def test_one_step_in_closed_form(name, schedule):
     torch.testing.assert_close(found, expected(known), rtol=1e-10, atol=1e-10)
 
 
-# --- each paper's formula, in its own notation (alpha-bar, eps, time downwards), on a mixture with a curved reward --------
-WORLD = GaussianMixture([[1.5, 0.0], [-1.0, 1.0], [0.0, -2.0]], 0.4, [0.5, 0.3, 0.2], VariancePreserving())
+# --- each paper's formula, in its own notation (alpha-bar, eps, time downwards), on a mixture wit
+WORLD = GaussianMixture(
+    [[1.5, 0.0], [-1.0, 1.0], [0.0, -2.0]], 0.4, [0.5, 0.3, 0.2], VariancePreserving()
+)
 STEPS = 4
 
 
@@ -137,7 +143,9 @@ def curved(x):
 
 
 class Paper:
-    """A diffusion model as papers write it: x = sqrt(abar) x0 + sqrt(1 - abar) eps; and the chance a sampler would draw."""
+    """A diffusion model as papers write it: x = sqrt(abar) x0 + sqrt(1 - abar) eps; and the chance
+    a sampler would draw.
+    """
 
     def __init__(self, x, tilt):
         self.tilt, self.t = tilt, [k / STEPS for k in range(STEPS + 1)]
@@ -194,7 +202,12 @@ def paper_mpgd(p, x, k):
 def paper_lgd(p, x, k):
     std = math.sqrt(1 - p.abar[k])  # sigma / sqrt(1 + sigma^2) with sigma^2 = (1 - abar) / abar
     draws = [std * p.run.normal(x) for _ in range(3)]
-    g = p.grad(lambda x: torch.stack([p.log_f(p.x0(x, p.eps(x, k), k) + e) for e in draws]).exp().mean(0).log(), x)
+    g = p.grad(
+        lambda x: (
+            torch.stack([p.log_f(p.x0(x, p.eps(x, k), k) + e) for e in draws]).exp().mean(0).log()
+        ),
+        x,
+    )
     eps = -std * (WORLD.score(x, p.t[k]) + g)
     return p.ddim(p.x0(x, eps, k), eps, k, 1.0)
 
@@ -227,7 +240,11 @@ def paper_tfg(p, x, k):
         push = rho * p.grad(lambda x, log_f=log_f: log_f(p.x0(x, p.eps(x, k), k)), x)
         for _ in range(2):
             better = better + mu * p.grad(log_f, better)
-        x_prev = p.ddim(x0, eps, k, 1.0) + push / math.sqrt(alphas[k]) + math.sqrt(p.abar[k + 1]) * (better - x0)
+        x_prev = (
+            p.ddim(x0, eps, k, 1.0)
+            + push / math.sqrt(alphas[k])
+            + math.sqrt(p.abar[k + 1]) * (better - x0)
+        )
         if again:
             x = p.back(x_prev, k)
     return x_prev
@@ -297,14 +314,19 @@ def test_the_settings_are_the_paper(name):
     torch.testing.assert_close(found, x, rtol=1e-8, atol=1e-8)
 
 
-# --- laws -----------------------------------------------------------------------------------------------------------------
+# --- laws ---------------------------------------------------------------------------------------
 @paths
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 def test_a_leg_forth_and_back_keeps_the_law(schedule, eta):
-    """The forward process from x_t has the law of x_s for any variance of x1, and DDIM the noise level of x_t."""
+    """The forward process from x_t has the law of x_s for any variance of x1, and DDIM the noise
+    level of x_t.
+    """
     for leg in legs(schedule, [k / 7 for k in range(8)], eta):
         for var in (0.1, 1.0, 9.0):
-            there, here = (a**2 * var + b**2 for a, b in ((leg.alpha_t, leg.sigma_t), (leg.alpha_s, leg.sigma_s)))
+            there, here = (
+                a**2 * var + b**2
+                for a, b in ((leg.alpha_t, leg.sigma_t), (leg.alpha_s, leg.sigma_s))
+            )
             assert leg.ratio**2 * there + leg.back**2 == pytest.approx(here, rel=1e-12)
         assert leg.kept**2 + leg.fresh**2 == pytest.approx(leg.sigma_t**2, abs=1e-15)
         assert 0 < leg.s < leg.t or float(schedule(0.0).alpha) > 0
@@ -323,8 +345,12 @@ def variance_of(steps, n_recur):
 
 
 def test_without_a_reward_recurrence_keeps_the_law():
-    """At every number of steps the variance is the closed form's, and that tends to 1, recurrence or not."""
-    result = freedom(20, n_recur=3)(Ball(), noise(1, 20000, 1), Tilt(lambda x: x.sum(1), 0.0), None, seeded())
+    """At every number of steps the variance is the closed form's, and that tends to 1, recurrence
+    or not.
+    """
+    result = freedom(20, n_recur=3)(
+        Ball(), noise(1, 20000, 1), Tilt(lambda x: x.sum(1), 0.0), None, seeded()
+    )
     x, expected = result.x[0, :, 0], variance_of(20, 3)
     assert abs(x.mean()) < 4 * x.std() / math.sqrt(len(x))
     assert abs(x.var() - expected) < 4 * expected * math.sqrt(2 / len(x))
@@ -336,14 +362,18 @@ def test_without_a_reward_recurrence_keeps_the_law():
 
 @paths
 def test_on_the_score_a_linear_reward_is_tilted_to_exactly(schedule):
-    """The tilt moves the mean of Gaussian data by scale STD^2 a; DDIM follows the tilted flow, to first order in the steps."""
+    """The tilt moves the mean of Gaussian data by scale STD^2 a; DDIM follows the tilted flow, to
+    first order in the steps.
+    """
     x0, tilt = noise(2, 8, 2), Tilt(LinearReward(A), SCALES)
     alpha, sigma, *_ = map(float, schedule(0.0))
     mean = MEAN + STD**2 * SCALES[:, None, None] * A
     end = mean + STD / math.sqrt(alpha**2 * STD**2 + sigma**2) * (x0 - alpha * mean)
     errors = []
     for steps in (100, 200):
-        found = TrainingFreeGuidance(steps, OnScore(), eta=0.0, norm=None)(OneGaussian(schedule), x0, tilt).x
+        found = TrainingFreeGuidance(steps, OnScore(), eta=0.0, norm=None)(
+            OneGaussian(schedule), x0, tilt
+        ).x
         errors.append(float((found - end).abs().max()))
     assert errors[1] < 0.02
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.3)
@@ -357,7 +387,9 @@ def test_blur_of_a_quadratic_reward_widens_it():
     sampler = TrainingFreeGuidance(2, 0.0, 1.0, gamma, n_mc=1000, eta=0.0, norm=None)
     plain = TrainingFreeGuidance(2, 0.0, eta=0.0)
     tilt, schedule = Tilt(Quadratic(y, precision), scales), Trigonometric()
-    moved = one_step(sampler, OneGaussian(schedule), x, tilt) - one_step(plain, OneGaussian(schedule), x, tilt)
+    moved = one_step(sampler, OneGaussian(schedule), x, tilt) - one_step(
+        plain, OneGaussian(schedule), x, tilt
+    )
     gradient = moved / float(schedule(BETWEEN[1]).alpha)
     stiff = (scales * precision)[:, None]
     z = OneGaussian(schedule).denoise(x[0, :1], BETWEEN[0])
@@ -376,7 +408,9 @@ def test_a_gradient_of_zero_has_no_length_to_be_brought_to():
 
 def test_the_trace_has_the_reward_where_the_step_set_out():
     """At t = 0 on the linear path the denoiser sees the mean of the data, within the margin."""
-    result = dps(4, rho=0.0)(OneGaussian(Linear()), noise(2, 3, 2), Tilt(LinearReward(A), SCALES), None, seeded())
+    result = dps(4, rho=0.0)(
+        OneGaussian(Linear()), noise(2, 3, 2), Tilt(LinearReward(A), SCALES), None, seeded()
+    )
     assert result.trace["reward"].shape == (4, 2)
     torch.testing.assert_close(result.trace["reward"][0], (MEAN @ A).expand(2), atol=0.01, rtol=0)
     assert torch.equal(result.log_w, torch.zeros(2, 3, dtype=torch.float64))
@@ -389,7 +423,9 @@ RING = ring_of_eight()
 @pytest.mark.parametrize("steps", [20, 100])
 @pytest.mark.parametrize("build", [dps, lgd_mc, freedom, mpgd, ugd, tfg])
 def test_the_defaults_do_not_blow_up(build, steps, recwarn):
-    """The ring at scale 10, where dps reached 8e25, mpgd 2e20 and freedom 5e73: now all move toward what is asked for."""
+    """The ring at scale 10, where dps reached 8e25, mpgd 2e20 and freedom 5e73: now all move toward
+    what is asked for.
+    """
     x0, tilt = noise(1, 64, 2), Tilt(RING.reward, 10.0)
     sampler = build(steps, n_iter=2) if build in (ugd, tfg) else build(steps)
     result = sampler(RING.flow_map, x0, tilt, None, seeded())
@@ -400,13 +436,17 @@ def test_the_defaults_do_not_blow_up(build, steps, recwarn):
 
 
 def test_the_default_strengths_push_as_far_in_all_at_any_number_of_steps():
-    """On the path x_t of one Gaussian, with a linear reward and no noise: the displacement of x1 settles as steps grow."""
+    """On the path x_t of one Gaussian, with a linear reward and no noise: the displacement of x1
+    settles as steps grow.
+    """
     for make, more in ((dps, {}), (mpgd, {}), (tfg, {"n_mc": 1, "n_iter": 2})):
         ends = []
         for steps in (50, 100):
             sampler = make(steps, eta=0.0, **more)
             x0, world = noise(1, 2, 2), OneGaussian(Trigonometric())
-            steered, plain = (sampler(world, x0, Tilt(LinearReward(A), scale)).x for scale in (1.0, 0.0))
+            steered, plain = (
+                sampler(world, x0, Tilt(LinearReward(A), scale)).x for scale in (1.0, 0.0)
+            )
             ends.append(steered - plain)
         torch.testing.assert_close(ends[0], ends[1], rtol=0.04, atol=0.0)
 
@@ -417,10 +457,12 @@ def test_samples_are_as_they_would_be_alone():
     for norm in (UnitAtGuess(), Denoised(), RootMeanSquare(), AtMost(0.5)):
         sampler = TrainingFreeGuidance(5, 0.2, 0.1, norm=norm, eta=0.0)
         together = sampler(WORLD, x0, tilt).x
-        torch.testing.assert_close(sampler(WORLD, x0[:, 2:3], tilt).x, together[:, 2:3], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            sampler(WORLD, x0[:, 2:3], tilt).x, together[:, 2:3], rtol=1e-12, atol=1e-12
+        )
 
 
-# --- strengths ------------------------------------------------------------------------------------------------------------
+# --- strengths ----------------------------------------------------------------------------------
 def test_paces():
     ahead = legs(Trigonometric(), [0.2, 0.5, 0.7, 1.0], 1.0)
     ratios = [leg.alpha_s / leg.alpha_t for leg in ahead]
@@ -432,9 +474,13 @@ def test_paces():
     assert strengths(OverAlpha(2.0), ahead) == pytest.approx([2.0 / leg.alpha_t for leg in ahead])
     assert strengths(lambda t: t**2, ahead) == pytest.approx([0.04, 0.25, 0.49])
     assert strengths(Noisiness(0.3), ahead) == pytest.approx([0.3 * leg.sigma_s for leg in ahead])
-    assert strengths(Noisiness(0.3), legs(Linear(), [0.5, 1.0], 1.0)) == pytest.approx([0.3 * math.sqrt(0.5)])
+    assert strengths(Noisiness(0.3), legs(Linear(), [0.5, 1.0], 1.0)) == pytest.approx(
+        [0.3 * math.sqrt(0.5)]
+    )
     # DDPM's mean with a score: (x_s + (sigma_s^2 - a^2 sigma_t^2) score) / a.
-    assert strengths(OnScore(0.5), ahead) == pytest.approx([0.5 * leg.back**2 / leg.ratio for leg in ahead])
+    assert strengths(OnScore(0.5), ahead) == pytest.approx(
+        [0.5 * leg.back**2 / leg.ratio for leg in ahead]
+    )
 
 
 def test_recurrence_on_a_stretch_of_the_path():
@@ -444,7 +490,7 @@ def test_recurrence_on_a_stretch_of_the_path():
     assert found.evaluations.network_forward == 8
 
 
-# --- costs ----------------------------------------------------------------------------------------------------------------
+# --- costs --------------------------------------------------------------------------------------
 N = 5
 
 
@@ -456,7 +502,10 @@ N = 5
         (lgd_mc(N, n_mc=3), (N, N, 3 * N + 1, 3 * N)),
         (freedom(N, n_recur=2), (2 * N, 2 * N, 2 * N + 1, 2 * N)),
         (mpgd(N), (N, 0, N + 1, N)),
-        (ugd(N, n_iter=3, n_recur=1), (N, N, 3 * N + 1, 3 * N)),  # the first look serves both gradients
+        (
+            ugd(N, n_iter=3, n_recur=1),
+            (N, N, 3 * N + 1, 3 * N),
+        ),  # the first look serves both gradients
         (tfg(N, n_iter=2, n_mc=3, n_recur=2), (2 * N, 2 * N, 12 * N + 1, 12 * N)),
         (dps(N, rho=0.0), (N, 0, N + 1, 0)),
     ],
@@ -464,14 +513,23 @@ N = 5
 def test_cost_per_returned_sample(sampler, expected):
     for most in (None, 3):
         sampler.max_batch = most
-        e = sampler(Ball(), noise(2, 4, 2), Tilt(Quadratic([1.0, 0.0], 3.0)), None, seeded()).evaluations
-        assert (e.network_forward, e.network_backward, e.reward_forward, e.reward_backward) == pytest.approx(expected)
+        e = sampler(
+            Ball(), noise(2, 4, 2), Tilt(Quadratic([1.0, 0.0], 3.0)), None, seeded()
+        ).evaluations
+        assert (
+            e.network_forward,
+            e.network_backward,
+            e.reward_forward,
+            e.reward_backward,
+        ) == pytest.approx(expected)
 
 
-# --- configs and refusals -------------------------------------------------------------------------------------------------
+# --- configs and refusals -----------------------------------------------------------------------
 def test_a_config_names_a_special_case():
     target, lookahead = "steer.samplers.training_free.ugd", {"_target_": "steer.lookahead.MapJump"}
-    sampler = build({"_target_": target, "steps": 3, "factor": 2.0, "norm": 1.0, "lookahead": lookahead})
+    sampler = build(
+        {"_target_": target, "steps": 3, "factor": 2.0, "norm": 1.0, "lookahead": lookahead}
+    )
     assert isinstance(sampler, TrainingFreeGuidance)
     assert (sampler.steps, sampler.norm.length, sampler.keep_noise) == (3, 1.0, False)
     assert isinstance(sampler.rho, OnScore)
@@ -503,7 +561,9 @@ def test_refusals_of_a_run():
     for sampler in (dps(3), mpgd(3)):
         with pytest.raises(ValueError, match=r"has no gradient \(torch cannot follow"):
             sampler(Ball(), x0, Tilt(lambda x: x.detach().sum(1)))
-    with pytest.raises(ValueError, match=r"gamma >= 0 are finite numbers; at t = 0.001 they are \(1.0, 0.0, -1.0\)"):
+    with pytest.raises(
+        ValueError, match=r"gamma >= 0 are finite numbers; at t = 0.001 they are \(1.0, 0.0, -1.0\)"
+    ):
         TrainingFreeGuidance(3, 1.0, gamma=-1.0)(Ball(), x0, tilt)
     with pytest.raises(ValueError, match=r"at t = 0.3333 they are \(nan"):
         TrainingFreeGuidance(3, rho=lambda t: math.nan if t > 0.3 else 1.0)(Ball(), x0, tilt)
@@ -512,5 +572,7 @@ def test_refusals_of_a_run():
     with torch.inference_mode(), pytest.raises(ValueError, match=r"no_grad\(\) instead"):
         dps(3)(Ball(), x0, tilt)
     bad = Tilt(lambda x: (x[:, 0] - x[:, 0]).sqrt())
-    with pytest.raises(ValueError, match=r"the gradient of <lambda> is not finite for sample 0 at t = 0\.001"):
+    with pytest.raises(
+        ValueError, match=r"the gradient of <lambda> is not finite for sample 0 at t = 0\.001"
+    ):
         mpgd(3)(Ball(), x0, bad)

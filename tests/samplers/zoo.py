@@ -1,14 +1,23 @@
-"""Every sampler there is: each concrete class of the package as it comes, and the settings that change its ways."""
+"""Every sampler there is: each concrete class of the package as it comes, and the settings that
+change its ways.
+"""
 
-import importlib
 import inspect
-import pkgutil
 from functools import partial
 
 import torch
 
 import steer.samplers
-from steer.lookahead import Denoiser, FlowMapDenoiser, Glass, Identity, MapJump, Posterior, Renoise, ShortOde
+from steer.lookahead import (
+    Denoiser,
+    FlowMapDenoiser,
+    Glass,
+    Identity,
+    MapJump,
+    Posterior,
+    Renoise,
+    ShortOde,
+)
 from steer.samplers import (
     BeamSearch,
     FkSteering,
@@ -38,9 +47,12 @@ STEPS = 4
 
 def concrete():
     """The concrete Sampler classes of steer.samplers, whoever adds one."""
-    names = [module.name for module in pkgutil.iter_modules(steer.samplers.__path__, "steer.samplers.")]
-    found = {c for name in names for c in vars(importlib.import_module(name)).values() if inspect.isclass(c)}
-    return sorted((c for c in found if issubclass(c, Sampler) and not inspect.isabstract(c)), key=lambda c: c.__name__)
+    found = [getattr(steer.samplers, name) for name in steer.samplers.__all__]
+    return [
+        c
+        for c in found
+        if inspect.isclass(c) and issubclass(c, Sampler) and not inspect.isabstract(c)
+    ]
 
 
 def plain(cls, **more):
@@ -57,8 +69,12 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "noiseless": partial(Sde, STEPS, lambda t: 0.0),
     "map, always": partial(TrajectoryTilting, STEPS, MapJump(), **ALWAYS),
     "untrusted map": partial(TrajectoryTilting, STEPS, MapJump(trusted=False)),
-    "denoiser, extra drift": partial(TrajectoryTilting, STEPS, Denoiser(), chi=lambda t: 0.5 * (1 - t)),
-    "denoiser, transitions": partial(TrajectoryTilting, STEPS, Denoiser(), weighting=TransitionWeights(), **ALWAYS),
+    "denoiser, extra drift": partial(
+        TrajectoryTilting, STEPS, Denoiser(), chi=lambda t: 0.5 * (1 - t)
+    ),
+    "denoiser, transitions": partial(
+        TrajectoryTilting, STEPS, Denoiser(), weighting=TransitionWeights(), **ALWAYS
+    ),
     "identity": partial(TrajectoryTilting, STEPS, Identity()),
     "short ode": partial(TrajectoryTilting, STEPS, ShortOde(2)),
     "posterior": partial(TrajectoryTilting, STEPS, Posterior(3), **ALWAYS),
@@ -69,7 +85,9 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "fk, sum, posterior": partial(FkSteering, STEPS, Posterior(3), "sum", 2),
     "tds": partial(tds, STEPS),
     "das": partial(das, STEPS, level=Tempering(0.7)),
-    "reversal": partial(TrajectoryTilting, STEPS, Denoiser(), weighting=ReversalWeights(), chi=0.5, **ALWAYS),
+    "reversal": partial(
+        TrajectoryTilting, STEPS, Denoiser(), weighting=ReversalWeights(), chi=0.5, **ALWAYS
+    ),
     "all of the tilt": partial(TrajectoryTilting, STEPS, Denoiser(), level=1.0, chi=-0.5, **ALWAYS),
     "value-guided ode": partial(ValueGuided, STEPS, Denoiser(), 0.0),
     "glass, in pieces": partial(ValueSmc, STEPS, Glass(3, steps=1, at_once=2)),

@@ -1,4 +1,6 @@
-"""The flow map of one Gaussian on the straight path, as the network of a ResidualMap: exact, smooth, three parameters."""
+"""The flow map of one Gaussian on the straight path, as the network of a ResidualMap: exact,
+smooth, three parameters.
+"""
 
 import torch
 from torch import nn
@@ -13,8 +15,9 @@ MEAN, STD = (1.0, -0.5), 0.6
 class AverageVelocity(nn.Module):
     """u_{s,t}(x) of N(mean, std^2 I), bent off the diagonal by `bend` and on it by `lean`.
 
-    With tau_t^2 = t^2 std^2 + (1-t)^2, X_{s,t}(x) = t mean + (tau_t / tau_s) (x - s mean), and (tau_t - tau_s) / (t - s) =
-    ((t + s) (1 + std^2) - 2) / (tau_t + tau_s) has no singularity at s = t.
+    With tau_t^2 = t^2 std^2 + (1-t)^2, X_{s,t}(x) = t mean + (tau_t / tau_s) (x - s mean), and
+    (tau_t - tau_s) / (t - s) = ((t + s) (1 + std^2) - 2) / (tau_t + tau_s) has no singularity at s
+    = t.
     """
 
     def __init__(self, mean=MEAN, std=STD, bend=0.0, lean=0.0):
@@ -57,9 +60,15 @@ def generator(seed=0):
 
 
 def residual(objective, student, drawn, cond=None, seed=0, teacher=None, step=0):
-    """An off-diagonal objective on drawn = (x0, x1, s, t); the student believes itself, or a teacher."""
+    """An off-diagonal objective on drawn = (x0, x1, s, t); the student believes itself, or a
+    teacher.
+    """
     if isinstance(objective, MomentMatching):
         x0, x1, s, t = drawn
-        drawn = (x0, x1, *(time[:: objective.group].repeat_interleave(objective.group) for time in (s, t)))
+        drawn = (
+            x0,
+            x1,
+            *(time[:: objective.group].repeat_interleave(objective.group) for time in (s, t)),
+        )
     held = Held(*[teacher or student] * 2)
     return objective(student, held, Pairs(*drawn, cond, step), generator(seed))

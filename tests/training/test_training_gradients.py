@@ -93,7 +93,9 @@ def test_so_it_is_of_every_method_on_a_transformer(name):
     assert checked(name, transformer(recompute=True), transformer(), *images()) < 1e-9
 
 
-@pytest.mark.parametrize("derivative", [None, FiniteDifference(0.005)], ids=["forward", "difference"])
+@pytest.mark.parametrize(
+    "derivative", [None, FiniteDifference(0.005)], ids=["forward", "difference"]
+)
 @pytest.mark.parametrize("make", [Lagrangian, training.Eulerian, FlowMapMatching])
 def test_so_is_that_of_every_derivative_with_weights_learned_beside_it(make, derivative):
     flow_map = plane()
@@ -181,7 +183,12 @@ def test_a_layer_with_a_wrong_second_derivative_is_named_with_the_ways_out():
     assert "\n" not in says
     assert "Cube (network.middle) disagrees on its own" in says
     assert "the backward pass through its forward-mode tangent" in says
-    for way_out in ("LayerNorm", "FiniteDifference()", "AverageLagrangian()", "check_gradient=False"):
+    for way_out in (
+        "LayerNorm",
+        "FiniteDifference()",
+        "AverageLagrangian()",
+        "check_gradient=False",
+    ):
         assert way_out in says
 
 
@@ -193,7 +200,9 @@ def test_the_ways_out_are_ways_out(off):
 
 def test_a_wrong_backward_pass_is_named_though_no_tangent_is_taken():
     flow_map = plane(Network(nn.Sequential(nn.Tanh(), Cube(WrongOnce))))
-    with pytest.raises(WrongGradient, match=r"Cube \(network\.middle\.1\) .*, in its backward pass;"):
+    with pytest.raises(
+        WrongGradient, match=r"Cube \(network\.middle\.1\) .*, in its backward pass;"
+    ):
         check_gradient(FlowMatching(), flow_map, points())
 
 
@@ -327,7 +336,9 @@ def fit(loop, steps=2, **trainer):
 
 
 def test_training_stops_before_its_first_step_and_goes_on_where_it_should():
-    loop = MapTraining(plane(Network(Cube(WrongTwice))), Joint(FlowMatching(), Lagrangian()), lr=0.1)
+    loop = MapTraining(
+        plane(Network(Cube(WrongTwice))), Joint(FlowMatching(), Lagrangian()), lr=0.1
+    )
     start = copy.deepcopy(loop.flow_map.state_dict())
     with pytest.raises(WrongGradient, match=r"Cube \(network\.middle\)"):
         fit(loop)
@@ -407,7 +418,9 @@ def test_an_average_follows_a_training_in_true_bfloat16():
     assert next(loop.flow_map.parameters()).dtype == torch.bfloat16
     for name, weight in loop.flow_map.named_parameters():
         way, whole = moved[name] - start[name], weight.detach().float() - start[name]
-        assert 0.002 < way.norm() / whole.norm() < 0.02  # of 20 steps of a thousandth, later ones less
+        assert (
+            0.002 < way.norm() / whole.norm() < 0.02
+        )  # of 20 steps of a thousandth, later ones less
 
 
 def test_an_average_in_float64_stays_there_and_is_asked_itself():

@@ -50,10 +50,21 @@ def split(batch, **settings):
 
 @pytest.mark.parametrize(
     ("batch", "fraction", "on_the_diagonal"),
-    [(8, 0.75, 6), (64, 0.75, 48), (10, 0.25, 2), (4, 1.0, 4), (8, 0.01, 1), (8, 0.999, 7), (2, 0.75, 1), (1, 0.5, 1)],
+    [
+        (8, 0.75, 6),
+        (64, 0.75, 48),
+        (10, 0.25, 2),
+        (4, 1.0, 4),
+        (8, 0.01, 1),
+        (8, 0.999, 7),
+        (2, 0.75, 1),
+        (1, 0.5, 1),
+    ],
 )
 def test_the_batch_is_split_by_the_fraction(batch, fraction, on_the_diagonal):
-    """Each sample goes to one side; below 1 the rest is never left empty, as long as there are two samples."""
+    """Each sample goes to one side; below 1 the rest is never left empty, as long as there are two
+    samples.
+    """
     diagonal, off, _ = split(batch, diag_fraction=fraction)
     assert len(diagonal.x1) == on_the_diagonal
     seen = diagonal.x1 if off.x1 is None else torch.cat((diagonal.x1, off.x1))
@@ -86,14 +97,20 @@ def test_the_whole_batch_warms_up_on_the_diagonal():
 
 def test_without_an_off_diagonal_it_is_the_diagonal():
     x0, x1, _, _ = pairs(32)
-    joint, alone = (o(exact_map(), x0, x1, None, generator(), 0) for o in (Joint(FlowMatching()), FlowMatching()))
+    joint, alone = (
+        o(exact_map(), x0, x1, None, generator(), 0)
+        for o in (Joint(FlowMatching()), FlowMatching())
+    )
     assert joint.total == alone.total
     assert joint.terms.keys() == {"diagonal"}
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5, math.nan])
 def test_the_fraction_is_a_fraction(fraction):
-    with pytest.raises(ValueError, match=r"diag_fraction is the part of the batch on the diagonal, in \(0, 1\]; got"):
+    with pytest.raises(
+        ValueError,
+        match=r"diag_fraction is the part of the batch on the diagonal, in \(0, 1\]; got",
+    ):
         Joint(FlowMatching(), Lagrangian(), diag_fraction=fraction)
 
 
@@ -103,7 +120,9 @@ def test_all_chance_is_the_generators(off):
     objective = Joint(FlowMatching(LogitNormal()), off)
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    first, again, other = (objective(exact_map(bend=0.1), x0, x1, None, generator(k), 0).total for k in (1, 1, 2))
+    first, again, other = (
+        objective(exact_map(bend=0.1), x0, x1, None, generator(k), 0).total for k in (1, 1, 2)
+    )
     assert first == again != other
     assert torch.equal(torch.get_rng_state(), state)
 

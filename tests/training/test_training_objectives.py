@@ -1,4 +1,6 @@
-"""Objectives at the exact flow map of a Gaussian: what must vanish there vanishes, and elsewhere it does not."""
+"""Objectives at the exact flow map of a Gaussian: what must vanish there vanishes, and elsewhere it
+does not.
+"""
 
 import copy
 import math
@@ -61,7 +63,10 @@ def assert_mean_is_zero(values):
 
 def gradient_samples(objective, flow_map, chunks=64, n=512):
     """Independent draws of the gradient, (chunks, parameters)."""
-    rows = [gradients(residuals(objective, flow_map, n, seed).mean(), flow_map) for seed in range(chunks)]
+    rows = [
+        gradients(residuals(objective, flow_map, n, seed).mean(), flow_map)
+        for seed in range(chunks)
+    ]
     return torch.stack([torch.cat([g.flatten() for g in row.values()]) for row in rows])
 
 
@@ -72,7 +77,9 @@ def test_the_exact_map_is_the_oracles():
     x0, _, s, t = pairs(64)
     law = GaussianMixture([list(MEAN)], STD, steps=400)
     torch.testing.assert_close(exact_map()(x0, s, t), law(x0, s, t), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(exact_map().velocity(x0, t), law.velocity(x0, t), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        exact_map().velocity(x0, t), law.velocity(x0, t), rtol=1e-12, atol=1e-12
+    )
 
 
 # The identities: zero, with zero gradient, at every flow map that agrees with its own velocity
@@ -81,7 +88,9 @@ def test_the_exact_map_is_the_oracles():
 @every_identity
 @pytest.mark.parametrize("changes", [{}, {"std": 1.7}, {"mean": (3.0, 0.0)}], ids=str)
 def test_an_exact_map_has_no_residual(objective, changes):
-    """Of whatever Gaussian: self-distillation asks only that the jumps follow the map's own diagonal."""
+    """Of whatever Gaussian: self-distillation asks only that the jumps follow the map's own
+    diagonal.
+    """
     flow_map = exact_map(**changes)
     loss = residuals(objective, flow_map)
     assert loss.shape == (512,)
@@ -114,9 +123,14 @@ def test_on_the_diagonal_there_is_nothing_to_learn(objective):
 @pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
 @every_identity
 def test_the_oracle_of_a_mixture_leaves_only_its_solver_error(objective, schedule):
-    """Of order 4 in the step, so 8 in the loss: halving the step divides it by 256 in the limit, a quarter of that at least."""
+    """Of order 4 in the step, so 8 in the loss: halving the step divides it by 256 in the limit, a
+    quarter of that at least.
+    """
     x0, x1, s, t = pairs(32)
-    coarse, fine = (residual(objective, oracle(schedule, steps), (x0, x1, s, t)).mean().item() for steps in (8, 16))
+    coarse, fine = (
+        residual(objective, oracle(schedule, steps), (x0, x1, s, t)).mean().item()
+        for steps in (8, 16)
+    )
     assert fine < coarse / 64
 
 
@@ -126,7 +140,9 @@ def oracle(schedule, steps):
     class Oracle(torch.nn.Module):
         def forward(self, x, s, t, cond=None):
             gap = (t - s)[:, None]
-            return torch.where(gap == 0, law.velocity(x, t), (law(x, s, t) - x) / torch.where(gap == 0, 1.0, gap))
+            return torch.where(
+                gap == 0, law.velocity(x, t), (law(x, s, t) - x) / torch.where(gap == 0, 1.0, gap)
+            )
 
     return ResidualMap(Oracle(), schedule)
 
@@ -141,10 +157,15 @@ def test_meanflow_gradient_vanishes_on_average_at_the_exact_map():
 @pytest.mark.parametrize("name", ["mean", "std", "bend", "lean"])
 @pytest.mark.parametrize("shift", [-0.3, 0.3])
 def test_meanflow_descends_to_the_exact_map_from_data_alone(name, shift):
-    """Moved off the truth, each parameter has a mean gradient that leads back, by six standard errors and more."""
+    """Moved off the truth, each parameter has a mean gradient that leads back, by six standard
+    errors and more.
+    """
     true = torch.tensor({"mean": MEAN, "std": STD, "bend": 0.0, "lean": 0.0}[name])
     flow_map = exact_map(**{name: (true + shift).tolist()})
-    slopes = [gradients(residuals(MeanFlow(), flow_map, seed=k).mean(), flow_map)[name].mean() for k in range(16)]
+    slopes = [
+        gradients(residuals(MeanFlow(), flow_map, seed=k).mean(), flow_map)[name].mean()
+        for k in range(16)
+    ]
     back = torch.stack(slopes) * shift
     assert back.mean() > 6 * back.std() / 4
 
@@ -173,7 +194,9 @@ def test_flow_matching_gradient_vanishes_on_average_at_the_exact_velocity():
     def rows(flow_map):
         for k in range(64):
             x0, x1, _, _ = pairs(256, seed=k)
-            found = gradients(FlowMatching()(flow_map, x0, x1, None, generator(k), 0).total, flow_map)
+            found = gradients(
+                FlowMatching()(flow_map, x0, x1, None, generator(k), 0).total, flow_map
+            )
             yield torch.stack((*found["mean"], found["std"], found["lean"]))
 
     assert_mean_is_zero(torch.stack(list(rows(exact_map(bend=1.0)))))
@@ -183,7 +206,10 @@ def test_flow_matching_gradient_vanishes_on_average_at_the_exact_velocity():
 
 def test_flow_matching_never_sees_the_jumps():
     flow_map, (x0, x1, _, _) = exact_map(bend=1.0), pairs(64)
-    assert gradients(FlowMatching()(flow_map, x0, x1, None, generator(), 0).total, flow_map)["bend"] == 0
+    assert (
+        gradients(FlowMatching()(flow_map, x0, x1, None, generator(), 0).total, flow_map)["bend"]
+        == 0
+    )
 
 
 # Consistency, alpha-Flow: the Eulerian notion at a finite distance
@@ -199,23 +225,32 @@ def assert_same_gradient(found, expected, tolerance):
     assert (a - b).norm() < tolerance * b.norm(), (a, b)
 
 
-@pytest.mark.parametrize(("step", "limit"), [(AlongFlow(), AverageEulerian()), (None, MeanFlow())], ids=["CD", "CT"])
+@pytest.mark.parametrize(
+    ("step", "limit"), [(AlongFlow(), AverageEulerian()), (None, MeanFlow())], ids=["CD", "CT"]
+)
 def test_consistency_tends_to_the_eulerian_gradient_times_the_gap(step, limit):
     flow_map, drawn = exact_map(std=0.9, bend=0.4, lean=0.2), pairs(256)
     expected = gradient_of(limit, flow_map, drawn, drawn[3] - drawn[2])
     errors = []
     for stages in (8, 9):
-        found = gradient_of(Consistency(step, AnnealedStride(1, stages=stages)), flow_map, drawn, step=10**6)
+        found = gradient_of(
+            Consistency(step, AnnealedStride(1, stages=stages)), flow_map, drawn, step=10**6
+        )
         errors.append(sum((found[name] - expected[name]).square().sum() for name in found).sqrt())
     assert 1.7 < errors[0] / errors[1] < 2.3  # first order in the stride
     assert_same_gradient(found, expected, 0.02)
 
 
 def test_consistency_distillation_leaves_only_its_solvers_error():
-    """Heun's error per step is of order 3 in the stride h, 2 after the division by it: 4 in the square."""
+    """Heun's error per step is of order 3 in the stride h, 2 after the division by it: 4 in the
+    square.
+    """
     drawn, teacher = pairs(256), exact_map()
     coarse, fine = (
-        residual(Consistency(AlongFlow(), AnnealedStride(1, stages=k)), teacher, drawn, step=9).mean() for k in (2, 3)
+        residual(
+            Consistency(AlongFlow(), AnnealedStride(1, stages=k)), teacher, drawn, step=9
+        ).mean()
+        for k in (2, 3)
     )
     assert fine < coarse / 8
     assert fine < 1e-4
@@ -223,7 +258,9 @@ def test_consistency_distillation_leaves_only_its_solvers_error():
 
 def test_the_grid_of_consistency():
     s, t = torch.tensor([0.0, 0.1, 0.25, 0.9, 0.99]), torch.tensor([1.0, 1.0, 0.3, 1.0, 0.992])
-    torch.testing.assert_close(GridStride(4)(s, t, 0), torch.tensor([0.25, 0.25, 0.3, 1.0, 0.992]))  # .24 goes to .5
+    torch.testing.assert_close(
+        GridStride(4)(s, t, 0), torch.tensor([0.25, 0.25, 0.3, 1.0, 0.992])
+    )  # .24 goes to .5
     torch.testing.assert_close(AnnealedStride(100)(s, t, 150), s + (t - s) / 4)
 
 
@@ -231,7 +268,9 @@ def test_alpha_flow_goes_from_flow_matching_to_meanflow():
     flow_map, drawn = exact_map(std=0.9, bend=0.4, lean=0.2), pairs(256)
     x0, x1, s, t = drawn
     u = flow_map.average_velocity(Linear().interpolate(x0, x1, s), s, t)
-    torch.testing.assert_close(residual(AlphaFlow(FixedAlpha(1.0)), flow_map, drawn), (u - (x1 - x0)).square().mean(1))
+    torch.testing.assert_close(
+        residual(AlphaFlow(FixedAlpha(1.0)), flow_map, drawn), (u - (x1 - x0)).square().mean(1)
+    )
     found = gradient_of(AlphaFlow(FixedAlpha(1e-5)), flow_map, drawn)
     assert_same_gradient(found, gradient_of(MeanFlow(), flow_map, drawn), 1e-3)
 
@@ -240,7 +279,9 @@ def test_alpha_flow_goes_from_flow_matching_to_meanflow():
 
 
 def test_many_legs_are_a_sampler_of_the_held_map():
-    """The residual of n legs is |u - (Y - x) / gap|^2 with Y where n equal jumps of the teacher land."""
+    """The residual of n legs is |u - (Y - x) / gap|^2 with Y where n equal jumps of the teacher
+    land.
+    """
     student, teacher, drawn = exact_map(bend=0.4), exact_map(std=0.9, bend=0.3), pairs(256)
     x0, x1, s, t = drawn
     x = y = Linear().interpolate(x0, x1, s)
@@ -248,7 +289,9 @@ def test_many_legs_are_a_sampler_of_the_held_map():
         y = teacher(y, torch.lerp(s, t, k / 5), torch.lerp(s, t, (k + 1) / 5))
     target = (y - x) / (t - s)[:, None]
     expected = (student.average_velocity(x, s, t) - target).square().mean(1)
-    torch.testing.assert_close(residual(Semigroup(legs=5), student, drawn, teacher=teacher), expected)
+    torch.testing.assert_close(
+        residual(Semigroup(legs=5), student, drawn, teacher=teacher), expected
+    )
     with pytest.raises(ValueError, match="at least 2 short ones; got legs=1"):
         Semigroup(legs=1)
 
@@ -273,14 +316,18 @@ def test_noisy_objectives_are_stationary_on_average_at_the_exact_map(objective):
 
 
 def test_flow_map_matching_costs_the_variance_of_the_path_at_the_exact_map():
-    """|d_t X - I_t'|^2 has mean std^2 / (t^2 std^2 + (1-t)^2) per dimension, and the return is perfect."""
+    """|d_t X - I_t'|^2 has mean std^2 / (t^2 std^2 + (1-t)^2) per dimension, and the return is
+    perfect.
+    """
     x0, x1, s, t = pairs(N)
     found = residual(FlowMapMatching(), exact_map(), (x0, x1, s, t)).detach()
     assert_mean_is_zero((found - STD**2 / (t**2 * STD**2 + (1 - t) ** 2))[:, None])
 
 
 def test_the_noise_of_meanflow_passes_through_the_map_and_that_of_improved_meanflow_does_not():
-    """At the exact map their residuals are grad X_{s,t} (I_s' - b_s), here tau_t / tau_s times, and I_s' - b_s itself."""
+    """At the exact map their residuals are grad X_{s,t} (I_s' - b_s), here tau_t / tau_s times, and
+    I_s' - b_s itself.
+    """
     flow_map, (x0, x1, s, t) = exact_map(), pairs(256)
     noise = (x1 - x0) - flow_map.velocity(Linear().interpolate(x0, x1, s), s)
     stretch = torch.sqrt((t**2 * STD**2 + (1 - t) ** 2) / (s**2 * STD**2 + (1 - s) ** 2))
@@ -291,7 +338,9 @@ def test_the_noise_of_meanflow_passes_through_the_map_and_that_of_improved_meanf
 
 @pytest.mark.parametrize(("stage", "n"), [(1, 4), (1, 2), (5, 4)])
 def test_moment_matching_is_at_rest_at_the_exact_map(stage, n):
-    """mean z^2 is that of noise, for r half of the way to t and near s; with pairs counted it is not, for r half way."""
+    """mean z^2 is that of noise, for r half of the way to t and near s; with pairs counted it is
+    not, for r half way.
+    """
 
     def mean_square(paired):
         objective = MomentMatching(n, AnnealedStride(1, stages=stage), paired)
@@ -307,7 +356,8 @@ def test_moment_matching_is_at_rest_at_the_exact_map(stage, n):
 
 
 def test_moment_matching_by_hand():
-    """Two points in one dimension, jumps of size w: MMD^2 = (2 + 2 k(x1 - x2)) / 4 + ... - 2 (sum of k(x_i - y_j)) / 4,
+    """Two points in one dimension, jumps of size w: MMD^2 = (2 + 2 k(x1 - x2)) / 4 + ... - 2 (sum
+    of k(x_i - y_j)) / 4,
 
     and without a sample's own pair k(x1 - x2) + k(y1 - y2) - k(x1 - y2) - k(y1 - x2).
     """
@@ -319,7 +369,9 @@ def test_moment_matching_by_hand():
     x0, x1 = torch.tensor([[0.3], [-1.0]]), torch.tensor([[1.0], [2.0]])
     s, t = torch.tensor([0.2, 0.2]), torch.tensor([0.6, 0.6])
     still = ResidualMap(Still(), Linear())
-    found, unpaired = (residual(MomentMatching(2, paired=p), still, (x0, x1, s, t)) for p in (True, False))
+    found, unpaired = (
+        residual(MomentMatching(2, paired=p), still, (x0, x1, s, t)) for p in (True, False)
+    )
     x, y = (
         [(1 - r) * a + r * b for a, b in ((0.3, 1.0), (-1.0, 2.0))] for r in (0.2, 0.4)
     )  # s = .2, r = (.2 + .6) / 2
@@ -340,7 +392,9 @@ def test_moment_matching_is_small_at_the_exact_map_and_not_elsewhere():
     def at(n, flow_map):
         x0, x1, s, t = pairs(n)
         return residual(
-            MomentMatching(n, paired=True), flow_map, (x0, x1, torch.full_like(s, 0.3), torch.full_like(t, 0.8))
+            MomentMatching(n, paired=True),
+            flow_map,
+            (x0, x1, torch.full_like(s, 0.3), torch.full_like(t, 0.8)),
         ).mean()
 
     few, many, off = at(128, exact_map()), at(1024, exact_map()), at(1024, exact_map(bend=1.0))
@@ -396,7 +450,10 @@ def by_hand(objective, student, teacher, x0, x1, s, t):
         case ImprovedMeanFlow():
             return u - (v + gap * d(lambda k: teacher.average_velocity(x + k * b, s + k, t)))
     r = (s + t) / 2
-    return u - (teacher.average_velocity(x, s, r) + teacher.average_velocity(teacher(x, s, r), r, t)) / 2
+    return (
+        u
+        - (teacher.average_velocity(x, s, r) + teacher.average_velocity(teacher(x, s, r), r, t)) / 2
+    )
 
 
 @pytest.mark.parametrize("objective", BY_HAND, ids=lambda o: type(o).__name__)
@@ -417,16 +474,22 @@ def test_what_is_held_takes_no_gradient(objective):
     """A student that believes itself and one that believes a frozen copy of itself go the same way."""
     student, drawn = exact_map(std=0.9, bend=0.4, lean=0.2), pairs(64)
     copied = copy.deepcopy(student).requires_grad_(False)
-    own, frozen = (gradient_of(objective, student, drawn, teacher=teacher) for teacher in (None, copied))
+    own, frozen = (
+        gradient_of(objective, student, drawn, teacher=teacher) for teacher in (None, copied)
+    )
     for name in own:
         torch.testing.assert_close(own[name], frozen[name], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("objective", [o for o in ALL if "data" not in o.asks], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "objective", [o for o in ALL if "data" not in o.asks], ids=lambda o: type(o).__name__
+)
 def test_a_teacher_is_believed(objective):
     """Zero, or small, where the student is the teacher's exact map; not where it is another's."""
     teacher, drawn = exact_map(mean=(0.0, 2.0), std=1.5), pairs(256)
-    right, wrong = (residual(objective, m, drawn, teacher=teacher).mean() for m in (teacher, exact_map()))
+    right, wrong = (
+        residual(objective, m, drawn, teacher=teacher).mean() for m in (teacher, exact_map())
+    )
     assert wrong > 1e-2
     assert right < wrong / 1000
 
@@ -434,12 +497,17 @@ def test_a_teacher_is_believed(objective):
 # Differences instead of forward mode
 
 
-@pytest.mark.parametrize("make", [Lagrangian, AverageLagrangian, Eulerian, AverageEulerian, MeanFlow, FlowMapMatching])
+@pytest.mark.parametrize(
+    "make", [Lagrangian, AverageLagrangian, Eulerian, AverageEulerian, MeanFlow, FlowMapMatching]
+)
 def test_differences_tend_to_forward_mode_with_the_square_of_the_step(make):
     student, drawn = exact_map(std=0.9, bend=0.4, lean=0.2), pairs(128)
     exact = gradient_of(make(), student, drawn)
     errors = [
-        sum((g - exact[name]).abs().sum() for name, g in gradient_of(make(FiniteDifference(h)), student, drawn).items())
+        sum(
+            (g - exact[name]).abs().sum()
+            for name, g in gradient_of(make(FiniteDifference(h)), student, drawn).items()
+        )
         for h in (0.02, 0.01)
     ]
     assert 3.5 < errors[0] / errors[1] < 4.5
@@ -474,7 +542,8 @@ def test_a_layer_without_forward_mode_is_named_with_two_ways_out():
 
     flow_map, drawn = ResidualMap(Network(), Linear()), pairs(8)
     with pytest.raises(
-        ValueError, match=r"^OldLayer cannot .* forward mode .*FiniteDifference\(\), or .*Semigroup\(\)"
+        ValueError,
+        match=r"^OldLayer cannot .* forward mode .*FiniteDifference\(\), or .*Semigroup\(\)",
     ):
         residual(Lagrangian(), flow_map, drawn)
     for way_out in (Lagrangian(FiniteDifference()), Semigroup()):
@@ -497,7 +566,9 @@ def test_a_normalised_tangent_is_bounded_and_points_the_same_way():
     student, drawn = exact_map(std=2.0, bend=3.0), pairs(64)
     loss = residual(AverageEulerian(normalise=0.1), student, drawn)
     plain = residual(AverageEulerian(), student, drawn)
-    torch.testing.assert_close(loss.sqrt(), plain.sqrt() / (plain.sqrt() + 0.1), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        loss.sqrt(), plain.sqrt() / (plain.sqrt() + 0.1), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_a_warm_up_starts_from_matching_the_velocity():
@@ -522,7 +593,9 @@ class Dropping(torch.nn.Module):
         self.dropout = torch.nn.Dropout(rate)
 
     def forward(self, x, s, t, cond=None):
-        return self.last(self.dropout(torch.tanh(self.first(torch.cat((x, s[:, None], t[:, None]), dim=1)))))
+        return self.last(
+            self.dropout(torch.tanh(self.first(torch.cat((x, s[:, None], t[:, None]), dim=1))))
+        )
 
 
 @pytest.mark.parametrize(
@@ -536,10 +609,13 @@ class Dropping(torch.nn.Module):
     ids=lambda o: type(o).__name__,
 )
 def test_dropout_does_not_pass_for_a_derivative(objective):
-    """With masks of their own, two evaluations a thousandth apart would differ by a hundred times what they should."""
+    """With masks of their own, two evaluations a thousandth apart would differ by a hundred times
+    what they should.
+    """
     drawn = pairs(512)
     kept, dropped = (
-        residual(objective, ResidualMap(Dropping(rate), Linear()), drawn, step=99).mean() for rate in (0.0, 0.2)
+        residual(objective, ResidualMap(Dropping(rate), Linear()), drawn, step=99).mean()
+        for rate in (0.0, 0.2)
     )
     assert dropped < 3 * kept
 
@@ -563,7 +639,9 @@ def test_moment_matching_wants_groups_with_times_in_common():
 
 @pytest.mark.parametrize("objective", ALL, ids=ALL_IDS)
 def test_samples_do_not_see_each_other(objective):
-    """Another x1 for the first changes its own residual, that of its group of two if it has one, and no other's."""
+    """Another x1 for the first changes its own residual, that of its group of two if it has one,
+    and no other's.
+    """
     flow_map, (x0, x1, s, t) = exact_map(bend=0.4, lean=0.2), pairs(6)
     moved = torch.cat((x1[:1] + 1, x1[1:]))
     before, after = (residual(objective, flow_map, (x0, data, s, t)) for data in (x1, moved))

@@ -8,14 +8,14 @@ import pytest
 import torch
 from exact_map import exact_map, generator, pairs, residual
 
-from steer.consistency_map import ConsistencyMap
 from steer.flow_map import FlowMap, OdeMap, ResidualMap
-from steer.glass import GlassFlow
 from steer.guidance import ClassifierFree, Guided, Unconditional
 from steer.interpolant import Trigonometric
+from steer.lookahead.glass_flow import GlassFlow
+from steer.maps.consistency import ConsistencyMap
+from steer.maps.posterior import PosteriorMap
+from steer.maps.rescheduled import Rescheduled
 from steer.networks import Mlp
-from steer.posterior import PosteriorMap
-from steer.rescheduled import Rescheduled
 from steer.training import (
     Adaptive,
     AnyPair,
@@ -92,8 +92,13 @@ def test_a_frozen_teacher_is_neither_trained_nor_saved():
 def test_a_teacher_on_another_path_is_refused_with_the_way_to_convert_it():
     teacher = ResidualMap(exact_map().network, Trigonometric())
     x0, x1, _, _ = pairs(8)
-    for objective in (Joint(None, Lagrangian(), velocity=Frozen(teacher)), VelocityMatching(teacher)):
-        with pytest.raises(ValueError, match=r"^the teacher's path is Trigonometric.*Linear.*steer\.Rescheduled\("):
+    for objective in (
+        Joint(None, Lagrangian(), velocity=Frozen(teacher)),
+        VelocityMatching(teacher),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^the teacher's path is Trigonometric.*Linear.*steer\.Rescheduled\("
+        ):
             objective(exact_map(), x0, x1, None, generator(), 0)
 
 
@@ -130,7 +135,9 @@ def test_a_frozen_student_is_refused():
     student = exact_map()
     objective = Joint(None, Lagrangian(), velocity=Frozen(OdeMap(student, student.schedule, 4)))
     x0, x1, _, _ = pairs(8)
-    with pytest.raises(ValueError, match=r"the frozen teacher is the student itself; give it copy\.deepcopy"):
+    with pytest.raises(
+        ValueError, match=r"the frozen teacher is the student itself; give it copy\.deepcopy"
+    ):
         objective(student, x0, x1, None, generator(), 0)
 
 
@@ -142,7 +149,10 @@ class TwoLaws(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.told, self.untold = exact_map(mean=(2.0, 0.0)).network, exact_map(mean=(0.0, 0.0)).network
+        self.told, self.untold = (
+            exact_map(mean=(2.0, 0.0)).network,
+            exact_map(mean=(0.0, 0.0)).network,
+        )
 
     def forward(self, x, s, t, cond=None):
         return self.untold(x, s, t) if cond is None else self.told(x, s, t)
@@ -160,7 +170,9 @@ def test_guidance_is_remembered_by_objective_and_map_and_not_applied_twice():
 
 def test_a_guided_velocity_beside_a_diagonal_from_data_is_refused():
     teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
-    with pytest.raises(ValueError, match=r"guided by 3\.0 and the diagonal one guided by 1\.0.*VelocityMatching"):
+    with pytest.raises(
+        ValueError, match=r"guided by 3\.0 and the diagonal one guided by 1\.0.*VelocityMatching"
+    ):
         Joint(FlowMatching(), Lagrangian(), velocity=Frozen(teacher))
 
 
@@ -184,7 +196,9 @@ def test_guidance_is_remembered_through_whatever_wraps_the_map():
 
 
 def test_a_guided_teacher_teaches_its_guided_velocity():
-    """Of two Gaussians that differ in the mean alone, the guided one is a third, with mean w times as far."""
+    """Of two Gaussians that differ in the mean alone, the guided one is a third, with mean w times
+    as far.
+    """
     teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
     x0, x1, _, _ = pairs(64)
     objective = Joint(VelocityMatching(teacher), Lagrangian(), 0.5, velocity=Frozen(teacher))
@@ -206,7 +220,9 @@ def test_adaptive_weights_by_hand():
 
 
 def test_learned_weights_start_plain_and_end_at_the_logarithm_of_the_residual():
-    """Residuals of two sizes at two pairs of times: w tends to their logarithms, and each then counts 1 + log L."""
+    """Residuals of two sizes at two pairs of times: w tends to their logarithms, and each then
+    counts 1 + log L.
+    """
     weighting, sizes = Learned().double(), torch.tensor([0.01, 4.0], dtype=torch.float64)
     s, t = torch.tensor([[0.1, 0.6], [0.9, 0.7]], dtype=torch.float64)
     torch.testing.assert_close(weighting(sizes, s, t), sizes)
@@ -238,7 +254,9 @@ def test_every_weight_is_in_every_loss():
 def test_the_weight_of_the_jumps_in_the_sum():
     x0, x1, _, _ = pairs(32)
     one, third = (
-        Joint(FlowMatching(), Semigroup(), off_weight=w)(exact_map(bend=0.5), x0, x1, None, generator(), 0)
+        Joint(FlowMatching(), Semigroup(), off_weight=w)(
+            exact_map(bend=0.5), x0, x1, None, generator(), 0
+        )
         for w in (1.0, 1 / 3)
     )
     torch.testing.assert_close(one.total - third.total, one.terms["off_diagonal"] * 2 / 3)
@@ -271,7 +289,12 @@ def test_pairs_to_data_on_a_grid_and_in_either_order():
     assert (t == 1).all()
     assert (s < 1).all()
     s, t = OnGrid(4).sample(1000, generator())
-    assert set(zip(s.tolist(), t.tolist(), strict=True)) == {(0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1)}
+    assert set(zip(s.tolist(), t.tolist(), strict=True)) == {
+        (0, 0.25),
+        (0.25, 0.5),
+        (0.5, 0.75),
+        (0.75, 1),
+    }
     s, t = AnyPair().sample(4000, generator())
     assert abs((s < t).float().mean() - 0.5) < 4.5 * 0.5 / math.sqrt(4000)
 
@@ -284,7 +307,9 @@ def test_a_mixture_keeps_each_pair_whole_and_its_laws_by_weight():
     assert (quarter | (t == 1)).all()
     for part, share in ((whole, 0.5), (quarter, 0.25)):
         assert abs(part.float().mean() - share) < 4.5 * math.sqrt(share * (1 - share) / 8000)
-    with pytest.raises(ValueError, match="one positive weight for each law; got 2 laws and weights"):
+    with pytest.raises(
+        ValueError, match="one positive weight for each law; got 2 laws and weights"
+    ):
         Mixture([OnGrid(1), ToData()], [1.0])
 
 
@@ -305,7 +330,9 @@ def test_alpha_falls_along_a_sigmoid_and_stays():
 
 
 def test_shortcuts_rest_on_the_velocity():
-    """At the finest gap the halves are steps along the diagonal, so that a map right there alone has a residual."""
+    """At the finest gap the halves are steps along the diagonal, so that a map right there alone
+    has a residual.
+    """
     x0, x1, _, _ = pairs(64)
     s, t = torch.full((64,), 0.25), torch.full((64,), 0.25 + 1 / 64)
 
@@ -324,13 +351,16 @@ def test_shortcuts_rest_on_the_velocity():
 
 
 @pytest.mark.parametrize(
-    "of", [lambda t: Joint(None, Lagrangian(), velocity=Frozen(t)), VelocityMatching], ids=["jumps", "velocity"]
+    "of",
+    [lambda t: Joint(None, Lagrangian(), velocity=Frozen(t)), VelocityMatching],
+    ids=["jumps", "velocity"],
 )
 def test_a_teacher_of_another_shape_is_refused_in_one_line(of):
     x0, x1, _, _ = (z.float() for z in pairs(8))
     student, teacher = (ResidualMap(Mlp(dim, 8, 2), exact_map().schedule) for dim in (2, 3))
     with pytest.raises(
-        ValueError, match=r"^the teacher does not take samples of shape \(2,\), as the student does: "
+        ValueError,
+        match=r"^the teacher does not take samples of shape \(2,\), as the student does: ",
     ) as error:
         of(teacher)(student, x0, x1, None, generator(), 0)
     assert "\n" not in str(error.value)
@@ -374,7 +404,9 @@ def test_optimal_transport_is_the_best_of_all_permutations():
 
 @pytest.mark.parametrize("entropy", [0.3, 1.0, 4.0])
 def test_with_entropy_noise_is_drawn_from_sinkhorns_plan(entropy):
-    """Of two and two: (p / (1 - p))^2 = exp((c12 + c21 - c11 - c22) / (entropy mean c)), p the chance of the first match."""
+    """Of two and two: (p / (1 - p))^2 = exp((c12 + c21 - c11 - c22) / (entropy mean c)), p the
+    chance of the first match.
+    """
     x0, x1 = torch.randn(2, 2, 3, generator=generator(), dtype=torch.float64)
     cost = torch.cdist(x1, x0).square()
     odds = (cost[0, 1] + cost[1, 0] - cost[0, 0] - cost[1, 1]) / (entropy * cost.mean())
@@ -390,7 +422,9 @@ def test_entropy_leads_from_the_best_permutation_to_none():
     near, best = x0.flip(0) + 0.01 * x1, torch.arange(15, -1, -1)
     for entropy in (0.0, 1e-3):
         assert torch.equal(OptimalTransport(Seen(), entropy).match(x0, near, generator()), best)
-    with pytest.raises(ValueError, match="did not settle in 2000 iterations; raise entropy=1e-09, or set 0"):
+    with pytest.raises(
+        ValueError, match="did not settle in 2000 iterations; raise entropy=1e-09, or set 0"
+    ):
         OptimalTransport(Seen(), 1e-9).match(x0, x1, generator())
     assert OptimalTransport(Seen(), 0.1).match(x0[:1], x0[:1], generator()).tolist() == [0]
     free = Seen()

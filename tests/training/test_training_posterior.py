@@ -1,4 +1,6 @@
-"""Posterior and VelocityMatching: what they hand on, where their minimum is, and maps of the plane that learn to draw."""
+"""Posterior and VelocityMatching: what they hand on, where their minimum is, and maps of the plane
+that learn to draw.
+"""
 
 import math
 
@@ -9,11 +11,11 @@ from hidden import ExactInner
 
 from steer.analytic import GaussianMixture
 from steer.flow_map import ResidualMap
-from steer.glass import GlassFlow
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
+from steer.lookahead.glass_flow import GlassFlow
+from steer.maps.posterior import PosteriorMap
 from steer.metrics.energy_distance import energy_distance
 from steer.networks import ContextCondition, Mlp, WithContext
-from steer.posterior import PosteriorMap
 from steer.training.base import Loss, Objective
 from steer.training.flow_matching import FlowMatching
 from steer.training.joint import Joint
@@ -36,7 +38,9 @@ def normal(*shape, seed=0):
 
 def mixture(schedule=None):
     std = torch.tensor([[0.3, 0.9], [0.7, 0.5], [1.1, 0.4]], dtype=torch.float64)
-    return GaussianMixture([[2.0, -1.0], [0.5, 1.5], [-2.0, 0.0]], std, [1.0, 2.0, 3.0], schedule, steps=16)
+    return GaussianMixture(
+        [[2.0, -1.0], [0.5, 1.5], [-2.0, 0.0]], std, [1.0, 2.0, 3.0], schedule, steps=16
+    )
 
 
 class Note(Objective):
@@ -103,7 +107,9 @@ def test_the_joint_objective_cuts_the_context_with_the_batch():
         calls.append((len(x), len(cond), tuple(cond.cond)))
         return torch.zeros_like(x)
 
-    Posterior(Joint(FlowMatching(), Semigroup(), 0.75))(of_network(network), x0, x1, list("abcdefgh"), generator(), 0)
+    Posterior(Joint(FlowMatching(), Semigroup(), 0.75))(
+        of_network(network), x0, x1, list("abcdefgh"), generator(), 0
+    )
     assert calls[0] == (6, 6, tuple("abcdef"))
     assert set(calls[1:]) == {(2, 2, ("g", "h"))}
 
@@ -113,13 +119,17 @@ def test_the_joint_objective_cuts_the_context_with_the_batch():
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_flow_matching_is_least_at_the_velocity_of_the_posterior(schedule):
-    """Leaning the exact velocity either way raises the loss by the lean's square, within Monte-Carlo error."""
+    """Leaning the exact velocity either way raises the loss by the lean's square, within
+    Monte-Carlo error.
+    """
     law, n = mixture(schedule), 20_000
     x0, x1, flow = normal(n, 2), law.sample(n, generator(1)), GlassFlow(law)
     objective = Posterior(FlowMatching(), schedule)
 
     def loss(lean):
-        network = of_network(lambda x, s, t, cond: flow.velocity(x, t, cond) + lean * torch.cos(x + cond.x_t))
+        network = of_network(
+            lambda x, s, t, cond: flow.velocity(x, t, cond) + lean * torch.cos(x + cond.x_t)
+        )
         return objective(network, x0, x1, None, generator(2), 0).total
 
     up, here, down = loss(0.5), loss(0.0), loss(-0.5)
@@ -130,7 +140,9 @@ def test_flow_matching_is_least_at_the_velocity_of_the_posterior(schedule):
 
 @pytest.mark.parametrize("off", [Lagrangian(), Semigroup()], ids=lambda o: type(o).__name__)
 def test_the_exact_inner_map_has_no_residual_off_the_diagonal(off):
-    """Jumps of the closed-form posterior flow, as the average velocity of a network: zero up to the oracle's solver."""
+    """Jumps of the closed-form posterior flow, as the average velocity of a network: zero up to the
+    oracle's solver.
+    """
     law, n = mixture(), 6
     exact = ExactInner(law, steps=16)
 
@@ -140,7 +152,9 @@ def test_the_exact_inner_map_has_no_residual_off_the_diagonal(off):
         return torch.where(gap == 0, exact.velocity(x, t, cond), jump)
 
     x0, x1 = normal(n, 2), law.sample(n, generator(1))
-    loss = Posterior(Joint(FlowMatching(), off, 0.01))(of_network(network), x0, x1, None, generator(2), 0)
+    loss = Posterior(Joint(FlowMatching(), off, 0.01))(
+        of_network(network), x0, x1, None, generator(2), 0
+    )
     assert loss.terms["off_diagonal"] < 1e-4
 
 
@@ -164,7 +178,9 @@ def test_velocity_matching_has_the_gradient_of_flow_matching_without_its_noise()
     for objective in (FlowMatching(), VelocityMatching(teacher)):
         rows[type(objective)] = torch.stack(
             [
-                gradients(objective(student, *_pairs(256, k), None, generator(k), 0).total, student)["lean"]
+                gradients(
+                    objective(student, *_pairs(256, k), None, generator(k), 0).total, student
+                )["lean"]
                 for k in range(64)
             ]
         )
@@ -208,12 +224,21 @@ def train(inner, objective, law, steps, batch=256, lr=2e-3):
 
 
 def misses(inner, law, t, points=6, n=400):
-    """Energy distance of one-jump draws to the exact posterior, over that of as many exact draws; mean over points."""
+    """Energy distance of one-jump draws to the exact posterior, over that of as many exact draws;
+    mean over points.
+    """
     x = law.schedule.interpolate(normal(points, 2, seed=5), law.sample(points, generator(5)), t)
-    drawn = PosteriorMap(law, inner).posterior_guesses(x.float(), t, n, generator()).x1.double().transpose(0, 1)
+    drawn = (
+        PosteriorMap(law, inner)
+        .posterior_guesses(x.float(), t, n, generator())
+        .x1.double()
+        .transpose(0, 1)
+    )
     real, other = (law.posterior_sample(x, t, n, generator(k)) for k in (1, 2))
     far = torch.stack([energy_distance(a, b) for a, b in zip(drawn, real, strict=True)]).mean()
-    floor = torch.stack([energy_distance(a, b).abs() for a, b in zip(other, real, strict=True)]).mean()
+    floor = torch.stack(
+        [energy_distance(a, b).abs() for a, b in zip(other, real, strict=True)]
+    ).mean()
     return (far / floor).item()
 
 
@@ -236,7 +261,9 @@ def test_a_few_hundred_steps_teach_a_map_to_draw():
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_few_thousand_steps_bring_it_near_the_sampling_floor(recipe):
-    """Within twice the floor if distilled from GLASS; from scratch the noise of the data is in the way."""
+    """Within twice the floor if distilled from GLASS; from scratch the noise of the data is in the
+    way.
+    """
     (objective, multiple), law, inner = RECIPES[recipe], mixture(), untrained(width=128)
     train(inner, Posterior(objective(law)), law, 4000, batch=512)
     after = [misses(inner, law, t) for t in (0.05, 0.3, 0.6, 0.9)]

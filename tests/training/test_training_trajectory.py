@@ -1,4 +1,6 @@
-"""Regression on simulated paths: they are the flow's, the targets their chords, and what shares a path shares its noise."""
+"""Regression on simulated paths: they are the flow's, the targets their chords, and what shares a
+path shares its noise.
+"""
 
 import copy
 import math
@@ -10,8 +12,8 @@ from exact_map import MEAN, STD, exact_map, generator, gradients, pairs
 
 from steer.analytic import GaussianMixture
 from steer.flow_map import FlowMap, ResidualMap
-from steer.glass import GlassFlow
 from steer.interpolant import Linear
+from steer.lookahead.glass_flow import GlassFlow
 from steer.training import Frozen, Held, Joint, Pairs, Perceptual, Posterior, Trajectory
 from steer.training.trajectory import Path
 
@@ -46,8 +48,13 @@ class Still(torch.nn.Module):
 def test_between_its_nodes_a_path_is_exact_for_cubics():
     t = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None, None]
     power = torch.arange(4)
-    path = Path((t**power).transpose(1, 2), (power * t ** (power - 1).clamp_min(0)).transpose(1, 2))  # (5, 4, 1)
-    row, at = torch.arange(4).repeat(50), torch.rand(200, generator=generator(), dtype=torch.float64)
+    path = Path(
+        (t**power).transpose(1, 2), (power * t ** (power - 1).clamp_min(0)).transpose(1, 2)
+    )  # (5, 4, 1)
+    row, at = (
+        torch.arange(4).repeat(50),
+        torch.rand(200, generator=generator(), dtype=torch.float64),
+    )
     at[:2], row[:2] = torch.tensor([0.0, 1.0]), 3
     x, v = path.at(row, at)
     torch.testing.assert_close(x[:, 0], at**row)
@@ -56,7 +63,9 @@ def test_between_its_nodes_a_path_is_exact_for_cubics():
 
 def test_the_exact_map_is_left_the_solvers_error_alone():
     """Heun's is of order 2, the loss's of 4: halving the step divides it by 16 in the limit."""
-    coarse, fine = (residual(Trajectory(n, shared=4), exact_map(), pairs(256)).mean().item() for n in (32, 64))
+    coarse, fine = (
+        residual(Trajectory(n, shared=4), exact_map(), pairs(256)).mean().item() for n in (32, 64)
+    )
     assert 12 < coarse / fine < 20
     assert fine < 1e-7
 
@@ -88,7 +97,9 @@ def test_the_places_it_learns_at_are_those_of_the_teachers_law():
     student = ResidualMap(Still(), Linear())
     residual(Trajectory(32, shared=1), student, (x0, nowhere, time, time + 0.1))
     std = math.sqrt(s**2 * STD**2 + (1 - s) ** 2)
-    assert (student.network.x.mean(0) - s * torch.tensor(MEAN)).abs().max() < 4.5 * std / math.sqrt(n)
+    assert (student.network.x.mean(0) - s * torch.tensor(MEAN)).abs().max() < 4.5 * std / math.sqrt(
+        n
+    )
     assert (student.network.x.std(0) / std - 1).abs().max() < 4.5 / math.sqrt(2 * n)
 
 
@@ -99,7 +110,9 @@ def test_the_target_is_the_chord(back):
     s[:3], t[:3] = 0.25, torch.tensor([0.25, 0.25 + 1e-12, 0.25 + 1e-5])
     s, t = (t, s) if back else (s, t)
     chord = 1 + (s + t) + (s * s + s * t + t * t)
-    found = residual(Trajectory(100, shared=3), ResidualMap(Still(), Linear()), (x0, x1, s, t), teacher=Drift())
+    found = residual(
+        Trajectory(100, shared=3), ResidualMap(Still(), Linear()), (x0, x1, s, t), teacher=Drift()
+    )
     torch.testing.assert_close(found, chord**2, rtol=2e-4, atol=0)
 
 
@@ -115,7 +128,10 @@ def test_a_group_shares_its_firsts_noise_and_condition():
 
 def test_it_is_distilled_without_data():
     """A teacher of another Gaussian than the data's teaches its own."""
-    student, wanted = exact_map(mean=(0.0, 0.0), std=1.3, bend=0.3), {"mean": (0.5, 0.8), "std": 0.8}
+    student, wanted = (
+        exact_map(mean=(0.0, 0.0), std=1.3, bend=0.3),
+        {"mean": (0.5, 0.8), "std": 0.8},
+    )
     objective = Joint(None, Trajectory(16, shared=4), velocity=Frozen(exact_map(**wanted)))
     optimizer = torch.optim.Adam(student.parameters(), 0.05)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
@@ -131,14 +147,19 @@ def test_it_is_distilled_without_data():
         found.mean.detach(), torch.tensor(wanted["mean"], dtype=torch.float64), rtol=0, atol=0.01
     )
     torch.testing.assert_close(
-        found.std.abs().detach(), torch.tensor(wanted["std"], dtype=torch.float64), rtol=0, atol=0.01
+        found.std.abs().detach(),
+        torch.tensor(wanted["std"], dtype=torch.float64),
+        rtol=0,
+        atol=0.01,
     )
     assert found.bend.abs() < 0.01
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"shared": 0}], ids=str)
 def test_a_path_needs_a_step_and_serves_a_pair(wrong):
-    with pytest.raises(ValueError, match="a path has a number of steps and serves a number of pairs; got"):
+    with pytest.raises(
+        ValueError, match="a path has a number of steps and serves a number of pairs; got"
+    ):
         Trajectory(**wrong)
 
 
@@ -187,7 +208,9 @@ def test_a_metric_is_asked_at_the_paths_end_about_the_error(back):
         return (x - y).square().sum(1)
 
     student, one = ResidualMap(Still(), Linear()), torch.ones(12, dtype=torch.long)
-    found = residual(Trajectory(4, shared=1, metric=metric, weight=0.5), student, (x0, x1, s, t), one, Drift())
+    found = residual(
+        Trajectory(4, shared=1, metric=metric, weight=0.5), student, (x0, x1, s, t), one, Drift()
+    )
     torch.testing.assert_close(seen["y"], x0 + 1)
     gap = (t - s)[:, None]
     assert gap.abs().min() > 0.01
@@ -203,7 +226,12 @@ def test_with_a_metric_the_exact_map_stays_the_minimiser():
     assert 3 < sizes[0] / sizes[1] < 5
     assert sizes[1] < 2e-3
     bent = exact_map(bend=0.3)
-    assert gradients(residual(Trajectory(metric=curved, weight=3.0), bent, pairs(256)).mean(), bent)["bend"] > 0
+    assert (
+        gradients(residual(Trajectory(metric=curved, weight=3.0), bent, pairs(256)).mean(), bent)[
+            "bend"
+        ]
+        > 0
+    )
 
 
 def test_the_perceptual_distance_by_hand():
@@ -217,7 +245,10 @@ def test_the_perceptual_distance_by_hand():
             for h in (first, net[2](torch.nn.functional.silu(first)))
         ]
 
-    wanted = sum((a - b).square().sum(1).mean((1, 2)) for a, b in zip(directions(x), directions(y), strict=True))
+    wanted = sum(
+        (a - b).square().sum(1).mean((1, 2))
+        for a, b in zip(directions(x), directions(y), strict=True)
+    )
     metric = Perceptual(net, ["0", "2"], decode=lambda x: 2 * x)
     torch.testing.assert_close(metric(x, y), wanted)
     assert metric(x, x).abs().max() == 0
@@ -238,7 +269,9 @@ def test_autocast_does_not_round_the_perceptual_distance():
 
 def test_what_a_perceptual_distance_refuses():
     for layers in (["0", "9"], [], ["0", "0"], "0"):
-        with pytest.raises(ValueError, match=r"a list of submodules, each once, such as \['0', '1', '2'\]; got"):
+        with pytest.raises(
+            ValueError, match=r"a list of submodules, each once, such as \['0', '1', '2'\]; got"
+        ):
             Perceptual(network(), layers)
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
     with pytest.raises(ValueError, match=r"\(B, channels, h, w\) each; got {'1': \(2, 3\)}"):
@@ -254,7 +287,11 @@ def test_what_a_perceptual_distance_refuses():
 def test_a_perceptual_distance_is_copied_and_pickled_whole_and_leaves_the_network_alone():
     net, (x, y) = network(), torch.rand(2, 3, 1, 6, 6, generator=generator())
     metric = Perceptual(net, ["0", "2"])
-    for other in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric)), Perceptual(net, ["2", "0"])):
+    for other in (
+        copy.deepcopy(metric),
+        pickle.loads(pickle.dumps(metric)),
+        Perceptual(net, ["2", "0"]),
+    ):
         torch.testing.assert_close(other(x, y), metric(x, y))
     assert not any(module._forward_hooks for module in net.modules())
 

@@ -1,4 +1,6 @@
-"""The literature's names: each is built, and each, trained for a few seconds, finds the map it promises."""
+"""The literature's names: each is built, and each, trained for a few seconds, finds the map it
+promises.
+"""
 
 import math
 
@@ -14,8 +16,8 @@ NAMES = [method.name for method in METHODS]
 TO_DATA = {"ct", "ecm", "sct", "cd", "scd"}
 
 
-# What is learned from cell to cell takes its time over many cells, the more so behind a long moving average: a few cells,
-# and for cd the average of a run of 40 steps, over two of them.
+# What is learned from cell to cell takes its time over many cells, the more so behind a long moving
+# average: a few cells, and for cd the average of a run of 40 steps, over two of them.
 GRID, PLANNED = {"progressive": 4, "cd": 4}, {"cd": 40}
 
 
@@ -23,7 +25,9 @@ def build(method, student, steps):
     teacher = exact_map(**TEACHER)
     if method.name == "progressive":
         teacher = OdeMap(teacher, teacher.schedule, steps=4)
-    return named(method.name, PLANNED.get(method.name, steps), student, teacher, GRID.get(method.name, 32))
+    return named(
+        method.name, PLANNED.get(method.name, steps), student, teacher, GRID.get(method.name, 32)
+    )
 
 
 def train(objective, student, steps, batch=128, lr=0.05):
@@ -49,24 +53,33 @@ def landing(flow_map, jumps=1):
     return torch.cat((x.mean(0), x.std(0)))
 
 
-# How far a method's landing may be from its law's: noise of the short training, and where a paper's own form is biased,
-# that bias: CT and ECM by the stride that is left, adaptive weights by the skew of the residuals (none for a Gaussian).
+# How far a method's landing may be from its law's: noise of the short training, and where a paper's
+# own form is biased, that bias: CT and ECM by the stride that is left, adaptive weights by the skew
+# of the residuals (none for a Gaussian).
 TOLERANCE = dict.fromkeys(NAMES, 0.05) | {"ct": 0.15, "ecm": 0.1, "imm": 0.15, "ctm": 0.1}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
 def test_every_method_finds_its_map(method):
-    """Data teach the Gaussian of the data, a teacher teaches its own: seen by one jump (or the grid's), off at first."""
+    """Data teach the Gaussian of the data, a teacher teaches its own: seen by one jump (or the
+    grid's), off at first.
+    """
     student = exact_map(mean=(0.0, 0.0), std=1.3, bend=0.3)
     steps = 300
     objective = build(method, student, steps)
-    law = TEACHER if method.source == "teacher" and method.name != "ctm" else {"mean": MEAN, "std": STD}
+    law = (
+        TEACHER
+        if method.source == "teacher" and method.name != "ctm"
+        else {"mean": MEAN, "std": STD}
+    )
     wanted = torch.tensor([*law["mean"], law["std"], law["std"]], dtype=torch.float64)
     jumps = GRID["progressive"] if method.name == "progressive" else 1
     before = (landing(student, jumps) - wanted).abs().max()
     after = (landing(train(objective, student, steps), jumps) - wanted).abs().max()
     assert before > 0.4
-    if method.name == "flow-matching":  # the tangent alone: the bend, which is off the diagonal, stays
+    if (
+        method.name == "flow-matching"
+    ):  # the tangent alone: the bend, which is off the diagonal, stays
         assert student.network.bend == 0.3
     elif method.name != "ctm":  # whose data and teacher disagree here: see below
         assert after < TOLERANCE[method.name], (after, dict(student.network.named_parameters()))
@@ -92,7 +105,8 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("name", "missing"), [("lmd", "teacher="), ("shortcut", "student="), ("cd", "teacher=|student=")]
+    ("name", "missing"),
+    [("lmd", "teacher="), ("shortcut", "student="), ("cd", "teacher=|student=")],
 )
 def test_what_a_method_needs_is_asked_for(name, missing):
     with pytest.raises(ValueError, match=missing):
@@ -101,7 +115,11 @@ def test_what_a_method_needs_is_asked_for(name, missing):
 
 def test_consistency_models_learn_jumps_to_data_alone_and_the_rest_but_one_all():
     s, t = build(METHODS[-1], exact_map(), 100).pairs.sample(8, generator())
-    assert (METHODS[-1].name, s.unique().tolist(), t.unique().tolist()) == ("knowledge-distillation", [0.0], [1.0])
+    assert (METHODS[-1].name, s.unique().tolist(), t.unique().tolist()) == (
+        "knowledge-distillation",
+        [0.0],
+        [1.0],
+    )
     for method in METHODS[:-1]:
         objective = build(method, exact_map(), 100)
         assert isinstance(objective, Joint)
@@ -141,11 +159,14 @@ def test_every_method_takes_times_or_says_why_not(method):
     law = LogitNormal(3.0, 0.1)
 
     def changed():
-        return named(method.name, 100, exact_map(), teacher, grid, times=law, weighting=Adaptive(0.5))
+        return named(
+            method.name, 100, exact_map(), teacher, grid, times=law, weighting=Adaptive(0.5)
+        )
 
     if method.name in ("shortcut", "progressive", "knowledge-distillation"):
         with pytest.raises(
-            ValueError, match=r"^(Dyadic|OnGrid) has its own times, .*; leave times out, or give pairs$"
+            ValueError,
+            match=r"^(Dyadic|OnGrid) has its own times, .*; leave times out, or give pairs$",
         ):
             changed()
         return
@@ -159,9 +180,13 @@ def test_every_method_takes_times_or_says_why_not(method):
 
 
 def test_a_setting_that_joint_does_not_have_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="Joint has no setting 'off_wieght'; did you mean 'off_weight'"):
+    with pytest.raises(
+        ValueError, match="Joint has no setting 'off_wieght'; did you mean 'off_weight'"
+    ):
         named("lsd", 100, off_wieght=2.0)
-    with pytest.raises(ValueError, match=r"^Joint has no setting 'x'; there are: diagonal, off_diagonal"):
+    with pytest.raises(
+        ValueError, match=r"^Joint has no setting 'x'; there are: diagonal, off_diagonal"
+    ):
         named("lsd", 100, x=2.0)
 
 
@@ -184,7 +209,9 @@ def test_times_are_not_rounded_where_bfloat16_is_the_default():
         for method in METHODS:
             joint = build(method, exact_map(), 100)
             if joint.off_diagonal is not None:
-                assert all(time.dtype == torch.float32 for time in joint.pairs.sample(4, generator()))
+                assert all(
+                    time.dtype == torch.float32 for time in joint.pairs.sample(4, generator())
+                )
     finally:
         torch.set_default_dtype(torch.float32)
     assert Uniform().sample(3, generator()).dtype == torch.float32

@@ -1,4 +1,6 @@
-"""Direct reward gradients: against gradients by hand, closed-form penalties, and a small tuning run."""
+"""Direct reward gradients: against gradients by hand, closed-form penalties, and a small tuning
+run.
+"""
 
 import copy
 
@@ -28,7 +30,9 @@ def reward_only(rollout):
 def gradient(objective, flow_map, x0, tilt, base=None):
     """d loss / d every weight, flattened."""
     loss = objective(flow_map, base or flow_map, tilt, x0, None, seeded(), 0)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss.total, list(flow_map.parameters()))])
+    return torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss.total, list(flow_map.parameters()))]
+    )
 
 
 def counts(rollout, n=4):
@@ -37,18 +41,24 @@ def counts(rollout, n=4):
     return tally.network_forward / n, tally.network_backward / n
 
 
-# --- gradients by hand ------------------------------------------------------------------------------------------------
+# --- gradients by hand --------------------------------------------------------------------------
 def test_one_jump_from_noise():
     """z = x0 + W x0, so that d(-scale a . z)/dW = -scale mean a x0^T."""
     x0 = noise(5)
-    found = gradient(reward_only(Jumps(1, from_noise=1.0)), linear_map(WEIGHT), x0, Tilt(LinearReward(A), 3.0))
+    found = gradient(
+        reward_only(Jumps(1, from_noise=1.0)), linear_map(WEIGHT), x0, Tilt(LinearReward(A), 3.0)
+    )
     assert torch.allclose(found.view(2, 2), -3 * torch.outer(A, x0.mean(0)))
 
 
 def test_one_jump_from_a_later_time_carries_no_gradient_of_how_it_got_there():
-    """x_s = (1 + s W) x0 is held fixed and z = x_s + (1 - s) W x_s: the gradient is -mean (1 - s) a x_s^T."""
+    """x_s = (1 + s W) x0 is held fixed and z = x_s + (1 - s) W x_s: the gradient is -mean (1 - s) a
+    x_s^T.
+    """
     x0, w = noise(5), torch.tensor(WEIGHT, dtype=torch.float64)
-    found = gradient(reward_only(Jumps(1, from_noise=0.0)), linear_map(WEIGHT), x0, Tilt(LinearReward(A)))
+    found = gradient(
+        reward_only(Jumps(1, from_noise=0.0)), linear_map(WEIGHT), x0, Tilt(LinearReward(A))
+    )
     s = torch.rand(5, generator=seeded()).double()[:, None]
     x_s = x0 + s * x0 @ w.T
     assert torch.allclose(found.view(2, 2), -torch.outer(A, ((1 - s) * x_s).mean(0)), rtol=1e-6)
@@ -56,12 +66,19 @@ def test_one_jump_from_a_later_time_carries_no_gradient_of_how_it_got_there():
 
 @pytest.mark.parametrize("last", [1, 2, 6])
 def test_euler_steps_carry_gradients_through_the_last_alone(last):
-    """d a.z/dW is the sum over the last K steps k of h P^{N-1-k T} a x_k^T, with P = 1 + W/N and x_k = P^k x0."""
+    """d a.z/dW is the sum over the last K steps k of h P^{N-1-k T} a x_k^T, with P = 1 + W/N and
+    x_k = P^k x0.
+    """
     steps, x0, w = 6, noise(5), torch.tensor(WEIGHT, dtype=torch.float64)
-    found = gradient(reward_only(EulerSteps(steps, last)), linear_map(WEIGHT), x0, Tilt(LinearReward(A)))
+    found = gradient(
+        reward_only(EulerSteps(steps, last)), linear_map(WEIGHT), x0, Tilt(LinearReward(A))
+    )
     p = torch.eye(2, dtype=torch.float64) + w / steps
     power = [torch.linalg.matrix_power(p, k) for k in range(steps)]
-    by_hand = sum(torch.outer(power[steps - 1 - k].T @ A, power[k] @ x0.mean(0)) for k in range(steps - last, steps))
+    by_hand = sum(
+        torch.outer(power[steps - 1 - k].T @ A, power[k] @ x0.mean(0))
+        for k in range(steps - last, steps)
+    )
     assert torch.allclose(found.view(2, 2), -by_hand / steps)
 
 
@@ -77,7 +94,7 @@ def test_several_jumps_carry_gradients_through_all_of_them():
     assert torch.allclose(found, by_hand.flatten(), rtol=1e-6)
 
 
-# --- costs ------------------------------------------------------------------------------------------------------------
+# --- costs --------------------------------------------------------------------------------------
 def test_rollouts_cost_what_they_say():
     assert counts(Jumps(1, from_noise=1.0)) == (1, 1)
     assert counts(Jumps(1, from_noise=0.0)) == (2, 1)
@@ -91,12 +108,20 @@ def test_the_share_saves_evaluations_of_the_regularisers():
     for share in (1.0, 0.25):
         with counting.count() as tally:
             objective = Direct(Jumps(1, 1.0), penalty=1.0, consistency=0.0, share=share)
-            objective(linear_map(WEIGHT), linear_map(WEIGHT), Tilt(LinearReward(A)), noise(8), None, seeded(), 0)
+            objective(
+                linear_map(WEIGHT),
+                linear_map(WEIGHT),
+                Tilt(LinearReward(A)),
+                noise(8),
+                None,
+                seeded(),
+                0,
+            )
         forward.append(tally.network_forward)
     assert forward == [8 + 8, 8 + 2]  # the base at the jump that was made
 
 
-# --- the penalty and the consistency term -----------------------------------------------------------------------------
+# --- the penalty and the consistency term -------------------------------------------------------
 def test_the_energy_of_a_constant_change_of_drift_is_its_square():
     shift = [0.6, -0.8]
     tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), shift), Linear()), linear_map(WEIGHT)
@@ -118,7 +143,9 @@ def test_the_penalty_is_weighed_into_the_loss_and_moves_only_the_tuned_map():
 
 
 def test_the_energy_of_jumps_is_that_of_the_velocity_they_move_by():
-    """Of a constant change of u, 1 over [s, 1]: 1 - s of it in all, however many jumps share it; from noise, |dX|^2."""
+    """Of a constant change of u, 1 over [s, 1]: 1 - s of it in all, however many jumps share it;
+    from noise, |dX|^2.
+    """
     tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear()), linear_map(WEIGHT)
     for rollout in (Jumps(1, 1.0), Jumps(3, 1.0), Jumps(2, 0.0)):
         rolled = rollout(tuned, noise(7), None, seeded())
@@ -126,11 +153,15 @@ def test_the_energy_of_jumps_is_that_of_the_velocity_they_move_by():
         assert torch.allclose(energy, (1 - rolled.moves[0].s[:5]).to(energy))
     rolled = Jumps(1, 1.0)(tuned, noise(7), None, seeded())
     carried = (rolled.z - base(noise(7), 0.0, 1.0)).square().sum(1)
-    assert torch.allclose(Jumps(1, 1.0).energy(tuned, base, rolled, slice(None), None, seeded()), carried)
+    assert torch.allclose(
+        Jumps(1, 1.0).energy(tuned, base, rolled, slice(None), None, seeded()), carried
+    )
 
 
 def test_an_exact_map_is_at_rest_under_its_consistency_term():
-    """Its samples are data of its own law: flow matching and semigroup have no mean gradient there, and have elsewhere."""
+    """Its samples are data of its own law: flow matching and semigroup have no mean gradient there,
+    and have elsewhere.
+    """
 
     def mean_and_error(gain):
         flow_map = ball_map()
@@ -139,7 +170,14 @@ def test_an_exact_map_is_at_rest_under_its_consistency_term():
         found = torch.stack(
             [
                 torch.autograd.grad(
-                    objective(flow_map, noise(256, seed=2 * i), own(flow_map, 2 * i + 1), None, seeded(i), 0).total,
+                    objective(
+                        flow_map,
+                        noise(256, seed=2 * i),
+                        own(flow_map, 2 * i + 1),
+                        None,
+                        seeded(i),
+                        0,
+                    ).total,
                     flow_map.network.gain,
                 )[0]
                 for i in range(64)
@@ -158,7 +196,10 @@ def test_an_exact_map_is_at_rest_under_its_consistency_term():
 
 def test_the_gradient_of_the_energy_is_that_of_finite_differences():
     """Through two jumps: the base is asked where the first one, which also learns, has put x."""
-    base, rollout = ResidualMap(Shifted(Matrix([[0.5, 0.1], [0.0, -0.3]]), [0.2, 0.1]), Linear()), Jumps(2, 1.0)
+    base, rollout = (
+        ResidualMap(Shifted(Matrix([[0.5, 0.1], [0.0, -0.3]]), [0.2, 0.1]), Linear()),
+        Jumps(2, 1.0),
+    )
     tuned, h = linear_map(WEIGHT), 1e-6
 
     def energy():
@@ -173,7 +214,9 @@ def test_the_gradient_of_the_energy_is_that_of_finite_differences():
             weight.data[entry] += sign * h
             values.append(energy().detach())
             weight.data[entry] -= sign * h
-        torch.testing.assert_close(found[entry], (values[0] - values[1]) / (2 * h), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            found[entry], (values[0] - values[1]) / (2 * h), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_a_share_sees_jumps_from_noise_and_from_later():
@@ -183,9 +226,11 @@ def test_a_share_sees_jumps_from_noise_and_from_later():
     assert (starts == 0).sum() == 4
 
 
-# --- a small run ------------------------------------------------------------------------------------------------------
+# --- a small run --------------------------------------------------------------------------------
 def tuned(steps=120, **settings):
-    """Standard normal data in the plane, tuned toward a point; the correction to the exact map starts at zero."""
+    """Standard normal data in the plane, tuned toward a point; the correction to the exact map
+    starts at zero.
+    """
     torch.manual_seed(0)
     more = Mlp(2, 32, 2).double()
     torch.nn.init.zeros_(more.last.weight)
@@ -195,7 +240,13 @@ def tuned(steps=120, **settings):
     objective = Direct(objective=Joint(FlowMatching(), Lagrangian(), diag_fraction=0.5), **settings)
     for step in range(steps):
         loss = objective(
-            flow_map, base, Tilt(Quadratic([2.0, 0.0], 1.0)), noise(64, seed=step), None, seeded(step), step
+            flow_map,
+            base,
+            Tilt(Quadratic([2.0, 0.0], 1.0)),
+            noise(64, seed=step),
+            None,
+            seeded(step),
+            step,
         )
         optimizer.zero_grad()
         loss.total.backward()
@@ -205,13 +256,23 @@ def tuned(steps=120, **settings):
 
 @torch.no_grad()
 def figures(flow_map, base):
-    """Mean place of one-jump samples, distance to them of two jumps and of many small steps, change of drift."""
+    """Mean place of one-jump samples, distance to them of two jumps and of many small steps, change
+    of drift.
+    """
     x0 = noise(512, seed=10_000)
     z = flow_map(x0, 0.0, 1.0)
     halves = flow_map(flow_map(x0, 0.0, 0.5), 0.5, 1.0)
     walked = OdeMap(flow_map, flow_map.schedule, 16)(x0, 0.0, 1.0)
     energy = drift_energy(flow_map, base, z, None, seeded()).mean()
-    return [float(f) for f in (z[:, 0].mean(), (halves - z).square().mean(), (walked - z).square().mean(), energy)]
+    return [
+        float(f)
+        for f in (
+            z[:, 0].mean(),
+            (halves - z).square().mean(),
+            (walked - z).square().mean(),
+            energy,
+        )
+    ]
 
 
 def test_tuning_climbs_and_its_regularisers_do_their_work():
@@ -226,13 +287,18 @@ def test_tuning_climbs_and_its_regularisers_do_their_work():
     assert held_energy < energy / 3  # nearer to its base
 
 
-# --- faults -----------------------------------------------------------------------------------------------------------
+# --- faults -------------------------------------------------------------------------------------
 def test_rewards_without_gradient_are_refused():
     declared = Quadratic(A, 1.0)
     declared.differentiable, declared.why_not_differentiable = False, "It rounds."
-    for reward, why in ((declared, "It rounds"), (lambda x: x.detach().sum(1), "torch cannot follow")):
+    for reward, why in (
+        (declared, "It rounds"),
+        (lambda x: x.detach().sum(1), "torch cannot follow"),
+    ):
         with pytest.raises(ValueError, match=rf"no gradient \({why}.*BestOfN.*guide=False"):
-            Direct()(linear_map(WEIGHT), linear_map(WEIGHT), Tilt(reward), noise(4), None, seeded(), 0)
+            Direct()(
+                linear_map(WEIGHT), linear_map(WEIGHT), Tilt(reward), noise(4), None, seeded(), 0
+            )
 
 
 def test_what_is_not_finite_stops_with_sample_and_time():
@@ -240,8 +306,12 @@ def test_what_is_not_finite_stops_with_sample_and_time():
     x0[2] = 0.0
     with pytest.raises(NonFiniteReward, match="sample 2 at t = 1"):
         Direct()(still, still, Tilt(lambda x: 1 / x.square().sum(1)), x0, None, seeded(), 0)
-    loss = reward_only(Jumps())(still, still, Tilt(lambda x: x.square().sum(1).sqrt()), x0, None, seeded(), 0)
-    with pytest.raises(NonFiniteReward, match="gradient of <lambda> is not finite for sample 2 at t = 1"):
+    loss = reward_only(Jumps())(
+        still, still, Tilt(lambda x: x.square().sum(1).sqrt()), x0, None, seeded(), 0
+    )
+    with pytest.raises(
+        NonFiniteReward, match="gradient of <lambda> is not finite for sample 2 at t = 1"
+    ):
         loss.total.backward()
 
 

@@ -30,7 +30,13 @@ def train(flow_map, steps=5):
     optimizer = torch.optim.Adam(weights, 1e-2)
     for step in range(steps):
         loss = Direct()(
-            flow_map, base, Tilt(Quadratic([2.0, 0.0], 1.0)), noise(4, seed=step), LABELS, seeded(step), step
+            flow_map,
+            base,
+            Tilt(Quadratic([2.0, 0.0], 1.0)),
+            noise(4, seed=step),
+            LABELS,
+            seeded(step),
+            step,
         )
         optimizer.zero_grad()
         loss.total.backward()
@@ -50,10 +56,17 @@ def test_only_the_adapters_learn():
     flow_map = add_lora(small_map(), rank=2)
     before = {name: value.clone() for name, value in flow_map.state_dict().items()}
     train(flow_map)
-    changed = {name for name, value in flow_map.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name
+        for name, value in flow_map.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert changed
     assert all(name.endswith((".0.a", ".0.b")) for name in changed)
-    assert all((name.endswith((".0.a", ".0.b"))) == value.requires_grad for name, value in flow_map.named_parameters())
+    assert all(
+        (name.endswith((".0.a", ".0.b"))) == value.requires_grad
+        for name, value in flow_map.named_parameters()
+    )
 
 
 def test_the_update_has_its_rank():
@@ -93,7 +106,7 @@ def test_a_map_is_adapted_once_and_merging_what_has_none_changes_nothing():
     assert torch.equal(law(without_lora(small_map())), law(small_map()))
 
 
-# --- every kind of layer ----------------------------------------------------------------------------------------------
+# --- every kind of layer ------------------------------------------------------------------------
 class Attends(nn.Module):
     """Attention over 3 tokens, by one projection of all or by one of each."""
 
@@ -103,7 +116,9 @@ class Attends(nn.Module):
         self.widths = widths
 
     def forward(self, x):
-        k, v = (x.repeat(1, 1, n // 4) for n in (self.widths.get("kdim", 4), self.widths.get("vdim", 4)))
+        k, v = (
+            x.repeat(1, 1, n // 4) for n in (self.widths.get("kdim", 4), self.widths.get("vdim", 4))
+        )
         return self.attention(x, k, v, need_weights=False)[0]
 
 
@@ -132,7 +147,9 @@ LAYERS = {
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_an_adapter_of_every_kind_adds_its_product_to_the_weight(kind, mode):
-    """Against the plain layer, given W + (alpha / r) B A by hand; attention in eval mode has a path of its own."""
+    """Against the plain layer, given W + (alpha / r) B A by hand; attention in eval mode has a path
+    of its own.
+    """
     torch.manual_seed(0)
     layer, shape, names = LAYERS[kind]
     layer = copy.deepcopy(layer).double().train(mode == "train")
@@ -164,14 +181,20 @@ def test_an_adapter_of_every_kind_adds_its_product_to_the_weight(kind, mode):
 
 
 NETWORKS = {
-    "unet": lambda recompute: UNet(1, (8, 8), 1, condition=ClassCondition(2, 32), recompute=recompute),
-    "transformer": lambda recompute: Transformer(1, 16, 2, 2, condition=ClassCondition(2, 16), recompute=recompute),
+    "unet": lambda recompute: UNet(
+        1, (8, 8), 1, condition=ClassCondition(2, 32), recompute=recompute
+    ),
+    "transformer": lambda recompute: Transformer(
+        1, 16, 2, 2, condition=ClassCondition(2, 16), recompute=recompute
+    ),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_matrices_of_our_networks_are_adapted_and_their_tangents_right(name, recwarn):
-    """qkv, condition table and times among them; d_t u with adapters is that of the merged map, recomputed or not."""
+    """qkv, condition table and times among them; d_t u with adapters is that of the merged map,
+    recomputed or not.
+    """
     torch.manual_seed(0)
     network = NETWORKS[name](recompute=False).double()
     with torch.no_grad():
@@ -220,13 +243,17 @@ def test_what_is_left_out_is_named_in_one_warning():
     assert len(caught) == 1
     said = str(caught[0].message)
     assert "leaves out 4 matrices" in said
-    assert all(name in said for name in ("mix", "walk.weight_ih_l0", "walk.weight_hh_l0", "first.weight"))
+    assert all(
+        name in said for name in ("mix", "walk.weight_ih_l0", "walk.weight_hh_l0", "first.weight")
+    )
     assert "sharpness" not in said
     assert adapters(flow_map).keys() == {"network.last.weight.a", "network.last.weight.b"}
 
 
 def test_a_network_without_a_layer_to_adapt_is_refused():
-    with pytest.raises(ValueError, match="finds no linear, convolution, embedding or attention layer"):
+    with pytest.raises(
+        ValueError, match="finds no linear, convolution, embedding or attention layer"
+    ):
         add_lora(ResidualMap(nn.GroupNorm(2, 4), Linear()))
 
 
@@ -237,7 +264,7 @@ def test_the_share_of_the_shipped_map_is_what_the_docstring_says():
     assert few / whole == pytest.approx(0.109, abs=5e-4)
 
 
-# --- kept apart from their map ----------------------------------------------------------------------------------------
+# --- kept apart from their map ------------------------------------------------------------------
 RECIPE = {
     "_target_": "steer.flow_map.ResidualMap",
     "network": {
@@ -259,7 +286,9 @@ def kept(tmp_path):
     with torch.no_grad():
         for tensor in adapters(tuned).values():
             tensor.normal_().mul_(0.1)
-    checkpoint.save_adapters(tuned, tmp_path / "tuned" / "adapters.safetensors", tmp_path / "base", shape=[2])
+    checkpoint.save_adapters(
+        tuned, tmp_path / "tuned" / "adapters.safetensors", tmp_path / "base", shape=[2]
+    )
     return base, tuned, tmp_path
 
 
@@ -274,7 +303,8 @@ def test_adapters_are_kept_apart_and_found_again(kept):
     assert not torch.allclose(asked(loaded), asked(base))
     assert not any(weight.requires_grad for weight in loaded.parameters())
     sizes = [
-        path.stat().st_size for path in (folder / "tuned" / "adapters.safetensors", folder / "base/map.safetensors")
+        path.stat().st_size
+        for path in (folder / "tuned" / "adapters.safetensors", folder / "base/map.safetensors")
     ]
     assert sizes[0] < sizes[1] / 15
     header = checkpoint.read_header(folder / "tuned" / "adapters.safetensors")
@@ -298,7 +328,9 @@ def test_adapters_on_adapters(kept):
 
 def test_an_average_with_adapters_is_of_merged_weights(kept):
     base, tuned, folder = kept
-    checkpoint.average({str(folder / "tuned"): 1, str(folder / "base"): 1}, folder / "mean.safetensors")
+    checkpoint.average(
+        {str(folder / "tuned"): 1, str(folder / "base"): 1}, folder / "mean.safetensors"
+    )
     weight = load(folder / "mean.safetensors").network.last.weight
     expected = (base.network.last.weight + without_lora(tuned).network.last.weight) / 2
     torch.testing.assert_close(weight, expected.detach())

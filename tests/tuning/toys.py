@@ -1,4 +1,6 @@
-"""Networks small enough to differentiate by hand, and the exact map of standard normal data with knobs to turn."""
+"""Networks small enough to differentiate by hand, and the exact map of standard normal data with
+knobs to turn.
+"""
 
 import torch
 from ball import radius
@@ -23,14 +25,19 @@ class Shifted(torch.nn.Module):
 
     def __init__(self, network, shift):
         super().__init__()
-        self.network, self.shift = network, torch.nn.Parameter(torch.as_tensor(shift, dtype=torch.float64))
+        self.network, self.shift = (
+            network,
+            torch.nn.Parameter(torch.as_tensor(shift, dtype=torch.float64)),
+        )
 
     def forward(self, x, s, t, cond=None):
         return self.network(x, s, t, cond) + self.shift
 
 
 class BallNetwork(torch.nn.Module):
-    """The average velocity of the map x -> x rho_t / rho_s of standard normal data, times `gain`, plus `more`."""
+    """The average velocity of the map x -> x rho_t / rho_s of standard normal data, times `gain`,
+    plus `more`.
+    """
 
     def __init__(self, more=None):
         super().__init__()

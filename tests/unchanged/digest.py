@@ -1,4 +1,5 @@
-"""Digests of seeded results, held to the last bit against those of the code before the house was rebuilt.
+"""Digests of seeded results, held to the last bit against those of the code before the house was
+rebuilt.
 
 STEER_RECORD=1 python -m pytest tests/unchanged     # writes recorded.json anew
 """

@@ -41,7 +41,9 @@ WITH_BALL = {
 def learned(schedule=None):
     torch.manual_seed(0)
     network = (
-        Mlp(2, 16, 2, condition=ClassCondition(2, 16)) if "condition" in Mlp.__init__.__annotations__ else Mlp(2, 16, 2)
+        Mlp(2, 16, 2, condition=ClassCondition(2, 16))
+        if "condition" in Mlp.__init__.__annotations__
+        else Mlp(2, 16, 2)
     )
     return ResidualMap(network, schedule or Linear())
 
@@ -58,8 +60,13 @@ def told_of(result):
 
 @pytest.mark.parametrize("name", BUILD)
 def test_samplers_on_the_ball(name):
-    tilt = Tilt(Quadratic(torch.tensor([1.0, -0.5], dtype=torch.float64), 0.7), torch.tensor([1.0, 2.0]))
-    unchanged(f"sampler, ball: {name}", told_of(BUILD[name]()(Ball(), noise(2, 6, 2), tilt, None, seeded())))
+    tilt = Tilt(
+        Quadratic(torch.tensor([1.0, -0.5], dtype=torch.float64), 0.7), torch.tensor([1.0, 2.0])
+    )
+    unchanged(
+        f"sampler, ball: {name}",
+        told_of(BUILD[name]()(Ball(), noise(2, 6, 2), tilt, None, seeded())),
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(BUILD) - WITH_BALL))
@@ -70,12 +77,23 @@ def test_samplers_on_a_network(name):
     tilt = Tilt(Quadratic(torch.tensor([1.0, -0.5]), 0.7), 1.5)
     x0 = noise(2, 6, 2).float()
     unchanged(
-        f"sampler, network: {name}", told_of(sampler(learned(Trigonometric()), x0, tilt, None, seeded(3), [7, 2]))
+        f"sampler, network: {name}",
+        told_of(sampler(learned(Trigonometric()), x0, tilt, None, seeded(3), [7, 2])),
     )
 
 
 @pytest.mark.parametrize(
-    "name", ["Denoiser", "FlowMapDenoiser", "Glass", "Identity", "MapJump", "Posterior", "Renoise", "ShortOde"]
+    "name",
+    [
+        "Denoiser",
+        "FlowMapDenoiser",
+        "Glass",
+        "Identity",
+        "MapJump",
+        "Posterior",
+        "Renoise",
+        "ShortOde",
+    ],
 )
 def test_lookaheads(name):
     ahead, x = getattr(lookahead, name)(), noise(5, 2).requires_grad_()
@@ -95,10 +113,14 @@ def test_lookaheads(name):
 
 def test_guidance():
     flow_map, x, cond = learned(), noise(5, 2).float(), torch.tensor([0, 1, 0, 1, 1])
-    guide = Guided(flow_map, ValueGuidance(Value(Tilt(Quadratic([1.0, 0.0], 0.5)), lookahead.Denoiser())))
+    guide = Guided(
+        flow_map, ValueGuidance(Value(Tilt(Quadratic([1.0, 0.0], 0.5)), lookahead.Denoiser()))
+    )
     free = ClassifierFree(flow_map, 2.0)
     unchanged(
-        "guidance", [m.velocity(x, 0.4, cond) for m in (guide, free)] + [m(x, 0.2, 0.9, cond) for m in (guide, free)]
+        "guidance",
+        [m.velocity(x, 0.4, cond) for m in (guide, free)]
+        + [m(x, 0.2, 0.9, cond) for m in (guide, free)],
     )
 
 
@@ -112,9 +134,15 @@ def test_objectives(method):
     loss = objective(student, x0, x1, None, seeded(), 5)
     parameters = [*student.parameters(), *objective.parameters()]
     gradient = torch.autograd.grad(
-        loss.total, [p for p in parameters if p.requires_grad], allow_unused=True, materialize_grads=True
+        loss.total,
+        [p for p in parameters if p.requires_grad],
+        allow_unused=True,
+        materialize_grads=True,
     )
-    unchanged(f"objective: {method.name}", [loss.total, sorted(map(repr, map(float, loss.terms.values()))), gradient])
+    unchanged(
+        f"objective: {method.name}",
+        [loss.total, sorted(map(repr, map(float, loss.terms.values()))), gradient],
+    )
 
 
 def trained(loop, data):
@@ -133,7 +161,9 @@ def trained(loop, data):
 
 
 def test_map_training():
-    loop = MapTraining(learned(), Joint(FlowMatching(), Lagrangian(), diag_only_steps=1), lr=0.01, seed=1)
+    loop = MapTraining(
+        learned(), Joint(FlowMatching(), Lagrangian(), diag_only_steps=1), lr=0.01, seed=1
+    )
     unchanged("loop: MapTraining", trained(loop, Checkerboard(16, seed=1)))
 
 
@@ -155,7 +185,9 @@ def test_reward_tuning(name):
     rollout = {"jumps": Jumps(2, from_noise=0.5), "euler": EulerSteps(4, 2)}[name]
     flow_map = linear_map([[0.3, -0.5], [0.2, 0.1]]).float()
     base = copy.deepcopy(flow_map).requires_grad_(False)
-    loop = RewardTuning(flow_map, base, Tilt(Quadratic([1.0, 0.0], 0.5)), Direct(rollout), (2,), 8, lr=0.01, seed=1)
+    loop = RewardTuning(
+        flow_map, base, Tilt(Quadratic([1.0, 0.0], 0.5)), Direct(rollout), (2,), 8, lr=0.01, seed=1
+    )
     unchanged(f"loop: RewardTuning, {name}", trained(loop, None))
 
 

@@ -1,0 +1,148 @@
+"""From samples to figures."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewards import Reward
+from rewards.networks import Classifier
+from steer.counting import Evaluations
+from steer.flow_map import Cond
+from steer.metrics import (
+    ClassAgreement,
+    Estimate,
+    HeldoutReward,
+    PairwiseDiversity,
+    cosine_diversity,
+    euclidean_diversity,
+)
+from steer.resampling import effective_sample_size
+from steer.samplers import Result
+
+Figures = dict[str, Any]
+NOTHING = Estimate(*torch.full((3,), torch.nan, dtype=torch.float64))
+# The samples of a Result are all in this process: a gather would wait for processes that have none,
+# or count them twice.
+LOCAL = {"sync_on_compute": False}
+
+
+def rejecting(reward: Reward) -> Callable[..., Tensor]:
+    """The reward with -inf in place of NaN."""
+
+    def asked(x: Tensor, cond: Cond = None) -> Tensor:
+        r = reward(x, cond)
+        return torch.where(r.isnan(), -torch.inf, r)
+
+    return asked
+
+
+@dataclass(frozen=True)
+class Measure:
+    """measure(result) -> reward, held-out reward, judge's accuracy and diversity, under the weights
+    of the samples.
+
+    The result is taken to be whole: among several processes nothing is gathered, so that one alone
+    can measure.
+
+    Args:
+        reward: what was steered by, unscaled.
+        heldout: what was not.
+        judge: a classifier; without one, diversity is the Euclidean distance of the samples
+            themselves.
+        decode: samples -> what the judge looks at; the samples as they are if None.
+        cond: one condition per prompt.
+        reject_nan: whether a reward of NaN counts as -inf, as in a Tilt with on_nonfinite="reject".
+    """
+
+    reward: Reward | None
+    heldout: Reward | None
+    judge: Classifier | None
+    decode: Callable[[Tensor], Tensor] | None
+    cond: Cond
+    reject_nan: bool = False
+
+    def __call__(self, result: Result) -> Figures:
+        x, log_w = result.x, result.log_w
+        lost = (log_w == -torch.inf).all(
+            dim=1, keepdim=True
+        )  # prompts of which nothing is left, measured unweighted
+        log_w = torch.where(lost, 0.0, log_w)
+        reward, heldout = self.mean(self.reward, x, log_w), self.mean(self.heldout, x, log_w)
+        accuracy = self.accuracy(x, log_w)
+        return {
+            "reward_mean": float(reward.mean),
+            "reward_std_error": float(reward.std_error),
+            "heldout_reward_mean": float(heldout.mean),
+            "heldout_reward_std_error": float(heldout.std_error),
+            "judge_accuracy": float(accuracy.mean),
+            "judge_accuracy_std_error": float(accuracy.std_error),
+            "diversity": self.diversity(x, log_w),
+        }
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """What the judge looks at."""
+        return x if self.decode is None else self.decode(x)
+
+    def mean(self, reward: Reward | None, x: Tensor, log_w: Tensor) -> Estimate:
+        """The mean of a reward, NaN without one."""
+        if reward is None:
+            return NOTHING
+        metric = HeldoutReward(rejecting(reward) if self.reject_nan else reward, **LOCAL)
+        metric.update(x, self.cond, log_w)
+        return metric.compute()
+
+    def accuracy(self, x: Tensor, log_w: Tensor) -> Estimate:
+        """How often the judge sees the label asked for, NaN without a judge or labels."""
+        if self.judge is None or not isinstance(self.cond, Tensor) or self.cond.is_floating_point():
+            return NOTHING
+        judge = self.judge
+        metric = ClassAgreement(lambda x: judge(self.decoded(x)), **LOCAL)
+        metric.update(x, self.cond, log_w)
+        return metric.compute()
+
+    def diversity(self, x: Tensor, log_w: Tensor) -> float:
+        """Mean distance between particles of a prompt, NaN with a single one."""
+        if x.shape[1] < 2:
+            return torch.nan
+        judge = self.judge
+        metric = (
+            PairwiseDiversity(lambda x: x.flatten(1), euclidean_diversity, **LOCAL)
+            if judge is None
+            else PairwiseDiversity(
+                lambda x: judge.features(self.decoded(x)), cosine_diversity, **LOCAL
+            )
+        )
+        metric.update(x, log_w)
+        return float(metric.compute())
+
+
+def of_population(result: Result) -> Figures:
+    """What the sampler says of itself: log Z (the mean over prompts), smallest ESS, number of
+    resamplings, how uneven
+    the path made the weights in all (thermodynamic length, total discrepancy; means over prompts),
+    cost.
+    """
+    ess = [effective_sample_size(result.log_w).min().item()]
+    if "ess" in result.trace:
+        ess.append(result.trace["ess"].min().item())
+    resampled = result.trace.get("resampled", torch.zeros(0))
+    return {
+        "log_z": None if result.log_z is None else float(result.log_z.double().mean()),
+        "log_z_of_prompts": None if result.log_z is None else result.log_z.double().tolist(),
+        "ess_min": min(ess),
+        "resamples": int(resampled.sum()),
+        **{
+            f"path_{name}": float(result.trace[name].sum(0).mean())
+            for name in ("length", "discrepancy")
+            if name in result.trace
+        },
+        "evaluations": asdict(result.evaluations),
+    }
+
+
+def whole(evaluations: Evaluations) -> Figures:
+    """Evaluations as whole numbers."""
+    return {name: int(value) for name, value in asdict(evaluations).items()}

@@ -1,0 +1,227 @@
+"""What does steering cost beyond the evaluations it counts, in time and in memory?
+
+    make bench        # three minutes on one core
+
+Time: a run of each method on the shipped map, over the part of it that is spent inside the network,
+the reward and the
+gradients through both; everything else is the method's own. One run measures both, so a busy
+machine slows both alike. Memory: how far the peak of a process rises while it samples, by particles
+with `max_batch` fixed and by draws with `at_once` fixed, and for comparison without either (Linux
+only).
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import steer
+from recipes.experiments.cells import Cells
+from recipes.experiments.claim import Claim, short, table
+from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
+from steer.flow_map import FlowMap
+from steer.guidance import Guided, Unconditional, ValueGuidance
+from steer.lookahead import Denoiser, Glass, MapJump
+from steer.samplers import (
+    BeamSearch,
+    BestOfN,
+    BestOfRounds,
+    FkSteering,
+    FlowMapRewardGuidance,
+    Jump,
+    NoiseOptimisation,
+    Ode,
+    RolloverBudgetForcing,
+    Sampler,
+    Sde,
+    Svdd,
+    Tempering,
+    TrajectoryTilting,
+    ValueGuided,
+    ValueSmc,
+    das,
+    tds,
+)
+from steer.samplers.training_free import dps, tfg
+from steer.tilt import Tilt, Value
+
+ROUNDS, STEPS, PROMPTS, PARTICLES = 5, 6, 4, 8
+MEMORY = {"particles": (64, 256, 1024), "draws": (16, 64, 256)}
+
+METHODS: dict[str, Callable[[], Sampler]] = {
+    "Ode": lambda: Ode(STEPS),
+    "Sde": lambda: Sde(STEPS),
+    "Jump": lambda: Jump(STEPS),
+    "BestOfN": lambda: BestOfN(Jump(1)),
+    "BestOfRounds": lambda: BestOfRounds(3),
+    "BeamSearch": lambda: BeamSearch(STEPS, 2, every=2),
+    "Svdd": lambda: Svdd(STEPS, 4),
+    "RolloverBudgetForcing": lambda: RolloverBudgetForcing(STEPS, 4),
+    "FkSteering": lambda: FkSteering(STEPS, every=2),
+    "NoiseOptimisation": lambda: NoiseOptimisation(STEPS),
+    "TrajectoryTilting, map": lambda: TrajectoryTilting(STEPS, MapJump()),
+    "TrajectoryTilting, denoiser": lambda: TrajectoryTilting(STEPS, Denoiser()),
+    "TrajectoryTilting, tempering": lambda: TrajectoryTilting(STEPS, MapJump(), level=Tempering()),
+    "TrajectoryTilting, unguided": lambda: TrajectoryTilting(STEPS, MapJump(), guide=False),
+    "tds": lambda: tds(STEPS),
+    "das": lambda: das(STEPS),
+    "ValueSmc, GLASS of 2 draws": lambda: ValueSmc(3, Glass(2, steps=2)),
+    "ValueGuided, denoiser": lambda: ValueGuided(STEPS, Denoiser()),
+    "dps": lambda: dps(STEPS),
+    "tfg": lambda: tfg(3, n_mc=2),
+    "FlowMapRewardGuidance": lambda: FlowMapRewardGuidance(STEPS),
+    "Ode, value guidance": lambda: Ode(STEPS),
+}
+
+
+class Clock:
+    """Seconds inside the calls it has wrapped."""
+
+    def __init__(self) -> None:
+        self.inside = 0.0
+
+    def of(self, function: Callable) -> Callable:
+        """The function, timed."""
+
+        @wraps(function)  # rewards are asked by their signature
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.inside += time.perf_counter() - start
+
+        return timed
+
+
+@contextmanager
+def clocked(flow_map: FlowMap, tilt: Tilt) -> Iterator[Clock]:
+    """Network, reward and gradients are timed inside the `with`."""
+    clock, network, reward = Clock(), flow_map.get_submodule("flow_map.network"), tilt.reward
+    owners = [(network, "forward"), (reward, "forward"), (torch.autograd, "grad")]
+    plain = [getattr(owner, name) for owner, name in owners]
+    for (owner, name), function in zip(owners, plain, strict=True):
+        setattr(owner, name, clock.of(function))
+    try:
+        yield clock
+    finally:
+        for (owner, name), function in zip(owners, plain, strict=True):
+            setattr(owner, name, function)
+
+
+def ask() -> tuple[FlowMap, Tilt]:
+    """The shipped map, and a classifier's reward at a scale that resamples now and then."""
+    reward = Decoded(ClassLogProbability(load_classifier("fashion-patch")), from_signed)
+    return Unconditional(steer.load("fashion")), Tilt(reward, 3.0)
+
+
+def run(name: str) -> tuple[float, float]:
+    """Seconds of a run of the method, and those inside its evaluations."""
+    flow_map, tilt = ask()
+    model = (
+        Guided(flow_map, ValueGuidance(Value(tilt, Denoiser())))
+        if "value guidance" in name
+        else flow_map
+    )
+    x0 = torch.randn(PROMPTS, PARTICLES, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    sampler, generator = METHODS[name](), torch.Generator().manual_seed(1)
+    with clocked(flow_map, tilt) as clock:
+        start = time.perf_counter()
+        sampler(model, x0, tilt, torch.arange(PROMPTS), generator)
+        return time.perf_counter() - start, clock.inside
+
+
+def rise(what: str, size: int, most: int | None) -> float:
+    """MiB by which the peak memory of this process rises in sampling, with at most so many
+    particles or draws at once.
+    """
+    flow_map, tilt = ask()
+    particles = size if what == "particles" else 1
+    sampler = TrajectoryTilting(1, MapJump(), max_batch=most)
+    if what == "draws":
+        sampler = TrajectoryTilting(1, Glass(size, steps=1, at_once=most))
+    x0 = torch.randn(1, particles, 1, 28, 28)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = peak()
+    sampler(flow_map, x0, tilt, torch.arange(1))
+    return peak() - before
+
+
+def peak() -> float:
+    """The peak memory of this process, MiB."""
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
+    return int(line.split()[1]) / 1024
+
+
+def alone(what: str, size: int, most: int | None) -> float:
+    """The same in a process of its own."""
+    words = [sys.executable, "-m", "recipes.experiments.overhead", what, str(size), str(most or "")]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def ratios(name: str) -> dict[str, float]:
+    """Medians over the rounds: seconds, those inside its evaluations, and their ratio."""
+    pairs = [run(name) for _ in range(ROUNDS + 1)][1:]
+    whole, inside = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return {"seconds": whole, "inside": inside, "ratio": statistics.median(w / i for w, i in pairs)}
+
+
+def memory_key(what: str, size: int, most: int | None) -> str:
+    """Of a cell of the memory."""
+    return f"memory by {what}={size}, at most {most or 'all'}"
+
+
+def results(cells: Mapping[str, Any]) -> str:
+    """Times, then memory."""
+    times = [
+        [name, short(cells[name]["ratio"]) if name in cells else "not measured"] for name in METHODS
+    ]
+    memory = [
+        [f"{what}, {f'{sizes[0]} at once' if most else 'all at once'}"]
+        + [f"{size}: {cells[memory_key(what, size, most)]:.0f} MiB" for size in sizes]
+        for what, sizes in MEMORY.items()
+        for most in (sizes[0], None)
+    ]
+    return (
+        table(["method", "ratio"], times)
+        + "\n\n"
+        + table(["rise of the peak memory", "", "", ""], memory)
+    )
+
+
+def claims(cells: Mapping[str, Any]) -> list[Claim]:
+    """The worst of all."""
+    worst = max((name for name in METHODS if name in cells), key=lambda name: cells[name]["ratio"])
+    found = f"at most {short(cells[worst]['ratio'])} ({worst})"
+    met = cells[worst]["ratio"] <= 1.05 if all(name in cells for name in METHODS) else None
+    return [Claim("A sampler's own time is small", "1.05 of its evaluations' time", found, met)]
+
+
+def main() -> None:
+    if len(sys.argv) == 4:
+        print(rise(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None))
+        return
+    kept = Cells("overhead")
+    for name in METHODS:
+        kept.get(name, partial(ratios, name))
+    for what, sizes in MEMORY.items():
+        for most in (sizes[0], None):
+            for size in sizes:
+                kept.get(memory_key(what, size, most), partial(alone, what, size, most))
+    kept.prune()
+    print(results(kept.cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""docs/taxonomy.md, written from the objectives themselves: which name is which setting of which
+identity.
+
+python -m recipes.experiments.taxonomy      # writes the page; the tests hold it to what this prints
+"""
+
+import inspect
+from pathlib import Path
+
+from torch import nn
+
+from steer.flow_map import ResidualMap
+from steer.interpolant import Linear
+from steer.training import METHODS, Average, Frozen, Joint, Own, Plain, ToData
+from steer.training.times import AnyPair, Dyadic, OnGrid
+from steer.training.zoo import Method, Setting
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "taxonomy.md"
+STEPS = 100_000
+
+HEAD = """# The taxonomy
+
+Written by `python -m recipes.experiments.taxonomy` from the objectives themselves. A flow map is characterised by its tangent, u_{t,t} =
+b_t, and any one of three identities; a method chooses one, where the gradient stops, who is believed and at which times:
+
+| notion | identity | in the average velocity u |
+|---|---|---|
+| Lagrangian | d_t X_{s,t} = b_t(X_{s,t}) | u + (t-s) d_t u = b_t(x + (t-s) u) |
+| Eulerian | d_s X_{s,t} + grad X_{s,t} b_s = 0 | u = b_s + (t-s) (d_s u + grad u b_s) |
+| semigroup | X_{r,t} o X_{s,r} = X_{s,t} | u_{s,t} = (1-g) u_{s,r} + g u_{r,t}(X_{s,r}), r = g s + (1-g) t |
+
+Or it does without: `Trajectory` follows a velocity b along x' = b_t(x) and holds the jumps against the path, u_{s,t}(x_s) =
+(x_t - x_s) / (t - s).
+
+Each name below is built by `steer.training.named(name, steps, student, teacher)`; in a config, under `loop.objective`:
+`{_target_: steer.training.named, name: lsd, steps: "${trainer.max_steps}"}`. Cost is of one sample off the diagonal: F a
+forward of the network, J a forward with its derivative (about two), B a backward; a sample on the diagonal costs 1 F + 1 B.
+`times=`, `weighting=` and any argument of `Joint` change what a name stands for: `named("meanflow", steps, times=Uniform(),
+weighting=Plain())` suits the plane, where the paper's settings, made for images, do badly ([measured](checkerboard.md)).
+
+"""
+COLUMNS = (
+    "method",
+    "notion",
+    "derivative",
+    "no gradient through",
+    "learns from",
+    "times",
+    "cost",
+    "paper",
+    "file",
+    "left out",
+    "otherwise than the paper",
+)
+
+
+def page() -> str:
+    """The whole page."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(row(method)) + " |" for method in METHODS]
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def row(method: Method) -> tuple[str, ...]:
+    """One method, by columns."""
+    blank = ResidualMap(nn.Identity(), Linear())
+    joint = method.build(Setting(STEPS, blank, blank))
+    off = joint.off_diagonal
+    name = f"`{method.name}`"
+    if off is None:
+        return (
+            name,
+            "diagonal",
+            "none",
+            "nothing",
+            "data",
+            "s = t",
+            "1 F + 1 B",
+            method.paper,
+            file_of(joint.diagonal),
+            method.leaves_out,
+            method.departs,
+        )
+    card = off.card
+    return (
+        name,
+        card.notion,
+        card.derivative,
+        card.stop,
+        believed(joint),
+        times(joint),
+        card.cost,
+        method.paper,
+        file_of(off),
+        method.leaves_out,
+        method.departs,
+    )
+
+
+def believed(joint: Joint) -> str:
+    """Data, and whose velocity and jumps are held fixed, as far as the objective asks for them."""
+    asks = joint.off_diagonal.asks if joint.off_diagonal is not None else frozenset()
+    data = ["data"] if joint.diagonal is not None or "data" in asks else []
+    held = [
+        who_is(teacher)
+        for name, teacher in (
+            ("velocity", joint.velocity),
+            ("jumps", joint.jumps or joint.velocity),
+        )
+        if name in asks
+    ]
+    return ", ".join(dict.fromkeys(data + held))
+
+
+def who_is(teacher: nn.Module) -> str:
+    """In words."""
+    match teacher:
+        case Own():
+            return "itself"
+        case Average(decay=decay):
+            return f"its average ({decay})"
+        case Frozen():
+            return "a teacher"
+    return type(teacher).__name__
+
+
+def times(joint: Joint) -> str:
+    """Two times, or jumps to data alone; and on which grid."""
+    match joint.pairs:
+        case ToData():
+            words = "to data (t = 1)"
+        case AnyPair():
+            words = "two, either order"
+        case OnGrid(n=1):
+            words = "from noise to data"
+        case Dyadic() | OnGrid():
+            words = "two, on a grid"
+        case _:
+            words = "two"
+    return (
+        words
+        if type(joint.weighting) is Plain
+        else f"{words}; weights {type(joint.weighting).__name__.lower()}"
+    )
+
+
+def file_of(part: object) -> str:
+    """The source, as a link from the page."""
+    path = Path(inspect.getfile(type(part))).relative_to(ROOT)
+    return f"[`{path.name}`](../{path})"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"wrote {PAGE.relative_to(ROOT)}")

@@ -1,0 +1,228 @@
+"""report.html: what a run did, what it showed and what it cost, in one file that needs no other."""
+
+import base64
+import html
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+Cell = str | float | int | None
+
+CLAIMS = {
+    "exact": "Exact: with enough steps and particles, the weighted samples follow the base law tilted by the reward.",
+    "exact for the chain": "Exact for the chain: with enough particles, the weighted samples follow the law that the same"
+    " sampler draws from without the reward, at this noise level and number of steps, tilted by the reward. That is not the"
+    " law of the map's deterministic flow: its velocity is guided, or its jumps do not follow its velocity.",
+    "biased": "Biased: the samples lean toward the reward, but follow the tilted law only roughly, whatever the steps.",
+    "maximiser": "Maximiser: the samples are chosen for a high reward, and follow no stated law.",
+}
+NUMBER = re.compile(r"[−+-]?([\d.,\u202f]+|inf)(e[−+-]?\d+)?( ± [\d.]+)?( ?[%s])?|[–]?")
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #20252b; --faint: #5d6672; --rule: #d9dde3; --page: #f7f8f9; --card: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7eb; --faint: #9aa4b1; --rule: #343b44; --page: #15181c; --card: #1d2126; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; padding: 3rem 1.25rem 4rem; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
+main { max-width: 58rem; margin: 0 auto; }
+h1 { margin: 0; font-size: 1.75rem; line-height: 1.2; font-weight: 650; letter-spacing: -.01em; }
+.claim { margin: .6rem 0 0; max-width: 50rem; color: var(--faint); font-size: 1.05rem; text-wrap: pretty; }
+.headline { display: flex; flex-wrap: wrap; gap: 1rem 2.75rem; margin: 1.75rem 0 0; padding: 1rem 0;
+  border-top: 1px solid var(--rule); border-bottom: 1px solid var(--rule); }
+.headline div { display: flex; flex-direction: column-reverse; }
+.headline dt { color: var(--faint); font-size: .8rem; }
+.headline dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+figure { margin: 2.25rem 0 0; }
+.paper { background: #fff; border: 1px solid var(--rule); border-radius: 6px; padding: .75rem; overflow-x: auto; }
+.paper img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+figcaption { color: var(--faint); font-size: .9rem; text-align: left; text-wrap: pretty; }
+figcaption { max-width: 50rem; }
+figcaption { margin-top: .6rem; }
+.tables { display: flex; flex-wrap: wrap; align-items: start; gap: 0 4rem; }
+.table { min-width: 0; max-width: 100%; margin-top: 2.5rem; }
+.table figcaption { margin: 0 0 .5rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums lining-nums; }
+th, td { padding: .34rem 1.5rem .34rem 0; border-bottom: 1px solid var(--rule); text-align: left; }
+th { color: var(--faint); font-weight: 500; font-size: .82rem; border-bottom-color: var(--faint); }
+th.number, td.number { text-align: right; white-space: nowrap; }
+tr > :last-child { padding-right: 0; }
+details { margin-top: 2.5rem; }
+summary { cursor: pointer; color: var(--faint); font-size: .9rem; }
+pre { margin: .75rem 0 0; padding: 1rem; overflow-x: auto; background: var(--card); border: 1px solid var(--rule);
+  border-radius: 6px; font: .82rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+footer { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--rule); }
+footer p { margin: .15rem 0; color: var(--faint); font-size: .82rem; overflow-wrap: anywhere; }
+@media print {
+  :root { --ink: #000; --faint: #444; --rule: #ccc; --page: #fff; --card: #fff; }
+  body { padding: 0; font-size: 10pt; }
+  h1 { font-size: 16pt; }
+  .headline { gap: .5rem 2rem; }
+  .tables { gap: 0 2.5rem; }
+  figure, .table { break-inside: avoid; }
+  .paper { border: 0; padding: 0; }
+}
+"""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def write(
+    path: str | Path,
+    title: str,
+    claim_line: str,
+    pictures: Sequence[tuple[str, str | Path]],
+    tables: Sequence[tuple[str, Sequence[Sequence[Cell]]]] = (),
+    config_text: str = "",
+    notes: Sequence[str] = (),
+    headline: Sequence[tuple[str, Cell]] = (),
+) -> None:
+    """Writes the report. All text is escaped; pictures are inlined; no script, link or font is
+    fetched.
+
+    Args:
+        path: of the HTML file.
+        title: what was run.
+        claim_line: what was done and what its samples are; `CLAIMS` has words for each claim of a
+            sampler.
+        pictures: (caption, path of a PNG), in the order they are read.
+        tables: (caption, rows); the first row is the head, the first cell of the others names the
+            row. A column whose other cells are all numbers, from `number`, `plus_minus` or plain,
+            is set to the right; None is a dash.
+        config_text: the configuration, folded away.
+        notes: lines of small print: versions, seed, seconds, the command.
+        headline: (what, figure), the few that matter most.
+
+    Raises:
+        ValueError: a picture that is not there or is no PNG.
+    """
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="claim">{escape(claim_line)}</p>',
+        summary(headline),
+    ]
+    parts += [figure(caption, Path(png)) for caption, png in pictures]
+    if tables:
+        parts.append(
+            '<div class="tables">'
+            + "".join(table(caption, rows) for caption, rows in tables)
+            + "</div>"
+        )
+    if config_text:
+        parts.append(
+            f"<details><summary>Configuration</summary><pre>{escape(config_text)}</pre></details>"
+        )
+    if notes:
+        parts.append("<footer>" + "".join(f"<p>{escape(note)}</p>" for note in notes) + "</footer>")
+    page = PAGE.format(
+        title=escape(title), style=STYLE, body="\n".join(part for part in parts if part)
+    )
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def summary(headline: Sequence[tuple[str, Cell]]) -> str:
+    """The figures to see first."""
+    if not headline:
+        return ""
+    pairs = "".join(
+        f"<div><dt>{escape(what)}</dt><dd>{escape(shown(figure))}</dd></div>"
+        for what, figure in headline
+    )
+    return f'<dl class="headline">{pairs}</dl>'
+
+
+def figure(caption: str, png: Path) -> str:
+    """A picture on white, at half its pixels, with its caption."""
+    try:
+        with Image.open(png, formats=["PNG"]) as image:
+            width, height = image.size
+    except OSError as error:
+        raise ValueError(f"the report needs a PNG at {png}; {error}") from error
+    data = base64.b64encode(png.read_bytes()).decode("ascii")
+    image_tag = f'<img alt="{escape(caption)}" width="{width // 2}" height="{height // 2}" src="data:image/png;base64,{data}">'
+    return f'<figure><div class="paper">{image_tag}</div><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def table(caption: str, rows: Sequence[Sequence[Cell]]) -> str:
+    """A table whose first row is its head."""
+    if len({len(row) for row in rows}) != 1:
+        raise ValueError(
+            f"table {caption!r} needs a head and rows of one length; got lengths {[len(r) for r in rows]}"
+        )
+    numeric = [all(is_number(row[j]) for row in rows[1:]) and j > 0 for j in range(len(rows[0]))]
+    lines = [line(row, numeric, "td" if i else "th") for i, row in enumerate(rows)]
+    head, body = lines[0], "".join(lines[1:])
+    return (
+        f'<figure class="table"><figcaption>{escape(caption)}</figcaption><div class="scroll"><table>'
+        f"<thead>{head}</thead><tbody>{body}</tbody></table></div></figure>"
+    )
+
+
+def line(row: Sequence[Cell], numeric: Sequence[bool], tag: str) -> str:
+    """A row of a table."""
+    cells = (
+        f'<{tag} class="number">{escape(shown(cell))}</{tag}>'
+        if right
+        else f"<{tag}>{escape(shown(cell))}</{tag}>"
+        for cell, right in zip(row, numeric, strict=True)
+    )
+    return "<tr>" + "".join(cells) + "</tr>"
+
+
+def is_number(cell: Cell) -> bool:
+    """Whether a cell is a figure, or the lack of one."""
+    return not isinstance(cell, str) or NUMBER.fullmatch(cell) is not None
+
+
+def shown(cell: Cell) -> str:
+    """A cell as it is printed."""
+    return cell if isinstance(cell, str) else number(cell)
+
+
+def number(value: float | int | None) -> str:
+    """Four significant digits, thousands apart by narrow spaces, a true minus; a dash for None or
+    NaN.
+    """
+    if value is None or value != value:
+        return "–"
+    whole = float(value).is_integer() and abs(value) < 1e15
+    text = (
+        f"{int(value):,}"
+        if whole
+        else f"{value:,.0f}"
+        if 1e4 <= abs(value) < 1e15
+        else f"{value:.4g}"
+    )
+    return text.replace(",", "\u202f").replace("-", "−")
+
+
+def plus_minus(value: float | None, std_error: float | None) -> str:
+    """value ± s.e., the error to two significant digits and the value to the same decimal."""
+    if value is None or not math.isfinite(value) or not std_error or not math.isfinite(std_error):
+        return number(value)
+    decimals = max(1 - int(f"{std_error:.1e}".split("e")[1]), 0)
+    return f"{value:.{decimals}f} ± {std_error:.{decimals}f}".replace("-", "−")
+
+
+def escape(text: str) -> str:
+    """Text as HTML text or attribute."""
+    return html.escape(text, quote=True)

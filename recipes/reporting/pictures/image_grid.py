@@ -1,0 +1,76 @@
+"""Images of several runs side by side, a row for each prompt."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from recipes.reporting.pictures.axes import FAINT, LETTERS, SMALL, Paper, width_of, wrapped
+from recipes.reporting.pictures.mosaic import GAP, blank, check_images, mosaic, tile_width
+
+WIDTH, MARGIN, APART, HEAD = 1720, 20, 56, 52
+
+
+def grid(
+    path: str | Path,
+    panels: Sequence[tuple[str, Tensor]],
+    row_labels: Sequence[str] = (),
+    columns: int = 8,
+    rows: int = 12,
+) -> None:
+    """Draws panels of images side by side under their titles.
+
+    Small images are enlarged by whole factors, pixel by pixel; pixels outside [0, 1] are shown as
+    its ends.
+
+    Args:
+        path: of the PNG.
+        panels: (title, images) from left to right. Images in [0, 1] are (P, N, C, H, W), a row for
+            each prompt, or (M, C, H, W), which are set in rows, as those of a single prompt are.
+        row_labels: one per prompt, written at the left.
+        columns: the most images of a row of one panel that are drawn, the first ones.
+        rows: the most rows that are drawn, the first ones.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    if not panels:
+        raise ValueError("grid needs at least one (title, images) panel; got none")
+    parts = [in_rows(title, images, columns)[:rows] for title, images in panels]
+    if row_labels and len(row_labels) != (
+        n := max(len(x) if x.ndim == 5 else 1 for _, x in panels)
+    ):
+        raise ValueError(f"grid needs one row label per prompt, {n}; got {len(row_labels)}")
+    draw(path, [title for title, _ in panels], parts, wrapped(row_labels[:rows]))
+
+
+def in_rows(title: str, images: Tensor, columns: int) -> Tensor:
+    """The images that are drawn, (rows, columns, C, H, W)."""
+    check_images(f"panel {title!r}", images, (4, 5))
+    if images.ndim == 5 and len(images) > 1:
+        return images[:, :columns]
+    images = images.flatten(0, 1) if images.ndim == 5 else images
+    return blank(images, min(columns, len(images)))
+
+
+def draw(path: str | Path, titles: list[str], parts: list[Tensor], labels: list[str]) -> None:
+    """Lays out the panels, (rows, columns, C, H, W) each."""
+    across, down = sum(part.shape[1] for part in parts), max(len(part) for part in parts)
+    left = MARGIN + (width_of(labels, SMALL) + 20 if labels else 0)
+    room = WIDTH - left - MARGIN - (APART - GAP) * (len(parts) - 1)
+    sheets = [mosaic(part, tile_width(part.shape, down, across, room)) for part in parts]
+    widths = [
+        max(sheet.shape[1], width_of([title])) for sheet, title in zip(sheets, titles, strict=True)
+    ]
+    height = HEAD + max(sheet.shape[0] for sheet in sheets) + MARGIN
+    paper = Paper(left + sum(widths) + APART * (len(parts) - 1) + MARGIN, height)
+    pitch = (sheets[0].shape[0] + GAP) // len(parts[0])
+    for i, label in enumerate(labels):
+        paper.write(
+            label, left - 20, HEAD + i * pitch + (pitch - GAP) / 2, SMALL, FAINT, ha="right"
+        )
+    for title, sheet, width in zip(titles, sheets, widths, strict=True):
+        paper.write(title, left, HEAD - 24, LETTERS)
+        paper.lay(sheet, left, HEAD)
+        left += width + APART
+    paper.save(path)

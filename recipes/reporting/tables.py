@@ -1,0 +1,172 @@
+"""The tables of a report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from recipes.evaluation.metrics import Figures
+from recipes.reporting.html import number, plus_minus, shown
+
+Table = tuple[str, Sequence[Sequence[Any]]]
+
+WORDS = {
+    "reward_mean": "reward",
+    "heldout_reward_mean": "held-out reward",
+    "judge_accuracy": "judge's accuracy",
+    "diversity": "diversity",
+}
+
+PATH = {
+    "path_length": "thermodynamic length of the path",
+    "path_discrepancy": "total discrepancy of its steps",
+}
+CONTEST = {  # what steer compare measures of every cell
+    "reward_mean": "reward",
+    "reward_mean_unweighted": "reward, unweighted",
+    "heldout_reward_mean": "held-out reward",
+    "judge_accuracy": "judge's accuracy",
+    "diversity": "diversity",
+    "law_distance": "distance to the law",
+    "log_z_error": "log Z error",
+    "ess": "effective samples of a prompt",
+}
+
+
+def comparison(metrics: Figures, before: str, after: str) -> Table:
+    """The same figures of the samples before and after, those that were measured."""
+    rows = [
+        [word, estimate(metrics, f"base_{name}"), estimate(metrics, name)]
+        for name, word in WORDS.items()
+        if metrics[name] == metrics[name]
+    ]
+    caption = "The samples, ± one standard error (particles taken as independent)."
+    return caption, [["", before, after], *rows]
+
+
+def estimate(metrics: Figures, name: str) -> str:
+    """A figure with its error, where there is one."""
+    return plus_minus(metrics[name], metrics.get(f"{name.removesuffix('_mean')}_std_error"))
+
+
+def cost(metrics: Figures) -> Table:
+    """What the steering did to the population, and what it cost, per returned sample."""
+    evaluations, base = metrics["evaluations"], metrics["base_evaluations"]
+    rows = [
+        ["log Z (mean over prompts)", "", number(metrics["log_z"])],
+        ["log Z in closed form", "", number(metrics["log_z_exact"])],
+        ["smallest effective sample size", "", number(metrics["ess_min"])],
+        ["resamplings", "", number(metrics["resamples"])],
+        *([word, "", number(metrics[name])] for name, word in PATH.items() if name in metrics),
+        *(
+            [name.replace("_", " ") + "s", number(base[name]), number(evaluations[name])]
+            for name in evaluations
+        ),
+        ["seconds in all", number(metrics["base_seconds"]), number(metrics["seconds"])],
+    ]
+    return "The cost: evaluations per returned sample.", [["", "unsteered", "steered"], *rows]
+
+
+def spent_table(metrics: Figures) -> Table:
+    """What a tuning run cost in all."""
+    rows = [
+        *([name.replace("_", " ") + "s", n] for name, n in metrics["evaluations"].items()),
+        ["parameters of the map", metrics["parameters"]],
+        ["parameters tuned", tuned(metrics)],
+        ["steps", metrics["steps"]],
+        ["seconds", metrics["seconds"]],
+        ["distance to the base's sample from the same noise", metrics["distance_to_base"]],
+    ]
+    return "The cost, in evaluations of single samples, and how far it went.", [
+        ["", "in all"],
+        *rows,
+    ]
+
+
+def tuned(metrics: Figures) -> str:
+    """How many parameters were tuned, and what share of the map's that is."""
+    share = metrics["tuned_parameters"] / metrics["parameters"]
+    return f"{number(metrics['tuned_parameters'])} ({100 * share:.3g} %)"
+
+
+def logged_table(metrics: Figures) -> Table:
+    """The end of what was logged."""
+    rows = [[name, value] for name, value in metrics["logged"].items()]
+    return "What was logged, averaged over the last tenth of the run.", [["", "value"], *rows]
+
+
+def contest(metrics: Figures) -> list[Table]:
+    """For each figure a row for each method, in the order of the config, and a column for each
+    budget.
+    """
+    rows, draws = metrics["rows"], metrics["exact_draws"] or {}
+    names = {row["method"]: words(row["method"]) for row in rows}
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    cells = {(row["method"], row["budget"]): row for row in rows if "error" not in row}
+    claims = names | {m: f"{names[m]} ({row['claim']})" for (m, _), row in cells.items()}
+
+    def table(
+        caption: str, shown: Callable[[Figures], Any], names: Mapping[str, str] = names
+    ) -> Table:
+        body = [
+            [name, *(shown(cells[m, b]) if (m, b) in cells else None for b in budgets)]
+            for m, name in names.items()
+        ]
+        return caption, [["", *map(number, budgets)], *body]
+
+    spent = (
+        "What each method claims (exact: in the limit of steps and particles, however few it has here), its size for each "
+        "budget, and the evaluations per returned sample it spent, as counted."
+    )
+    tables = [table(spent, sized, claims)]
+    for name, word in CONTEST.items():
+        if any(measured(row, name) for row in cells.values()):
+            caption, body = table(f"{word[0].upper()}{word[1:]}.", partial(estimate, name=name))
+            exact = (
+                [["exact draws", *[estimate(draws, name)] * len(budgets)]]
+                if measured(draws, name)
+                else []
+            )
+            tables.append((caption, [*body, *exact]))
+    return [
+        *tables,
+        table("Seconds, of all samples of a seed.", lambda row: number(row["seconds"])),
+    ]
+
+
+def sized(row: Figures) -> str:
+    """The size of a method, and what it spent."""
+    over = " (over)" if row["spent"] > row["budget"] * (1 + 1e-9) else ""
+    return f"{row['size']} {words(row['setting'])}: {number(row['spent'])}{over}"
+
+
+def measured(row: Figures, name: str) -> bool:
+    """Whether a row has that figure."""
+    return name in row and row[name] == row[name]
+
+
+def left_out(metrics: Figures) -> list[Table]:
+    """The cells that are empty, and why."""
+    rows = [
+        [words(row["method"]), number(row["budget"]), row["error"]]
+        for row in metrics["rows"]
+        if "error" in row
+    ]
+    return [("Left out.", [["", "budget", "why"], *rows])] if rows else []
+
+
+def words(name: str) -> str:
+    """A name of a config as it is read."""
+    return name.replace("_", " ")
+
+
+def markdown(title: str, claim_line: str, tables: Sequence[Table]) -> str:
+    """The tables as a Markdown page."""
+    lines = [f"# {title}", "", claim_line]
+    for caption, (head, *body) in tables:
+        lines += ["", caption, "", *map(ruled, [head, ["---"] * len(head), *body])]
+    return "\n".join(lines) + "\n"
+
+
+def ruled(row: Sequence[Any]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(shown(cell).replace("|", "\\|") for cell in row) + " |"

@@ -1,0 +1,252 @@
+"""Configs: a command's defaults, under a YAML file, under `key=value` from the command line.
+
+configs/<command>.yaml holds every key a command knows, its default and its meaning, `???` where
+there is none. The shipped configs are configs/<group>/<name>.yaml. A node with a `_target_`
+describes an object, and what may stand in it is for that object to say; a node with a new
+`_target_` takes the old one's place, keys and all. Everywhere else a key that the defaults do not
+have is refused. A config may begin with `extends: NAME`, and then says only what it changes.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+MISSING = "???"
+
+
+def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
+    """The config of one run, complete and resolved.
+
+    Args:
+        command: whose keys and defaults: sample, train, tune, evaluate, compare or verify.
+        name: a shipped config ("fashion/steer") or the path of a YAML file.
+        overrides: "key=value", keys with dots, values in YAML; later ones win.
+
+    Raises:
+        ValueError: no such config, bad YAML, an unknown key, a value of the wrong type, or a key
+            without a value.
+    """
+    defaults = read(CONFIGS / f"{command}.yaml")
+    file, line = extended(name), parse(overrides)
+    for given, where in ((file, name), (line, "the command line")):
+        refuse_unknown(given, defaults, command, where)
+    merged = merge(defaults, file)
+    refuse_nothing(line, merged, "the command line")
+    merged = merge(merged, line)
+    if gap := next(gaps(merged), None):
+        raise ValueError(
+            f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add {gap}=..."
+        )
+    if merged["run"]["dir"] in (None, ""):
+        merged["run"]["dir"] = f"runs/{short_name(name)}"
+    config = resolved(merged, name)
+    refuse_misfits(command, config)
+    return config
+
+
+def refuse_misfits(command: str, config: DictConfig) -> None:
+    """Raises ValueError, naming the key, at the first value that is not of the kind that its reader
+    asks for.
+    """
+    from recipes.setup.schema import check  # loads what the command needs anyway
+
+    plain: Any = OmegaConf.to_container(config)
+    try:
+        check(command, plain)
+    except ValueError as error:
+        raise ValueError(as_written(str(error), plain)) from error
+
+
+def as_written(error: str, config: dict[str, Any]) -> str:
+    """An error that begins with the key of a node, with the top-level key that node was written
+    under: model, for ${model}.
+    """
+    written = [
+        (path, key)
+        for key, one in config.items()
+        for path, node in nodes_of(config)
+        if node == one and path != key
+    ]
+    found = next(
+        ((path, key) for path, key in written if re.match(rf"{re.escape(path)}\b", error)), None
+    )
+    return error if found is None else found[1] + error[len(found[0]) :]
+
+
+def nodes_of(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The nodes with a _target_, each with its key, outermost first."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            if "_target_" in value:
+                yield f"{path}{key}", value
+            yield from nodes_of(value, f"{path}{key}.")
+
+
+def extended(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A config with what it `extends` below it, and that in turn."""
+    if name in above:
+        raise ValueError(f"{' extends '.join((*above, name))}: configs cannot go round in a circle")
+    content = read(find(name))
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    below = extended(str(base), (*above, name))
+    refuse_nothing(content, below, name)
+    return merge(below, content)
+
+
+def shipped() -> list[str]:
+    """The names of the shipped configs."""
+    return sorted(
+        path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml")
+    )
+
+
+def find(name: str) -> Path:
+    """The file behind a shipped name or a path."""
+    if name in shipped():
+        return CONFIGS / f"{name}.yaml"
+    path = Path(name)
+    if path.is_file():
+        return path
+    near = nearest(name, shipped(), cutoff=0.4)
+    raise ValueError(
+        f"no config is called {name!r}{near}"
+        + ("" if near else "; `steer list` shows what there is")
+    )
+
+
+def short_name(name: str) -> str:
+    """What a run of this config is called: fashion/steer -> fashion-steer, path/to/mine.yaml ->
+    mine.
+    """
+    return name.replace("/", "-") if name in shipped() else Path(name).stem
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A YAML file as plain dictionaries, its ${interpolations} still in it."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold keys and values; got a {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def parse(overrides: Iterable[str]) -> dict[str, Any]:
+    """{"a": {"b": 1}} from ["a.b=1"]."""
+    for item in (overrides := list(overrides)):
+        if "=" not in item.lstrip("="):
+            raise ValueError(f"expected key=value, got {item!r}; write for instance seed=1")
+    try:
+        content = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+    except (YAMLError, OmegaConfBaseException, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"cannot read {' '.join(overrides)!r}: {error}; values are YAML"
+        ) from error
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def refuse_unknown(given: dict, known: dict, command: str, where: str, path: str = "") -> None:
+    """Raises ValueError at the first key of `given` that `known` does not have."""
+    for key, value in given.items():
+        if key not in known:
+            near = (
+                nearest(key, known, path=path)
+                or f"; it knows {', '.join(path + name for name in known)}"
+            )
+            raise ValueError(f"{where}: steer {command} knows no key {path + str(key)!r}{near}")
+        if is_section(known[key]):
+            if not isinstance(value, dict):
+                keys = ", ".join(known[key])
+                raise ValueError(
+                    f"{where}: {path + key} is a section with the keys {keys}; got {value!r}"
+                )
+            refuse_unknown(value, known[key], command, where, f"{path}{key}.")
+
+
+def refuse_nothing(given: dict, config: dict, where: str) -> None:
+    """Raises ValueError where a null would take a method, or a sampler, out that is not there."""
+    for section in ("methods", "samplers"):
+        known = config.get(section) or {}
+        said = given.get(section)
+        for name, value in (
+            said.items() if isinstance(said, dict) and isinstance(known, dict) else ()
+        ):
+            if value is None and name not in known:
+                raise ValueError(
+                    f"{where}: {section}.{name}=null takes out nothing{nearest(str(name), known)}"
+                )
+
+
+def is_section(value: Any) -> bool:
+    """Whether a default fixes which keys may stand below it: a dictionary that neither is empty nor
+    names a target.
+    """
+    return isinstance(value, dict) and bool(value) and "_target_" not in value
+
+
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` over `old`."""
+    return {**old, **{key: over(old.get(key), value) for key, value in new.items()}}
+
+
+def over(old: Any, new: Any) -> Any:
+    """What stands at a key after `new` came over `old`."""
+    same = (
+        isinstance(old, dict)
+        and isinstance(new, dict)
+        and new.get("_target_") in (None, old.get("_target_"))
+    )
+    return merge(old, new) if same else new
+
+
+def gaps(config: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The keys that still have no value."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from gaps(value, f"{path}{key}.")
+        elif value == MISSING:
+            yield f"{path}{key}"
+
+
+def resolved(merged: dict[str, Any], name: str) -> DictConfig:
+    """The interpolations filled in."""
+    try:
+        config = OmegaConf.create(merged)
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        refers = (
+            f", in {written}"
+            if (written := dict(texts_of(merged)).get(str(error.full_key)))
+            else ""
+        )
+        raise ValueError(f"{name}: {key}{str(error).splitlines()[0]}{refers}") from error
+    OmegaConf.set_readonly(config, True)
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def texts_of(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """The strings in a config, each with its key."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from texts_of(value, f"{path}{key}.")
+        elif isinstance(value, str):
+            yield f"{path}{key}", value
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, path: str = "") -> str:
+    """ "; did you mean ...?", the path before it, or nothing."""
+    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=cutoff)
+    return f"; did you mean {path + close[0]!r}?" if close else ""

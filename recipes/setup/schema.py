@@ -1,0 +1,301 @@
+"""What each command's own keys may be, said once, as annotations; what stands in a node is for its
+target's to say.
+
+`check(command, config)` holds a whole config against them before anything is built: the first value
+that does not fit is
+named by its key, with what was expected and how to change it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, get_type_hints
+
+from torch import Tensor, nn
+
+from recipes.evaluation.reference import Yardstick
+from rewards.base import Reward
+from rewards.networks import Classifier
+from steer.annotations import (
+    PLAIN,
+    Above,
+    AtLeast,
+    AtMost,
+    Count,
+    NotNegative,
+    Positive,
+    line,
+    misfit,
+)
+from steer.build import examine
+from steer.flow_map import FlowMap
+from steer.guidance import Guidance
+from steer.samplers import Sampler
+
+Shape = Annotated[Sequence[Count], AtLeast(1)]
+RewardLike = str | Reward | Callable[..., Any]
+
+
+class Section:
+    """A dictionary that a recipe itself reads, its keys annotated; `...` in a node of the same
+    name.
+    """
+
+
+class Run(Section):
+    """run."""
+
+    dir: str | None
+    resume: bool
+
+
+class Common(Section):
+    """Of every command."""
+
+    seed: int
+    run: Run
+
+
+class Condition(Section):
+    """condition."""
+
+    labels: Annotated[Sequence[int | str], AtLeast(1)] | None
+    names: Sequence[Any] | str | None
+    model: bool
+
+
+class Asked(Common):
+    """Of the commands that draw samples of a map."""
+
+    model: str | FlowMap
+    shape: Shape | None
+    condition: Condition
+    prompts: Count
+    particles: Count
+    reward_decode: str | Callable[[Tensor], Any] | None
+    device: str
+
+
+class Scale(Section):
+    """tilt."""
+
+    scale: float | Annotated[Sequence[float], AtLeast(1)]
+    on_nonfinite: Literal["raise", "reject"]
+
+
+class Rewarded(Asked):
+    """Of the commands that ask a reward."""
+
+    reward: RewardLike | None
+    heldout: RewardLike | None
+    judge: Classifier | None
+    tilt: Scale
+
+
+class Sample(Rewarded):
+    """steer sample."""
+
+    guidances: Sequence[Guidance | FlowMap]
+    sampler: Sampler
+    base: Sampler
+
+
+class Evaluate(Asked):
+    """steer evaluate."""
+
+    guidances: Sequence[Guidance | FlowMap]
+    samplers: dict[str, Sampler | None]
+    yardstick: Yardstick
+
+
+class Method(Section):
+    """One of methods."""
+
+    sampler: Sampler
+    size: str | None
+    candidates: Count | None
+    most: Positive | None
+
+
+class Price(Section):
+    """price."""
+
+    backward: NotNegative
+    reward_forward: NotNegative
+    reward_backward: NotNegative
+
+
+class Compare(Rewarded):
+    """steer compare."""
+
+    methods: dict[str, Method | None]
+    budgets: Annotated[Sequence[Annotated[float, Above(0), AtMost(1e7)]], AtLeast(1)]
+    seeds: Count | Annotated[Sequence[int], AtLeast(1)] | None
+    price: Price
+    max_batch: Count
+
+
+class Verify(Common):
+    """steer verify."""
+
+    sampler: Sampler
+    steps: Count | Shape
+    worlds: str | Annotated[Sequence[str], AtLeast(1)]
+    prompts: Annotated[int, AtLeast(2)]
+    rounds: Count
+    particles: Count
+
+
+def learning() -> tuple[type[Section], type[Section]]:
+    """steer train and steer tune, which need Lightning."""
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+    from steer.loops import Ema, Pictures, RewardTuning
+
+    class Train(Asked):
+        """steer train."""
+
+        model: nn.Module  # type: ignore[assignment]
+        start: str | None
+        teacher: str | None
+        data: LightningDataModule
+        loop: LightningModule
+        ema: Ema
+        trainer: Trainer
+        checkpoint_every: Count
+        identities: Annotated[int, AtLeast(0)] | None
+        pictures: Pictures | None
+
+    class Tune(Rewarded):
+        """steer tune."""
+
+        loop: RewardTuning
+        lora: nn.Module | None
+        merge: bool
+        ema: Ema
+        trainer: Trainer
+        checkpoint_every: Count
+        watch_every: Count
+        sampler: Sampler
+
+    return Train, Tune
+
+
+def schema_of(command: str) -> type[Section]:
+    """The keys of a command."""
+    if command in ("train", "tune"):
+        return learning()[command == "tune"]
+    return {"sample": Sample, "evaluate": Evaluate, "compare": Compare, "verify": Verify}[command]
+
+
+def check(command: str, config: dict[str, Any]) -> None:
+    """Raises ValueError at the first value that is not of its key's kind: plain ones first, since
+    nodes may refer to them.
+
+    Args:
+        command: whose keys they are.
+        config: plain dictionaries, complete, without interpolations.
+    """
+    known = hints(schema_of(command))
+    plain = [key for key, value in config.items() if not is_built(value)]
+    copied = (
+        ["device"] if "trainer" in config else []
+    )  # it is trainer.accelerator, unless it is said
+    nodes = sorted(
+        (key for key in config if key not in plain), key=lambda key: key != "trainer"
+    )  # others say its steps
+    for key in [*(key for key in plain if key not in copied), *nodes, *copied]:
+        check_key(config[key], known.get(key, Any), key)
+    if "trainer" in config:
+        check_length(config["trainer"])
+
+
+def hints(section: type[Section]) -> dict[str, Any]:
+    """The keys of a section, with their annotations."""
+    return get_type_hints(section, include_extras=True)
+
+
+def check_key(value: Any, annotation: Any, path: str) -> None:
+    """Raises ValueError if the value, or the first thing in it that is wrong, is not what was asked
+    for at that path.
+    """
+    section = next(
+        (one for one in options(annotation) if isinstance(one, type) and issubclass(one, Section)),
+        None,
+    )
+    if section is not None and not (value is None and type(None) in options(annotation)):
+        if not isinstance(value, dict):
+            keys = ", ".join(hints(section))
+            raise ValueError(f"{path} is a section with the keys {keys}; got {value!r}")
+        for key, item in value.items():
+            check_key(item, hints(section).get(key, Any), f"{path}.{key}")
+        return
+    inner = of_values(annotation)
+    if inner is not None and isinstance(value, dict) and "_target_" not in value:
+        for key, item in value.items():
+            check_key(item, inner, f"{path}.{key}")
+        return
+    found = misfit(
+        examine(value, path) if takes_objects(annotation, value) else value,
+        annotation,
+        path.rpartition(".")[2],
+    )
+    if found is not None:
+        raise ValueError(line(f"{path}{found.where}", found) + advice(value, path))
+
+
+def advice(value: Any, path: str) -> str:
+    """How to give another value."""
+    return "" if isinstance(value, dict) else f"; set it with {path}=..."
+
+
+def options(annotation: Any) -> tuple:
+    """The alternatives of a union; the annotation alone, of any other."""
+    return getattr(annotation, "__args__", ()) if is_union(annotation) else (annotation,)
+
+
+def takes_objects(annotation: Any, value: Any) -> bool:
+    """Whether a target may stand there, or in a list there: one of the options is a class of
+    objects, or a function.
+    """
+    plain = (*PLAIN, type(None))
+    return any(
+        (isinstance(one, type) and one not in plain)
+        or getattr(one, "__origin__", None) is Callable
+        or (
+            getattr(one, "__origin__", None) is Sequence
+            and isinstance(value, list)
+            and takes_objects(one.__args__[0], None)
+        )
+        for one in options(annotation)
+    )
+
+
+def is_union(annotation: Any) -> bool:
+    """Whether an annotation is of several kinds."""
+    return isinstance(annotation, type(int | None)) or str(annotation).startswith("typing.Union")
+
+
+def of_values(annotation: Any) -> Any:
+    """The annotation of the values of a dictionary; None for what is no dictionary."""
+    return annotation.__args__[1] if getattr(annotation, "__origin__", None) is dict else None
+
+
+def is_built(value: Any) -> bool:
+    """Whether objects are to be built from a value, or from something in it."""
+    if isinstance(value, dict):
+        return "_target_" in value or any(is_built(item) for item in value.values())
+    return isinstance(value, list) and any(is_built(item) for item in value)
+
+
+def check_length(trainer: dict[str, Any]) -> None:
+    """Raises ValueError for a training that would never end, or never begin."""
+    steps, bounds = trainer.get("max_steps"), [trainer.get("max_epochs"), trainer.get("max_time")]
+    bounded = steps == -1 and any(bound not in (None, -1) for bound in bounds)
+    if isinstance(steps, int) and steps < 1 and not bounded:
+        raise ValueError(
+            f"trainer.max_steps is a whole number, at least 1 (or -1, with trainer.max_epochs); got {steps};"
+            " set it with trainer.max_steps=..."
+        )
+    if steps is None:
+        raise ValueError(
+            "trainer.max_steps is a whole number, at least 1; got None; set it with trainer.max_steps=..."
+        )

@@ -1,0 +1,90 @@
+"""The map that is being tuned: a copy of the base, perhaps by low-rank adapters, perhaps not told
+the condition.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from recipes.setup import builders
+from steer import checkpoint
+from steer.flow_map import Cond, FlowMap, ResidualMap
+from steer.tuning import without_lora
+from steer.tuning.lora import adapters, has_lora
+
+
+class Untold(nn.Module):
+    """A network that is not told the condition, to tune the law it has without one."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return self.network(x, s, t)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """prompts(n, generator): n of the given conditions at random, all alike likely."""
+
+    cond: Cond
+
+    def __call__(self, n: int, generator: torch.Generator) -> Cond:
+        if self.cond is None:
+            return None
+        chosen = torch.randint(len(self.cond), (n,), generator=generator)
+        if isinstance(self.cond, Tensor):
+            return self.cond[chosen.to(self.cond.device)]
+        return [self.cond[k] for k in chosen.tolist()]
+
+
+def learner_of(base: FlowMap, config: DictConfig) -> ResidualMap:
+    """A copy of the base whose weights, or whose new adapters, may move."""
+    if not isinstance(base, ResidualMap) or not isinstance(config.model, str):
+        raise ValueError(
+            "only a trained map can be tuned; let model be the name of a shipped one, or a run folder"
+        )
+    learner = without_lora(copy.deepcopy(base)).train().requires_grad_(True)
+    if not config.condition.model:
+        learner.network = Untold(learner.network)
+    return (
+        learner
+        if config.lora is None
+        else builders.made_as(ResidualMap, config.lora, flow_map=learner)
+    )
+
+
+def save(
+    learner: ResidualMap, folder: Path, config: DictConfig, model: builders.Model, **notes: Any
+) -> None:
+    """adapters.safetensors, if adapters were tuned; map.safetensors, plain weights, if not or if
+    both are asked for.
+    """
+    about = {"shape": list(model.shape), **notes}
+    if isinstance(learner.network, Untold):
+        learner.network = learner.network.network
+    if has_lora(learner):
+        checkpoint.save_adapters(learner, folder / "adapters.safetensors", config.model, **about)
+        if not config.merge:
+            return
+    plain = without_lora(learner)
+    checkpoint.save(
+        plain, folder / "map.safetensors", model.header["build"], base=config.model, **about
+    )
+
+
+def parameters(learner: ResidualMap) -> dict[str, int]:
+    """How many parameters the base has, and how many are tuned."""
+    update = sum(tensor.numel() for tensor in adapters(learner).values())
+    return {
+        "parameters": sum(weight.numel() for weight in learner.parameters()) - update,
+        "tuned_parameters": sum(
+            weight.numel() for weight in learner.parameters() if weight.requires_grad
+        ),
+    }

@@ -1,0 +1,162 @@
+"""A Lightning run inside a run folder: logs, averages, checkpoints, pictures, and a way back after
+a kill.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+
+from recipes.cli import unforeseen
+from recipes.setup import run_directory
+from recipes.setup.builders import made_as
+from recipes.setup.dry_run import MISFITS
+from recipes.setup.job import Job
+from steer.loops import CsvLog, Ema, LastCheckpoint, StepProgress
+from steer.loops import quiet as quiet_lightning
+
+LOG = "log.csv"
+FLUSH = 1  # seconds that TensorBoard may wait before it closes after Ctrl-C; by default two minutes
+
+
+class Clock(Callback):
+    """Seconds of training, over all the times a run was resumed."""
+
+    def __init__(self) -> None:
+        self.before, self.start = 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self.before + time.perf_counter() - self.start if self.start else self.before
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before, self.start = self.seconds, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
+
+
+class Fitted(NamedTuple):
+    """Optimizer steps taken and seconds of training, over all resumptions."""
+
+    steps: int
+    seconds: float
+
+
+def fit(
+    loop: LightningModule,
+    data: LightningDataModule | None,
+    folder: Path,
+    job: Job,
+    ema: Ema,
+    callbacks: Sequence[Callback] = (),
+) -> Fitted:
+    """Trains from where the folder's checkpoint stands, or from the beginning; the loop ends with
+    its averaged weights.
+
+    Other processes of a distributed run end here; only the first returns, and is alone from then
+    on.
+
+    Raises:
+        ValueError: arguments that the Trainer does not take, a damaged checkpoint, a loss that is
+            not finite.
+        KeyboardInterrupt: on Ctrl-C, with Lightning shut down.
+    """
+    clock, last = Clock(), LastCheckpoint(folder, job.config.checkpoint_every)
+    bar = [] if job.quiet else [StepProgress()]
+    trainer = trainer_of(job.config, folder, [ema, clock, *callbacks, last, *bar])
+    try:
+        with run_directory.shared(folder):
+            trainer.fit(loop, data, ckpt_path=to_resume(last.path), weights_only=True)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns one into the other
+            raise KeyboardInterrupt from None
+        raise
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
+    except (*MISFITS, ArithmeticError) as error:
+        if trainer.global_step > 0 or isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f"the first step cannot be taken with this model, data and loop: {unforeseen(error)}"
+        ) from error
+    leave_group(trainer)
+    ema.put_on(loop)
+    return Fitted(trainer.global_step, clock.seconds)
+
+
+def leave_group(trainer: Trainer) -> None:
+    """Ends all processes of a distributed run but the first, and the group they were: what follows
+    is not theirs, and a
+    metric of it that gathered would wait for them for ever.
+    """
+    trainer.strategy.barrier("the end of training")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not trainer.is_global_zero:
+        sys.exit(0)
+
+
+def check_trainer(config: DictConfig) -> None:
+    """Raises ValueError for arguments that the Trainer does not take, before there is a run folder."""
+    make_trainer(
+        config, callbacks=[], logger=False, default_root_dir=".", enable_progress_bar=False
+    )
+
+
+def trainer_of(config: DictConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
+    """config.trainer, Lightning's own arguments, with our callbacks and logs."""
+    tensorboard = TensorBoardLogger(folder, name="", version="tensorboard", flush_secs=FLUSH)
+    return make_trainer(
+        config,
+        callbacks=callbacks,
+        logger=[CsvLog(folder / LOG), tensorboard],
+        default_root_dir=str(folder),
+        enable_progress_bar=any(isinstance(callback, StepProgress) for callback in callbacks),
+    )
+
+
+def make_trainer(config: DictConfig, **ours: Any) -> Trainer:
+    """The Trainer, its complaints as ValueErrors."""
+    quiet_lightning()
+    if taken := sorted(ours.keys() & config.trainer.keys()):
+        raise ValueError(f"trainer.{taken[0]} is set by the recipe; leave it out")
+    try:
+        return made_as(Trainer, config.trainer, **ours, enable_model_summary=False)
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
+
+
+def readable(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU and left on the disk until it is used. Raises ValueError
+    if it is damaged.
+    """
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); remove it and start anew"
+        ) from error
+
+
+def to_resume(path: Path) -> Path | None:
+    """The checkpoint to resume from, if there is one. Raises ValueError if it is damaged."""
+    if not path.exists():
+        return None
+    readable(path)
+    return path

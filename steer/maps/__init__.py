@@ -1,0 +1,7 @@
+"""Flow maps made of other models: consistency and two-time models, predictions of noise or data,
+diffusers' conventions.
+"""
+
+from steer.discovery import lazy
+
+__getattr__, __dir__, __all__ = lazy(__name__, __path__)

@@ -1,0 +1,5 @@
+"""Training-free guidance: one algorithm (TFG), and the published methods that are settings of it."""
+
+from steer.discovery import lazy
+
+__getattr__, __dir__, __all__ = lazy(__name__, __path__)
