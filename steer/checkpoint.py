@@ -139,7 +139,7 @@ def load_module(path: str | Path, trusted: Sequence[str] = TRUSTED) -> nn.Module
     try:
         module = build(header["build"], trusted)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path} cannot be built from its header: {error}") from error
     if not isinstance(module, nn.Module):
         raise ValueError(
             f"{path} describes a {type(module).__name__}, which holds no weights; save a module"
