@@ -34,9 +34,7 @@ class Gaussians(NamedTuple):
     var: Tensor
 
 
-def tilt(
-    g: Gaussians, reward: QuadraticReward | LinearReward, point: Callable[[Any], Tensor]
-) -> Gaussians:
+def tilt(g: Gaussians, reward: object, point: Callable[[Any], Tensor]) -> Gaussians:
     """Each Gaussian times exp(r), again a Gaussian; the mass it gains or loses is added to its log
     weight.
 

@@ -124,18 +124,6 @@ class Increasing(Pace):
         return _with_mean(self.mean, [leg.ratio**2 for leg in legs])
 
 
-class Decreasing(Pace):
-    """TFG's "decrease": in proportion to 1 - a^2, largest near the noise, with the given mean over
-    the steps.
-    """
-
-    def __init__(self, mean: float):
-        self.mean = mean
-
-    def __call__(self, legs: Sequence[Leg]) -> list[float]:
-        return _with_mean(self.mean, [1 - leg.ratio**2 for leg in legs])
-
-
 class Carried(Pace):
     """A displacement of x_s as x_t feels it in TFG: divided by a. DPS and FreeDoM add theirs to x_t
     as it is.
