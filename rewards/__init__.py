@@ -1,6 +1,4 @@
-"""rewards: judges of samples, one per file: images in [0, 1], or points of the plane, -> one number
-each.
-"""
+"""rewards: functions of samples, one number each; images in [0, 1] or points of the plane."""
 
 from steer.discovery import lazy
 

@@ -1,6 +1,4 @@
-"""What a reward is: a module that looks at samples and says, with one number each, how much it
-likes them.
-"""
+"""The base class of rewards, one number per sample, and plain functions as rewards."""
 
 import traceback
 from abc import ABC, abstractmethod
@@ -18,15 +16,16 @@ R = TypeVar("R", bound="Reward")
 
 
 class Reward(nn.Module, ABC):
-    """r(x, cond), one number per sample; higher is better.
+    """A reward r(x, cond), one number per sample; higher is better.
 
-    Every reward keeps three laws, which the tests hold every class of this package to. The reward
-    of a sample never depends on its batch mates. A `differentiable` reward has a finite gradient in
-    x. A reward is a judge: it stays in evaluation mode even when the module that owns it is put in
-    training mode.
+    The tests check three properties for every class of this package: the reward of a sample does
+    not depend on the rest of its batch, a `differentiable` reward has a finite gradient in x, and a
+    reward stays in evaluation mode even when the module that owns it is put in training mode.
 
-    A reward without a gradient says so in `differentiable`, and gives the reason and the way out in
-    `why_not_differentiable` and `instead`, for the gradient methods that refuse it.
+    Attributes:
+        differentiable: whether gradient methods may use it.
+        why_not_differentiable: the reason, in their error message, if they may not.
+        instead: what to use in that case.
     """
 
     differentiable: bool = True
@@ -35,44 +34,40 @@ class Reward(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
-        """The reward of each sample.
+        """Compute the reward of each sample.
 
         Args:
             x: the samples: images in [0, 1] of shape (b, c, h, w), or points of the plane of shape
                 (b, 2).
-            cond: what each sample was asked to be, one entry per sample, for rewards that judge it.
+            cond: the condition of each sample, one entry each, for rewards that depend on it.
         """
 
     def terms(
         self, x: Float[Tensor, "b *shape"], cond: Cond = None
     ) -> dict[str, Float[Tensor, " b"]]:
-        """The named parts of this reward, for logs and reports; a reward in one piece has none."""
+        """Compute the named parts of this reward, for logs and reports; none by default."""
         return {}
 
     def train(self: R, mode: bool = True) -> R:
-        """Stay in evaluation mode, whatever `mode` asks: dropout or batch statistics would mix up
-        batch mates.
-        """
+        """Stay in evaluation mode: dropout or batch statistics would couple samples of a batch."""
         return super().train(False)
 
     def freeze(self: R) -> R:
-        """Fix every weight held by this reward and put it in evaluation mode; constructors end with
-        it.
-        """
+        """Freeze all weights and switch to evaluation mode; the last call of a constructor."""
         return self.requires_grad_(False).eval()
 
 
 class FunctionReward(Reward):
     """A plain function `f(x)` or `f(x, cond)` as a reward.
 
-    The function gets `cond` if it has an argument of that name, or a second one of CONDITIONS. What
-    it returns is checked at each call, and what it raises comes out as one line that names it.
-    Networks in it are frozen.
+    The function receives the condition if it has an argument for it (see
+    `steer.conditions.condition_argument`). Its result is checked at each call, and an exception
+    inside it is raised again in one line that names it. A module is frozen.
 
     Args:
         function: samples (b, *shape) -> one number per sample (b,), higher is better.
-        differentiable: False keeps gradient methods away, for a function that leaves torch or
-            counts things.
+        differentiable: False for a function whose gradient is lost or useless, which gradient
+            methods then refuse.
 
     Raises:
         ValueError: at construction, if the function cannot be called as f(x) or f(x, cond); when
@@ -80,7 +75,7 @@ class FunctionReward(Reward):
     """
 
     why_not_differentiable = "This function was declared to have no gradient."
-    instead = "Use a method that only compares rewards, such as best-of-n, or write the function in torch."
+    instead = "Use a method without gradients, such as best-of-n, or write the function in torch."
 
     def __init__(self, function: Callable[..., Any], differentiable: bool = True) -> None:
         super().__init__()
@@ -96,18 +91,22 @@ class FunctionReward(Reward):
             value = self.function(x, **given)
         except Exception as error:
             raise ValueError(
-                f"reward '{self.name}' raised {one_line(error)}: mend the function"
+                f"reward '{self.name}' raised {one_line(error)}: fix the function"
             ) from error
         self.check(value, len(x))
         return value
 
     def check(self, value: Any, samples: int) -> None:
-        expected = f"reward '{self.name}': expected a tensor of shape ({samples},), one number per sample, got"
+        """Raise ValueError unless the value is one floating point number per sample."""
+        shape = f"({samples},)"
+        expected = (
+            f"reward '{self.name}': expected a tensor of shape {shape}, one number per sample, got"
+        )
         if not isinstance(value, Tensor):
             raise ValueError(f"{expected} {type(value).__name__}: return a torch tensor")
         if value.shape != (samples,):
             raise ValueError(
-                f"{expected} shape {tuple(value.shape)}: average what is left over, as in .flatten(1).mean(1)"
+                f"{expected} shape {tuple(value.shape)}: reduce the rest, as in .flatten(1).mean(1)"
             )
         if not value.is_floating_point():
             raise ValueError(
@@ -119,7 +118,7 @@ class FunctionReward(Reward):
 
 
 def as_reward(reward: object) -> Reward:
-    """A Reward as it is; any other callable wrapped in a FunctionReward.
+    """Return a Reward as it is, and any other callable as a FunctionReward.
 
     Raises:
         ValueError: if it is a class, or cannot be called.
@@ -128,19 +127,17 @@ def as_reward(reward: object) -> Reward:
         return reward
     if isinstance(reward, type):
         raise ValueError(
-            f"expected a reward, got the class {reward.__name__}: build one, as in {reward.__name__}(...)"
+            f"expected a reward, got the class {reward.__name__}: build one, {reward.__name__}(...)"
         )
     if not callable(reward):
         raise ValueError(
-            f"expected a reward or a function of (x) or (x, cond), got {type(reward).__name__}: give one"
+            f"expected a reward or a function of (x) or (x, cond), got {type(reward).__name__}"
         )
     return FunctionReward(reward)
 
 
 def one_line(error: Exception) -> str:
-    """Type and message of an error, and the deepest line of the user's own code that it came from,
-    on one line.
-    """
+    """Describe an error in one line: type, message, and the deepest line of the user's code."""
     message = " ".join(str(error).split())
     frames = [
         f

@@ -1,4 +1,4 @@
-"""Brightness: how light an image is."""
+"""Brightness: the mean pixel of an image."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,9 +9,9 @@ __all__ = ["Brightness"]
 
 
 class Brightness(Reward):
-    """r(x) = the mean of all pixels and channels: 0 for a black image, 1 for a white one.
+    """r(x) = mean over all pixels and channels: 0 for a black image, 1 for a white one.
 
-    A negative weight in a Sum asks for dark images.
+    With a negative weight in a Sum it rewards dark images.
     """
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:

@@ -1,4 +1,4 @@
-"""Classifiers in the checkpoint format of `steer.checkpoint`, and the ones shipped with the package.
+"""Classifiers in the checkpoint format of `steer.checkpoint`, and the classifiers that are shipped.
 
 The header, under the key "steer" of the safetensors metadata:
     {"format": "steer", "version": 1, "kind": "classifier",

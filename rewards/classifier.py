@@ -1,4 +1,4 @@
-"""Class log-probability: how sure a classifier is that an image is what it should be."""
+"""The log-probability that a classifier gives to the class asked for."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +12,7 @@ __all__ = ["ClassLogProbability"]
 class ClassLogProbability(Reward):
     """r(x) = log p(y | x) = log softmax(classifier(x))[y], at most 0.
 
-    With scale 1 a map of p(x) tilted by it samples p(x | y) as the classifier sees it: Bayes' rule
-    with p(y) for Z.
+    Tilting p(x) by it at scale 1 gives the classifier's p(x | y), by Bayes' rule, with Z = p(y).
 
     Args:
         classifier: images (b, c, h, w) -> logits (b, classes); frozen in place.
@@ -36,7 +35,7 @@ class ClassLogProbability(Reward):
         return logits.log_softmax(-1).gather(-1, labels[:, None]).squeeze(-1)
 
     def labels(self, cond: Cond, samples: int, classes: int) -> Int[Tensor, " b"]:
-        """The class wanted of each sample, (b,), checked."""
+        """Return the class of each sample, (b,). Raises ValueError for a missing or wrong label."""
         labels = cond if self.target is None else torch.full((samples,), self.target)
         if (
             not isinstance(labels, Tensor)
@@ -44,8 +43,8 @@ class ClassLogProbability(Reward):
             or labels.is_floating_point()
         ):
             raise ValueError(
-                f"ClassLogProbability: expected one class label per sample in cond, got {described(labels)}: "
-                "give target=, or labels as a LongTensor"
+                "ClassLogProbability: expected one class label per sample in cond, "
+                f"got {described(labels)}: give target=, or labels as a LongTensor"
             )
         if wrong := labels[(labels < 0) | (labels >= classes)].tolist():
             raise ValueError(
@@ -59,6 +58,7 @@ class ClassLogProbability(Reward):
 
 
 def described(value: Cond) -> str:
+    """Describe a condition for an error."""
     if isinstance(value, Tensor):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
     return "none" if value is None else type(value).__name__

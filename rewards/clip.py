@@ -1,4 +1,4 @@
-"""CLIP score: how well an image fits a prompt, by any model of open_clip."""
+"""CLIP score: the similarity of an image and a prompt, by any model of open_clip."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,13 +17,13 @@ __all__ = ["ClipScore"]
 
 
 class ClipScore(Reward):
-    """r(x, y) = scale <f(x), g(y)>, the cosine of image embedding f and text embedding g; typically
-    .15 to .35.
+    """r(x, y) = scale <f(x), g(y)>, the cosine of image embedding f and text embedding g.
+
+    The cosine is typically .15 to .35. Tested on small models of open_clip with random weights; not
+    yet run on published weights.
 
     References: Radford et al. 2021, arXiv:2103.00020 (CLIP); Hessel et al. 2021, arXiv:2104.08718
-    (CLIPScore, 2.5 times
-    this where positive); Ilharco et al. 2021 (open_clip). Tested on small models of open_clip's
-    make; not yet run on published weights.
+    (CLIPScore, 2.5 times this where positive); Ilharco et al. 2021 (open_clip).
 
     Args:
         model: open_clip's name ("ViT-B-32"), or "hf-hub:owner/name", or "local-dir:/a/folder"; take
@@ -39,7 +39,7 @@ class ClipScore(Reward):
             imported; when called, if prompts are missing or images are neither greyscale nor RGB.
     """
 
-    model: Any  # one of open_clip's classes, which share encode_image and encode_text and no base class
+    model: Any  # open_clip's classes share encode_image and encode_text, and no base class
     preprocess: Preprocess
 
     def __init__(
@@ -55,7 +55,7 @@ class ClipScore(Reward):
     def from_model(
         cls, model: nn.Module, tokenizer: Tokenizer, prompt: str | None = None, scale: float = 1.0
     ) -> "ClipScore":
-        """The same reward from a model and tokenizer already built; the model is frozen in place."""
+        """Build the reward from a model and its tokenizer; the model is frozen in place."""
         score = cls.__new__(cls)
         score.assemble(model, tokenizer, prompt, scale)
         return score
@@ -63,6 +63,7 @@ class ClipScore(Reward):
     def assemble(
         self, model: nn.Module, tokenizer: Tokenizer, prompt: str | None, scale: float
     ) -> None:
+        """Set the attributes; what both constructors share."""
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
@@ -78,7 +79,7 @@ class ClipScore(Reward):
         return self.scale * (images * torch.stack(texts).to(images)).sum(-1)
 
     def prompts(self, cond: Cond, samples: int) -> Sequence[str]:
-        """The prompt of each sample."""
+        """Return the prompt of each sample. Raises ValueError if one is missing."""
         if self.prompt is not None:
             return [self.prompt] * samples
         if (
@@ -88,14 +89,12 @@ class ClipScore(Reward):
         ):
             got = f"{len(cond)} entries" if isinstance(cond, list | tuple) else type(cond).__name__
             raise ValueError(
-                f"ClipScore: expected a list of {samples} prompts in cond, got {got}: or set prompt="
+                f"ClipScore: expected a list of {samples} prompts in cond, got {got}: set prompt="
             )
         return cond
 
     def embedding(self, prompt: str) -> Float[Tensor, " e"]:
-        """g(y), computed once per prompt and on its own, so that no batch mate can change its last
-        digit.
-        """
+        """Compute g(y), once per prompt and alone, so that no other prompt changes its rounding."""
         if prompt not in self.embeddings:
             device = self.preprocess.mean.device
             with (
@@ -108,7 +107,7 @@ class ClipScore(Reward):
         return self.embeddings[prompt]
 
     def _apply(self, fn: Any, recurse: bool = True) -> "ClipScore":
-        """A model that moves to another device or precision embeds its prompts anew."""
+        """Forget the embeddings when the model moves to another device or precision."""
         self.embeddings = {}
         return super()._apply(fn, recurse)
 
@@ -117,6 +116,6 @@ class ClipScore(Reward):
 
 
 def preprocess_config(model: nn.Module) -> dict[str, Any]:
-    """What open_clip says of a model's preprocessing, filled up with its defaults."""
+    """Return open_clip's preprocessing settings of a model, completed by its defaults."""
     open_clip = import_open_clip()
     return asdict(open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)))

@@ -1,4 +1,4 @@
-"""Colour: how near the overall tint of an image is to a wanted one."""
+"""Colour: the distance of the mean colour of an image from a target."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ __all__ = ["Colour"]
 class Colour(Reward):
     """r(x) = -|mean colour of x - target|^2, at most 0.
 
-    Only the mean over the image is judged, so that its contrasts may stay.
+    It depends on the mean over the image alone and leaves the contrasts free.
 
     Args:
-        target: the wanted colour, one number in [0, 1] per channel: three for RGB, one for
+        target: the target colour, one number in [0, 1] per channel: three for RGB, one for
             greyscale.
 
     Raises:
@@ -32,7 +32,8 @@ class Colour(Reward):
         target = 1.0 * torch.as_tensor(target)
         if target.ndim != 1 or (target < 0).any() or (target > 1).any():
             raise ValueError(
-                f"Colour: expected one number in [0, 1] per channel, got {target.tolist()}: divide by 255"
+                "Colour: expected one number in [0, 1] per channel, "
+                f"got {target.tolist()}: divide by 255"
             )
         self.register_buffer("target", target)
 
@@ -41,7 +42,8 @@ class Colour(Reward):
             expected = len(self.target)
             got = x.shape[1]
             raise ValueError(
-                f"Colour: expected images of {expected} channels, got {got}: give a target of {got} numbers"
+                f"Colour: expected images of {expected} channels, got {got}: "
+                f"give a target of {got} numbers"
             )
         return -(x.mean((2, 3)) - self.target.to(x)).square().sum(1)
 

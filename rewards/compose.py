@@ -1,4 +1,4 @@
-"""Rewards made of rewards: weighted sums, decoders in front, clipping behind, ensembles."""
+"""Rewards composed of rewards: sums, decoding, clipping, ensembles, randomised smoothing."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,12 +15,10 @@ __all__ = ["Clipped", "Decoded", "Ensemble", "Smoothed", "Sum", "from_signed"]
 
 
 class Composite(Reward):
-    """A reward made of rewards: it has a gradient where all its parts have one, and else passes on
-    their reasons.
-    """
+    """A reward composed of rewards, differentiable where all its parts are."""
 
     def inherit(self, parts: Iterable[Reward]) -> None:
-        """Take over from the parts whether there is a gradient and, if not, why not."""
+        """Take `differentiable` and the reasons against it from the parts."""
         without = [part for part in parts if not part.differentiable]
         self.differentiable = not without
         self.why_not_differentiable = " ".join(
@@ -34,11 +32,10 @@ class Sum(Composite):
 
     Args:
         rewards: r_i by name.
-        weights: w_i by the same names; a name left out weighs 1, and a negative weight turns "more"
-            into "less".
+        weights: w_i by the same names; 1 for a name left out; may be negative.
 
     Raises:
-        ValueError: if there is no reward, or a weight is not finite or belongs to none of them.
+        ValueError: if there is no reward, or a weight is not finite or has an unknown name.
     """
 
     def __init__(
@@ -59,12 +56,13 @@ class Sum(Composite):
             self.set_weight(name, weight)
 
     def set_weight(self, name: str, weight: float) -> None:
+        """Change one weight. Raises ValueError for an unknown name or a non-finite weight."""
         if name not in self.weights:
             known = ", ".join(self.weights)
             hint = suggestion(name, self.weights, cutoff=0.0)
             raise ValueError(f"Sum: expected weights for {known}, got '{name}': {hint}")
         if not math.isfinite(weight):
-            raise ValueError(f"Sum: expected a finite weight for '{name}', got {weight}: mend it")
+            raise ValueError(f"Sum: expected a finite weight for '{name}', got {weight}")
         self.weights[name] = float(weight)
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
@@ -74,7 +72,7 @@ class Sum(Composite):
     def terms(
         self, x: Float[Tensor, "b *shape"], cond: Cond = None
     ) -> dict[str, Float[Tensor, " b"]]:
-        """Each reward by its name, on its own scale: before its weight."""
+        """Compute each reward by its name, without its weight."""
         return {name: part(x, cond) for name, part in zip(self.weights, self.parts, strict=True)}
 
     def extra_repr(self) -> str:
@@ -82,16 +80,15 @@ class Sum(Composite):
 
 
 class Decoded(Composite):
-    """A reward of what a sample stands for, r(decode(x)): the bridge from the map's space to images
-    in [0, 1].
+    """A reward of decoded samples, r(decode(x)), for maps of latents or of images in [-1, 1].
 
     Args:
-        reward: r, which looks at images in [0, 1].
+        reward: r, of images in [0, 1].
         decode: x -> images, such as `from_signed` or the decoder of a latent space; a module is
             frozen.
-        recompute: keep nothing of the decoder for the gradient and run it once more when that is
-            taken: a large decoder then needs the memory of one forward pass, for half as much work
-            again. (Chen et al. 2016, arXiv 1604.06174.)
+        recompute: gradient checkpointing of the decoder: its activations are not kept but
+            recomputed for the gradient, which costs one more forward pass of it. (Chen et al. 2016,
+            arXiv 1604.06174.)
     """
 
     def __init__(
@@ -111,7 +108,7 @@ class Decoded(Composite):
         return self.reward(self.images(x), cond)
 
     def images(self, x: Float[Tensor, "b *shape"]) -> Tensor:
-        """decode(x)."""
+        """Compute decode(x)."""
         if self.recompute and torch.is_grad_enabled() and x.requires_grad:
             return checkpoint(self.decode, x, use_reentrant=False)
         return self.decode(x)
@@ -123,26 +120,23 @@ class Decoded(Composite):
 
 
 def from_signed(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Images in [-1, 1] -> images in [0, 1], as (x + 1) / 2.
+    """Convert images in [-1, 1] to images in [0, 1], as (x + 1) / 2.
 
-    Values a little outside stay outside: a clamp would cut the gradient exactly where a sample has
-    gone too far, and
-    would hide from the reward that it has.
+    Values outside stay outside: a clamp would have no gradient there, and would hide from the
+    reward that a sample has left the range.
     """
     return (x + 1) / 2
 
 
 class Clipped(Composite):
-    """A reward kept within bounds, min(max(r(x), low), high), so that no sample is worth endless
-    effort.
+    """A reward clipped to [low, high], min(max(r(x), low), high).
 
-    The gradient vanishes outside the bounds: a sample that starts below `low` is never led out by
-    its gradient.
+    The gradient is zero outside the bounds: it cannot lead a sample that starts below `low` back.
 
     Args:
         reward: r.
-        low: the floor; none by default.
-        high: the ceiling; none by default.
+        low: the lower bound; none by default.
+        high: the upper bound; none by default.
 
     Raises:
         ValueError: if low is not below high.
@@ -156,9 +150,7 @@ class Clipped(Composite):
     ) -> None:
         super().__init__()
         if not low < high:
-            raise ValueError(
-                f"Clipped: expected low < high, got low={low}, high={high}: exchange them"
-            )
+            raise ValueError(f"Clipped: expected low < high, got low={low}, high={high}: swap them")
         self.reward = as_reward(reward)
         self.inherit([self.reward])
         self.low, self.high = low, high
@@ -176,15 +168,15 @@ class Clipped(Composite):
 
 
 class Ensemble(Composite):
-    """Several judges of the same thing, r(x) = mean_i r_i(x) - k std_i r_i(x).
+    """An ensemble of reward models, r(x) = mean_i r_i(x) - k std_i r_i(x).
 
-    With pessimism k > 0 the judges' disagreement counts against a sample, which takes the profit
-    out of fooling one of them. The standard deviation is that of these judges (divided by their
-    number, not by one less).
+    With pessimism k > 0 the disagreement of the models counts against a sample, which makes it less
+    profitable to exploit the errors of one of them. The standard deviation is the biased one
+    (divided by the number of models).
 
     Reference: Coste et al. 2023, Reward Model Ensembles Help Mitigate Overoptimization,
-    arXiv:2310.02743 (they subtract
-    the variance; the standard deviation keeps the unit of the reward).
+    arXiv:2310.02743 (they subtract the variance; the standard deviation keeps the unit of the
+    reward).
 
     Args:
         rewards: r_i, on a common scale.
@@ -220,31 +212,28 @@ class Ensemble(Composite):
 
 
 class Smoothed(Composite):
-    """A reward averaged over small disturbances, r(x) = mean_v r(shift_v(x) + noise e_v), so that
-    fine patterns do not pay.
+    """Randomised smoothing of a reward, r(x) = mean_v r(shift_v(x) + noise e_v).
 
-    What a classifier likes best next to an image is often a pattern that no eye would miss: the
-    gradient of a network is
-    rough. Its average over noise and over shifts by whole pixels is smooth at their scale, and what
-    is left to gain is what the image shows. The disturbances are a fixed few, the same for all
-    samples, so that the reward remains a function.
+    The gradient of a classifier is rough, and following it tends to add adversarial patterns. The
+    average over noise and over shifts by whole pixels is smooth at their scale, so that such
+    patterns gain little. The perturbations are fixed and the same for all samples: the reward
+    remains a deterministic function.
 
     References: Athalye et al. 2018, Synthesizing Robust Adversarial Examples, arXiv:1707.07397
-    (expectation over
-    transformations); Cohen et al. 2019, Certified Adversarial Robustness via Randomized Smoothing,
-    arXiv:1902.02918.
+    (expectation over transformations); Cohen et al. 2019, Certified Adversarial Robustness via
+    Randomized Smoothing, arXiv:1902.02918.
 
     Args:
         reward: r.
         noise: standard deviation of the noise, in units of x.
-        shift: most pixels either way that images are moved, their edges repeated; 0 for anything
-            but images.
-        views: disturbances; the cost in evaluations of r.
-        seed: of them.
+        shift: the largest shift in pixels, either way, with replicated edges; 0 for anything but
+            images.
+        views: number of perturbations; the cost in evaluations of r.
+        seed: of the perturbations.
 
     Raises:
-        ValueError: if there is no view, or noise or shift is negative; when called, for shifts of
-            what is no image.
+        ValueError: if views < 1, or noise or shift is negative; when called, for shifts of samples
+            that are no images.
     """
 
     def __init__(
@@ -258,7 +247,8 @@ class Smoothed(Composite):
         super().__init__()
         if views < 1 or shift < 0 or not 0 <= noise < math.inf:
             raise ValueError(
-                f"Smoothed: expected views >= 1, noise and shift >= 0, got views={views}, noise={noise}, shift={shift}"
+                "Smoothed: expected views >= 1, noise and shift >= 0, "
+                f"got views={views}, noise={noise}, shift={shift}"
             )
         self.reward = as_reward(reward)
         self.inherit([self.reward])
@@ -270,7 +260,8 @@ class Smoothed(Composite):
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
         if self.shift and x.ndim != 4:
             raise ValueError(
-                f"Smoothed: only images (b, c, h, w) can be shifted, got {tuple(x.shape)}: give shift=0"
+                "Smoothed: only images (b, c, h, w) can be shifted, "
+                f"got {tuple(x.shape)}: give shift=0"
             )
         generator = torch.Generator().manual_seed(self.seed)
         values = []
@@ -281,7 +272,7 @@ class Smoothed(Composite):
         return torch.stack(values).mean(0)
 
     def shifted(self, x: Tensor, down: int, right: int) -> Tensor:
-        """The window of a padded image that begins there."""
+        """Crop the padded images from row `down` and column `right` on."""
         if not self.shift:
             return x
         padded = nn.functional.pad(x, (self.shift,) * 4, mode="replicate")

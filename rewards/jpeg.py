@@ -1,4 +1,4 @@
-"""JPEG size: how little a compressed image weighs, the classic reward without a gradient."""
+"""JPEG size: the negative file size of a compressed image, a reward without a gradient."""
 
 from io import BytesIO
 
@@ -13,15 +13,12 @@ __all__ = ["JpegSize"]
 
 
 class JpegSize(Reward):
-    """r(x) = -(kilobytes of x as a JPEG file), so that simple images are liked; a kilobyte is 1000
-    bytes.
+    """r(x) = -(kilobytes of x as a JPEG file); a kilobyte is 1000 bytes.
 
-    The image is brought to 8 bits first, where values outside [0, 1] become 0 or 255, as in any
-    file.
+    The image is rounded to 8 bits first, with values outside [0, 1] clamped.
 
     Reference: Black et al. 2023, Training Diffusion Models with Reinforcement Learning,
-    arXiv:2305.13301, who call it
-    compressibility.
+    arXiv:2305.13301, where it is called compressibility.
 
     Args:
         quality: JPEG quality, from 1 to 95.
@@ -33,7 +30,7 @@ class JpegSize(Reward):
 
     differentiable = False
     why_not_differentiable = "JpegSize counts the bytes of a compressed file: it has no gradient."
-    instead = "Use a method that only compares rewards, such as best-of-n, or a reward that torch can differentiate."
+    instead = "Use a method without gradients, such as best-of-n, or a differentiable reward."
 
     def __init__(self, quality: int = 85) -> None:
         super().__init__()
@@ -46,9 +43,8 @@ class JpegSize(Reward):
             raise ValueError(
                 f"JpegSize: expected images of 1 or 3 channels, got {x.shape[1]}: decode them first"
             )
-        finite = (
-            x.isfinite().flatten(1).all(1)
-        )  # an image of nan has no size, though it could be written to a file
+        # an image with NaN has no size, though it could be written to a file
+        finite = x.isfinite().flatten(1).all(1)
         pixels = (x.detach().clamp(0, 1) * 255).round().byte().cpu()
         value = torch.tensor(
             [-self.kilobytes(image) for image in pixels], dtype=x.dtype, device=x.device
@@ -56,7 +52,7 @@ class JpegSize(Reward):
         return value.where(finite, torch.nan)
 
     def kilobytes(self, image: UInt8[Tensor, "c h w"]) -> float:
-        """The size of one image as a JPEG file."""
+        """Measure the size of one image as a JPEG file."""
         file = BytesIO()
         Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(
             file, "JPEG", quality=self.quality

@@ -1,15 +1,13 @@
-"""What JPEG leaves of an image, as torch can follow it: a measurement that is not linear.
+"""Differentiable JPEG compression, a measurement operator that is not linear.
 
     A(x) = x with the 8 x 8 cosine transform of its blocks rounded to multiples of a table,
 
-in the luminance and colour differences of JPEG for RGB, at full colour resolution, and none of the
-rounding to whole grey levels. Forwards it is the true quantisation. Backwards the rounding is
-passed over as if it were the identity (straight-through: Bengio et al. 2013, arXiv 1308.3432); its
-true gradient is zero almost everywhere. The transform being orthonormal, the gradient of <A(x), y>
-is then y itself.
+for RGB in luminance and colour differences, at full colour resolution, and without rounding to
+whole grey levels. The forward pass quantises exactly; the backward pass takes the rounding for the
+identity (straight-through estimator: Bengio et al. 2013, arXiv 1308.3432), since its true gradient
+is zero almost everywhere. As the transform is orthonormal, the gradient of <A(x), y> is then y.
 
-Reference: ITU-T T.81 (the tables of its Annex K, scaled with quality as the Independent JPEG Group
-does).
+Reference: ITU-T T.81 (the tables of Annex K, scaled with quality as by the Independent JPEG Group).
 """
 
 import math
@@ -40,10 +38,9 @@ TO_LUMINANCE = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418
 
 
 class JpegLike(Operator):
-    """Images in [0, 1] as they come back from a JPEG file of this quality.
+    """A(x) = image in [0, 1] after JPEG compression at this quality.
 
-    An image with a side that 8 does not divide is padded with its last row or column, and cut back
-    afterwards.
+    A side that 8 does not divide is padded by replication and cropped afterwards.
 
     Args:
         quality: from 1 to 100.
@@ -89,7 +86,7 @@ class JpegLike(Operator):
         return levels[..., :h, :w] / 255
 
     def quantised(self, levels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The blocks' cosine coefficients at multiples of the table."""
+        """Round the cosine coefficients of the blocks to multiples of the table."""
         c = self.cosines.to(levels)
         table = self.table.to(levels)[: levels.shape[1], None, :, None, :]
         blocks = levels.unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # b c rows 8 columns 8
@@ -103,7 +100,7 @@ class JpegLike(Operator):
 
 
 def cosines() -> Float[Tensor, "8 8"]:
-    """The orthonormal cosine transform of eight numbers: rows are frequencies."""
+    """Return the orthonormal cosine transform of eight numbers; its rows are frequencies."""
     u = torch.arange(8, dtype=torch.float64)[:, None]
     i = torch.arange(8, dtype=torch.float64)
     rows = torch.cos(math.pi * u * (2 * i + 1) / 16) / 2

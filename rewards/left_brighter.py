@@ -1,4 +1,4 @@
-"""LeftBrighter: how much lighter the left half of an image is than its right half."""
+"""LeftBrighter: the difference in brightness of the left and right halves of an image."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,10 +9,10 @@ __all__ = ["LeftBrighter"]
 
 
 class LeftBrighter(Reward):
-    """r(x) = mean of the left half - mean of the right half, over pixels and channels, in [-1, 1]
-    for images in [0, 1].
+    """r(x) = mean of the left half - mean of the right half, over pixels and channels.
 
-    The middle column of an odd width belongs to neither half.
+    It lies in [-1, 1] for images in [0, 1]. The middle column of an odd width belongs to neither
+    half.
 
     Raises:
         ValueError: when called on images of a single column.

@@ -1,4 +1,4 @@
-"""A measurement as a reward: how likely it is that this image was the one measured."""
+"""The log-likelihood of a noisy measurement as a reward, for inverse problems."""
 
 import math
 
@@ -13,16 +13,15 @@ __all__ = ["Measurement"]
 
 
 class Measurement(Reward):
-    """r(x) = -|A(x) - y|^2 / (2 noise^2), the log likelihood of y = A(x) + noise e but for a
-    constant (`log_constant`).
+    """r(x) = -|A(x) - y|^2 / (2 noise^2), the log-likelihood of y = A(x) + noise e.
 
-    A map tilted by it with scale 1 samples the posterior p(x | y): Bayes' rule, with p(y) for Z up
-    to that constant.
+    It is the log-likelihood up to the constant `log_constant`. Tilting by it at scale 1 gives the
+    posterior p(x | y), by Bayes' rule, with Z = p(y) up to that constant.
 
-    y has a leading axis for the measurements. A single one, (1, *measured), holds for every sample.
-    Of several, cond names one for each sample, by its number; so a sampler whose prompts are the
-    measurements gets cond=torch.arange(len(y)), and the map, which is given the same cond, goes in
-    as `steer.guidance.Unconditional(flow_map)`.
+    The first axis of y counts measurements. A single one, (1, *measured), is that of every sample.
+    Of several, cond holds the number of the one of each sample: a sampler whose prompts are the
+    measurements gets cond=torch.arange(len(y)), and its map, which receives the same cond, is
+    wrapped in `steer.guidance.Unconditional(flow_map)`.
 
     Args:
         operator: A, of `rewards.operators`, or any other module; frozen in place.
@@ -40,7 +39,7 @@ class Measurement(Reward):
         super().__init__()
         if not 0 < noise < math.inf:
             raise ValueError(
-                f"Measurement: expected a positive noise level, got {noise}: give its standard deviation"
+                f"Measurement: expected a positive noise, its standard deviation, got {noise}"
             )
         self.operator = operator
         self.noise = float(noise)
@@ -51,50 +50,53 @@ class Measurement(Reward):
         seen = self.operator(x)
         y = self.measured(cond, len(x)).to(x)
         if seen.shape[1:] != y.shape[1:]:
+            shape = ", ".join(map(str, seen.shape[1:]))
             raise ValueError(
-                f"Measurement: expected y of shape (n, {', '.join(map(str, seen.shape[1:]))}), got "
-                f"{tuple(self.y.shape)}: measure images of the same shape, y = operator.observe(x, noise)"
+                f"Measurement: expected y of shape (n, {shape}), got {tuple(self.y.shape)}: "
+                "measure images of the same shape, y = operator.observe(x, noise)"
             )
         return -(seen - y).square().flatten(1).sum(1) / (2 * self.noise**2)
 
     def measured(self, cond: Cond, samples: int) -> Float[Tensor, "#b *measured"]:
-        """The measurement of each sample."""
+        """Return the measurement of each sample. Raises ValueError if cond does not name it."""
         if len(self.y) == 1:
             return self.y
         if not isinstance(cond, Tensor) or cond.shape != (samples,) or cond.is_floating_point():
             raise ValueError(
-                f"Measurement: expected the number of a measurement for each sample in cond, 0 to {len(self.y) - 1}: "
-                "give cond=torch.arange(len(y)), one per prompt"
+                "Measurement: expected the number of a measurement for each sample in cond, "
+                f"0 to {len(self.y) - 1}: give cond=torch.arange(len(y)), one per prompt"
             )
         if (wrong := cond[(cond < 0) | (cond >= len(self.y))]).numel():
             raise ValueError(
-                f"Measurement: expected numbers 0 to {len(self.y) - 1} in cond, got {int(wrong[0])}: there is no such y"
+                f"Measurement: expected numbers 0 to {len(self.y) - 1} in cond, got {int(wrong[0])}"
             )
         return self.y[cond.to(self.y.device)]
 
     @property
     def log_constant(self) -> float:
-        """-m/2 log(2 pi noise^2), m the numbers in a measurement: log p(y | x) = r(x) + this, log
-        p(y) = log Z + this.
+        """-m/2 log(2 pi noise^2) for measurements of m numbers.
+
+        log p(y | x) = r(x) + log_constant, and log p(y) = log Z + log_constant.
         """
         return -0.5 * self.y[0].numel() * math.log(2 * math.pi * self.noise**2)
 
     def prox(
         self, x: Float[Tensor, "b *shape"], variance: Step, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        """argmax_z r(z) - |z - x|^2 / (2 variance): the posterior mean of N(x, variance I),
-        exactly. For linear A only.
+        """Compute the proximal point argmax_z r(z) - |z - x|^2 / (2 variance), for linear A.
+
+        It is exact, and the posterior mean of the prior N(x, variance I). Raises ValueError for
+        other operators.
         """
         y = self.measured(cond, len(x)).to(x)
         return linear(self.operator, "prox").prox(x, y, over(variance, x).flatten() / self.noise**2)
 
     def signed(self) -> "Measurement":
-        """The same reward, value for value, of images in [-1, 1], the space of most maps. For
-        linear A only.
+        """Convert to the same reward of images in [-1, 1], the space of most maps, for linear A.
 
-        A (x + 1) / 2 - y = (A x - (2 y - A 1)) / 2: the same operator, with 2 y - A 1 measured to
-        within 2 noise. It equals `rewards.Decoded(measurement, rewards.from_signed)`, and keeps
-        `prox`.
+        A (x + 1) / 2 - y = (A x - (2 y - A 1)) / 2: the same operator, with measurements 2 y - A 1
+        and twice the noise. It equals `rewards.Decoded(measurement, rewards.from_signed)`, and
+        keeps `prox`. Raises ValueError for other operators.
         """
         operator = linear(self.operator, "signed")
         one = operator(torch.ones_like(operator.adjoint(self.y[:1])))
@@ -105,10 +107,10 @@ class Measurement(Reward):
 
 
 def linear(operator: Operator, wanted: str) -> LinearOperator:
-    """The operator, if it is linear."""
+    """Return the operator if it is linear. Raises ValueError if not, naming the method `wanted`."""
     if not isinstance(operator, LinearOperator):
         raise ValueError(
-            f"Measurement.{wanted}: expected a linear operator, got {type(operator).__name__}: take gradients of "
-            "rewards.Decoded(measurement, rewards.from_signed) instead"
+            f"Measurement.{wanted}: expected a linear operator, got {type(operator).__name__}: "
+            "take gradients of rewards.Decoded(measurement, rewards.from_signed) instead"
         )
     return operator

@@ -1,10 +1,9 @@
-"""Two small classifiers of different make for 28 x 28 greyscale images: one to steer by, one to
-judge by.
+"""Two small classifiers of different architecture for images, one to steer by and one to evaluate.
 
-A reward that is climbed gets fooled sooner or later, so the judge must not share the climber's
-blind spots: one of these looks through local convolutions, the other cuts the image into patches
-and mixes them all at once. Both are smooth (SiLU, averages), since their gradient is what steers,
-normalise each sample by itself (no batch statistics), and can be differentiated in forward mode.
+Optimising a reward ends up exploiting its errors, so a second classifier that evaluates the result
+must not share them: one here is convolutional, the other an MLP-Mixer of patches. Both are smooth
+(SiLU, averages), since steering uses their gradient, normalise each sample by itself (no batch
+statistics), and support forward-mode differentiation.
 """
 
 from abc import ABC, abstractmethod
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 
 
 class Classifier(nn.Module, ABC):
-    """Images in [0, 1] -> class logits, by way of the features that a linear head reads.
+    """A network from images in [0, 1] to class logits: features, then a linear head.
 
-    `settings` are the arguments that build the network again; checkpoints keep them beside the
-    weights.
+    Attributes:
+        head: the linear layer.
+        settings: the arguments that build the network again, kept in checkpoints.
     """
 
     head: nn.Linear
@@ -28,25 +28,23 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """What the head reads, one vector per image: the space of the feature Frechet distance and
-        of diversity.
-        """
+        """Compute the input of the head, also the features of Frechet distance and diversity."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         return self.head(self.features(x))
 
     def normalised(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Pixels of mean 0 and variance 1 over the data."""
+        """Normalise pixels to mean 0 and variance 1 over the data."""
         if x.shape[1] != self.settings["channels"]:
+            channels = self.settings["channels"]
             raise ValueError(
-                f"expected images of {self.settings['channels']} channels, got {x.shape[1]}: convert them"
+                f"expected images of {channels} channels, got {x.shape[1]}: convert them"
             )
         return (x - self.settings["mean"]) / self.settings["std"]
 
 
 class ResidualClassifier(Classifier):
-    """A residual convolutional network at three resolutions, h +
-    conv(act(norm(conv(act(norm(h)))))).
+    """A residual network at three resolutions, h + conv(act(norm(conv(act(norm(h)))))).
 
     Reference: He et al. 2016, Identity Mappings in Deep Residual Networks, arXiv:1603.05027.
 
@@ -85,7 +83,7 @@ class ResidualClassifier(Classifier):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut; a stride above 1 makes the image smaller by as much."""
+    """Two convolutions and a shortcut; the stride divides the resolution."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -106,15 +104,13 @@ class ResidualBlock(nn.Module):
 
 
 class PatchClassifier(Classifier):
-    """An MLP-Mixer: the image as a set of patches, mixed in turn across all patches and across
-    features.
+    """An MLP-Mixer: perceptrons across patches and across features in turn.
 
-    A patch is one of 4 x 4 pixels with its surroundings, read by two strided convolutions, which
-    learn sooner than one.
+    Patches of 4 x 4 pixels are embedded by two strided convolutions, which train faster than one.
 
     References: Tolstikhin et al. 2021, MLP-Mixer: An all-MLP Architecture for Vision,
-    arXiv:2105.01601; Xiao et al.
-    2021, Early Convolutions Help Transformers See Better, arXiv:2106.14881.
+    arXiv:2105.01601; Xiao et al. 2021, Early Convolutions Help Transformers See Better,
+    arXiv:2106.14881.
 
     Args:
         classes: number of logits.
@@ -164,7 +160,7 @@ class PatchClassifier(Classifier):
 
 
 class MixingBlock(nn.Module):
-    """One perceptron across the patches of each feature, one across the features of each patch."""
+    """A perceptron across patches for each feature, then one across features for each patch."""
 
     def __init__(self, patches: int, width: int) -> None:
         super().__init__()
@@ -178,7 +174,7 @@ class MixingBlock(nn.Module):
 
 
 class Perceptron(nn.Sequential):
-    """Two linear layers with a SiLU between them, from `width` numbers back to as many."""
+    """Two linear layers with a SiLU between them, with `width` inputs and outputs."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, width))

@@ -1,4 +1,4 @@
-"""open_clip's models and tokenizers, with its failures told in one line."""
+"""Models and tokenizers of open_clip, with its errors in one line."""
 
 import textwrap
 import warnings
@@ -14,13 +14,12 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 
 def open_clip_model(model: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer]:
-    """A pretrained open_clip model and its tokenizer.
+    """Load a pretrained open_clip model and its tokenizer.
 
-    QuickGELU: OpenAI's weights, and some of others, were trained with another activation than the
-    plain model names
-    build. The wrong one runs without an error and gives quietly worse scores. For a tag open_clip
-    warns by itself; what is in a file nobody can know, so this function warns whenever the model
-    has a "-quickgelu" twin.
+    QuickGELU: OpenAI's weights, and some others, were trained with another activation than the one
+    of the plain model names. The wrong one raises no error and gives worse scores. For a tag
+    open_clip warns by itself; for a file this function warns whenever the model has a "-quickgelu"
+    variant.
 
     Args:
         model: open_clip's name ("ViT-B-32"), or "hf-hub:owner/name", or "local-dir:/a/folder".
@@ -39,49 +38,48 @@ def open_clip_model(model: str, pretrained: str | None) -> tuple[nn.Module, Toke
         return network, open_clip.get_tokenizer(model)
     except (
         Exception
-    ) as error:  # open_clip, torch, safetensors and the hub each fail in their own way
+    ) as error:  # open_clip, torch, safetensors and the hub raise errors of all kinds
         reason = textwrap.shorten(str(error), 300)
         raise ValueError(
             f"open_clip model '{model}' with pretrained={pretrained!r} cannot be loaded: "
-            f"{type(error).__name__}: {reason} (check that these weights belong to this model and are complete)"
+            f"{type(error).__name__}: {reason} "
+            "(check that these weights belong to this model and are complete)"
         ) from error
 
 
 def import_open_clip() -> ModuleType:
-    """open_clip, which is slow to import and so is imported only when used."""
+    """Import open_clip, which is slow, only when it is used. Raises ValueError if it fails."""
     try:
         import open_clip
-    except (
-        ImportError,
-        RuntimeError,
-    ) as error:  # RuntimeError: torch and torchvision of different builds
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torch and torchvision do not match
         raise ValueError(
-            f"open_clip cannot be imported ({textwrap.shorten(str(error), 200)}): "
-            "install open-clip-torch, and torch and torchvision as a matching pair (see constraints.txt)"
+            f"open_clip cannot be imported ({textwrap.shorten(str(error), 200)}): install "
+            "open-clip-torch, and torch and torchvision as a matching pair (see constraints.txt)"
         ) from error
     return open_clip
 
 
 def check_known(open_clip: ModuleType, model: str, pretrained: str | None) -> None:
-    """The model must be one that open_clip builds, and its weights a tag or a file."""
+    """Raise ValueError unless open_clip builds the model and its weights are a tag or a file."""
     models = open_clip.list_models()
     tags = open_clip.list_pretrained_tags_by_model(model)
     if model not in models:
         raise ValueError(f"open_clip has no model '{model}': {hint(model, models)}")
     if pretrained is None:
         raise ValueError(
-            f"'{model}' without weights would score at random: give pretrained= as a file or {known(tags)}"
+            f"'{model}' without weights would score at random: "
+            f"give pretrained= as a file or {known(tags)}"
         )
     if open_clip.is_pretrained_cfg(model, pretrained):
         return
     if not Path(pretrained).is_file():
         raise ValueError(
-            f"'{model}': no weights '{pretrained}', neither a file nor a tag: {hint(pretrained, tags)}"
+            f"'{model}': '{pretrained}' is neither a file nor a tag: {hint(pretrained, tags)}"
         )
     if f"{model}-quickgelu" in models:
         warnings.warn(
-            f"{pretrained}: if these weights were trained with QuickGELU, as OpenAI's were, name the model "
-            f"'{model}-quickgelu', or the scores will be quietly wrong",
+            f"{pretrained}: if these weights were trained with QuickGELU, as OpenAI's were, "
+            f"name the model '{model}-quickgelu', or the scores will be wrong",
             stacklevel=4,
         )
 
@@ -93,4 +91,5 @@ def hint(name: str, names: Iterable[str]) -> str:
 
 
 def known(names: Iterable[str]) -> str:
+    """List the known names for an error message."""
     return "one of " + ", ".join(names) if list(names) else "a checkpoint file"

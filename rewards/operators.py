@@ -1,14 +1,14 @@
-"""What a camera does to an image, y = A x + noise, for linear A: hide pixels, blur, shrink, project
-at random.
+"""Measurement operators of inverse problems: masks, blur, downsampling, random projections.
 
-Each operator knows A, its transpose and the proximal step of the misfit, all exactly,
+A measurement is y = A x + noise. A linear operator knows A, its transpose and the proximal step of
+the data misfit, all exactly,
 
-    argmin_z |z - x|^2 / 2 + step |A z - y|^2 / 2  =  x + A^T W (y - A x),      W = step (I + step A A^T)^-1,
+    argmin_z |z - x|^2 / 2 + step |A z - y|^2 / 2 = x + A^T W (y - A x),
+    W = step (I + step A A^T)^-1,
 
-which needs no more than W, a small matter where A A^T is a multiple of the identity (Mask,
-Downsample), diagonal to the Fourier transform (Blur), or an ordinary matrix (CompressedSensing). A
-further linear operator is one class with `forward`, `adjoint` and `weighted`; one that is not
-linear, such as `JpegLike`, has `forward` alone.
+where W is cheap if A A^T is a multiple of the identity (Mask, Downsample), diagonal in Fourier
+space (Blur), or a small matrix (CompressedSensing). A further linear operator is a class with
+`forward`, `adjoint` and `weighted`; one that is not linear, such as `JpegLike`, has only `forward`.
 """
 
 import math
@@ -23,16 +23,16 @@ Step = float | Tensor  # one for all samples, or one per sample (b,)
 
 
 class Operator(nn.Module, ABC):
-    """y = A(x), sample by sample."""
+    """An operator y = A(x), applied to each sample."""
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *measured"]:
-        """A(x)."""
+        """Compute A(x)."""
 
     def observe(
         self, x: Float[Tensor, "b *shape"], noise: float, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b *measured"]:
-        """A measurement of each sample, A(x) + noise e with e ~ N(0, I)."""
+        """Measure each sample, A(x) + noise e with e ~ N(0, I)."""
         y = self(x)
         e = torch.randn(
             y.shape,
@@ -44,32 +44,34 @@ class Operator(nn.Module, ABC):
 
 
 class LinearOperator(Operator):
-    """A with its transpose and W."""
+    """A linear operator with its transpose and W."""
 
     @abstractmethod
     def adjoint(self, y: Float[Tensor, "b *measured"]) -> Float[Tensor, "b *shape"]:
-        """A^T y."""
+        """Compute A^T y."""
 
     @abstractmethod
     def weighted(self, y: Float[Tensor, "b *measured"], step: Step) -> Float[Tensor, "b *measured"]:
-        """W y = step (I + step A A^T)^-1 y."""
+        """Compute W y = step (I + step A A^T)^-1 y, step >= 0."""
 
     def prox(
         self, x: Float[Tensor, "b *shape"], y: Float[Tensor, "#b *m"], step: Step
     ) -> Float[Tensor, "b *shape"]:
-        """argmin_z |z - x|^2 / 2 + step |A z - y|^2 / 2, step >= 0."""
+        """Compute argmin_z |z - x|^2 / 2 + step |A z - y|^2 / 2, step >= 0."""
         return x + self.adjoint(self.weighted(y - self(x), step))
 
 
 class Mask(LinearOperator):
-    """The seen pixels of each sample, in order: inpainting. A A^T = I; `adjoint` puts them back,
-    zeros where nothing was seen.
+    """The observed pixels of each sample, in order (inpainting); A A^T = I.
+
+    `adjoint` puts them back, with zeros in place of the hidden pixels.
 
     Args:
-        seen: of the shape of one sample, true where a pixel is seen. See also `box` and `random`.
+        seen: of the shape of one sample, true where a pixel is observed. See also `box` and
+            `random`.
 
     Raises:
-        ValueError: if nothing is seen; when called, for samples of another shape.
+        ValueError: if no pixel is observed; when called, for samples of another shape.
     """
 
     seen: Tensor
@@ -77,14 +79,12 @@ class Mask(LinearOperator):
     def __init__(self, seen: Bool[Tensor, "*shape"]) -> None:
         super().__init__()
         if not seen.any():
-            raise ValueError(
-                "Mask: expected at least one pixel to be seen, got none: mend the mask"
-            )
+            raise ValueError("Mask: expected at least one observed pixel, got none")
         self.register_buffer("seen", seen.bool())
 
     @classmethod
     def box(cls, shape: Sequence[int], top: int, left: int, height: int, width: int) -> "Mask":
-        """Images of this shape (c, h, w) with a box hidden from row `top` and column `left` on."""
+        """Hide a box, from row `top` and column `left` on, of images of this shape (c, h, w)."""
         seen = torch.ones(tuple(shape), dtype=torch.bool)
         seen[..., top : top + height, left : left + width] = False
         return cls(seen)
@@ -93,9 +93,7 @@ class Mask(LinearOperator):
     def random(
         cls, shape: Sequence[int], hidden: float, generator: torch.Generator | None = None
     ) -> "Mask":
-        """Images of this shape (c, h, w) with that share of their pixels hidden, in all channels
-        together.
-        """
+        """Hide a random share of the pixels, in all channels alike, of images (c, h, w)."""
         if not 0 <= hidden < 1:
             raise ValueError(
                 f"Mask.random: expected a share 0 <= hidden < 1, got {hidden}: give a fraction"
@@ -107,8 +105,9 @@ class Mask(LinearOperator):
 
     def forward(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b m"]:
         if x.shape[1:] != self.seen.shape:
+            expected = tuple(self.seen.shape)
             raise ValueError(
-                f"Mask: expected samples of shape {tuple(self.seen.shape)}, got {tuple(x.shape[1:])}: mend it"
+                f"Mask: expected samples of shape {expected}, got {tuple(x.shape[1:])}"
             )
         return x[:, self.seen]
 
@@ -122,13 +121,13 @@ class Mask(LinearOperator):
 
 
 class Downsample(LinearOperator):
-    """The mean over each block of factor x factor pixels: super-resolution. A A^T = I / factor^2.
+    """The mean over blocks of factor x factor pixels (super-resolution); A A^T = I / factor^2.
 
     Args:
         factor: the side of a block.
 
     Raises:
-        ValueError: when called, if the blocks do not fill the image.
+        ValueError: if factor < 1; when called, if it does not divide the sides of the image.
     """
 
     def __init__(self, factor: int) -> None:
@@ -142,7 +141,8 @@ class Downsample(LinearOperator):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
         if x.shape[-2] % self.factor or x.shape[-1] % self.factor:
             raise ValueError(
-                f"Downsample: expected sides that {self.factor} divides, got {tuple(x.shape[-2:])}: crop"
+                f"Downsample: expected sides that {self.factor} divides, "
+                f"got {tuple(x.shape[-2:])}: crop the images"
             )
         return nn.functional.avg_pool2d(x, self.factor)
 
@@ -157,17 +157,16 @@ class Downsample(LinearOperator):
 
 
 class Blur(LinearOperator):
-    """Convolution of every channel with one kernel, on a torus: what leaves the image at one edge
-    enters at the other.
+    """Convolution of every channel with one kernel, with periodic boundaries.
 
-    That makes A diagonal to the Fourier transform, and its transpose and W exact. An image whose
-    edges differ is padded first.
+    Periodicity makes A diagonal in Fourier space, and its transpose and W exact. Pad an image whose
+    opposite edges differ.
 
     Args:
-        kernel: (k, k) with k odd, its middle the place of the pixel itself. See also `gaussian`.
+        kernel: (k, k) with k odd, centred on the pixel itself. See also `gaussian`.
 
     Raises:
-        ValueError: for another kernel; when called, if the image is smaller.
+        ValueError: for a kernel with even sides; when called, if the image is smaller than it.
     """
 
     kernel: Tensor
@@ -177,19 +176,23 @@ class Blur(LinearOperator):
         kernel = 1.0 * torch.as_tensor(kernel)
         if kernel.ndim != 2 or not all(side % 2 for side in kernel.shape):
             raise ValueError(
-                f"Blur: expected a kernel with odd sides, got {tuple(kernel.shape)}: pad it with zeros"
+                f"Blur: expected a kernel with odd sides, got {tuple(kernel.shape)}: pad with zeros"
             )
         self.register_buffer("kernel", kernel)
 
     @classmethod
     def gaussian(cls, std: float, size: int | None = None) -> "Blur":
-        """A Gaussian of this standard deviation in pixels, cut off at `size` pixels (three of them
-        by default), of sum 1.
+        """Blur with a Gaussian kernel of sum 1.
+
+        Args:
+            std: standard deviation in pixels.
+            size: of the kernel in pixels; by default three standard deviations to each side.
+
+        Raises:
+            ValueError: if std is not positive.
         """
         if std <= 0:
-            raise ValueError(
-                f"Blur.gaussian: expected a positive standard deviation, got {std}: 1.5 is a mild blur"
-            )
+            raise ValueError(f"Blur.gaussian: expected a positive std, got {std}: try 1.5")
         size = size or 2 * math.ceil(3 * std) + 1
         line = torch.exp(
             -0.5 * ((torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / std) ** 2
@@ -207,27 +210,31 @@ class Blur(LinearOperator):
         return self.filtered(y, step / (1 + step * self.transfer(y).abs().square()))
 
     def filtered(self, x: Tensor, transfer: Tensor) -> Tensor:
-        """x with its Fourier coefficients multiplied."""
+        """Multiply the Fourier coefficients of x."""
         return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=x.shape[-2:])
 
     def transfer(self, x: Tensor) -> Tensor:
-        """The Fourier transform of the kernel on the grid of x, its middle moved to the corner."""
+        """Compute the Fourier transform of the kernel on the grid of x, centred at 0."""
         k = self.kernel.to(x)
         h, w = x.shape[-2:]
         if k.shape[0] > h or k.shape[1] > w:
             raise ValueError(
-                f"Blur: expected images of at least {tuple(k.shape)} pixels, got {(h, w)}: cut the kernel"
+                f"Blur: expected images of at least {tuple(k.shape)} pixels, got {(h, w)}: "
+                "crop the kernel"
             )
         padded = nn.functional.pad(k, (0, w - k.shape[1], 0, h - k.shape[0]))
         return torch.fft.rfft2(padded.roll((-(k.shape[0] // 2), -(k.shape[1] // 2)), (0, 1)))
 
 
 class CompressedSensing(LinearOperator):
-    """A few numbers (b, m), each a weighted sum of all pixels; any matrix will do.
+    """Multiplication of the flattened sample with a matrix, y of shape (b, m).
 
     Args:
-        matrix: (m, d). See also `orthonormal` and `gaussian`, the random ones.
+        matrix: (m, d), any. See also `orthonormal` and `gaussian`, the random ones.
         shape: of one sample, of d pixels in all; (d,) by default.
+
+    Raises:
+        ValueError: if shape has not d pixels; when called, for samples of another shape.
     """
 
     matrix: Tensor
@@ -239,7 +246,7 @@ class CompressedSensing(LinearOperator):
         self.shape = tuple(shape or matrix.shape[1:])
         if math.prod(self.shape) != matrix.shape[1]:
             raise ValueError(
-                f"CompressedSensing: expected a shape of {matrix.shape[1]} pixels, got {self.shape}: mend it"
+                f"CompressedSensing: expected a shape of {matrix.shape[1]} pixels, got {self.shape}"
             )
         gains, axes = torch.linalg.eigh(matrix @ matrix.T)
         for name, value in (("matrix", matrix), ("axes", axes), ("gains", gains)):
@@ -249,7 +256,7 @@ class CompressedSensing(LinearOperator):
     def orthonormal(
         cls, measurements: int, shape: Sequence[int], generator: torch.Generator | None = None
     ) -> "CompressedSensing":
-        """Random orthonormal rows, all directions alike: A A^T = I."""
+        """Draw random orthonormal rows, uniformly over rotations: A A^T = I."""
         d = math.prod(shape)
         if not 1 <= measurements <= d:
             raise ValueError(
@@ -264,14 +271,15 @@ class CompressedSensing(LinearOperator):
     def gaussian(
         cls, measurements: int, shape: Sequence[int], generator: torch.Generator | None = None
     ) -> "CompressedSensing":
-        """Independent entries of variance 1 / m, so that lengths are kept on average."""
+        """Draw independent entries of variance 1 / m, which keep squared norms on average."""
         e = torch.randn(measurements, math.prod(shape), generator=generator, dtype=torch.float64)
         return cls(e / measurements**0.5, shape)
 
     def forward(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b m"]:
         if x.shape[1:] != self.shape:
+            got = tuple(x.shape[1:])
             raise ValueError(
-                f"CompressedSensing: expected samples {self.shape}, got {tuple(x.shape[1:])}: give shape="
+                f"CompressedSensing: expected samples {self.shape}, got {got}: give shape="
             )
         return x.flatten(1) @ self.matrix.to(x).T
 
@@ -285,6 +293,6 @@ class CompressedSensing(LinearOperator):
 
 
 def over(step: Step, x: Float[Tensor, "b *shape"]) -> Tensor:
-    """A number, or one per sample, shaped to multiply x by."""
+    """Shape a number, or one per sample, so that it broadcasts over x."""
     step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
     return step if step.ndim == 0 else step.view(-1, *[1] * (x.ndim - 1))

@@ -1,4 +1,4 @@
-"""open_clip's image preprocessing on tensors, so that gradients reach the pixels."""
+"""Differentiable image preprocessing of open_clip."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +10,12 @@ from torch.nn import functional as F
 
 
 class Preprocess(nn.Module):
-    """Images in [0, 1] of any size -> what an image tower expects: resize, crop or pad, normalise.
+    """Preprocessing of images in [0, 1] for an image encoder: resize, crop or pad, normalise.
 
     Resizing is antialiased as in Pillow, which open_clip uses. Pillow works in 8 bits: on smooth
-    images both agree
-    within rounding (.02 in normalised units), but at hard edges bicubic interpolation overshoots
-    [0, 1], which 8 bits cut off (differences up to .5 at single pixels, .01 in the mean). Here the
-    overshoot stays, since a clamp has no gradient.
+    images both agree within rounding (.02 in normalised units), but at hard edges bicubic
+    interpolation overshoots [0, 1], which 8 bits clamp (differences up to .5 at single pixels, .01
+    in the mean). Here the overshoot stays, since a clamp has no gradient.
 
     Args:
         config: open_clip's own description of the model's preprocessing, from
@@ -43,7 +42,7 @@ class Preprocess(nn.Module):
         return (centred(x, self.size, self.fill) - self.mean) / self.std
 
     def three_channels(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Greyscale as three equal channels."""
+        """Repeat a greyscale channel three times. Raises ValueError for other channel counts."""
         if x.shape[1] not in (1, 3):
             raise ValueError(
                 f"expected images of 1 or 3 channels, got {x.shape[1]}: decode them first"
@@ -51,12 +50,11 @@ class Preprocess(nn.Module):
         return x.expand(-1, 3, -1, -1)
 
     def resized(self, image: torch.Size) -> tuple[int, int]:
-        """Height and width after resizing and before crop or padding."""
+        """Compute height and width after resizing and before cropping or padding."""
         if self.resize_mode == "squash":
             return self.size
-        if (
-            self.resize_mode == "shortest" and self.size[0] == self.size[1]
-        ):  # torchvision's Resize, which rounds down
+        square = self.size[0] == self.size[1]
+        if self.resize_mode == "shortest" and square:  # torchvision's Resize, which rounds down
             return self.size[0] * image[0] // min(image), self.size[1] * image[1] // min(image)
         ratios = [side / target for side, target in zip(image, self.size, strict=True)]
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
@@ -66,9 +64,7 @@ class Preprocess(nn.Module):
 def centred(
     x: Float[Tensor, "b c h w"], size: tuple[int, int], fill: float
 ) -> Float[Tensor, "b c i j"]:
-    """The middle of an image in a frame of the given size, cut off where too large and filled up
-    where too small.
-    """
+    """Crop or pad an image around its centre to the given size."""
     height, width = x.shape[-2:]
     top, left = max(size[0] - height, 0), max(size[1] - width, 0)
     x = F.pad(x, (left // 2, (left + 1) // 2, top // 2, (top + 1) // 2), value=fill)

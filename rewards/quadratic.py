@@ -1,6 +1,4 @@
-"""The quadratic reward: a Gaussian pull toward one place, the tilt whose law is known in closed
-form.
-"""
+"""The quadratic reward, whose tilt of a Gaussian mixture is known in closed form."""
 
 import math
 from collections.abc import Sequence
@@ -17,13 +15,12 @@ __all__ = ["Quadratic"]
 class Quadratic(Reward):
     """r(x) = -precision / 2 |x - center|^2.
 
-    Tilting by it multiplies a density by a Gaussian, so a mixture of Gaussians stays one: answers
-    known exactly.
+    Tilting by it multiplies a density by a Gaussian, so that a mixture of Gaussians remains one.
 
     Args:
-        center: where the reward is largest, of the shape of one sample, (d,) or (c, h, w); numbers
+        center: the maximum of the reward, of the shape of one sample, (d,) or (c, h, w); numbers
             or a tensor.
-        precision: how fast it falls, at least 0; 1 / precision is the variance of that Gaussian.
+        precision: at least 0; 1 / precision is the variance of that Gaussian.
 
     Raises:
         ValueError: if precision is negative or not finite; when called, if a sample has another
@@ -38,9 +35,8 @@ class Quadratic(Reward):
             raise ValueError(
                 f"Quadratic: expected a finite precision >= 0, got {precision}: it is 1 / variance"
             )
-        self.register_buffer(
-            "center", 1.0 * torch.as_tensor(center)
-        )  # whole numbers become floating point
+        # times 1.0: whole numbers become floating point
+        self.register_buffer("center", 1.0 * torch.as_tensor(center))
         self.precision = float(precision)
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
@@ -48,7 +44,7 @@ class Quadratic(Reward):
             expected = tuple(self.center.shape)
             got = tuple(x.shape[1:])
             raise ValueError(
-                f"Quadratic: expected samples of the center's shape {expected}, got {got}: mend the center"
+                f"Quadratic: expected samples of the center's shape {expected}, got {got}"
             )
         return -self.precision / 2 * (x - self.center.to(x)).square().flatten(1).sum(1)
 

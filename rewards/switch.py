@@ -1,4 +1,4 @@
-"""A reward for each prompt: who judges a sample is decided by its condition."""
+"""A reward chosen by the condition of each sample."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,12 +14,12 @@ __all__ = ["Switch"]
 
 
 class Switch(Composite):
-    """r(x, c) = r_c(x, c): prompts of one batch, each with a reward of its own.
+    """r(x, c) = r_c(x, c): each prompt of a batch with its own reward.
 
     Args:
-        rewards: r_c by condition: a class label (or its number as a word, as a config has it), or a
+        rewards: r_c by condition: a class label (or its number as a string, as in a config), or a
             text.
-        otherwise: the reward of all other conditions; without one they are refused.
+        otherwise: the reward of all other conditions; by default they raise an error.
 
     Raises:
         ValueError: without a reward; when called, for a condition that has none, or without
@@ -34,12 +34,12 @@ class Switch(Composite):
         super().__init__()
         if not rewards:
             raise ValueError(
-                "Switch: expected at least one reward by condition, got none: pass {condition: reward}"
+                "Switch: expected at least one reward, got none: pass {condition: reward}"
             )
         self.keys = [str(key) for key in rewards]
         if twice := {key for key in self.keys if self.keys.count(key) > 1}:
             raise ValueError(
-                f"Switch: expected each condition once, got {min(twice)!r} as a number and a word: drop one"
+                f"Switch: expected each condition once, got {min(twice)!r} as int and str: drop one"
             )
         parts = [as_reward(reward) for reward in rewards.values()]
         if otherwise is not None:
@@ -59,7 +59,7 @@ class Switch(Composite):
         return torch.cat(values)[torch.cat(order).argsort()]
 
     def places(self, x: Float[Tensor, "b *shape"], cond: Cond) -> list[int]:
-        """Which of the parts each sample is for."""
+        """Find the index of the part for each sample. Raises ValueError where there is none."""
         if cond is None or (
             isinstance(cond, Tensor) and (cond.ndim != 1 or cond.is_floating_point())
         ):

@@ -346,7 +346,7 @@ PLAIN: dict[Any, Callable[[Any, str], Misfit | None]] = {
 
 
 def of_union(value: Any, annotation: Any, name: str) -> Misfit | None:
-    """One of several; where only one of them is of the value's kind, that one says what is wrong."""
+    """Check against a union; if one option is of the value's kind, it says what is wrong."""
     found = [misfit(value, option, name) for option in get_args(annotation)]
     if None in found:
         return None
@@ -381,7 +381,7 @@ def of_annotated(value: Any, annotation: Any, name: str) -> Misfit | None:
 
 
 def of_many(value: Any, annotation: Any, container: Any, name: str) -> Misfit | None:
-    """A list, tuple, set or mapping, and each thing in it. Lists and tuples stand for one another."""
+    """Check a collection or mapping, and each entry; lists and tuples are interchangeable."""
     inner = get_args(annotation)
     if isinstance(value, Built):
         return of_class(value, container, annotation)

@@ -1,13 +1,11 @@
-"""Weights with the recipe for their module: one safetensors file whose header says, in JSON, what
-to build.
+"""Checkpoints: a safetensors file of weights whose JSON header describes the module to build.
 
 Nothing is unpickled. The header's `build` is a nested `_target_` dictionary and may name classes of
-this project only. Saving writes a temporary file and renames it, so a crash leaves the old file or
-the new one, never half of one.
+this project only. Writing is atomic (a temporary file, then a rename): after a crash there is the
+old file or the new one. Maps and, through `rewards.checkpoint`, classifiers share the format.
 
-A file of low-rank adapters holds them alone: its header says on which map they were trained, where
-that lies and what its
-weights hash to, and loading it builds that map and puts the adapters on.
+A file of low-rank adapters holds the adapters alone. Its header names the base map they were
+trained on, its place and the SHA-256 of its weights; loading builds the base and adds the adapters.
 """
 
 import hashlib
@@ -28,35 +26,30 @@ from steer.flow_map import FlowMap
 FORMAT = {"format": "steer", "version": 1}
 TRUSTED = ("steer", "rewards")
 WEIGHTS = Path(__file__).parent / "weights"
-NOT_OF_WEIGHTS = (
-    "format",
-    "version",
-    "build",
-    "lora",
-    "base_sha256",
-)  # what a header says of its own file alone
+# header entries that describe one file, not its weights
+NOT_OF_WEIGHTS = ("format", "version", "build", "lora", "base_sha256")
 
 
 def save(module: nn.Module, path: str | Path, recipe: dict[str, Any], **header: Any) -> None:
-    """Writes the module's weights and how to build it again.
+    """Write the weights of a module and the recipe that builds it.
 
     Args:
         module: what to save.
         path: a .safetensors file, written atomically.
         recipe: nested `_target_` dictionary that builds a module of the same shape.
-        header: anything else worth remembering, as JSON: schedule, data, steps, licence.
+        header: further entries, as JSON: schedule, data, steps, licence.
     """
     write(module.state_dict(), Path(path), {"build": recipe, **header})
 
 
 def save_adapters(flow_map: nn.Module, path: str | Path, base: str | Path, **header: Any) -> None:
-    """Writes a map's low-rank adapters alone, with where its base lies and what that hashes to.
+    """Write the low-rank adapters of a map, with the place and hash of its base.
 
     Args:
         flow_map: a map with adapters, as from `steer.tuning.add_lora`.
         path: a .safetensors file, written atomically.
         base: the map that was adapted, by name, folder or path, as in `load`.
-        header: anything else worth remembering, as in `save`.
+        header: further entries, as in `save`.
     """
     from steer.tuning import lora
 
@@ -73,7 +66,7 @@ def save_adapters(flow_map: nn.Module, path: str | Path, base: str | Path, **hea
 
 
 def write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, Any]) -> None:
-    """Writes tensors under a header, atomically."""
+    """Write tensors and a header, atomically; FORMAT overrides its entries in the header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     metadata = {"steer": json.dumps({**header, **FORMAT})}
@@ -86,8 +79,10 @@ def write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, Any]) -> 
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The JSON header of a checkpoint. Raises ValueError if the file is missing, damaged or not one
-    of ours.
+    """Read the JSON header of a checkpoint.
+
+    Raises:
+        ValueError: the file is missing, damaged, or no checkpoint of this format and version.
     """
     path = Path(path)
     if not path.is_file():
@@ -122,7 +117,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def load_module(path: str | Path, trusted: Sequence[str] = TRUSTED) -> nn.Module:
-    """The module a checkpoint describes, with its weights, in evaluation mode.
+    """Load the module of a checkpoint, frozen and in evaluation mode.
 
     Args:
         path: a .safetensors file.
@@ -152,31 +147,29 @@ def load_module(path: str | Path, trusted: Sequence[str] = TRUSTED) -> nn.Module
 
 
 def with_adapters(path: Path, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The base of a file of adapters, from beside the file or from the package, with the adapters
-    on it.
+    """Load the base of a file of adapters, relative to the file or shipped, and add the adapters.
 
     Raises:
-        ValueError: the base is not there, or is not what it was.
+        ValueError: the base is missing, or its weights have changed.
     """
     from steer.tuning import lora
 
     base = header["base"]
     file = path.parent / base if base.endswith(".safetensors") else WEIGHTS / f"{base}.safetensors"
     if not file.is_file():
-        raise ValueError(
-            f"{path} holds adapters of the map {file}, which is not there; put it back"
-        )
+        raise ValueError(f"{path} holds adapters of the map {file}, which is missing; put it back")
     module = plain(file)
     if fingerprint(module) != header["base_sha256"]:
         raise ValueError(
-            f"{path} holds adapters of another map than {file} now is; put back the one they were tuned on"
+            f"{path} holds adapters of another map than {file} now is; "
+            "restore the map they were tuned on"
         )
     lora.put_adapters(module, tensors, **header["lora"])
     return module.eval().requires_grad_(False)
 
 
 def plain(path: str | Path) -> Any:
-    """The module a checkpoint describes, adapters merged into its weights."""
+    """Load the module of a checkpoint, with adapters merged into its weights."""
     from steer.tuning.lora import without_lora
 
     module: Any = load_module(path)
@@ -184,7 +177,7 @@ def plain(path: str | Path) -> Any:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of a module's weights, with their names, types and shapes."""
+    """Compute the SHA-256 of the weights of a module, with their names, types and shapes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -195,11 +188,13 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def average(shares: Mapping[str, float], path: str | Path) -> None:
-    """Writes the mean of several checkpoints' weights, which often does better than any of them.
+    """Write the weighted mean of the weights of several checkpoints.
 
-    They are of one build, and one was trained from the other, or all from one. Reference: Wortsman
-    et al. 2022, arXiv
-    2109.01903 (weights before and after fine-tuning), arXiv 2203.05482 (model soups).
+    They must share their architecture, and all be trained from one of them or from one common
+    start. The mean often outperforms each of them.
+
+    Reference: Wortsman et al. 2022, arXiv 2109.01903 (weights before and after fine-tuning), arXiv
+    2203.05482 (model soups).
 
     Args:
         shares: name, folder or path of each (see `find`) -> its positive share; they are divided by
@@ -236,9 +231,7 @@ def average(shares: Mapping[str, float], path: str | Path) -> None:
 
 
 def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-    """The first name whose shapes differ between two sets of weights, in words; None where they
-    fit.
-    """
+    """Describe the first weight whose shape differs between two sets; None if all agree."""
     for name in sorted(expected.keys() | found.keys()):
         want, got = (
             tuple(where[name].shape) if name in where else "nothing" for where in (expected, found)
@@ -249,7 +242,7 @@ def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> s
 
 
 def load(name: str | Path) -> FlowMap:
-    """A flow map, frozen and in evaluation mode.
+    """Load a flow map, frozen and in evaluation mode.
 
     Args:
         name: a shipped map ("fashion"), a run folder or other folder holding map.safetensors or
@@ -257,18 +250,19 @@ def load(name: str | Path) -> FlowMap:
             its weights; `steer.tuning.without_lora` merges.
 
     Raises:
-        ValueError: nothing of that name, or not a flow map.
+        ValueError: there is nothing of that name, or it is no flow map.
     """
     module = load_module(find(name))
     if not isinstance(module, FlowMap):
         raise ValueError(
-            f"{name} holds a {type(module).__name__}, not a flow map; load it with the package it belongs to"
+            f"{name} holds a {type(module).__name__}, not a flow map; "
+            "load it with the package it belongs to"
         )
     return module
 
 
 def find(name: str | Path) -> Path:
-    """The file meant by a shipped name, a folder or a path."""
+    """Find the file of a shipped name, a folder or a path. Raises ValueError if there is none."""
     path = Path(name)
     if path.suffix == ".safetensors":
         return path
@@ -281,13 +275,12 @@ def find(name: str | Path) -> Path:
             return candidate
     if path.is_dir():
         raise ValueError(
-            f"the folder {name} holds no map.safetensors; give the folder of a finished training run"
+            f"the folder {name} holds no map.safetensors; give that of a finished training run"
         )
-    raise ValueError(
-        f"no map is called {str(name)!r}: shipped are {', '.join(shipped()) or 'none'}, or give a path"
-    )
+    known = ", ".join(shipped()) or "none"
+    raise ValueError(f"no map is called {str(name)!r}: shipped are {known}, or give a path")
 
 
 def shipped() -> list[str]:
-    """Names of the maps in the package."""
+    """List the names of the maps that come with this package."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))

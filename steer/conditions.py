@@ -1,4 +1,4 @@
-"""Conditions of samples: picking and repeating them, and the argument of a reward that takes them."""
+"""Conditions of samples, and the argument of a reward that receives them."""
 
 import inspect
 from collections.abc import Callable, Sequence

@@ -1,11 +1,10 @@
-"""Honest counts: how often, per sample, the network and the reward ran forwards and backwards.
+"""Counts of the forward and backward passes of network and reward, per sample.
 
-Whoever calls a network or a reward wraps the call in `network` or `reward`; `count()` opens a tally
-that every call inside it adds to. One forward is one sample through the network once, one backward
-is one sample's gradient through it. Backwards are counted when the gradient really arrives, by a
-hook on the output. Tallies nest: an inner count also adds to the outer one. Calls inside
-`torch.func` transforms count as forwards; their derivatives do not (the training objectives state
-their own cost).
+Every call of a network or a reward is wrapped in `network` or `reward`; `count()` opens a tally of
+the calls inside it. One forward is one sample through the network once, one backward the gradient
+of one sample through it, counted by a hook on the output when the gradient arrives. Tallies nest:
+an inner one also adds to the outer ones. Calls inside `torch.func` transforms count as forwards;
+their derivatives are not counted (the training objectives state their own cost).
 """
 
 from collections.abc import Iterator
@@ -19,9 +18,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 @dataclass
 class Evaluations:
-    """Forward and backward passes of network and reward: totals over samples, or per sample after
-    `per`.
-    """
+    """Forward and backward passes of network and reward, summed over samples."""
 
     network_forward: float = 0
     network_backward: float = 0
@@ -29,13 +26,11 @@ class Evaluations:
     reward_backward: float = 0
 
     def per(self, samples: float) -> "Evaluations":
-        """The counts divided by a number of samples."""
+        """Divide the counts by a number of samples."""
         return Evaluations(**{name: n / samples for name, n in asdict(self).items()})
 
     def forward_equivalents(self, backward: float = 2.0) -> float:
-        """Network passes with a backward priced at `backward` forwards (twice the multiplications,
-        by default).
-        """
+        """Compute the network passes in forwards; a backward costs two of them by default."""
         return self.network_forward + backward * self.network_backward
 
 
@@ -44,7 +39,7 @@ _open: ContextVar[tuple[Evaluations, ...]] = ContextVar("steer_open_tallies", de
 
 @contextmanager
 def count() -> Iterator[Evaluations]:
-    """Opens a tally for the calls made inside the `with`."""
+    """Open a tally of the calls made inside the `with`."""
     tally = Evaluations()
     token = _open.set((*_open.get(), tally))
     try:
@@ -54,16 +49,17 @@ def count() -> Iterator[Evaluations]:
 
 
 def network(output: Tensor) -> Tensor:
-    """Counts one network pass for each sample of `output` (B, *shape), and returns it."""
+    """Count one network pass for each sample of `output` (B, *shape), and return it."""
     return _tally(output, "network_forward", "network_backward")
 
 
 def reward(output: Tensor) -> Tensor:
-    """Counts one reward pass for each sample of `output` (B,), and returns it."""
+    """Count one reward pass for each sample of `output` (B,), and return it."""
     return _tally(output, "reward_forward", "reward_backward")
 
 
 def _tally(output: Tensor, forward: str, backward: str) -> Tensor:
+    """Add to all open tallies now, and once more when the gradient of `output` arrives."""
     tallies = _open.get()
     n = output.shape[0]
     for tally in tallies:

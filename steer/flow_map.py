@@ -1,9 +1,8 @@
-"""Flow maps: X_{s,t} takes x_s to where the probability flow dx/dt = b_t(x) puts it at time t.
+"""Flow maps X_{s,t}, the solution operators of the probability flow dx/dt = b_t(x).
 
-A map knows three things about itself: where a point lands (`forward`), which way it is heading
-(`velocity`, the tangent
-b_t = d_t X_{s,t} at s = t), and on which path it was learned (`schedule`). Everything else follows:
-`lookahead` is the jump to data, `denoise` and `score` are conversions of the velocity.
+A map has a `forward`, X_{s,t} itself, a `velocity`, its tangent b_t = d_t X_{s,t} at s = t, and a
+`schedule`, the path it was learned on. The rest follows: `lookahead` is the jump to data, `denoise`
+and `score` are conversions of the velocity.
 
 Reference: Boffi, Albergo & Vanden-Eijnden 2024, arXiv 2406.07507; 2025, arXiv 2505.18825.
 """
@@ -24,22 +23,22 @@ from steer.solvers import Rk4, Solver
 
 
 class FlowMap(nn.Module, ABC):
-    """X_{s,t} with its velocity and schedule. x is (B, *shape); s and t are numbers or have shape
-    (B,).
+    """A flow map X_{s,t} with its velocity and schedule.
 
-    Two properties decide what may be claimed with a map; both are those of the class, and hold for
-    a learned map up to its error of training.
+    x is (B, *shape); s and t are numbers or have shape (B,). Two attributes decide which samplers
+    are exact with a map, `jumps_follow_velocity` and `score_matches_flow`; for a learned map they
+    hold up to its training error.
 
     Attributes:
         schedule: the path it was learned on.
-        jumps_follow_velocity: whether X_{s,t} is the flow of its own velocity at any length of
-            jump: closed forms, and networks that were trained to it. Jumps by a few solver steps
-            are not: their error does not vanish with a sampler's steps.
-        guidance: the weight of classifier-free guidance in it, 1 for none: not to be applied a
-            second time.
+        jumps_follow_velocity: whether X_{s,t} is the flow of its own velocity for any s and t: true
+            of closed forms and of networks trained as flow maps, false of jumps by a few solver
+            steps, whose error does not vanish with the steps of a sampler.
+        guidance: the weight of the classifier-free guidance that is part of it, 1 for none; it must
+            not be applied a second time.
         score_matches_flow: whether `score`, a conversion of the velocity, is that of the flow's own
-            marginals. So it is for the velocity of an interpolant, and not for one to which
-            guidance was added: noise then changes the law.
+            marginals: true of the velocity of an interpolant, false once guidance is added to it,
+            where noise then changes the distribution.
     """
 
     schedule: Schedule
@@ -54,18 +53,18 @@ class FlowMap(nn.Module, ABC):
     def forward(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        """X_{s,t}(x): where x, at time s, will be at time t."""
+        """Compute X_{s,t}(x): transport x from time s to time t."""
 
     @abstractmethod
     def velocity(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        """b_t(x), the tangent of the map."""
+        """Compute b_t(x), the tangent of the map."""
 
     def average_velocity(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        """u_{s,t}(x) = (X_{s,t}(x) - x) / (t - s), continued by the velocity at s = t."""
+        """Compute u_{s,t}(x) = (X_{s,t}(x) - x) / (t - s), which is the velocity at s = t."""
         s, t = batch_time(s, x), batch_time(t, x)
         gap = t - s
         u = (self(x, s, t, cond) - x) / expand(torch.where(gap == 0, 1.0, gap), x)
@@ -78,35 +77,36 @@ class FlowMap(nn.Module, ABC):
     def lookahead(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        """X_{t,1}(x): where x will land."""
+        """Compute X_{t,1}(x), the jump to data."""
         return self(x, t, 1.0, cond)
 
     def endpoints(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Endpoints:
-        """E[x1 | x_t = x] and E[x0 | x_t = x], at the cost of one velocity."""
+        """Compute E[x1 | x_t = x] and E[x0 | x_t = x], at the cost of one velocity."""
         return self.schedule.from_velocity(self.velocity(x, t, cond), x, t)
 
     def denoise(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        """The posterior mean E[x1 | x_t = x]."""
+        """Compute the posterior mean E[x1 | x_t = x]."""
         return self.endpoints(x, t, cond).clean
 
     def score(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        """grad log p_t(x). Raises ValueError at t = 1, where it may not exist."""
+        """Compute grad log p_t(x). Raises ValueError at t = 1, where it may not exist."""
         return self.schedule.score(self.endpoints(x, t, cond), x, t)
 
 
 class ResidualMap(FlowMap):
-    """X_{s,t}(x) = x + (t - s) u_{s,t}(x), with u a network: X_{t,t} is the identity by
-    construction and b_t = u_{t,t}.
+    """A flow map by its average velocity, X_{s,t}(x) = x + (t - s) u_{s,t}(x), with a network u.
+
+    X_{t,t} is the identity by construction, and b_t = u_{t,t}.
 
     Args:
         network: network(x, s, t, cond) -> (B, *shape), with s and t of shape (B,): the average
             velocity.
         schedule: the path the network learns.
-        guidance: the weight of classifier-free guidance that was distilled into it, if any.
+        guidance: the weight of the classifier-free guidance distilled into it, 1 for none.
     """
 
     jumps_follow_velocity = True
@@ -135,19 +135,18 @@ class ResidualMap(FlowMap):
 
 
 class OdeMap(FlowMap):
-    """X_{s,t} by integrating a velocity in small steps: what a flow map replaces, and the yardstick
-    it is held to.
+    """X_{s,t} by integrating a velocity numerically: what a flow map replaces.
 
-    Exact in the limit of its own steps, with the solver's order; at a given number its jumps are
-    off by the solver's error, so no look-ahead assumes that they follow the velocity. A jump costs
+    Exact in the limit of many steps, with the solver's order; at a given number its jumps have the
+    solver's error, so that no look-ahead assumes that they follow the velocity. A jump costs
     `steps` times the solver's stages.
 
     Args:
-        velocity: a FlowMap, whose own velocity is followed, or any callable (x, t, cond) -> (B,
-            *shape) with t (B,); a callable is taken for the velocity of an interpolant, without
-            guidance in it (`score_matches_flow`).
+        velocity: a FlowMap, whose velocity is integrated, or any callable (x, t, cond) -> (B,
+            *shape) with t (B,), which is taken to be the velocity of an interpolant without
+            guidance (`score_matches_flow`).
         schedule: the path of that velocity.
-        steps: steps for any interval, long or short, so that the cost of a jump is fixed.
+        steps: the number of steps for any interval, so that the cost of a jump is fixed.
         solver: Euler(), Heun() or Rk4().
     """
 

@@ -1,20 +1,18 @@
-"""The path from noise to data, x_t = alpha_t x1 + sigma_t x0, and what can be read off a point of
-it.
+"""Interpolants x_t = alpha_t x1 + sigma_t x0 between noise and data, and conversions.
 
 t = 0 is noise, x0 ~ N(0, I); t = 1 is data. A model may predict the velocity v = E[x_t' | x_t], the
-clean sample D = E[x1 | x_t], the noise n = E[x0 | x_t] or the score s = grad log p_t. They are four
-faces of one pair:
+clean sample D = E[x1 | x_t], the noise n = E[x0 | x_t] or the score s = grad log p_t. All follow
+from the pair (D, n):
 
     x = alpha D + sigma n,      v = alpha' D + sigma' n,      s = -n / sigma,
 
 so every conversion goes through `Endpoints(clean, noise)`: in by `from_*`, out by `velocity` and
-`score`. Solving for the
-pair divides by alpha sigma' - alpha' sigma, which never vanishes, by alpha or by sigma, which
-vanish at one end each. There the missing half cannot be known, and the conversion says so instead
-of dividing. No other file divides by alpha or sigma.
+`score`. Solving for the pair divides by alpha sigma' - alpha' sigma, which never vanishes, or by
+alpha or sigma, which vanish at one end each. There a prediction does not determine the pair, and
+the conversion raises an error instead of dividing. No other file divides by alpha or sigma.
 
 References: Albergo, Boffi & Vanden-Eijnden 2023, arXiv 2303.08797 (interpolants); Song et al. 2021,
-arXiv 2011.13456 (VP).
+arXiv 2011.13456 (variance preserving).
 """
 
 import math
@@ -29,22 +27,23 @@ Time = float | Tensor
 
 
 def batch_time(t: Time, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b"]:
-    """t as one time per sample, in float32 or better whatever the precision of x. A float is the
-    same time for all.
+    """Expand t to one time per sample, in float32 or better whatever the precision of x.
+
+    Raises:
+        ValueError: a tensor of another shape than () or (B,).
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     t = torch.as_tensor(t, dtype=dtype, device=x.device)
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
         raise ValueError(
-            f"a time is a number or has shape ({x.shape[0]},), one per sample; got shape {tuple(t.shape)}"
+            f"a time is a number or has shape ({x.shape[0]},), one per sample; "
+            f"got shape {tuple(t.shape)}"
         )
     return t.expand(x.shape[0])
 
 
 def expand(t: Float[Tensor, "b"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *ones"]:
-    """t of shape (B,) as (B, 1, ..., 1), to multiply x by; in x's own dtype, so that half precision
-    stays half.
-    """
+    """Reshape t (B,) to (B, 1, ..., 1), which broadcasts over x, in the precision of x."""
     return t.to(x.dtype).reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
@@ -58,33 +57,26 @@ class Coefficients(NamedTuple):
 
 
 class Endpoints(NamedTuple):
-    """Where the line through x_t starts and ends on average: clean D = E[x1 | x_t] and noise n =
-    E[x0 | x_t].
-    """
+    """The posterior means of both ends: clean D = E[x1 | x_t] and noise n = E[x0 | x_t]."""
 
     clean: Tensor
     noise: Tensor
 
 
 class Schedule(ABC):
-    """schedule(t) -> Coefficients(alpha, sigma, d_alpha, d_sigma), with alpha rising to 1 and sigma
-    falling to 0.
-    """
+    """The coefficients of an interpolant over time, alpha rising to 1 and sigma falling to 0."""
 
     @abstractmethod
     def coefficients(self, t: Tensor) -> Coefficients:
-        """alpha, sigma, alpha', sigma' at t, elementwise and differentiable."""
+        """Compute alpha, sigma, alpha', sigma' at t, elementwise and differentiable."""
 
     @abstractmethod
     def time_at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The time t at which alpha_t : sigma_t = alpha : sigma (equal signal to noise),
-        elementwise.
+        """Find the time t at which alpha_t : sigma_t = alpha : sigma, the signal-to-noise ratio.
 
-        Either may be 0 where the path itself comes to that; differentiable up to both ends.
-
-        The pair need not lie on this path: two noisy readings of one x1 join into one of another
-        ratio, and a model
-        learned on one path is asked on another.
+        It is elementwise, and differentiable up to both ends. Either may be 0 where it is on the
+        path. The pair need not lie on this path: two noisy observations of one x1 combine to one of
+        another ratio, and a model may be evaluated on another path than it was trained on.
         """
 
     def __call__(self, t: Time) -> Coefficients:
@@ -93,26 +85,26 @@ class Schedule(ABC):
         )
 
     def at(self, t: Time, x: Float[Tensor, "b *shape"]) -> Coefficients:
-        """The coefficients shaped (B, 1, ..., 1) to multiply x by. Computed in float32 or better,
-        then cast to x.
-        """
+        """Compute coefficients of shape (B, 1, ..., 1), in float32 or better, then cast to x."""
         return Coefficients(*(expand(c, x) for c in self.coefficients(batch_time(t, x))))
 
     # --- the path --------------------------------------------------------------------------------
     def interpolate(self, x0: Tensor, x1: Tensor, t: Time) -> Tensor:
-        """x_t = alpha x1 + sigma x0."""
+        """Compute x_t = alpha x1 + sigma x0."""
         alpha, sigma, _, _ = self.at(t, x1)
         return alpha * x1 + sigma * x0
 
     def path_velocity(self, x0: Tensor, x1: Tensor, t: Time) -> Tensor:
-        """x_t' = alpha' x1 + sigma' x0, whose mean given x_t is the velocity."""
+        """Compute x_t' = alpha' x1 + sigma' x0, whose mean given x_t is the velocity."""
         _, _, d_alpha, d_sigma = self.at(t, x1)
         return d_alpha * x1 + d_sigma * x0
 
     # --- in: one prediction and x give both endpoints --------------------------------------------
     def from_velocity(self, v: Tensor, x: Tensor, t: Time) -> Endpoints:
-        """D = (sigma' x - sigma v) / w and n = (alpha v - alpha' x) / w, w = alpha sigma' - alpha'
-        sigma: never singular.
+        """Convert a velocity to endpoints, never singular.
+
+        D = (sigma' x - sigma v) / w and n = (alpha v - alpha' x) / w, w = alpha sigma' - alpha'
+        sigma.
         """
         alpha, sigma, d_alpha, d_sigma = self.at(t, x)
         wronskian = alpha * d_sigma - d_alpha * sigma
@@ -121,8 +113,10 @@ class Schedule(ABC):
         )
 
     def from_clean(self, clean: Tensor, x: Tensor, t: Time) -> Endpoints:
-        """n = (x - alpha D) / sigma. Raises ValueError at t = 1, where x = D says nothing of the
-        noise.
+        """Convert a clean prediction to endpoints, n = (x - alpha D) / sigma.
+
+        Raises:
+            ValueError: at t = 1, where x = D does not determine the noise.
         """
         alpha, sigma, _, _ = self.at(t, x)
         return Endpoints(
@@ -131,8 +125,10 @@ class Schedule(ABC):
         )
 
     def from_noise(self, noise: Tensor, x: Tensor, t: Time) -> Endpoints:
-        """D = (x - sigma n) / alpha. Raises ValueError where alpha = 0 (t = 0): x = n says nothing
-        of the clean sample.
+        """Convert a noise prediction to endpoints, D = (x - sigma n) / alpha.
+
+        Raises:
+            ValueError: where alpha = 0 (t = 0): x = n does not determine the clean sample.
         """
         alpha, sigma, _, _ = self.at(t, x)
         return Endpoints(
@@ -142,27 +138,29 @@ class Schedule(ABC):
         )
 
     def from_score(self, score: Tensor, x: Tensor, t: Time) -> Endpoints:
-        """n = -sigma s, then as from_noise."""
+        """Convert a score to endpoints, n = -sigma s. Raises ValueError as `from_noise`."""
         return self.from_noise(-self.at(t, x).sigma * score, x, t)
 
     # --- out -------------------------------------------------------------------------------------
     def velocity(self, endpoints: Endpoints, x: Tensor, t: Time) -> Tensor:
-        """v = alpha' D + sigma' n."""
+        """Compute the velocity v = alpha' D + sigma' n."""
         _, _, d_alpha, d_sigma = self.at(t, x)
         return d_alpha * endpoints.clean + d_sigma * endpoints.noise
 
     def score(self, endpoints: Endpoints, x: Tensor, t: Time) -> Tensor:
-        """s = -n / sigma. Raises ValueError at t = 1, where the law of the data need not have a
-        density.
+        """Compute the score s = -n / sigma.
+
+        Raises:
+            ValueError: at t = 1, where the data distribution need not have a density.
         """
         sigma = self.at(t, x).sigma
         return -endpoints.noise / _nonzero(sigma, "sigma", "t = 1", "score", "model")
 
     # --- the coefficient of the score in the velocity --------------------------------------------
     def c_t(self, t: Time) -> Tensor:
-        """c_t = sigma^2 alpha'/alpha - sigma sigma', so that v = (alpha'/alpha) x + c_t s. Infinite
-        where alpha = 0.
+        """Compute c_t = sigma^2 alpha'/alpha - sigma sigma', the coefficient of the score in v.
 
+        v = (alpha'/alpha) x + c_t s; infinite where alpha = 0.
         2 c_t is the squared diffusion of the memoryless SDE (Domingo-Enrich et al. 2024, arXiv
         2409.08861).
         """
@@ -170,10 +168,9 @@ class Schedule(ABC):
         return sigma**2 * d_alpha / alpha - sigma * d_sigma
 
     def inside(self, t: Time, margin: float = 1e-3) -> Tensor:
-        """t moved at most `margin` off the ends, for products such as c_t grad V that are 0 * inf
-        there with a finite limit.
+        """Clamp t to [margin, 1 - margin], for products such as c_t grad V, 0 * inf outside.
 
-        Moving the time of a smooth limit by `margin` changes it by O(margin).
+        Such a product has a finite limit, which changes by O(margin).
         """
         return torch.as_tensor(t).clamp(margin, 1 - margin)
 
@@ -188,15 +185,17 @@ class Schedule(ABC):
 
 
 def _nonzero(coefficient: Tensor, name: str, where: str, wanted: str, given: str) -> Tensor:
+    """Return the coefficient. Raises ValueError where it is 0."""
     if (coefficient == 0).any():
         raise ValueError(
-            f"the {wanted} cannot be read off a {given} at {where}, where {name} = 0; ask at a time inside (0, 1)"
+            f"a {given} does not determine the {wanted} at {where}, where {name} = 0; "
+            "evaluate at a time inside (0, 1)"
         )
     return coefficient
 
 
 class Linear(Schedule):
-    """alpha = t, sigma = 1 - t: the straight path of flow matching and rectified flow."""
+    """The linear path of flow matching and rectified flow: alpha = t, sigma = 1 - t."""
 
     def coefficients(self, t: Tensor) -> Coefficients:
         one = torch.ones_like(t)
@@ -207,10 +206,10 @@ class Linear(Schedule):
 
 
 class Trigonometric(Schedule):
-    """alpha = sin(pi t / 2), sigma = cos(pi t / 2): the path of constant variance for data of unit
-    variance.
+    """The trigonometric path, alpha = sin(pi t / 2), sigma = cos(pi t / 2).
 
-    sigma at t = 1 is set to exactly 0, which the cosine of a rounded pi/2 misses.
+    Its variance is constant for data of unit variance. sigma is exactly 0 at t = 1, as the cosine
+    of a rounded pi/2 is not.
     """
 
     def coefficients(self, t: Tensor) -> Coefficients:
@@ -223,13 +222,12 @@ class Trigonometric(Schedule):
 
 
 class VariancePreserving(Schedule):
-    """The linear-beta diffusion, alpha^2 + sigma^2 = 1, on a clock that keeps every derivative
-    finite.
+    """The variance-preserving diffusion of linear beta, alpha^2 + sigma^2 = 1, with tau = (1-t)^2.
 
-    In the diffusion's own time tau (noise at 1): log alpha = -tau^2 (beta_max - beta_min)/4 - tau
-    beta_min/2. Run on tau = (1-t)^2, sigma falls linearly to 0 at t = 1, where on tau = 1 - t its
-    slope would be infinite. At t = 0, alpha is small but not zero (.0066 by default), so N(0, I) is
-    the law there up to a KL of alpha_0^2 E|x1|^2 / 2.
+    In the time tau of the diffusion (noise at 1), log alpha = -tau^2 (beta_max - beta_min)/4 - tau
+    beta_min/2. With tau = (1-t)^2, sigma falls linearly to 0 at t = 1 and all derivatives are
+    finite; with tau = 1 - t its slope would be infinite there. At t = 0, alpha is small but not
+    zero (.0066 by default), and N(0, I) is the distribution up to a KL of alpha_0^2 E|x1|^2 / 2.
 
     Args:
         beta_min, beta_max: ends of the linear beta schedule, per unit of tau (Song et al. 2021: 0.1
@@ -257,9 +255,7 @@ class VariancePreserving(Schedule):
         return Coefficients(alpha, sigma, alpha * d_log_alpha, d_sigma)
 
     def time_at(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """A ratio below that of t = 0 gives a time below 0, where the formulas go on; alpha is
-        never 0 on this path.
-        """
+        """Find the time of a ratio; below that of t = 0 it is negative. alpha must not be 0."""
         q = sigma / alpha
         g = _relative_log1p(q**2)
         half = self.beta_min / 2

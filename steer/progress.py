@@ -1,8 +1,7 @@
-"""A hook for progress: long loops pass their steps through `track`, and whoever wants a bar says
-how with `shown_by`.
+"""Progress bars for loops that do not know of them.
 
-for step in track(steps): ...                 # in the loop, which knows of no bar
-with shown_by(bar): sampler(flow_map, x0)     # outside; bar(steps) yields the steps and draws on the way
+for step in track(steps): ...                 # in the loop
+with shown_by(bar): sampler(flow_map, x0)     # by the caller; bar(steps) yields the steps
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +16,13 @@ _bar: ContextVar[Bar] = ContextVar("steer_progress_bar", default=iter)
 
 
 def track(steps: Sequence[T]) -> Iterable[T]:
-    """The steps, one by one, past the bar of the moment; without one, just the steps."""
+    """Iterate over the steps, through the current progress bar if there is one."""
     return _bar.get()(steps)
 
 
 @contextmanager
 def shown_by(bar: Bar) -> Iterator[None]:
-    """Inside the `with`, every tracked loop is shown by `bar`."""
+    """Show every tracked loop inside the `with` by `bar`."""
     token = _bar.set(bar)
     try:
         yield

@@ -1,6 +1,4 @@
-"""Random generators keyed by prompt, so that what is drawn for one does not depend on which others
-there are.
-"""
+"""Random generators keyed by prompt: results are independent of the other prompts of a batch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,10 +17,10 @@ def prompt_generators(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> list[torch.Generator]:
-    """One generator for each prompt, seeded by a single draw from `generator` and the prompt's key.
+    """Make a generator for each prompt, seeded by one draw from `generator` and the prompt's key.
 
     Args:
-        prompts: how many.
+        prompts: P, the number of prompts.
         keys: one integer for each; 0 ... P-1 if None. Equal keys give equal randomness.
         generator: source of the draw; the default generator if None.
         device: of the generators.

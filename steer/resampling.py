@@ -1,9 +1,9 @@
-"""Resampling schemes: (log_w (P, N), generator) -> ancestors (P, N), each row on its own.
+"""Resampling schemes: log weights (P, N) -> ancestor indices (P, N), for each of P populations.
 
-All are unbiased: particle i has N w_i children on average, w the normalised weights. They differ in
-variance,
-systematic and stratified having the least. Reference: Douc, Cappe & Moulines 2005, arXiv
-cs/0507025.
+All are unbiased: particle i has N w_i children on average, w the normalised weights. Systematic and
+stratified resampling have the least variance.
+
+Reference: Douc, Cappe & Moulines 2005, arXiv cs/0507025.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Scheme = Callable[[Float[Tensor, "p n"], torch.Generator | None], Int[Tensor, "p
 def systematic(
     log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None
 ) -> Int[Tensor, "p n"]:
-    """One uniform shift per row of a regular comb: N w_i rounded down or up."""
+    """Resample at regular places with one uniform shift: N w_i children, rounded down or up."""
     p, n = log_w.shape
     return _invert(_normalised(log_w), (_uniform((p, 1), log_w, generator) + _teeth(n, log_w)) / n)
 
@@ -28,7 +28,7 @@ def systematic(
 def stratified(
     log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None
 ) -> Int[Tensor, "p n"]:
-    """One uniform in each of N equal strata."""
+    """Resample with one uniform in each of N equal strata."""
     p, n = log_w.shape
     return _invert(_normalised(log_w), (_uniform((p, n), log_w, generator) + _teeth(n, log_w)) / n)
 
@@ -36,23 +36,20 @@ def stratified(
 def multinomial(
     log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None
 ) -> Int[Tensor, "p n"]:
-    """N independent draws."""
+    """Resample by N independent draws."""
     return _invert(_normalised(log_w), _uniform(log_w.shape, log_w, generator).sort(dim=1).values)
 
 
 def residual(
     log_w: Float[Tensor, "p n"], generator: torch.Generator | None = None
 ) -> Int[Tensor, "p n"]:
-    """floor(N w_i) children for certain, the remaining places by independent draws from what is
-    left over.
-    """
+    """Resample with floor(N w_i) certain children and independent draws for the rest."""
     p, n = log_w.shape
     expected = n * _normalised(log_w)
     certain = (expected + 1e-9).floor()  # a weight of exactly k/n must not lose a child to rounding
     places = torch.arange(n, device=log_w.device).expand(p, n).contiguous()
-    kept = torch.searchsorted(
-        certain.long().cumsum(dim=1), places, right=True
-    )  # n where no certain child is left
+    # n where no certain child is left
+    kept = torch.searchsorted(certain.long().cumsum(dim=1), places, right=True)
     drawn = _invert((expected - certain).clamp_min(0), _uniform((p, n), log_w, generator))
     return torch.where(kept < n, kept, drawn)
 
@@ -63,24 +60,23 @@ def unweighted(
     generator: torch.Generator | None = None,
     prompt_keys: PromptKeys = None,
 ) -> Int[Tensor, "p m"]:
-    """m particles of each row that stand for the weighted row without weights, whatever the order
-    of the row.
+    """Draw m unweighted particles of each population, whatever the order of its particles.
 
     Each of the m places holds particle i with probability w_i, and particle i occurs m w_i times,
     rounded down or up. Where all weights are equal and m <= N, the m are a random subset without
-    replacement. The row is permuted at random, a comb of m teeth is laid over it at a random shift
-    (systematic sampling in random order: Goodman & Kish 1950), and the m are permuted again. All
-    draws are made on the CPU, from a generator keyed by the row.
+    replacement. The method is systematic sampling in random order (Goodman & Kish 1950), permuted
+    once more. All draws are made on the CPU, from a generator keyed by the population.
 
     Args:
         log_w: log weights, not normalised.
-        m: how many to keep of each row.
-        generator: source of one integer, from which all rows take theirs; the default generator if
-            None.
-        prompt_keys: integers that key the rows; 0 .. P - 1 if None.
+        m: how many to draw of each population.
+        generator: source of one integer, from which all generators are seeded; the default
+            generator if None.
+        prompt_keys: integers that key the populations; 0 .. P - 1 if None.
 
     Raises:
-        ValueError: m below 1, keys that do not match the rows, or a row without a finite weight.
+        ValueError: m below 1, keys that do not match the populations, or a population without a
+            finite weight.
     """
     if m < 1:
         raise ValueError(f"resampled keeps at least 1 sample of each prompt; got {m}")
@@ -94,41 +90,44 @@ def unweighted(
 
 
 def effective_sample_size(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
-    """(sum w)^2 / sum w^2 of each row in float64, between 1 and N; 0 where every weight is zero."""
+    """Compute (sum w)^2 / sum w^2 of each population, in [1, N]; 0 where all weights are zero."""
     none = (log_w == -torch.inf).all(dim=1, keepdim=True)
     ess = 1 / _normalised(torch.where(none, 0.0, log_w)).square().sum(dim=1)
     return torch.where(none[:, 0], 0.0, ess)
 
 
 def weighted_mean(log_w: Float[Tensor, "p n"], values: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
-    """sum w v / sum w of each row, in which values of weight zero, infinite ones too, do not count;
-    NaN where all are zero.
+    """Compute sum w v / sum w of each population; NaN where all weights are zero.
+
+    Values of weight zero do not count, even if they are infinite.
     """
     w = torch.softmax(log_w.double(), dim=1)
     return torch.where(w == 0, 0.0, w * values).sum(dim=1)
 
 
 def log_mean_exp(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p"]:
-    """log of the mean weight of each row, in float64; exactly 0 for weights of one, -inf where all
-    are zero.
+    """Compute the log of the mean weight of each population, in float64.
+
+    It is exactly 0 for weights of one, and -inf where all are zero.
     """
     log_w = log_w.double()
     return torch.logsumexp(log_w, dim=1) - torch.logsumexp(torch.zeros_like(log_w), dim=1)
 
 
 def _normalised(log_w: Float[Tensor, "p n"]) -> Float[Tensor, "p n"]:
-    """Weights that sum to one in each row, in float64. Raises ValueError where a row has none."""
+    """Normalise the weights in float64. Raises ValueError, with the index, where there are none."""
     w = torch.softmax(log_w.double(), dim=1)
     if not w.isfinite().all():
-        row = int((~w.isfinite()).nonzero()[0, 0])
+        index = int((~w.isfinite()).nonzero()[0, 0])
         raise ValueError(
-            f"row {row} of the log weights has NaN, +inf or nothing above -inf: no particle is left to copy"
+            f"row {index} of the log weights has NaN, +inf or nothing above -inf: "
+            "no particle is left to copy"
         )
     return w
 
 
 def _invert(w: Float[Tensor, "p n"], u: Float[Tensor, "p m"]) -> Int[Tensor, "p m"]:
-    """Where uniforms u fall in the cumulative weights: never on a weight of zero."""
+    """Find where the uniforms u fall in the cumulative weights, never on a weight of zero."""
     cumulative = w.cumsum(dim=1)
     below_one = u.clamp_max(1 - 2.0**-53)  # (N - 1 + u) / N may have rounded up to 1
     return torch.searchsorted(cumulative / cumulative[:, -1:], below_one, right=True)

@@ -1,6 +1,4 @@
-"""One step of dx/dt = velocity(x, t), by Runge-Kutta methods of order 1, 2 and 4, with a time and
-step per sample.
-"""
+"""Runge-Kutta steps of order 1, 2 and 4 for dx/dt = velocity(x, t), times per sample."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,8 +12,11 @@ Field = Callable[[Tensor, Tensor], Tensor]  # (x (B, *shape), t (B,)) -> (B, *sh
 
 
 class Solver(ABC):
-    """step(velocity, x, t, h) -> x at t + h; `order` is the power of h in the global error,
-    `stages` its evaluations.
+    """A one-step method for dx/dt = velocity(x, t).
+
+    Attributes:
+        order: the power of h in the global error.
+        stages: evaluations of the velocity in a step.
     """
 
     order: int
@@ -29,11 +30,11 @@ class Solver(ABC):
         t: Float[Tensor, "b"],
         h: Float[Tensor, "b"],
     ) -> Float[Tensor, "b *shape"]:
-        """x advanced from t to t + h; h may be negative."""
+        """Advance x from t to t + h; h may be negative."""
 
 
 class Euler(Solver):
-    """x + h v: order 1, one evaluation, none of them at t + h."""
+    """The explicit Euler method, x + h v: order 1, one evaluation, at t."""
 
     order = 1
     stages = 1

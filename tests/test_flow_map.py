@@ -98,7 +98,7 @@ def test_every_sample_has_its_own_times_and_no_mates(name):
 
 
 def test_score_at_the_data_is_refused():
-    with pytest.raises(ValueError, match="the score cannot be read off a model at t = 1"):
+    with pytest.raises(ValueError, match="the score at t = 1"):
         learned().score(normal(2, 2), 1.0)
 
 

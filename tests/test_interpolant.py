@@ -218,14 +218,12 @@ def test_what_an_end_does_not_tell_is_refused_in_one_line(schedule):
     x = normal(4, 2)
     t = torch.tensor([0.5, 0.5, 1.0, 0.5])  # one such sample is enough
     for ask in (schedule.from_clean, lambda v, x, t: schedule.score(Endpoints(v, v), x, t)):
-        with pytest.raises(
-            ValueError, match="at t = 1, where sigma = 0; ask at a time inside"
-        ) as error:
+        with pytest.raises(ValueError, match="at t = 1, where sigma = 0") as error:
             ask(x, x, t)
         assert "\n" not in str(error.value)
     if schedule(0.0).alpha == 0:
         for ask in (schedule.from_noise, schedule.from_score):
-            with pytest.raises(ValueError, match="at t = 0, where alpha = 0; ask at a time inside"):
+            with pytest.raises(ValueError, match="at t = 0, where alpha = 0"):
                 ask(x, x, 1 - t[2:3])
 
 

@@ -1,6 +1,4 @@
-"""Laws in closed form: Gaussian mixtures whose velocity, score, posterior and tilt are known, and
-benchmarks made of them.
-"""
+"""Gaussian mixtures with velocity, score, posterior and tilt in closed form, and benchmarks."""
 
 from steer.discovery import lazy
 

@@ -1,11 +1,10 @@
-"""Worlds where the truth is known: a flow map with exact velocity, a reward, and the whole law p_1
-exp(r) / Z.
+"""Benchmarks with known answers: an exact flow map, a reward, and the tilted law p_1 exp(r) / Z.
 
 A method that claims to be exact must find log Z, the mean and the weight of every mode in each of
-them. A mixture under a quadratic or linear reward is again a mixture. In the plane any other
-bounded reward will do: its law is summed over a grid, which for smooth densities that vanish at the
-edge errs less than any power of the spacing, and its draws are those of the mixture, taken with
-probability exp(r - highest).
+them. The tilt of a mixture by a quadratic or linear reward is again a mixture. In the plane any
+bounded smooth reward is possible: its tilt is summed over a grid, with an error below any power of
+the spacing for smooth densities that vanish at the edge, and sampled by rejection, accepting draws
+of the mixture with probability exp(r - highest).
 """
 
 import math
@@ -27,7 +26,7 @@ STEPS = 16  # Runge-Kutta steps per unit of time of the worlds' maps
 
 @dataclass(eq=False)
 class Linear:
-    """r(x) = direction . x"""
+    """r(x) = direction . x, as a matrix product (`rewards.Linear` sums in another order)."""
 
     direction: Tensor
 
@@ -37,9 +36,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Lobes:
-    """r(x) = highest cos(k theta) (rho^2 / (1 + rho^2))^(k/2) in the plane: k lobes, smooth at the
-    origin.
-    """
+    """r(x) = highest cos(k theta) (rho^2 / (1 + rho^2))^(k/2) in the plane: k lobes, smooth."""
 
     highest: float
     k: int
@@ -50,15 +47,14 @@ class Lobes:
 
 
 class World(ABC):
-    """A mixture tilted by a reward at scale 1, and what is known of the tilted law.
+    """A mixture tilted by a reward at scale 1, and the known properties of the tilted law.
 
     Attributes:
         flow_map: the mixture p_1.
         reward: r(x) -> (B,).
         log_z: log E[exp(r)] under p_1.
         mean: of the tilted law, (d,).
-        weights: of each of the mixture's components under the tilted law, (K,): the mean of p(k |
-            x).
+        weights: of the mixture's components under the tilted law, (K,): the means of p(k | x).
     """
 
     flow_map: GaussianMixture
@@ -69,20 +65,20 @@ class World(ABC):
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """The dimension d of a sample."""
         return len(self.mean)
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
-        """n independent draws from the tilted law."""
+        """Draw n independent samples of the tilted law."""
 
     def responsibilities(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """p(k | x), which the tilt leaves as it is: exp(r(x)) multiplies all components alike."""
+        """Compute p(k | x), which the tilt does not change: exp(r(x)) multiplies all components."""
         return self.flow_map.responsibilities(x)
 
 
 class Closed(World):
-    """A quadratic or linear reward: the tilted law is a mixture."""
+    """A mixture under a quadratic or linear reward, whose tilted law is a mixture."""
 
     def __init__(self, flow_map: GaussianMixture, reward: Any):
         self.flow_map = flow_map
@@ -97,13 +93,12 @@ class Closed(World):
 
 
 class Summed(World):
-    """Any reward that does not exceed `highest`, in the plane: sums over a grid on [-extent,
-    extent]^2.
+    """A mixture in the plane under a bounded reward, by sums over a grid on [-extent, extent]^2.
 
     Args:
         flow_map: a mixture in the plane.
         reward: r(x) -> (B,), smooth.
-        highest: a bound of the reward from above.
+        highest: an upper bound of the reward.
         extent, spacing: of the grid; the density must vanish at its edge, and be smooth on its
             spacing.
     """
@@ -138,12 +133,12 @@ class Summed(World):
 
 # --- the suite ----------------------------------------------------------------------------------
 def ring_of_eight() -> World:
-    """Eight equal modes, the reward a pull to a place between two of them."""
+    """Build eight equal modes, with a quadratic reward between two of them."""
     return Closed(ring(steps=STEPS), quadratic(numbers(3, 2), 0.5))
 
 
 def overlapping() -> World:
-    """Two modes that are nearly one."""
+    """Build two modes that overlap."""
     return Closed(
         GaussianMixture([[-0.8, 0.0], [0.8, 0.4]], 0.7, [0.6, 0.4], steps=STEPS),
         Linear(numbers(1, -0.5)),
@@ -151,7 +146,7 @@ def overlapping() -> World:
 
 
 def far() -> World:
-    """Two modes sixteen standard deviations apart, of which the reward prefers the rare one."""
+    """Build two modes 16 standard deviations apart, with a reward for the rarer one."""
     return Closed(
         GaussianMixture([[-4.0, 0.0], [4.0, 0.0]], 0.5, [0.8, 0.2], steps=STEPS),
         Linear(numbers(0.25, 0.5)),
@@ -159,7 +154,7 @@ def far() -> World:
 
 
 def uneven() -> World:
-    """Three modes of unequal weights and widths, the reward a pull to the rarest and narrowest."""
+    """Build three unequal modes, with a quadratic reward near the rarest and narrowest."""
     means = numbers([-2, 0], [1, 1.5], [2, -1.5])
     std = numbers(0.4, 0.9, 0.3)
     return Closed(
@@ -169,7 +164,7 @@ def uneven() -> World:
 
 
 def correlated() -> World:
-    """Two narrow modes that cross, one leaning left and one right."""
+    """Build two narrow crossing modes, one of correlation .85 and one of -.85."""
     lean = torch.tensor(
         [[[1.0, 0.85], [0.85, 1.0]], [[1.0, -0.85], [-0.85, 1.0]]], dtype=torch.float64
     )
@@ -180,7 +175,7 @@ def correlated() -> World:
 
 
 def eight_dimensions() -> World:
-    """Three modes with full covariances of their own in eight dimensions."""
+    """Build three modes with full covariances in eight dimensions."""
     g = torch.Generator().manual_seed(0)
     roots = torch.randn(3, 8, 8, generator=g, dtype=torch.float64) / 8**0.5
     covariances = 0.3 * roots @ roots.mT + 0.2 * torch.eye(8, dtype=torch.float64)
@@ -192,7 +187,7 @@ def eight_dimensions() -> World:
 
 
 def sixty_four_dimensions() -> World:
-    """Two modes in sixty-four dimensions, under a pull to a place beyond the rarer one."""
+    """Build two modes in 64 dimensions, with a quadratic reward beyond the rarer one."""
     side = torch.full((64,), 0.25, dtype=torch.float64)
     return Closed(
         GaussianMixture(torch.stack((-side, side)), 0.6, [0.7, 0.3], steps=STEPS),
@@ -201,9 +196,7 @@ def sixty_four_dimensions() -> World:
 
 
 def lobes() -> World:
-    """Two wide modes about the origin, under a reward with a lobe on the one and two beside the
-    other.
-    """
+    """Build two wide modes, with a reward of one lobe at one and two beside the other."""
     base = GaussianMixture([[1.2, 0.0], [-1.2, 0.0]], 0.9, [0.4, 0.6], steps=STEPS)
     return Summed(base, Lobes(2.0, 3), 2.0)
 
@@ -221,12 +214,12 @@ WORLDS: dict[str, Callable[[], World]] = {
 
 
 def numbers(*values: float | list[float]) -> Tensor:
-    """A tensor in float64."""
+    """Make a tensor in float64."""
     return torch.tensor(values, dtype=torch.float64)
 
 
 def quadratic(center: Tensor, precision: float) -> Any:
-    """Build the reward -precision/2 |x - center|^2 of `rewards`, which lies above this package."""
+    """Build a `rewards.Quadratic`, imported here since rewards lies above this package."""
     from rewards.quadratic import Quadratic
 
     return Quadratic(center, precision)

@@ -1,9 +1,8 @@
-"""The oracle: a Gaussian mixture, for which everything this library approximates is known.
+"""Gaussian mixtures as flow maps, with everything this library approximates in closed form.
 
-Every law met on the way is again a Gaussian mixture, diagonal in each component's own axes: the
-marginals p_t, the posterior p(x1 | x_t), and the tilt of either by a quadratic or linear reward. So
-velocity, score, denoiser, value, log Z and exact draws are closed forms; only the flow map needs an
-ODE solver, and its error is stated.
+The marginals p_t, the posterior p(x1 | x_t), and the tilt of either by a quadratic or linear reward
+are again Gaussian mixtures, diagonal in each component's own axes. So velocity, score, denoiser,
+value, log Z and exact draws are closed forms; only the flow map needs an ODE solver.
 """
 
 import math
@@ -25,10 +24,10 @@ __all__ = ["GaussianMixture", "ring"]
 
 
 class GaussianMixture(FlowMap):
-    """sum_k w_k N(m_k, Q_k diag(std_k^2) Q_k^T), as a FlowMap along any schedule. float64 unless
-    the means say otherwise.
+    """The mixture sum_k w_k N(m_k, Q_k diag(std_k^2) Q_k^T) as a FlowMap along any schedule.
 
-    A condition is the number of a component (-1 for none): the law given k is that Gaussian alone.
+    It is in float64 unless the means are a tensor of another precision. A condition is the number
+    of a component (-1 for none): the law given k is that Gaussian alone.
 
     Args:
         means: (K, d).
@@ -38,8 +37,11 @@ class GaussianMixture(FlowMap):
         axes: (K, d, d) orthogonal, columns the axes of each component; the coordinate axes by
             default.
         steps: Runge-Kutta steps per unit of time, of error steps^-4. On a ring of eight of radius
-            4.75 with std .1 to 1, the default errs from noise to data by 3e-6 in the median, 1e-4
-            next to a watershed (held in the tests).
+            4.75 with std .1 to 1, the default has an error from noise to data of 3e-6 in the
+            median, and 1e-4 next to a boundary between modes (asserted by the tests).
+
+    Raises:
+        ValueError: means of another shape, or std or weights that are not positive.
     """
 
     jumps_follow_velocity = True
@@ -51,7 +53,7 @@ class GaussianMixture(FlowMap):
     def __init__(
         self,
         means: Tensor | list,
-        std: float | Tensor,
+        std: float | list | Tensor,
         weights: Float[Tensor, "k"] | list | None = None,
         schedule: Schedule | None = None,
         axes: Float[Tensor, "k d d"] | None = None,
@@ -76,7 +78,8 @@ class GaussianMixture(FlowMap):
         )
         if not (std > 0).all() or not (weights > 0).all() or weights.shape != means.shape[:1]:
             raise ValueError(
-                f"std and the {len(means)} weights must be positive; got std {std.min()} and {weights}"
+                f"std and the {len(means)} weights must be positive; "
+                f"got std {std.min()} and {weights}"
             )
         self.register_buffer("means", means)
         self.register_buffer("std", std)
@@ -90,33 +93,31 @@ class GaussianMixture(FlowMap):
     def from_covariances(
         cls, means: Tensor, covariances: Float[Tensor, "k d d"], **more: Any
     ) -> "GaussianMixture":
-        """The mixture with full covariance matrices."""
+        """Build the mixture from full covariance matrices."""
         variances, axes = torch.linalg.eigh(covariances)
         return cls(means, variances.sqrt(), axes=axes, **more)
 
     # --- the law, and what a noisy point says of the clean one -----------------------------------
     @property
     def components(self) -> Gaussians:
-        """The mixture itself, along its axes."""
+        """The components along their axes."""
         return Gaussians(
             self.weights.log(), self._along(self.means[None], each=True)[0], self.std**2
         )
 
     def _along(self, x: Tensor, each: bool = False) -> Float[Tensor, "b k d"]:
-        """x (B, d), or x (B, K, d) with `each`, in the coordinates of every component."""
+        """Express x (B, d), or x (B, K, d) with `each`, along the axes of every component."""
         x = x if each else x[:, None].expand(-1, len(self.means), -1)
         return x if self.axes is None else torch.einsum("kij,bki->bkj", self.axes, x)
 
     def _point(self, values: Any) -> Float[Tensor, "k d"]:
-        """One point, given as numbers, in the coordinates of every component."""
+        """Express one point, given as numbers, along the axes of every component."""
         return self._along(
             torch.as_tensor(values, dtype=self.means.dtype, device=self.means.device)[None]
         )[0]
 
     def responsibilities(self, x: Float[Tensor, "b d"], t: Time = 1.0) -> Float[Tensor, "b k"]:
-        """p(component | x_t = x): whose mean under any law of x is that law's share of each
-        component.
-        """
+        """Compute p(component | x_t = x); its mean over a law gives that law's weights."""
         return self._posterior(x, t)[0].log_w.exp()
 
     def _back(self, y: Float[Tensor, "b k d"]) -> Float[Tensor, "b k d"]:
@@ -125,8 +126,11 @@ class GaussianMixture(FlowMap):
     def _posterior(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
     ) -> tuple[Gaussians, Tensor, Tensor]:
-        """p(x1 | x_t = x) along the axes, E[x0 | x_t, k] (B, K, d), and log p_t(x) (B,). Raises
-        WrongShape.
+        """Compute p(x1 | x_t = x) along the axes, E[x0 | x_t, k] (B, K, d) and log p_t(x) (B,).
+
+        Raises:
+            WrongShape: x is not (B, d).
+            ValueError: a condition that is no component.
         """
         check_vectors(x, self.means.shape[1], "mixture")
         alpha, sigma, _, _ = (
@@ -154,13 +158,13 @@ class GaussianMixture(FlowMap):
     def log_prob(
         self, x: Float[Tensor, "b *shape"], t: Time = 1.0, cond: Tensor | None = None
     ) -> Float[Tensor, "b"]:
-        """log p_t(x)."""
+        """Compute log p_t(x)."""
         return self._posterior(x, t, cond)[2]
 
     def endpoints(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
     ) -> Endpoints:
-        """E[x1 | x_t] and E[x0 | x_t], finite at every t in [0, 1]."""
+        """Compute E[x1 | x_t] and E[x0 | x_t], finite at every t in [0, 1]."""
         posterior, noise, _ = self._posterior(x, t, cond)
         w = posterior.log_w.exp()[:, :, None]
         return Endpoints((w * self._back(posterior.mean)).sum(1), (w * self._back(noise)).sum(1))
@@ -177,8 +181,7 @@ class GaussianMixture(FlowMap):
         return self.schedule.velocity(self.endpoints(x, t, cond), x, t)
 
     def _round_velocity(self, x: Float[Tensor, "b d"], t: Time) -> Float[Tensor, "b d"]:
-        """The same for equal round components, in matrix products over (B, K): several times
-        faster.
+        """Compute the velocity of equal isotropic components by matrix products, which is faster.
 
         v = g x + (alpha' - alpha g) E[m_k | x_t], with g = (alpha alpha' std^2 + sigma sigma') /
         (alpha^2 std^2 + sigma^2).
@@ -203,7 +206,7 @@ class GaussianMixture(FlowMap):
     def score(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
     ) -> Float[Tensor, "b d"]:
-        """grad log p_t(x), at t = 1 too, where the mixture has a density."""
+        """Compute grad log p_t(x), at t = 1 too, where the mixture has a density."""
         alpha, sigma, _, _ = (
             c[:, None, None] for c in self.schedule.coefficients(batch_time(t, x))
         )
@@ -215,8 +218,9 @@ class GaussianMixture(FlowMap):
     def forward(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Tensor | None = None
     ) -> Float[Tensor, "b d"]:
-        """X_{s,t}(x) by RK4 on one fixed grid, cut to each sample's own [s, t]; counted as the one
-        evaluation of a map.
+        """Compute X_{s,t}(x) by RK4 on a fixed grid, clipped to each sample's own [s, t].
+
+        It counts as one evaluation of a map.
         """
         s, t = batch_time(s, x), batch_time(t, x)
         low, high = (
@@ -232,7 +236,7 @@ class GaussianMixture(FlowMap):
     def _sweep(
         self, x: Tensor, s: Tensor, t: Tensor, cells: range, up: bool, cond: Tensor | None
     ) -> Tensor:
-        """Runge-Kutta steps from s to t, cell by cell, of no length where a cell lies outside."""
+        """Take Runge-Kutta steps from s to t, one a cell, of zero length outside [s, t]."""
         solver = Rk4()
         for k in cells:
             edges = (k, k + 1) if up else (k + 1, k)
@@ -243,7 +247,7 @@ class GaussianMixture(FlowMap):
 
     # --- exact draws -----------------------------------------------------------------------------
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
-        """n independent draws from the data law."""
+        """Draw n independent samples of the mixture."""
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         return self._back_one(
             self.components.mean[k] + self.std[k] * self._normal((n,), generator), k
@@ -252,7 +256,7 @@ class GaussianMixture(FlowMap):
     def posterior_sample(
         self, x: Float[Tensor, "b d"], t: Time, k: int, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b k d"]:
-        """k independent draws from p(x1 | x_t = x) for each x."""
+        """Draw k independent samples of p(x1 | x_t = x) for each x."""
         posterior, _, _ = self._posterior(x, t)
         j = torch.multinomial(posterior.log_w.exp(), k, replacement=True, generator=generator)
         index = j[:, :, None].expand(-1, -1, x.shape[1])
@@ -270,11 +274,9 @@ class GaussianMixture(FlowMap):
         generator: torch.Generator | None,
         cond: Tensor | None = None,
     ) -> Guesses:
-        """At least `draws` draws, the same number from each component, weighted by its posterior
-        probability.
+        """Draw equally many samples of each component, `draws` or more in all, weighted by it.
 
-        Values and weights are differentiable in x, which the choice of a component at random would
-        not be.
+        Samples and weights are differentiable in x, as a random choice of components would not be.
         """
         posterior, _, _ = self._posterior(x, t, cond)
         rounds = math.ceil(draws / len(self.means))
@@ -285,9 +287,7 @@ class GaussianMixture(FlowMap):
         return Guesses(x1.permute(0, 2, 1, 3).flatten(0, 1), log_w.permute(0, 2, 1).flatten(0, 1))
 
     def _posterior_std(self, x: Tensor, t: Time) -> Float[Tensor, "b k d"]:
-        """sigma std / sqrt(alpha^2 std^2 + sigma^2): differentiable at t = 1 too, as the root of
-        the variance is not.
-        """
+        """Compute sigma std / sqrt(alpha^2 std^2 + sigma^2), in a form differentiable at t = 1."""
         alpha, sigma, _, _ = (
             c[:, None, None] for c in self.schedule.coefficients(batch_time(t, x))
         )
@@ -304,7 +304,7 @@ class GaussianMixture(FlowMap):
 
     # --- tilting by a reward ---------------------------------------------------------------------
     def tilted(self, reward: object) -> tuple["GaussianMixture", Tensor]:
-        """The law p_1(x) exp(r(x)) / Z, and log Z.
+        """Compute the tilted mixture p_1(x) exp(r(x)) / Z, and log Z.
 
         Raises:
             ValueError: a reward neither quadratic nor linear, or one that grows faster than the law
@@ -318,14 +318,14 @@ class GaussianMixture(FlowMap):
         return law, torch.logsumexp(log_w, dim=0)
 
     def value(self, reward: object, x: Float[Tensor, "b d"], t: Time) -> Float[Tensor, "b"]:
-        """V_t(x) = log E[exp(r(X_1)) | x_t = x], in closed form."""
+        """Compute V_t(x) = log E[exp(r(X_1)) | x_t = x], in closed form."""
         return torch.logsumexp(tilt(self._posterior(x, t)[0], reward, self._point).log_w, dim=-1)
 
 
 def ring(
     components: int = 8, radius: float = 4.75, std: float = 0.6, **more: Any
 ) -> GaussianMixture:
-    """Equal Gaussians evenly spaced on a circle, the first at angle 0."""
+    """Build equal Gaussians evenly spaced on a circle, the first at angle 0."""
     angle = torch.arange(components, dtype=torch.float64) * (2 * math.pi / components)
     return GaussianMixture(radius * torch.stack((angle.cos(), angle.sin()), dim=1), std, **more)
 
@@ -333,7 +333,7 @@ def ring(
 def _within(
     edge: float, end: Float[Tensor, "b"], other: Float[Tensor, "b"], end_is_low: bool
 ) -> Float[Tensor, "b"]:
-    """The edge of the grid moved between two ends; on an end it is that end, gradient and all."""
+    """Clip an edge of the grid to between two ends; on an end it is that end, with its gradient."""
     past_end, past_other = (
         (edge <= end, edge >= other) if end_is_low else (edge >= end, edge <= other)
     )

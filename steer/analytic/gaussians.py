@@ -1,4 +1,4 @@
-"""Gaussians diagonal in axes of their own, and what a quadratic or linear reward makes of them."""
+"""Gaussians along their own axes, and their tilt by a quadratic or linear reward."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -25,9 +25,7 @@ class LinearReward(Protocol):
 
 
 class Gaussians(NamedTuple):
-    """Gaussians in coordinates along their own axes: log_w (..., K), mean (..., K, d), var (..., K,
-    d).
-    """
+    """Gaussians along their own axes: log_w (..., K), mean (..., K, d), var (..., K, d)."""
 
     log_w: Tensor
     mean: Tensor
@@ -35,12 +33,11 @@ class Gaussians(NamedTuple):
 
 
 def tilt(g: Gaussians, reward: object, point: Callable[[Any], Tensor]) -> Gaussians:
-    """Each Gaussian times exp(r), again a Gaussian; the mass it gains or loses is added to its log
-    weight.
+    """Multiply each Gaussian by exp(r): again a Gaussian, its mass in the log weight.
 
     Args:
         g: the Gaussians.
-        reward: quadratic or linear.
+        reward: a QuadraticReward or a LinearReward, by its attributes.
         point: numbers (d,) -> the point or direction along every Gaussian's axes, (K, d).
 
     Raises:
@@ -53,7 +50,8 @@ def tilt(g: Gaussians, reward: object, point: Callable[[Any], Tensor]) -> Gaussi
         shrink = 1 + precision * g.var
         if not (shrink > 0).all():
             raise ValueError(
-                f"exp(r) has no mean: precision {float(precision)} is below -1 over the largest variance"
+                "exp(r) has no mean: "
+                f"precision {float(precision)} is below -1 over the largest variance"
             )
         gain = -0.5 * (shrink.log() + precision * (g.mean - center) ** 2 / shrink).sum(-1)
         return Gaussians(

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 60 000 + 10 000 grey 28 x 28 pictures of clothes in ten classes.
+"""Fashion-MNIST: 60 000 + 10 000 greyscale 28 x 28 images of clothes in ten classes.
 
 Reference: Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747.
 """
@@ -32,13 +32,13 @@ PREFIXES = {"train": "train", "test": "t10k"}
 def fashion_mnist(
     split: str, folder: str | Path | None = None
 ) -> tuple[UInt8[Tensor, "n 1 28 28"], Int[Tensor, "n"]]:
-    """Images (n, 1, 28, 28) uint8 and labels (n,) int64 of the "train" or the "test" split.
+    """Load images (n, 1, 28, 28) uint8 and labels (n,) int64 of the "train" or "test" split.
 
-    Looks in `folder`; without one, where Debian's dataset-fashion-mnist puts them, then in the
-    user's cache, where torchvision downloads them if they are not there yet.
+    Looks in `folder`; by default in that of Debian's dataset-fashion-mnist, then in the user's
+    cache, where torchvision downloads them if they are missing.
 
     Raises:
-        ValueError: no such split, no data to be had, or files that cannot be read.
+        ValueError: no such split, no data, or files that cannot be read.
     """
     if split not in PREFIXES:
         raise ValueError(f"fashion_mnist has the splits 'train' and 'test'; got {split!r}")
@@ -54,18 +54,17 @@ def fashion_mnist(
 
 
 def to_signed(images: UInt8[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
-    """Bytes 0..255 as float32 in [-1, 1]."""
+    """Convert bytes 0..255 to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1.0
 
 
 def cache_folder() -> Path:
-    """Where downloaded data are kept: $XDG_CACHE_HOME/flowmap-steer, by default
-    ~/.cache/flowmap-steer.
-    """
+    """Return the folder of downloads, $XDG_CACHE_HOME/flowmap-steer, by default in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowmap-steer"
 
 
 def _find(folder: str | Path | None) -> Path:
+    """Find the folder of the files, or download them."""
     if folder is not None:
         return Path(folder)
     if DEBIAN.is_dir():
@@ -74,6 +73,7 @@ def _find(folder: str | Path | None) -> Path:
 
 
 def _download(cache: Path) -> Path:
+    """Download the files by torchvision. Raises ValueError if it fails."""
     from torchvision.datasets import FashionMNIST  # slow to import, and needed only here
 
     try:
@@ -81,13 +81,15 @@ def _download(cache: Path) -> Path:
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"no Fashion-MNIST: not in {DEBIAN} (apt install dataset-fashion-mnist), and downloading it to {cache}"
-            f" failed ({reason}); install it or name the folder of its .gz files"
+            f"no Fashion-MNIST: not in {DEBIAN} (apt install dataset-fashion-mnist), "
+            f"and downloading it to {cache} failed ({reason}); "
+            "install it or name the folder of its .gz files"
         ) from error
     return cache / "FashionMNIST" / "raw"
 
 
 def _file(folder: Path, name: str) -> Path:
+    """Find a file, gzipped or not. Raises ValueError if there is none."""
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
             return path

@@ -1,6 +1,4 @@
-"""Data as LightningDataModules: an endless training stream keyed by the step, a plain pass over
-what is held out.
-"""
+"""LightningDataModules with an endless training stream keyed by the step, and validation sets."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -20,8 +18,7 @@ Batch = tuple[Tensor, Tensor | None]
 
 
 class StreamData(LightningDataModule, ABC):
-    """Batches (x1, cond) drawn afresh for every step. A new data set is `draw` and, to validate,
-    `val_dataloader`.
+    """A stream of batches (x1, cond); a data set defines `draw` and, optionally, `val_dataloader`.
 
     Args:
         batch_size: samples per batch and process.
@@ -37,9 +34,7 @@ class StreamData(LightningDataModule, ABC):
 
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Batch:
-        """One batch: x1 (B, *shape) and its conditions, or None. All chance comes from the
-        generator.
-        """
+        """Draw a batch x1 (B, *shape) and its conditions, or None, from the generator alone."""
 
     def train_dataloader(self) -> DataLoader:
         return step_loader(self.draw, self.seed, self.trainer)
@@ -66,9 +61,8 @@ class FashionMnist(StreamData):
         self.folder = folder
 
     def prepare_data(self) -> None:
-        fashion_mnist(
-            "test", self.folder
-        )  # one process downloads, and bad files are found before anything starts
+        # one process downloads, and bad files are found before training starts
+        fashion_mnist("test", self.folder)
 
     def setup(self, stage: str) -> None:
         self.train, self.test = (fashion_mnist(split, self.folder) for split in ("train", "test"))
@@ -83,7 +77,7 @@ class FashionMnist(StreamData):
 
 
 class _Chunks(IterableDataset):
-    """(images, labels) in order, `size` at a time."""
+    """Batches of (images, labels) in order, `size` at a time."""
 
     def __init__(self, images: Tensor, labels: Tensor, size: int):
         self.images = images

@@ -1,8 +1,7 @@
-"""Endless streams whose k-th batch depends on the seed, k and the rank, and on nothing that
-happened before.
+"""Endless streams whose k-th batch depends on the seed, k and the rank alone.
 
-A resumed run starts its stream at the step it had reached and sees the very batches the
-uninterrupted run would have seen: there is no position to save and nothing to fast-forward.
+A resumed run starts its stream at the step it had reached and sees the batches of the uninterrupted
+run, with no position to save and nothing to fast-forward.
 """
 
 import hashlib
@@ -17,28 +16,25 @@ __all__ = ["StepStream", "key", "keyed_generator"]
 
 
 def key(*parts: int | str) -> int:
-    """A 63-bit integer well mixed from its parts: equal parts, equal key; any other parts, an
-    unrelated one.
-    """
+    """Hash the parts to a 63-bit integer."""
     return (
         int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
     )
 
 
 def keyed_generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator seeded by `key(*parts)`, such as ("batch", seed, step, rank)."""
+    """Make a generator seeded by `key(*parts)`, such as ("batch", seed, step, rank)."""
     return torch.Generator(device).manual_seed(key(*parts))
 
 
 class StepStream(IterableDataset):
-    """Batches number `first`, `first + 1`, ... without end, batch k being draw(generator keyed by
-    (seed, k, rank)).
+    """Batches `first`, `first + 1`, ..., batch k drawn by a generator keyed by (seed, k, rank).
 
     Args:
         draw: draw(generator) -> one whole batch.
         seed: of the stream.
-        first: number of the first batch; on resume, the batches already taken. A function is asked
-            at the start of every pass, so that an epoch goes on where the last one ended.
+        first: number of the first batch; on resume, the batches already taken. A function is
+            called at the start of every pass, so that an epoch continues where the last one ended.
         rank: of this process; every rank draws batches of its own.
     """
 
@@ -59,36 +55,31 @@ class StepStream(IterableDataset):
         return (self.batch(k) for k in itertools.count(first))
 
     def batch(self, k: int) -> Any:
-        """Batch number k."""
+        """Draw batch number k."""
         return self.draw(keyed_generator("batch", self.seed, k, self.rank))
 
 
 class StepLoader(DataLoader):
-    """A loader of a StepStream. Its state is empty: Lightning need not warn that a resumed run
-    could read other batches.
-    """
+    """A loader of a StepStream, with an empty state, which tells Lightning that it can resume."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to load."""
+        """Load nothing."""
 
 
 def step_loader(draw: Callable[[torch.Generator], Any], seed: int, trainer: Any) -> DataLoader:
-    """The stream from where a Lightning trainer stands, new, resumed or at a new epoch, as a loader
-    of whole batches.
-    """
+    """Make a loader of the stream from the current batch of a Lightning trainer on."""
     stream = StepStream(draw, seed, lambda: batches_taken(trainer), trainer.global_rank)
     return StepLoader(stream, batch_size=None, num_workers=0)
 
 
 def batches_taken(trainer: Any) -> int:
-    """How many batches of the stream a Lightning trainer has trained on.
+    """Count the batches of the stream that a Lightning trainer has trained on.
 
-    Counted in batches: an epoch may end in the middle of an accumulated step. With
-    `overfit_batches` every epoch begins
-    the stream anew, as that option promises.
+    The count is in batches, since an epoch may end in the middle of an accumulated step. With
+    `overfit_batches` every epoch restarts the stream.
     """
     taken = trainer.fit_loop.epoch_loop.total_batch_idx + 1
     again = trainer.overfit_batches

@@ -1,6 +1,4 @@
-"""Corrections to the velocity, one method per file. A guided flow map is a flow map, so samplers
-need not know.
-"""
+"""Corrections to the velocity, one method a file; a guided flow map is a flow map to samplers."""
 
 from steer.discovery import lazy
 

@@ -1,6 +1,4 @@
-"""Guided(flow_map, *guidances): a FlowMap with a bent velocity. Its jumps follow the bent velocity
-by an ODE solver.
-"""
+"""Flow maps with corrections added to their velocity."""
 
 from abc import ABC, abstractmethod
 
@@ -16,7 +14,7 @@ __all__ = ["Guidance", "Guided"]
 
 
 class Guidance(ABC):
-    """guidance(flow_map, x, t, cond, generator) -> what to add to the velocity."""
+    """A correction to the velocity, guidance(flow_map, x, t, cond, generator)."""
 
     @abstractmethod
     def __call__(
@@ -27,23 +25,25 @@ class Guidance(ABC):
         cond: Cond = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b *shape"]:
-        """The correction at x and t, of the shape of x."""
+        """Compute the correction at x and t, of the shape of x."""
 
 
 class Guided(FlowMap):
-    """flow_map with corrections added to its velocity; score and denoiser are conversions of the
-    sum.
+    """A flow map with corrections added to its velocity, whose jumps integrate the sum.
 
-    Its law is that of the deterministic flow of the sum. The converted score is not that of this
-    flow, unless the corrections are the exact gradient of a value, so noisy samplers draw from
-    another law at every noise level: see `Sampler`.
+    Score and denoiser are conversions of the sum. Its law is that of the deterministic flow of the
+    sum. The converted score is not that of this flow, unless the corrections are the exact gradient
+    of a value, so stochastic samplers draw from another law at every noise level: see `Sampler`.
 
     Args:
         flow_map: the model.
         guidances: corrections, added up.
-        steps, solver: how a jump is made, since the map's own jumps know nothing of the guidance.
-        generator: chance of guidances that draw, for the whole batch: a prompt then notices its
-            batch mates.
+        steps, solver: of a jump, since the map's own jumps do not include the guidance.
+        generator: the random generator of guidances that draw, one for the whole batch: results
+            then depend on the batch composition.
+
+    Raises:
+        ValueError: steps < 1.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Classifier-free guidance, as a FlowMap around a FlowMap.
+"""Classifier-free guidance of a flow map.
 
     b^w = b(x, no condition) + w (b(x, cond) - b(x, no condition)).
 
-w = 1 is the conditional model, w = 0 the unconditional one. Both are evaluated side by side, at
-twice the cost. The law meant is that of the flow of b^w; no marginals have the guided score, so
-each noise level of an Sde has a law of its own (Bradley & Nakkiran 2024, arXiv 2408.09000).
+w = 1 is the conditional model, w = 0 the unconditional one. Both are evaluated, at twice the cost.
+The target law is that of the flow of b^w; no marginals have the guided score, so each noise level
+of an Sde samples a different law (Bradley & Nakkiran 2024, arXiv 2408.09000).
 
 Reference: Ho & Salimans 2022, arXiv 2207.12598.
 """
@@ -23,23 +23,26 @@ __all__ = ["ClassifierFree", "Unconditional"]
 
 
 class ClassifierFree(FlowMap):
-    """The guided velocity exactly; jumps by the same mixture of the two maps' jumps, which is the
-    guided flow's own map only to first order in t - s: short jumps are safe, long ones over-shoot
-    for large w. To jump far with guidance, integrate it (OdeMap) or distil it.
+    """A flow map with classifier-free guidance, exact in its velocity.
+
+    Jumps extrapolate the two maps' jumps in the same way, which is the map of the guided flow only
+    to first order in t - s: long jumps overshoot for large w. For long guided jumps, integrate
+    (OdeMap) or distil.
 
     Args:
-        flow_map: a model that can also do without its condition.
+        flow_map: a model that also accepts cond=None.
         weight: w; 1 changes nothing.
 
     Raises:
-        ValueError: guidance was distilled into the map.
+        ValueError: guidance was distilled into the map; when called, without a condition.
     """
 
     def __init__(self, flow_map: FlowMap, weight: float = 2.0):
         super().__init__()
         if flow_map.guidance != 1:
             raise ValueError(
-                f"this map has guidance of weight {flow_map.guidance} in it already, from its training; use it as it is"
+                f"this map has guidance of weight {flow_map.guidance} from its training; "
+                "use it as it is"
             )
         self.flow_map = flow_map
         self.weight = weight
@@ -61,19 +64,20 @@ class ClassifierFree(FlowMap):
         return self._mix(lambda cond: self.flow_map(x, s, t, cond), cond)
 
     def _mix(self, model: Any, cond: Cond) -> Tensor:
+        """Extrapolate from the unconditional output to the conditional one."""
         if cond is None:
             raise ValueError(
-                "classifier-free guidance needs a condition to lean to; pass cond, or use the map itself"
+                "classifier-free guidance needs a condition; pass cond, or use the map itself"
             )
         without = model(None)
         return torch.lerp(without, model(cond), self.weight)
 
 
 class Unconditional(FlowMap):
-    """A conditional model that is not told the condition, so that only the reward sees it.
+    """A conditional model evaluated without its condition, which only the reward receives.
 
     Args:
-        flow_map: a model that can do without its condition.
+        flow_map: a model that accepts cond=None.
     """
 
     def __init__(self, flow_map: FlowMap):
@@ -100,5 +104,5 @@ class Unconditional(FlowMap):
     def posterior_guesses(
         self, x: Tensor, t: Time, draws: int, generator: torch.Generator | None, cond: Cond = None
     ) -> Guesses:
-        """The model's own draws, if it has them, without the condition."""
+        """Draw from the model's posterior p(x1 | x_t) without the condition, if the model can."""
         return Posterior(draws)(self.flow_map, x, t, None, generator)

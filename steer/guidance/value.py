@@ -1,9 +1,9 @@
-"""Guidance by the value: b + c_t grad V_t, the velocity of the tilted path.
+"""Value guidance, b + c_t grad V_t, the velocity of the tilted path.
 
-With the exact V_t(x) = log E[exp(scale r(X_1)) | x_t = x], this is exactly the velocity of the
-interpolant whose data law is p_1 exp(scale r), and its ODE and SDE sample that law without weights.
-With any single guess in V's place (a map jump, a denoiser) it is biased; then use
-TrajectoryTilting, which weighs.
+With the exact V_t(x) = log E[exp(scale r(X_1)) | x_t = x], it is the velocity of the interpolant
+whose data law is p_1 exp(scale r), and its ODE and SDE sample that law without weights. With a
+point estimate in place of V (a map jump, a denoiser) it is biased; TrajectoryTilting corrects this
+by importance weights.
 
 References: Dhariwal & Nichol 2021, arXiv 2105.05233; Meta Flow Maps, 2026, arXiv 2601.14430.
 """
@@ -22,20 +22,23 @@ __all__ = ["ValueGuidance"]
 
 
 class ValueGuidance(Guidance):
-    """c_t grad V_t(x).
+    """The correction c_t grad V_t(x).
 
     At t = 0, c_t is infinite and grad V_t zero; the product is taken at t = .001 instead
     (`Schedule.inside`).
 
     Args:
-        value: the tilt and the look-ahead to ask.
+        value: the tilt and the look-ahead.
+
+    Raises:
+        ValueError: a tilt with scales for single prompts, or a reward without a gradient.
     """
 
     def __init__(self, value: Value):
         if value.tilt.scale.ndim:
             raise ValueError(
-                "a guidance sees samples, not prompts: give its tilt one scale, and scales of single prompts to the"
-                " sampler's tilt"
+                "a guidance does not know the prompts of samples: give its tilt one scale, "
+                "and scales of single prompts to the sampler's tilt"
             )
         if not value.tilt.differentiable:
             raise ValueError(no_gradient(value.tilt.reward, "BestOfN"))
@@ -50,9 +53,8 @@ class ValueGuidance(Guidance):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b *shape"]:
         t = flow_map.schedule.inside(t)
-        watched = torch.is_grad_enabled() and (
-            x.requires_grad or t.requires_grad
-        )  # then stay differentiable
+        # whether the caller differentiates through the guidance
+        watched = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)
         asked = Asked(flow_map, x, t, cond, generator)
         if watched or len(self.value.lookahead.pieces()) == 1:
             gradient = self.at_once(asked, watched)
@@ -62,7 +64,7 @@ class ValueGuidance(Guidance):
 
     @torch.enable_grad()
     def at_once(self, asked: Asked, watched: bool) -> Float[Tensor, "b *shape"]:
-        """grad V_t from the value itself, and with `watched` differentiable in x and t in its turn."""
+        """Compute grad V_t in one piece; with `watched`, differentiable in x and t itself."""
         x = asked.x if watched and asked.x.requires_grad else asked.x.detach().requires_grad_()
         v = self.value(*asked._replace(x=x))
         if not v.requires_grad:

@@ -1,6 +1,4 @@
-"""Flow maps made of other models: consistency and two-time models, predictions of noise or data,
-diffusers' conventions.
-"""
+"""Flow maps from other models: consistency and two-time models, predictions, other conventions."""
 
 from steer.discovery import lazy
 

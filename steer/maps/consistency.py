@@ -1,9 +1,9 @@
-"""ConsistencyMap: a model that knows where any noisy point lands and nothing in between.
+"""Consistency models as flow maps that jump to the data only.
 
     f(x, t) = X_{t,1}(x),      f(x, 1) = x.
 
-One call draws a sample; more calls improve it by jumping to the data and adding fresh noise, x_t =
-alpha f + sigma e.
+One call draws a sample; more calls improve it, by adding noise, x_t = alpha f + sigma e, and
+jumping again.
 
 Reference: Song, Dhariwal, Chen & Sutskever 2023, arXiv 2303.01469.
 """
@@ -21,23 +21,22 @@ __all__ = ["ConsistencyMap"]
 
 
 class ConsistencyMap(FlowMap):
-    """Jumps to t = 1 alone: `lookahead` and steer.samplers.Jump(renoise=True) work, other target
-    times raise.
+    """A consistency model, with jumps to t = 1 only: `lookahead`, and samplers.Jump(renoise=True).
 
     A consistency network has no velocity (its output is an end point, not the posterior mean).
     Given the model it was distilled from, velocity, denoiser and score are that model's, and every
-    look-ahead and sampler works that asks for no other jump.
+    look-ahead and sampler works that needs no other jump.
 
     Args:
         network: network(x, t, cond) -> (B, *shape), the end point f, with t of shape (B,), 0 noise
-            and 1 data; its own affair that f(x, 1) = x. For networks of TrigFlow see
+            and 1 data; f(x, 1) = x is up to the network. For networks of TrigFlow see
             steer.maps.conventions.TrigFlowJump.
         schedule: the path it was trained on.
         velocity: a FlowMap on the same path that gives the velocity, if there is one.
 
     Raises:
-        ValueError: a velocity on another path; later, a jump to t < 1, or a question that needs the
-            missing velocity.
+        ValueError: a velocity on another path; when called, a jump to t < 1, or a call that needs
+            the velocity if there is none.
     """
 
     jumps_follow_velocity = True
@@ -51,7 +50,8 @@ class ConsistencyMap(FlowMap):
         super().__init__()
         if velocity is not None and velocity.schedule != schedule:
             raise ValueError(
-                f"the jumps run on {schedule}, the velocity on {velocity.schedule}; pass steer.Rescheduled(velocity, schedule)"
+                f"the jumps run on {schedule}, the velocity on {velocity.schedule}; "
+                "pass steer.Rescheduled(velocity, schedule)"
             )
         self.network = network
         self.schedule = schedule
@@ -67,9 +67,10 @@ class ConsistencyMap(FlowMap):
     ) -> Float[Tensor, "b *shape"]:
         s, t = batch_time(s, x), batch_time(t, x)
         if (t != 1).any():
+            other = float(t[t != 1][0].detach())
             raise ValueError(
-                f"a consistency map jumps to the data, t = 1, only; got t = {float(t[t != 1][0].detach()):.4g}. Sample with "
-                "steer.samplers.Jump(renoise=True), or give its velocity to steer.OdeMap"
+                f"a consistency map jumps to the data, t = 1, only; got t = {other:.4g}; "
+                "sample by steer.samplers.Jump(renoise=True), or give its velocity to OdeMap"
             )
         return counting.network(self.network(x, s, cond))
 
@@ -79,6 +80,7 @@ class ConsistencyMap(FlowMap):
         if self.field is None:
             raise ValueError(
                 "a consistency network has no velocity, hence no denoiser or score; sample with "
-                "steer.samplers.Jump(renoise=True), or pass ConsistencyMap(..., velocity=the model it was distilled from)"
+                "steer.samplers.Jump(renoise=True), or pass "
+                "ConsistencyMap(..., velocity=the model it was distilled from)"
             )
         return self.field.velocity(x, t, cond)

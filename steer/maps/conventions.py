@@ -1,9 +1,9 @@
-"""Networks trained elsewhere, in their own variables, as velocity fields on our paths.
+"""Networks trained in other conventions (EDM, TrigFlow, DDPM) as velocity fields on our paths.
 
-Other conventions run from data to noise, scale x differently and name the noise level differently;
-all of them see only the ratio sigma : alpha of signal and noise. So each class here takes (x, t) on
-any of our paths to the place where the network was trained, asks it once, and reads D = E[x1 | x_t]
-and n = E[x0 | x_t] off the answer. x1 is in the units the network was trained in, of standard
+Other conventions run from data to noise, scale x differently and parametrise the noise level
+differently; all depend only on the ratio sigma : alpha. So each class here converts (x, t) on any
+of our paths to the variables of the network, evaluates it once, and converts its output to D =
+E[x1 | x_t] and n = E[x0 | x_t]. x1 is in the units of the network's training data, of standard
 deviation sigma_data, and x0 ~ N(0, I).
 
 For networks with our time and scale, see steer.maps.predictions; for another path afterwards,
@@ -29,12 +29,14 @@ Network = Callable[[Tensor, Tensor, Cond], Tensor]
 
 
 class Circular(VelocityField):
-    """Networks of y = x_t / N, N^2 = sigma_data^2 alpha^2 + sigma^2 the variance of x_t for
-    uncorrelated data. In the angle
+    """A network of the normalised y = x_t / N, N^2 = sigma_data^2 alpha^2 + sigma^2.
 
-        cos = sigma_data alpha / N,   sin = sigma / N:   y = cos D / sigma_data + sin n,   f = -sin D / sigma_data + cos n,
+    N^2 is the variance of x_t for uncorrelated data. In the angle
 
-    f the derivative of y in the angle, so D = sigma_data (cos y - sin f) and n = sin y + cos f,
+        cos = sigma_data alpha / N,               sin = sigma / N,
+        y = cos D / sigma_data + sin n,           f = -sin D / sigma_data + cos n,
+
+    f is the derivative of y in the angle, so D = sigma_data (cos y - sin f) and n = sin y + cos f,
     regular at both ends.
     """
 
@@ -52,7 +54,7 @@ class Circular(VelocityField):
 
     @abstractmethod
     def turning(self, y: Tensor, at: Coefficients, cond: Cond) -> Tensor:
-        """f at y, by one call of the network; `at` holds alpha and sigma, each (B,)."""
+        """Compute f at y by one call of the network; `at` holds alpha and sigma, each (B,)."""
 
     def endpoints(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Endpoints:
         at = self.schedule.coefficients(batch_time(t, x))
@@ -67,16 +69,16 @@ class Circular(VelocityField):
 
 
 class Edm(Circular):
-    """D(z; sig) = c_skip z + c_out F(c_in z, c_noise) of noisy z = x1 + sig x0, so z = x_t / alpha
-    and sig = sigma / alpha.
+    """A network of EDM, D(z; sig) = c_skip z + c_out F(c_in z, c_noise) of z = x1 + sig x0.
 
-    c_skip = sigma_data^2 / (sig^2 + sigma_data^2), c_out = sig sigma_data / sqrt(sig^2 +
-    sigma_data^2), c_in = 1 / sqrt(sig^2 + sigma_data^2), c_noise = log(sig) / 4; here c_in z = y
-    and F = -f.
+    z = x_t / alpha and sig = sigma / alpha; c_skip = sigma_data^2 / (sig^2 + sigma_data^2), c_out =
+    sig sigma_data / sqrt(sig^2 + sigma_data^2), c_in = 1 / sqrt(sig^2 + sigma_data^2), c_noise =
+    log(sig) / 4; here c_in z = y and F = -f.
 
-    Exact for sig in [sigma_min, sigma_max]. Beyond, where the network was never trained, it is told
-    the nearest of the two: off by O(1 / sigma_max) at t = 0 and O(sigma_min) at t = 1. Reference:
-    Karras et al. 2022, arXiv 2206.00364.
+    Exact for sig in [sigma_min, sigma_max]. Outside, where the network was not trained, sig is
+    clamped, with an error of O(1 / sigma_max) at t = 0 and O(sigma_min) at t = 1.
+
+    Reference: Karras et al. 2022, arXiv 2206.00364.
 
     Args:
         network: the raw F, network(c_in z, c_noise, cond) with c_noise of shape (B,); not the
@@ -112,12 +114,11 @@ class Edm(Circular):
 
 
 class TrigFlow(Circular):
-    """dz/dtheta = sigma_data F(z / sigma_data, theta) for z = cos(theta) x1 + sin(theta) sigma_data
-    x0: F = f.
+    """A network of TrigFlow, dz/dtheta = sigma_data F(z / sigma_data, theta), where F = f.
 
-    Exact at every t: theta = atan2(sigma, sigma_data alpha) runs from pi/2 (noise) to 0 (data). A
-    network trained as a
-    consistency model is not a velocity field; give ConsistencyMap its TrigFlowJump.
+    z = cos(theta) x1 + sin(theta) sigma_data x0. Exact at every t: theta = atan2(sigma, sigma_data
+    alpha) runs from pi/2 (noise) to 0 (data). A network trained as a consistency model is not a
+    velocity field; use ConsistencyMap with its TrigFlowJump.
 
     Reference: Lu & Song 2024, arXiv 2410.11081.
 
@@ -133,10 +134,10 @@ class TrigFlow(Circular):
 
 
 class TrigFlowJump(nn.Module):
-    """The consistency function f(z, theta) = cos(theta) z - sin(theta) sigma_data F(z / sigma_data,
-    theta) = X_{t,1}(x).
+    """The consistency function of a TrigFlow network, X_{t,1}(x) = f(z, theta).
 
-    For steer.ConsistencyMap(TrigFlowJump(network, sigma_data, schedule), schedule); it counts the
+    f(z, theta) = cos(theta) z - sin(theta) sigma_data F(z / sigma_data, theta). Use it as
+    steer.ConsistencyMap(TrigFlowJump(network, sigma_data, schedule), schedule), which counts the
     call. Arguments as in TrigFlow.
     """
 
@@ -156,15 +157,14 @@ class TrigFlowJump(nn.Module):
 
 
 class Ddpm(VelocityField):
-    """A network of discrete steps i = 0 (clean) .. T-1 (noise), z_i = sqrt(abar_i) x1 + sqrt(1 -
-    abar_i) x0.
+    """A network of DDPM, of z_i = sqrt(abar_i) x1 + sqrt(1 - abar_i) x0 at discrete steps i.
 
-    x_t is divided by |(alpha, sigma)|, and the step is the fractional one at which the angle
-    atan2(sigma, alpha), interpolated linearly between the steps, is that of t. Exact at the steps'
-    own angles; between them as good as the network's own understanding of fractions of a step
-    (sinusoidal embeddings have one). Outside the table's angles the velocity is that of the same x
-    at the table's nearest end: off by O(sqrt(abar_{T-1})) at t = 0 and by O(sqrt(1 - abar_0)) at t
-    = 1.
+    i = 0 is clean and T-1 noise. x_t is divided by |(alpha, sigma)|, and the step is the fractional
+    one at which the angle atan2(sigma, alpha), interpolated linearly between the steps, is that of
+    t. Exact at the angles of the steps; between them it depends on how the network interpolates
+    fractional steps (sinusoidal embeddings do). Outside the angles of the table the velocity is
+    that of the same x at its nearest end, with an error of O(sqrt(abar_{T-1})) at t = 0 and of
+    O(sqrt(1 - abar_0)) at t = 1.
 
     Reference: Ho, Jain & Abbeel 2020, arXiv 2006.11239; the path between the steps, Song et al.
     2020, arXiv 2010.02502.
@@ -193,9 +193,8 @@ class Ddpm(VelocityField):
         self.network = network
         self.prediction = prediction or NoisePrediction()
         self._check(abar)
-        self.angles = torch.atan2(
-            (1 - abar).sqrt(), abar.sqrt()
-        )  # no buffer, which half precision would round
+        # not a buffer, which half precision would round
+        self.angles = torch.atan2((1 - abar).sqrt(), abar.sqrt())
         noisy, clean = (
             float(schedule.time_at(a.sqrt(), (1 - a).sqrt())) if a > 0 else 0.0
             for a in abar[[-1, 0]]
@@ -203,6 +202,7 @@ class Ddpm(VelocityField):
         self.seen = max(noisy, 0.0), clean
 
     def _check(self, abar: Tensor) -> None:
+        """Raise ValueError for a table, or a prediction, that does not fit."""
         if (
             abar.ndim != 1
             or len(abar) < 2
@@ -210,15 +210,18 @@ class Ddpm(VelocityField):
             or not (0 <= abar[-1] < abar[0] < 1)
         ):
             raise ValueError(
-                "alphas_cumprod is a falling list of at least two numbers in (0, 1), from clean to noise"
+                "alphas_cumprod is a decreasing list of at least two numbers in (0, 1), "
+                "from clean to noise"
             )
         if not self.prediction.of_the_ratio:
             raise ValueError(
-                f"{type(self.prediction).__name__} depends on the path, and steps have none of ours; use NoisePrediction()"
+                f"{type(self.prediction).__name__} depends on the path, "
+                "which discrete steps do not determine; use NoisePrediction()"
             )
         if abar[-1] == 0 and self.prediction.blind_at_noise:
             raise ValueError(
-                "the last of alphas_cumprod is 0, where a noise prediction tells nothing; drop it, or predict v or clean"
+                "the last of alphas_cumprod is 0, where a noise prediction does not determine the "
+                "clean sample; drop it, or predict v or clean"
             )
 
     def velocity(
@@ -232,9 +235,7 @@ class Ddpm(VelocityField):
         return self.schedule.velocity(self.prediction.endpoints(output, x, t, self.schedule), x, t)
 
     def step(self, angle: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """The fractional step of an angle, 0 (data) .. T-1 (noise), linear between the table's
-        angles.
-        """
+        """Find the fractional step of an angle, in [0, T-1], linear between those of the table."""
         angles = self.angles.to(angle)
         i = torch.searchsorted(angles, angle.detach()).clamp(1, len(angles) - 1)
         return (i - 1 + (angle - angles[i - 1]) / (angles[i] - angles[i - 1])).clamp(
@@ -243,13 +244,14 @@ class Ddpm(VelocityField):
 
 
 def _on_circle(x: Tensor, at: Coefficients, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
-    """cos, sin and y of Circular, shaped to multiply x."""
+    """Compute cos, sin and y of Circular, shaped to broadcast over x."""
     cos = sigma_data * at.alpha
     size = torch.hypot(sigma_data * at.alpha, at.sigma)
     return expand(cos / size, x), expand(at.sigma / size, x), x / expand(size, x)
 
 
 def _positive(sigma_data: float) -> float:
+    """Return sigma_data. Raises ValueError unless it is positive."""
     if not sigma_data > 0:
         raise ValueError(
             f"sigma_data is the standard deviation of the data, above 0; got {sigma_data}"

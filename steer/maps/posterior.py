@@ -1,9 +1,8 @@
-"""Posterior maps: an outer flow map, and an inner one trained to draw from p(x1 | x_t) in a single
-jump.
+"""Posterior maps: a flow map with an inner one that samples p(x1 | x_t) in a single jump.
 
-The inner map is an ordinary flow map on the straight path from e ~ N(0, I) to y, the half of (x1,
-x0) that x_t hides (`steer.lookahead.glass_flow`), conditional on Context(x_t, t, schedule, cond).
-One jump is a draw,
+The inner map is an ordinary flow map on the linear path from e ~ N(0, I) to y, the component of
+(x1, x0) that x_t does not determine (`steer.lookahead.glass_flow`), conditional on Context(x_t, t,
+schedule, cond). One jump is a draw,
 
     x1 = c x_t / h + s Y_{0,1}(e; x_t, t),
 
@@ -11,8 +10,7 @@ differentiable in x_t and t. `steer.training.Posterior` trains it with any objec
 GlassFlow is the same map by integration, without training, and the teacher to distil it from.
 
 References: Potaptchik et al. 2026, arXiv 2601.14430 (Meta Flow Maps); Holderrieth et al. 2026,
-arXiv 2602.05993 (Diamond
-Maps).
+arXiv 2602.05993 (Diamond Maps).
 """
 
 import torch
@@ -28,13 +26,17 @@ __all__ = ["PosteriorMap"]
 
 
 class PosteriorMap(FlowMap):
-    """flow_map, which can also draw from its own p(x1 | x_t), as the look-ahead `Posterior` asks.
+    """A flow map that also samples its p(x1 | x_t), for the look-ahead `Posterior`.
 
-    Exact draws if the inner map is the flow map of y given x_t, as exact as its training otherwise.
+    The draws are exact if the inner map is the flow map of y given x_t; a learned one has its
+    training error.
 
     Args:
-        flow_map: the outer map: jumps, velocity, denoiser and score are its own.
+        flow_map: the outer map, which gives jumps, velocity, denoiser and score.
         inner: the inner map, such as a ResidualMap of `steer.networks.WithContext`, or a GlassFlow.
+
+    Raises:
+        ValueError: an inner map on another path than Linear().
     """
 
     def __init__(self, flow_map: FlowMap, inner: FlowMap):
@@ -56,14 +58,12 @@ class PosteriorMap(FlowMap):
     def posterior_guesses(
         self, x: Tensor, t: Time, draws: int, generator: torch.Generator | None, cond: Cond = None
     ) -> Guesses:
-        """Independent draws of equal weight, one evaluation of the inner map each, all in one
-        batch.
-        """
+        """Draw independent samples of equal weight, in one batch, one inner evaluation each."""
         context = Context(x, t, self.schedule, cond)
         x1 = posterior_draws(self.inner, context, draws, generator)
         return Guesses(x1, log_uniform(x1))
 
-    # --- the outer map's own ---------------------------------------------------------------------
+    # --- of the outer map -----------------------------------------------------------------------
     def forward(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:

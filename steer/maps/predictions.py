@@ -1,12 +1,11 @@
-"""What a network may have been trained to predict, and any such network as a flow map.
+"""Prediction types of networks (velocity, clean, noise, score, v), and such networks as flow maps.
 
-A prediction is one view of the pair D = E[x1 | x_t], n = E[x0 | x_t] (see steer.interpolant):
-`endpoints` reads the pair off a network's output, `output` is its inverse, what a perfect network
-would have put out.
+A prediction is a function of the pair D = E[x1 | x_t], n = E[x0 | x_t] (see steer.interpolant):
+`endpoints` recovers the pair from the output of a network, and `output` is its inverse.
 
-A noise prediction says nothing of the clean sample where alpha = 0, a clean one nothing of the
-noise where sigma = 0; just inside, the reading multiplies the network's error by 1 / alpha or 1 /
-sigma. The velocity and the v of Salimans & Ho tell both, everywhere.
+A noise prediction does not determine the clean sample where alpha = 0, nor a clean prediction the
+noise where sigma = 0; close to these ends the conversion multiplies the network's error by 1 /
+alpha or 1 / sigma. The velocity and the v of Salimans & Ho determine both everywhere.
 """
 
 from abc import ABC, abstractmethod
@@ -34,32 +33,34 @@ __all__ = [
 
 
 class Prediction(ABC):
-    """One view of (D, n). `of_the_ratio` says that it depends on the point of the path only through
-    alpha : sigma.
+    """A function of (D, n) that a network predicts.
+
+    Attributes:
+        blind_at_noise: whether it does not determine D where alpha = 0.
+        blind_at_data: whether it does not determine n where sigma = 0.
+        of_the_ratio: whether it depends on the point of the path only through alpha : sigma.
     """
 
-    blind_at_noise: bool = False  # whether it says nothing of D where alpha = 0
-    blind_at_data: bool = False  # whether it says nothing of n where sigma = 0
+    blind_at_noise: bool = False
+    blind_at_data: bool = False
     of_the_ratio: bool = True
 
     @abstractmethod
     def endpoints(self, output: Tensor, x: Tensor, t: Time, schedule: Schedule) -> Endpoints:
-        """(D, n) from a network's output at x and t. Raises ValueError where it is blind."""
+        """Convert the output of a network at x and t to (D, n). Raises ValueError where blind."""
 
     @abstractmethod
     def output(self, endpoints: Endpoints, x: Tensor, t: Time, schedule: Schedule) -> Tensor:
-        """The output whose endpoints these are."""
+        """Convert (D, n) to the output of a network."""
 
     def seen(self, schedule: Schedule, margin: float) -> tuple[float, float]:
-        """The first and last time at which both endpoints are told, `margin` inside an end where
-        one is not.
-        """
+        """Return the first and last times of evaluation, `margin` inside a blind end."""
         first = margin if self.blind_at_noise and float(schedule(0.0).alpha) == 0 else 0.0
         return first, 1 - margin if self.blind_at_data else 1.0
 
 
 class VelocityPrediction(Prediction):
-    """v = alpha' D + sigma' n: flow matching, rectified flow."""
+    """The velocity v = alpha' D + sigma' n of flow matching and rectified flow."""
 
     of_the_ratio = False
 
@@ -71,7 +72,7 @@ class VelocityPrediction(Prediction):
 
 
 class CleanPrediction(Prediction):
-    """D, the clean sample ("x-prediction", "sample" in diffusers)."""
+    """The clean sample D ("x-prediction", "sample" in diffusers)."""
 
     blind_at_data = True
 
@@ -83,7 +84,7 @@ class CleanPrediction(Prediction):
 
 
 class NoisePrediction(Prediction):
-    """n, the noise ("eps-prediction"): Ho, Jain & Abbeel 2020, arXiv 2006.11239."""
+    """The noise n ("eps-prediction"): Ho, Jain & Abbeel 2020, arXiv 2006.11239."""
 
     blind_at_noise = True
 
@@ -95,9 +96,7 @@ class NoisePrediction(Prediction):
 
 
 class ScorePrediction(Prediction):
-    """s = grad log p_t(x) = -n / sigma; `output` raises ValueError at t = 1, where it need not
-    exist.
-    """
+    """The score s = grad log p_t(x) = -n / sigma; `output` raises ValueError at t = 1."""
 
     blind_at_noise = True
     of_the_ratio = False
@@ -110,11 +109,12 @@ class ScorePrediction(Prediction):
 
 
 class SalimansHoPrediction(Prediction):
-    """v = (alpha n - sigma D) / |(alpha, sigma)|: the "v-prediction" of diffusion models, which is
-    not the velocity.
+    """The "v-prediction" of diffusion models, v = (alpha n - sigma D) / |(alpha, sigma)|.
 
-    Their alpha^2 + sigma^2 is 1; the division makes v the same on every path. On Trigonometric, the
-    velocity is -(pi / 2) v. Reference: Salimans & Ho 2022, arXiv 2202.00512.
+    It is not the velocity. Diffusion models have alpha^2 + sigma^2 = 1; the division makes v the
+    same on every path. On Trigonometric, the velocity is -(pi / 2) v.
+
+    Reference: Salimans & Ho 2022, arXiv 2202.00512.
     """
 
     def endpoints(self, output: Tensor, x: Tensor, t: Time, schedule: Schedule) -> Endpoints:
@@ -127,21 +127,19 @@ class SalimansHoPrediction(Prediction):
 
 
 def _circle(x: Tensor, t: Time, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
-    """alpha, sigma and x divided by |(alpha, sigma)|: the same point on the path with alpha^2 +
-    sigma^2 = 1.
-    """
+    """Divide alpha, sigma and x by |(alpha, sigma)|, for a path with alpha^2 + sigma^2 = 1."""
     alpha, sigma, _, _ = schedule.at(t, x)
     size = torch.hypot(alpha, sigma)
     return alpha / size, sigma / size, x / size
 
 
 class VelocityField(FlowMap, ABC):
-    """A model that knows its velocity alone: a jump is an ODE, of `steps` times the solver's stages
-    evaluations.
+    """A model of the velocity alone, whose jumps integrate it as in OdeMap.
 
     Args:
         schedule: the path.
-        steps, solver: of every jump, long or short; Heun() by default. See OdeMap.
+        steps, solver: of every jump, long or short; Heun() by default. A jump costs `steps` times
+            the solver's stages evaluations.
     """
 
     def __init__(self, schedule: Schedule, steps: int = 16, solver: Solver | None = None):
@@ -161,8 +159,10 @@ class VelocityField(FlowMap, ABC):
 
 
 class Predicted(VelocityField):
-    """A network that predicts any of these, as a velocity field. Exact; but at an end where its
-    prediction is blind the velocity is that of the same x at `margin` from it, of error O(margin)
+    """A network that makes one of these predictions, as a velocity field.
+
+    It is exact, except that at an end where its prediction is blind the velocity is that of the
+    same x at `margin` from it, with an error of O(margin)
     (held in the tests).
 
     The margin is a compromise: at the noise end the network's own error reaches the velocity
@@ -174,7 +174,7 @@ class Predicted(VelocityField):
             1 data.
         prediction: what it was trained to predict.
         schedule: the path it was trained on; to ask it on another, wrap this in steer.Rescheduled.
-        margin: how far from a blind end the network is asked.
+        margin: the least distance from a blind end at which the network is evaluated.
         steps, solver: how a jump is made.
     """
 

@@ -1,11 +1,10 @@
-"""TwoTimeDenoiser: a flow map whose network aims at the data, with a target time beside the time it
-is at.
+"""Flow maps whose network predicts the data from a time and a target time.
 
     X_{s,t}(x) = (sigma_t / sigma_s) x + (alpha_t - alpha_s sigma_t / sigma_s) D_{s,t}(x)
-               = x + (alpha_t - alpha_s) D + (sigma_t - sigma_s) n,      n = (x - alpha_s D) / sigma_s:
+               = x + (alpha_t - alpha_s) D + (sigma_t - sigma_s) n,  n = (x - alpha_s D) / sigma_s,
 
-a step of DDIM with a D made for it. X_{s,s} is the identity by construction, D_{s,1} the jump to
-data, and D_{s,s} the posterior mean, which gives the velocity.
+a DDIM step with a clean prediction D that depends on t. X_{s,s} is the identity by construction,
+D_{s,1} the jump to data, and D_{s,s} the posterior mean, which gives the velocity.
 
 References: Kim et al. 2023 (CTM), arXiv 2310.02279; for the step, Song et al. 2020 (DDIM), arXiv
 2010.02502.
@@ -24,16 +23,19 @@ __all__ = ["TwoTimeDenoiser"]
 
 
 class TwoTimeDenoiser(FlowMap):
-    """The map above, by one call of network(x, s, t, cond) -> D_{s,t}(x). Exact for s up to 1 -
-    `margin`.
+    """A flow map by one call of network(x, s, t, cond) -> D_{s,t}(x), exact for s <= 1 - `margin`.
 
-    Later the noise cannot be read off D; the pair (D, n) is then that of the same x at 1 - margin,
-    which makes velocity and jumps from there err by O(margin), and leaves X_{1,1} the identity.
+    Closer to t = 1, D does not determine the noise; the pair (D, n) is then that of the same x at
+    1 - margin. Velocity and jumps from there have an error of O(margin), and X_{1,1} stays the
+    identity.
 
     Args:
         network: network(x, s, t, cond) -> (B, *shape), with s and t of shape (B,).
         schedule: the path it was trained on.
-        margin: how far from t = 1 the network is asked for the noise.
+        margin: the least distance from t = 1 at which the noise is computed.
+
+    Raises:
+        ValueError: a margin outside (0, 0.5).
     """
 
     jumps_follow_velocity = True
@@ -71,6 +73,6 @@ class TwoTimeDenoiser(FlowMap):
     def _pair(
         self, x: Tensor, s: Float[Tensor, "b"], t: Float[Tensor, "b"], cond: Cond
     ) -> Endpoints:
-        """D_{s,t} and the noise that x is then made of."""
+        """Compute D_{s,t} and the noise that makes up x with it."""
         s = s.clamp(max=1 - self.margin)
         return self.schedule.from_clean(counting.network(self.network(x, s, t, cond)), x, s)

@@ -1,8 +1,7 @@
-"""How far the result is from the law it promised: torchmetrics Metrics, each beside the pure
-function it accumulates.
+"""Metrics of samples (torchmetrics), each beside the pure function it accumulates.
 
-A function that bears the name of its file is imported from there: `from steer.metrics.grid_kl
-import grid_kl`.
+A function with the name of its file is imported from there: `from steer.metrics.grid_kl import
+grid_kl`.
 """
 
 from steer.discovery import lazy

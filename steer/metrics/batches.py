@@ -1,6 +1,4 @@
-"""A network over many samples in batches of bounded size, without gradients, so that memory does
-not grow with them.
-"""
+"""Evaluation of a network in batches of bounded size, without gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +15,17 @@ def in_batches(
     cond: Any = None,
     constrained: bool = False,
 ) -> Float[Tensor, "b *out"]:
-    """network(x), or network(x, cond) where a condition is given (one entry per sample), in
-    float64.
+    """Compute network(x), or network(x, cond) where there is a condition, in float64.
+
+    Args:
+        network: (B, *shape) -> (B, *out).
+        x: samples.
+        max_batch: the largest batch given to the network.
+        cond: None, or one entry per sample.
+        constrained: whether -inf is allowed, as by rewards with hard constraints.
 
     Raises:
-        ValueError: if the network does not answer with one finite row per sample (or, with
-            `constrained`, one of -inf); names the first bad sample.
+        ValueError: an output that is not (B, *out) or not finite; names the first bad sample.
     """
     answers = []
     for start in range(0, len(x), max_batch):
@@ -33,17 +36,18 @@ def in_batches(
     return torch.cat(answers).double()
 
 
-def _checked(answer: Tensor, rows: int, start: int, constrained: bool) -> Tensor:
-    if answer.shape[:1] != (rows,):
+def _checked(answer: Tensor, samples: int, start: int, constrained: bool) -> Tensor:
+    """Return the output of a batch that begins at sample `start`. Raises ValueError as above."""
+    if answer.shape[:1] != (samples,):
         raise ValueError(
-            f"expected one row for each of {rows} samples, got shape {tuple(answer.shape)}; reduce no batch"
+            f"expected one row for each of {samples} samples, got shape {tuple(answer.shape)}; "
+            "do not reduce over the batch"
         )
     fine = torch.isfinite(answer)
     if constrained:
         fine = fine | (answer == -torch.inf)
-    bad = ~fine.reshape(rows, -1).all(1)
+    bad = ~fine.reshape(samples, -1).all(1)
     if bad.any():
-        raise ValueError(
-            f"expected finite answers, got one that is not at sample {start + int(bad.nonzero()[0])}"
-        )
+        sample = start + int(bad.nonzero()[0])
+        raise ValueError(f"expected finite outputs, got one that is not at sample {sample}")
     return answer

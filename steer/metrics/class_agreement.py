@@ -1,4 +1,4 @@
-"""The judge's accuracy: how often a classifier sees in a sample what was asked for."""
+"""Class agreement: the accuracy of conditional samples in the eyes of a classifier."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,10 @@ __all__ = ["ClassAgreement"]
 
 
 class ClassAgreement(PromptMean):
-    """Share of samples that a classifier gives the asked label, argmax_k logits_k(x) = label, with
-    standard errors.
+    """The share of samples whose class, argmax_k logits_k(x), is their label, with standard errors.
 
-    update(x (P, N, *shape), labels (P,), log_w (P, N) = None); compute() -> Estimate. All right or
-    all wrong gives a standard error of 0: then 3 / (P N) bounds the rate of the unseen with 95 %
+    update(x (P, N, *shape), labels (P,), log_w (P, N) = None); compute() -> Estimate. A share of 0
+    or 1 has a standard error of 0: then 3 / (P N) bounds the rate of the other outcome with 95 %
     confidence.
 
     Args:
@@ -40,15 +39,15 @@ class ClassAgreement(PromptMean):
         labels: Int[Tensor, " p"],
         log_w: Float[Tensor, "p n"] | None = None,
     ) -> None:
-        """Adds prompts, each with all its particles and its one label.
+        """Add prompts, each with all its particles and its one label.
 
         Raises:
-            ValueError: if the classifier's answer is not of shape (B, K) or not finite.
+            ValueError: if the classifier's output is not of shape (B, K) or not finite.
         """
         logits = in_batches(self.classifier, x.flatten(0, 1), self.max_batch)
         if logits.ndim != 2:
             raise ValueError(
-                f"expected logits of shape (B, K), got {tuple(logits.shape)}; return one row per sample"
+                f"expected logits of shape (B, K), got {tuple(logits.shape)}; one row per sample"
             )
         agrees = logits.argmax(-1).reshape(x.shape[:2]) == labels[:, None]
         self.add(agrees.double(), log_w)

@@ -1,10 +1,8 @@
-"""Pairwise diversity: how different two particles of the same prompt are, in the eyes of a feature
-network.
+"""Pairwise diversity: the mean feature distance of two particles of the same prompt.
 
 N / (N - 1) sum_ij w_i w_j d(f_i, f_j), averaged over prompts: the mean over pairs i != j for equal
-weights, and 0 when
-one particle has all the weight. It is, up to the factor, what multinomial resampling would leave on
-average.
+weights, and 0 when one particle has all the weight. Up to the factor, it is the expected diversity
+after multinomial resampling.
 
 By default d is the cosine distance 1 - f_i . f_j / |f_i||f_j|: 0 for equal directions, 1 for
 orthogonal ones.
@@ -26,7 +24,7 @@ __all__ = ["PairwiseDiversity", "cosine_diversity", "euclidean_diversity"]
 
 
 def cosine_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """N / (N - 1) (1 - |sum_i w_i f_i / |f_i||^2), which is the sum over pairs of 1 - cos, in O(N).
+    """Compute the mean of 1 - cos over pairs, N / (N - 1) (1 - |sum_i w_i f_i / |f_i||^2), in O(N).
 
     Raises:
         ValueError: for a zero feature vector, which has no direction.
@@ -34,7 +32,8 @@ def cosine_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[T
     length = f.norm(dim=-1, keepdim=True)
     if not (length > 0).all():
         raise ValueError(
-            "a feature vector is zero and has no cosine; use distance=euclidean_diversity or other features"
+            "a feature vector is zero and has no cosine; "
+            "use distance=euclidean_diversity or other features"
         )
     n = len(f)
     along = (w @ (f / length)).square().sum()
@@ -44,14 +43,14 @@ def cosine_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[T
 
 
 def euclidean_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """N / (N - 1) sum_ij w_i w_j |f_i - f_j|: the choice for points of the plane."""
+    """Compute N / (N - 1) sum_ij w_i w_j |f_i - f_j|, suited to points of the plane."""
     n = len(f)
     f = f - w @ f
     return n / (n - 1) * distance_between(f, f, w, w)
 
 
 class PairwiseDiversity(Metric):
-    """Mean feature distance between particles of one prompt, averaged over prompts.
+    """The mean feature distance between particles of one prompt, averaged over prompts.
 
     update(x (P, N, *shape), log_w (P, N) = None); compute() -> scalar.
 
@@ -87,12 +86,11 @@ class PairwiseDiversity(Metric):
     def update(
         self, x: Float[Tensor, "p n *shape"], log_w: Float[Tensor, "p n"] | None = None
     ) -> None:
-        """Adds prompts, each with all its particles. Raises ValueError with fewer than two
-        particles a prompt.
-        """
+        """Add prompts, each with all its particles. Raises ValueError for fewer than two."""
         if x.shape[1] < 2:
             raise ValueError(
-                "diversity needs at least 2 particles a prompt, got 1; put prompts alike on the particle axis"
+                "diversity needs at least 2 particles a prompt, got 1; "
+                "put equal prompts on the particle axis"
             )
         w = normalized(x.new_zeros(x.shape[:2]) if log_w is None else log_w)
         f = in_batches(self.features, x.flatten(0, 1), self.max_batch).reshape(*x.shape[:2], -1)
@@ -102,7 +100,7 @@ class PairwiseDiversity(Metric):
         self.prompts = self.prompts + len(x)
 
     def compute(self) -> Tensor:
-        """The mean over prompts. Raises ValueError before any prompt."""
+        """Compute the mean over prompts. Raises ValueError before any prompt."""
         if self.prompts == 0:
             raise ValueError("expected particles, got none; call update(x) first")
         return self.total / self.prompts

@@ -1,11 +1,10 @@
-"""Energy distance: zero exactly when two laws agree, with no bandwidth, bins or features to choose.
+"""Energy distance, which is zero only for equal laws and has no bandwidth, bins or features.
 
 D(p, q) = 2 E|X - Y| - E|X - X'| - E|Y - Y'|,   X, X' ~ p and Y, Y' ~ q independent, |.| Euclidean.
 
 Estimated by U-statistics (no sample is paired with itself): unbiased for equal weights, hence of
-either sign when the
-laws agree. `sampling_floor` gives its size then. Self-normalised weights cost a bias of order
-1/ess.
+either sign when the laws agree, with a size given by `sampling_floor`. Self-normalised weights have
+a bias of order 1/ess.
 
 Reference: Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
 """
@@ -30,7 +29,7 @@ def energy_distance(
     log_w_x: Float[Tensor, " n"] | None = None,
     log_w_y: Float[Tensor, " m"] | None = None,
 ) -> Float[Tensor, ""]:
-    """D between two weighted sets, in float64, in memory that grows as n + m (without gradients).
+    """Compute D between two weighted sets, in float64, in memory of order n + m without gradients.
 
     Distances come from inner products of the centred samples: coincident points are 1e-8 of their
     scale apart.
@@ -54,8 +53,9 @@ def centred(
     log_w_x: Float[Tensor, " n"] | None,
     log_w_y: Float[Tensor, " m"] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both sets in float64 about the mean of the second, since distances come from inner products;
-    and their weights.
+    """Centre both sets at the mean of the second, in float64, and normalise their weights.
+
+    Centring keeps the rounding of distances small, which are computed from inner products.
     """
     w = normalized(x.new_zeros(len(x)) if log_w_x is None else log_w_x)
     v = normalized(y.new_zeros(len(y)) if log_w_y is None else log_w_y)
@@ -74,10 +74,10 @@ def distance_between(
     v: Float[Tensor, " m"],
     pairing: Pairing = torch.cdist,
 ) -> Float[Tensor, ""]:
-    """sum_ij w_i v_j |x_i - y_j|, or of another function of the pairs, a block of rows at a time."""
-    rows = max(1, MAX_PAIRS // len(y))
-    blocks = [a @ pairing(b, y) @ v for b, a in zip(x.split(rows), w.split(rows), strict=True)]
-    return torch.stack(blocks).sum()
+    """Compute sum_ij w_i v_j |x_i - y_j|, or that of another pairing, in bounded memory."""
+    block = max(1, MAX_PAIRS // len(y))
+    sums = [a @ pairing(b, y) @ v for b, a in zip(x.split(block), w.split(block), strict=True)]
+    return torch.stack(sums).sum()
 
 
 def distance_within(
@@ -86,19 +86,27 @@ def distance_within(
     pairing: Pairing = torch.cdist,
     of_itself: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """sum_{i != j} w_i w_j |x_i - x_j| / sum_{i != j} w_i w_j; `of_itself` is what a point and
-    itself make in a pairing.
+    """Compute sum_{i != j} w_i w_j |x_i - x_j| / sum_{i != j} w_i w_j.
+
+    Args:
+        x: points.
+        w: normalised weights.
+        pairing: in place of the distance.
+        of_itself: the pairing of a point with itself.
+
+    Raises:
+        ValueError: when fewer than two points carry weight.
     """
     mass = pair_mass(w)
     if not mass > MIN_PAIR_MASS:
         raise ValueError(
-            "expected at least two samples with weight, got one; resample or temper the weights first"
+            "expected at least two samples with weight, got one; resample or temper the weights"
         )
     return (distance_between(x, x, w, w, pairing) - of_itself * w.square().sum()) / mass
 
 
 class EnergyDistance(TwoSamples):
-    """Energy distance between the model's samples, weighted if need be, and the reference's.
+    """The energy distance between (weighted) model samples and reference samples.
 
     update(samples (n, *shape), real, log_w=None); compute() -> scalar.
     """
@@ -110,5 +118,5 @@ class EnergyDistance(TwoSamples):
         log_w: Float[Tensor, " n"],
         log_w_real: Float[Tensor, " m"],
     ) -> Float[Tensor, ""]:
-        """2 E|X-Y| - E|X-X'| - E|Y-Y'|."""
+        """Compute 2 E|X-Y| - E|X-X'| - E|Y-Y'|."""
         return energy_distance(x, y, log_w, log_w_real)

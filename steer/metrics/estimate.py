@@ -1,6 +1,4 @@
-"""A mean over prompts of self-normalised means over particles, with two standard errors taken from
-the run itself.
-"""
+"""Means over prompts of self-normalised means over particles, with two standard errors."""
 
 from abc import ABC
 from typing import Any, NamedTuple
@@ -21,8 +19,8 @@ class Estimate(NamedTuple):
 
     std_error takes the prompts as given and the particles as independent. Particles that share an
     ancestor are not, so after resampling it is too small, as it is when few particles carry the
-    weight (a low ess). NaN where a prompt has one particle, or one with all the weight: such a run
-    says nothing of its own error. std_error_over_prompts takes the prompts as independent draws,
+    weight (a low ess). NaN where a prompt has one particle, or one with all the weight, which does
+    not determine an error. std_error_over_prompts takes the prompts as independent draws,
     sd(mean_p) / sqrt(P): it holds under resampling too, and counts the differences between prompts
     as noise. NaN for a single prompt.
     """
@@ -35,8 +33,7 @@ class Estimate(NamedTuple):
 def particle_mean(
     values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None = None
 ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-    """mean_p = sum_n w_pn r_pn for each prompt, and the delta-method variance of that ratio of
-    sums,
+    """Compute mean_p = sum_n w_pn r_pn of each prompt, and its delta-method variance
 
     var_p = sum_n w_pn^2 (r_pn - mean_p)^2 / (1 - sum_n w_pn^2),
 
@@ -53,14 +50,13 @@ def particle_mean(
 
 
 def over_prompts(mean: Float[Tensor, " p"], variance: Float[Tensor, " p"]) -> Estimate:
-    """The mean over prompts: std_error = sqrt(sum_p var_p) / P."""
+    """Average over prompts, with std_error = sqrt(sum_p var_p) / P."""
     between = mean.std(correction=1) if len(mean) > 1 else mean.new_tensor(torch.nan)
     return Estimate(mean.mean(), variance.sum().sqrt() / len(mean), between / len(mean) ** 0.5)
 
 
 class PromptMean(Metric, ABC):
-    """A metric that is a number per particle, averaged: subclasses' `update` hands those numbers to
-    `add`.
+    """The mean of a number per particle; the `update` of a subclass passes these numbers to `add`.
 
     Args:
         metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays
@@ -81,13 +77,13 @@ class PromptMean(Metric, ABC):
         self.add_state("variances", [], dist_reduce_fx="cat")
 
     def add(self, values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None) -> None:
-        """Adds prompts, each with all its particles."""
+        """Add prompts, each with all its particles."""
         mean, variance = particle_mean(values, log_w)
         self.means.append(mean)
         self.variances.append(variance)
 
     def compute(self) -> Estimate:
-        """Mean and standard errors over all prompts. Raises ValueError before any prompt."""
+        """Compute mean and standard errors over prompts. Raises ValueError before any prompt."""
         if len(self.means) == 0:
             raise ValueError("expected samples, got none; call update(x) first")
         return over_prompts(dim_zero_cat(self.means), dim_zero_cat(self.variances))

@@ -1,4 +1,4 @@
-"""How far apart two sets of samples are when nothing but chance separates them."""
+"""The sampling floor of a distance: its distribution between samples of equal laws."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,11 @@ def sampling_floor(
     repeats: int,
     generator: torch.Generator,
 ) -> Float[Tensor, " repeats"]:
-    """Distances between random halves of fresh reference samples: the permutation law of `distance`
-    at equal laws.
+    """Compute distances between random halves of reference samples, as in a permutation test.
 
     For the floor of n model samples against n real ones, give a pool of 2n. Its mean is the bias of
-    `distance`, its root mean square the scale on which a distance means anything; a distance above
-    its 95 % quantile is significant.
+    `distance`, its root mean square the resolution; a distance above its 95 % quantile is
+    significant.
 
     Args:
         distance: (n, *shape), (n, *shape) -> scalar, such as `energy_distance`.

@@ -29,7 +29,7 @@ def frechet_distance(
     mu2: Float[Tensor, " d"],
     cov2: Float[Tensor, "d d"],
 ) -> Float[Tensor, ""]:
-    """The squared Fréchet distance, in float64; singular covariances are welcome.
+    """Compute the squared Fréchet distance, in float64; covariances may be singular.
 
     The trace of the root is the nuclear norm |C1^1/2 C2^1/2|_*, which never squares a condition
     number.
@@ -43,19 +43,21 @@ def frechet_distance(
 
 
 def _root(cov: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """Compute the square root of a covariance. Raises ValueError unless it is semi-definite."""
     values, vectors = torch.linalg.eigh(cov)
     if values.min() < -ROUNDING * values.abs().max():
         raise ValueError(
-            f"expected a positive semi-definite covariance, got an eigenvalue {float(values.min()):.3g}"
+            "expected a positive semi-definite covariance, "
+            f"got an eigenvalue {float(values.min()):.3g}"
         )
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
 class FrechetDistance(Metric):
-    """Squared Fréchet distance between features of real images and of the model's.
+    """The squared Fréchet distance between features of real images and of the model's.
 
     update(images (B, *shape), real); compute() -> scalar. The state is two sets of moments in
-    float64, of a size that does not grow with the images. `forward` asks for a distance after one
+    float64, of a size that does not grow with the images. `forward` computes a distance after one
     batch, which has one side only: use `update`.
 
     Args:
@@ -83,13 +85,12 @@ class FrechetDistance(Metric):
             self.add_state(name, empty, dist_reduce_fx=pool)
 
     def update(self, images: Float[Tensor, "b *shape"], real: bool) -> None:
-        """Adds images to the real or the model side. Raises ValueError if the features are not (B,
-        dimension).
-        """
+        """Add images to one side. Raises ValueError if the features are not (B, dimension)."""
         f = in_batches(self.features, images, self.max_batch)
         if f.shape[1:] != (self.dimension,):
             raise ValueError(
-                f"expected features of shape (B, {self.dimension}), got {tuple(f.shape)}; set dimension to d"
+                f"expected features of shape (B, {self.dimension}), got {tuple(f.shape)}; "
+                "set dimension to d"
             )
         if real:
             self.real = pool(torch.stack([self.real, moments(f)]))
@@ -97,7 +98,7 @@ class FrechetDistance(Metric):
             self.model = pool(torch.stack([self.model, moments(f)]))
 
     def compute(self) -> Tensor:
-        """The squared distance. Raises ValueError while either side has fewer than two images."""
+        """Compute the distance. Raises ValueError if either side has fewer than two images."""
         _, mu1, cov1 = unpack(self.real)
         _, mu2, cov2 = unpack(self.model)
         return frechet_distance(mu1, cov1, mu2, cov2)

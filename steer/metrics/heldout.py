@@ -1,4 +1,4 @@
-"""A reward that took no part in the steering, asked what it thinks of the result."""
+"""The mean of a held-out reward, one that was not steered by."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +14,7 @@ __all__ = ["HeldoutReward"]
 
 
 class HeldoutReward(PromptMean):
-    """Mean of a held-out reward under the samples' self-normalised weights, with standard errors
-    (see `Estimate`).
+    """The mean of a held-out reward under self-normalised weights, with standard errors.
 
     update(x (P, N, *shape), cond=None, log_w (P, N) = None); compute() -> Estimate. Prompts may be
     spread over updates and ranks, the particles of one prompt may not. Samples without prompts are
@@ -40,7 +39,7 @@ class HeldoutReward(PromptMean):
         cond: Any = None,
         log_w: Float[Tensor, "p n"] | None = None,
     ) -> None:
-        """Adds prompts, each with all its particles.
+        """Add prompts, each with all its particles.
 
         Args:
             x: (P, N, *shape) samples.
@@ -61,6 +60,6 @@ class HeldoutReward(PromptMean):
         )
         if values.ndim != 1:
             raise ValueError(
-                f"expected a reward of shape (B,), got {tuple(values.shape)}; return one number per sample"
+                f"expected a reward of shape (B,), got {tuple(values.shape)}: one number per sample"
             )
         self.add(values.reshape(prompts, particles), log_w)

@@ -1,12 +1,10 @@
-"""Squared maximum mean discrepancy: how far the mean features of two laws are apart, to features as
-fine as a bandwidth.
+"""Squared maximum mean discrepancy of two laws, with a Gaussian kernel.
 
-MMD^2(p, q) = E k(X, X') + E k(Y, Y') - 2 E k(X, Y),      k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)).
+MMD^2(p, q) = E k(X, X') + E k(Y, Y') - 2 E k(X, Y),   k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)).
 
 Estimated by U-statistics (no sample is paired with itself): unbiased for equal weights, hence of
-either sign when the laws
-agree. A bandwidth of the size of the details that matter sees them; the energy distance mostly sees
-the large.
+either sign when the laws agree. It is sensitive to details of the size of the bandwidth, while the
+energy distance is dominated by large scales.
 
 Reference: Gretton, Borgwardt, Rasch, Schölkopf & Smola 2012, "A kernel two-sample test", JMLR 13.
 """
@@ -28,8 +26,7 @@ def mmd(
     log_w_x: Float[Tensor, " n"] | None = None,
     log_w_y: Float[Tensor, " m"] | None = None,
 ) -> Float[Tensor, ""]:
-    """MMD^2 between two weighted sets, in float64, in memory that grows as n + m (without
-    gradients).
+    """Compute MMD^2 between two weighted sets, in float64, in memory of order n + m.
 
     Args:
         x: (n, d) samples of p.
@@ -54,8 +51,7 @@ def mmd(
 
 
 class MaximumMeanDiscrepancy(TwoSamples):
-    """Squared maximum mean discrepancy between the model's samples, weighted if need be, and the
-    reference's.
+    """The squared maximum mean discrepancy between (weighted) model and reference samples.
 
     update(samples (n, *shape), real, log_w=None); compute() -> scalar.
 
@@ -76,5 +72,5 @@ class MaximumMeanDiscrepancy(TwoSamples):
         log_w: Float[Tensor, " n"],
         log_w_real: Float[Tensor, " m"],
     ) -> Float[Tensor, ""]:
-        """E k(X, X') + E k(Y, Y') - 2 E k(X, Y)."""
+        """Compute E k(X, X') + E k(Y, Y') - 2 E k(X, Y)."""
         return mmd(x, y, self.bandwidth, log_w, log_w_real)

@@ -1,10 +1,9 @@
-"""Count, mean and scatter of vectors, packed in one symmetric matrix that can be pooled without
-losing digits.
+"""Count, mean and scatter of vectors, packed in one symmetric matrix, with stable pooling.
 
 M = [[n, mean^T], [mean, S]],   S = sum_i (f_i - mean)(f_i - mean)^T.
 
 Pooling shifts each scatter to the common mean, S = sum_k S_k + n_k (mean_k - mean)(mean_k -
-mean)^T, so that nothing large is ever subtracted, as it would be in sum f f^T - n mean mean^T.
+mean)^T, which avoids the cancellation of sum f f^T - n mean mean^T.
 
 Reference: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
 """
@@ -15,14 +14,14 @@ from torch import Tensor
 
 
 def moments(f: Float[Tensor, "n d"]) -> Float[Tensor, "d1 d1"]:
-    """M of n >= 1 vectors, (d + 1, d + 1), in float64."""
+    """Compute M of n >= 1 vectors, (d + 1, d + 1), in float64."""
     f = f.double()
     mean = f.mean(0)
     return _pack(mean.new_tensor(float(len(f))), mean, (f - mean).T @ (f - mean))
 
 
 def pool(parts: Float[Tensor, "k d1 d1"]) -> Float[Tensor, "d1 d1"]:
-    """M of the union of k sets from the M of each; a matrix of zeros is the empty set."""
+    """Compute M of the union of k sets from the M of each; zeros are the empty set."""
     n = parts[:, 0, 0]
     means = parts[:, 0, 1:]
     scatters = parts[:, 1:, 1:]
@@ -34,7 +33,7 @@ def pool(parts: Float[Tensor, "k d1 d1"]) -> Float[Tensor, "d1 d1"]:
 
 
 def unpack(packed: Float[Tensor, "d1 d1"]) -> tuple[int, Float[Tensor, " d"], Float[Tensor, "d d"]]:
-    """n, mean and unbiased covariance S / (n - 1). Raises ValueError for n < 2."""
+    """Return n, mean and unbiased covariance S / (n - 1). Raises ValueError for n < 2."""
     n = int(packed[0, 0])
     if n < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got {n}; call update with more")

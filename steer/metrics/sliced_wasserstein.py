@@ -1,10 +1,10 @@
-"""Sliced Wasserstein distance: optimal transport along random lines, where it is only sorting.
+"""Sliced Wasserstein distance: optimal transport between projections on random lines.
 
 SW_p(p, q)^p = E_theta int_0^1 |F_theta^-1(u) - G_theta^-1(u)|^p du,   theta uniform on the sphere,
 
 F_theta, G_theta the laws of theta . X and theta . Y. The integral is exact for the weighted
 samples, of equal number or not; the lines are a Monte-Carlo average. Biased upwards by sampling:
-hold it against `sampling_floor`. Differentiable where it is positive.
+compare it with `sampling_floor`. Differentiable where it is positive.
 
 Reference: Bonneel, Rabin, Peyré & Pfister 2015, "Sliced and Radon Wasserstein barycenters of
 measures".
@@ -29,7 +29,7 @@ def wasserstein_power(
     v: Float[Tensor, " m"],
     p: float,
 ) -> Float[Tensor, " k"]:
-    """W_p^p of k pairs of weighted samples on the line: int_0^1 |F^-1(u) - G^-1(u)|^p du, exact.
+    """Compute W_p^p, int_0^1 |F^-1(u) - G^-1(u)|^p du, of k pairs of weighted samples, exactly.
 
     Args:
         x, y: (k, n) and (k, m) samples.
@@ -61,7 +61,7 @@ def sliced_wasserstein(
     log_w_x: Float[Tensor, " n"] | None = None,
     log_w_y: Float[Tensor, " m"] | None = None,
 ) -> Float[Tensor, ""]:
-    """(mean_k W_p^p along direction k)^(1/p) between two weighted sets, in float64.
+    """Compute (mean_k W_p^p along direction k)^(1/p) between two weighted sets, in float64.
 
     Args:
         x: (n, d) samples of p.
@@ -84,7 +84,7 @@ def sliced_wasserstein(
 def random_directions(
     count: int, dimension: int, generator: torch.Generator
 ) -> Float[Tensor, "count dimension"]:
-    """Unit vectors uniform on the sphere, in float64."""
+    """Draw unit vectors uniform on the sphere, in float64."""
     theta = torch.randn(
         count, dimension, generator=generator, dtype=torch.float64, device=generator.device
     )
@@ -92,8 +92,7 @@ def random_directions(
 
 
 class SlicedWasserstein(TwoSamples):
-    """Sliced Wasserstein distance between the model's samples, weighted if need be, and the
-    reference's.
+    """The sliced Wasserstein distance between (weighted) model samples and reference samples.
 
     update(samples (n, *shape), real, log_w=None); compute() -> scalar.
 
@@ -107,7 +106,7 @@ class SlicedWasserstein(TwoSamples):
     def __init__(self, projections: int = 128, p: float = 2.0, seed: int = 0) -> None:
         if projections < 1 or p < 1:
             raise ValueError(
-                f"expected projections >= 1 and p >= 1, got {projections} and {p}; 128 and 2.0 serve well"
+                f"expected projections >= 1 and p >= 1, got {projections} and {p}; try 128 and 2.0"
             )
         super().__init__()
         self.projections = projections
@@ -121,7 +120,7 @@ class SlicedWasserstein(TwoSamples):
         log_w: Float[Tensor, " n"],
         log_w_real: Float[Tensor, " m"],
     ) -> Float[Tensor, ""]:
-        """(mean over lines of W_p^p)^(1/p)."""
+        """Compute (mean over lines of W_p^p)^(1/p)."""
         lines = random_directions(
             self.projections, x.shape[1], torch.Generator().manual_seed(self.seed)
         )

@@ -1,4 +1,4 @@
-"""What the distances between two sets of samples share: collecting both, with their weights."""
+"""The base class of distances between two weighted sets of samples."""
 
 from abc import ABC, abstractmethod
 
@@ -10,14 +10,12 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class TwoSamples(Metric, ABC):
-    """Collects real samples y and model samples x with log-weights, then takes the distance of the
-    two sets.
+    """A distance between model samples x and reference samples y, with log-weights.
 
     Samples are kept in float64 and flat: torchmetrics gathers an empty rank as a 1-D tensor, so 2-D
-    states would not
-    synchronise. All weights of a side are normalised together, whatever update they came in; those
-    of several prompts need a common scale. `forward` asks for a distance after one batch, which has
-    one side only: use `update`.
+    states would not synchronise. All weights of a side are normalised together, over all updates;
+    those of several prompts need a common scale. `forward` computes a distance after one batch,
+    which has one side only: use `update`.
     """
 
     is_differentiable = True
@@ -43,7 +41,7 @@ class TwoSamples(Metric, ABC):
         real: bool,
         log_w: Float[Tensor, " n"] | None = None,
     ) -> None:
-        """Adds samples to the real or the model side.
+        """Add samples to the real or the model side.
 
         Args:
             samples: (n, *shape); distances are Euclidean over all of shape.
@@ -57,19 +55,20 @@ class TwoSamples(Metric, ABC):
         dimension = samples.shape[1:].numel()
         if int(self.dimension) not in (0, dimension):
             raise ValueError(
-                f"expected samples of {int(self.dimension)} numbers each, as before, got {dimension}"
+                f"expected samples of {int(self.dimension)} numbers, as before, got {dimension}"
             )
         self.dimension = torch.full_like(self.dimension, dimension)
         log_w = samples.new_zeros(len(samples)) if log_w is None else log_w
         if log_w.shape != (len(samples),):
             raise ValueError(
-                f"expected log_w of shape ({len(samples)},), one per sample, got {tuple(log_w.shape)}"
+                f"expected log_w of shape ({len(samples)},), one per sample, "
+                f"got {tuple(log_w.shape)}"
             )
         (self.y if real else self.x).append(samples.double().flatten())
         (self.log_w_real if real else self.log_w).append(log_w.double())
 
     def compute(self) -> Tensor:
-        """The distance of the two sets. Raises ValueError while either side is empty."""
+        """Compute the distance of the two sets. Raises ValueError while either side is empty."""
         x, log_w = self._side("model", self.x, self.log_w)
         y, log_w_real = self._side("real", self.y, self.log_w_real)
         return self.distance(x, y, log_w, log_w_real)
@@ -77,9 +76,11 @@ class TwoSamples(Metric, ABC):
     def _side(
         self, name: str, samples: list[Tensor] | Tensor, log_w: list[Tensor] | Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Gather the samples and log-weights of one side. Raises ValueError if it is empty."""
         if len(log_w) == 0:
             raise ValueError(
-                f"expected samples from both sides, got no {name} ones; call update(samples, real=...) first"
+                f"expected samples from both sides, got no {name} ones; "
+                "call update(samples, real=...) first"
             )
         return dim_zero_cat(samples).reshape(-1, int(self.dimension)), dim_zero_cat(log_w)
 
@@ -91,4 +92,4 @@ class TwoSamples(Metric, ABC):
         log_w: Float[Tensor, " n"],
         log_w_real: Float[Tensor, " m"],
     ) -> Float[Tensor, ""]:
-        """The distance between two weighted sets."""
+        """Compute the distance between two weighted sets."""

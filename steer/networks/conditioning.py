@@ -1,9 +1,8 @@
-"""What a network is told besides x: two times, and perhaps a class or an embedding, each as a
-vector to add up.
+"""Embeddings of the two times and of conditions, as vectors that networks add up.
 
-An absent condition is cond=None for the whole batch, or the label -1, or the zero embedding for one
-sample, so that conditional and unconditional samples share a batch and a network trained with some
-conditions dropped can do without.
+An absent condition is cond=None for the whole batch, or the label -1 or the zero embedding for one
+sample, so that conditional and unconditional samples share a batch, as classifier-free guidance
+needs.
 """
 
 import math
@@ -17,7 +16,7 @@ __all__ = ["ClassCondition", "EmbeddingCondition", "NoCondition"]
 
 
 class TimeEmbedding(nn.Module):
-    """(s, t) -> (B, dim): sines and cosines of s and of t - s, then a two-layer perceptron.
+    """Sines and cosines of s and of t - s, then a two-layer perceptron: (s, t) -> (B, dim).
 
     The gap t - s has its own features because a map is most sensitive to it near the diagonal.
     Frequencies are geometric from 1 to `highest` radians per unit time; about 100 is enough for a
@@ -48,20 +47,20 @@ class TimeEmbedding(nn.Module):
 
 
 class Condition(nn.Module, ABC):
-    """cond -> (B, dim)."""
+    """An embedding of conditions, cond -> (B, dim)."""
 
     @abstractmethod
     def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
-        """The embedding of cond, in the shape, precision and place of `like`."""
+        """Compute the embedding of cond, in the shape, precision and device of `like`."""
 
 
 class NoCondition(Condition):
-    """For networks that are told nothing. Raises ValueError when told something all the same."""
+    """The embedding of networks without a condition. Raises ValueError if there is one."""
 
     def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is not None:
             raise ValueError(
-                "this network takes no condition; got one. Pass cond=None, or load a conditional map"
+                "this network takes no condition; pass cond=None, or load a conditional map"
             )
         return torch.zeros_like(like)
 
@@ -70,8 +69,11 @@ class ClassCondition(Condition):
     """A learned vector per class, and one more for the absent class, label -1.
 
     Args:
-        classes: number of classes; labels run from 0 to classes - 1.
+        classes: number of classes; labels are integers (B,), from 0 to classes - 1, or -1.
         dim: size of the vectors.
+
+    Raises:
+        ValueError: when called, for labels of another shape, type or range.
     """
 
     def __init__(self, classes: int, dim: int):
@@ -89,18 +91,21 @@ class ClassCondition(Condition):
             )
         if ((cond < -1) | (cond >= self.classes)).any():
             raise ValueError(
-                f"class labels are 0..{self.classes - 1}, or -1 for none; got {cond.unique().tolist()}"
+                f"class labels are 0..{self.classes - 1}, or -1 for none; "
+                f"got {cond.unique().tolist()}"
             )
         return self.table(cond % (self.classes + 1))  # -1 is the last row
 
 
 class EmbeddingCondition(Condition):
-    """A linear map of a given embedding (of a text, say); the zero embedding is the absent
-    condition.
+    """A linear map of an embedding, such as of a text; zero is the absent condition.
 
     Args:
-        features: size of the given embedding.
+        features: size of the embedding, which is (B, features).
         dim: size of the result.
+
+    Raises:
+        ValueError: when called, for embeddings of another shape.
     """
 
     def __init__(self, features: int, dim: int):

@@ -1,9 +1,9 @@
-"""Networks of posterior maps: a plain network that is also told of x_t and t.
+"""Networks of posterior maps: a network with x_t and t as further inputs.
 
-What x_t shows of x1 enters beside y_u, as c x_t / h (`steer.lookahead.glass_flow`), which is its
-mean for normal data and fades as t -> 0; the time t and the outer condition enter by the network's
-own condition. So at t = 0, where y is x1 and x_t says nothing, the inner map is the outer one, and
-on the path Linear() the weights of an outer map are a start that is right there: `warm_start`.
+x_t enters beside y_u, as c x_t / h (`steer.lookahead.glass_flow`), which is the mean of x1 for
+normal data and vanishes as t -> 0; the time t and the outer condition enter by the condition of the
+network. At t = 0, where y is x1 and x_t is independent of it, the inner map equals the outer one,
+so that on the path Linear() the weights of an outer map are a good initialisation: `warm_start`.
 """
 
 import torch
@@ -18,11 +18,12 @@ __all__ = ["ContextCondition", "WithContext", "warm_start"]
 
 
 class WithContext(nn.Module):
-    """u_{s,t}(y_u; x_t, t), the network of a ResidualMap on Linear() that is asked with
-    cond=Context(x_t, t, schedule, cond).
+    """A network u_{s,t}(y_u; x_t, t) of a ResidualMap on Linear(), with a Context as its condition.
+
+    It is called with cond=Context(x_t, t, schedule, cond).
 
     Args:
-        network: an Mlp or UNet with room `beside` x for as much again, and a ContextCondition.
+        network: an Mlp or UNet with as many inputs `beside` x as x has, and a ContextCondition.
     """
 
     def __init__(self, network: nn.Module):
@@ -41,12 +42,11 @@ class WithContext(nn.Module):
 
 
 class ContextCondition(Condition):
-    """What a context says besides x_t: its own condition, and the time t, whose part starts at
-    zero.
+    """The embedding of a context without x_t: its condition, and the time t, initially zero.
 
     Args:
         dim: size of the result.
-        condition: how the context's cond enters; none by default.
+        condition: the embedding of the context's cond; none by default.
     """
 
     def __init__(self, dim: int, condition: Condition | None = None):
@@ -67,12 +67,11 @@ class ContextCondition(Condition):
 
 @torch.no_grad()
 def warm_start(network: WithContext, plain: nn.Module) -> None:
-    """Gives a network told of a context the weights of a plain one; the inputs it adds start at
-    zero.
+    """Copy the weights of a plain network to one with a context; further inputs start at zero.
 
     Raises:
-        ValueError: naming the first weight for which there is no room, since the two differ in more
-            than their inputs.
+        ValueError: the networks differ in more than their inputs; names the first weight that does
+            not fit.
     """
     room = network.network.state_dict()
     for name, weight in plain.state_dict().items():
@@ -83,10 +82,11 @@ def warm_start(network: WithContext, plain: nn.Module) -> None:
             or new[:1].numel() < weight[:1].numel()
         ):
             raise ValueError(
-                f"warm_start finds no room for {name} of shape {tuple(weight.shape)}; build both alike"
+                f"warm_start cannot copy {name} of shape {tuple(weight.shape)}; build both alike"
             )
         new.zero_()[tuple(slice(n) for n in weight.shape)] = weight
 
 
 def _but_inputs(weight: Tensor) -> tuple[int, ...]:
+    """Return the shape of a weight without its input axis."""
     return (*weight.shape[:1], *weight.shape[2:])

@@ -1,4 +1,4 @@
-"""A perceptron for laws in the plane and other low dimensions."""
+"""A multilayer perceptron for distributions in the plane and other low dimensions."""
 
 import math
 
@@ -14,21 +14,23 @@ __all__ = ["Mlp"]
 
 
 class Mlp(nn.Module):
-    """u_{s,t}(x) from the raw numbers (x / data_std, s, t), which is what works best in the plane.
+    """A multilayer perceptron u_{s,t}(x) of (x / data_std, s, t).
 
-    A perceptron learns slowly what varies fast in x, such as a law with sharp edges. `frequencies`
-    sees to that: beside each
-    coordinate it is given its sines and cosines of periods `period`, `period` / 2, ... (Tancik et
-    al. 2020, arXiv 2006.10739).
+    A perceptron learns high frequencies in x slowly, such as those of a law with sharp edges. With
+    `frequencies`, sines and cosines of each coordinate, of periods `period`, `period` / 2, ..., are
+    further inputs (Tancik et al. 2020, arXiv 2006.10739).
 
     Args:
-        dim: dimension of x.
+        dim: dimension of x, which is (B, dim).
         width, depth: hidden units and hidden layers.
-        condition: how cond enters, a Condition of size `width`; none by default.
-        data_std: spread of the data, to bring x to unit scale.
-        beside: numbers per sample that are given beside x, at unit scale already.
+        condition: the embedding of cond, a Condition of size `width`; none by default.
+        data_std: standard deviation of the data, which brings x to unit scale.
+        beside: number of further inputs per sample, at unit scale already.
         frequencies: how many sines and cosines of each coordinate.
         period: of the slowest, in units of x / data_std.
+
+    Raises:
+        WrongShape: when called, if x is not (B, dim).
     """
 
     def __init__(
@@ -71,12 +73,12 @@ class Mlp(nn.Module):
         return self.last(h)
 
     def waves(self, x: Float[Tensor, "b dim"]) -> Float[Tensor, "b waves"]:
-        """Sines, then cosines, of every coordinate."""
+        """Compute sines, then cosines, of every coordinate."""
         octaves = 2 ** torch.arange(self.frequencies, dtype=x.dtype, device=x.device)
         angle = (2 * math.pi / self.period * x[:, :, None] * octaves).flatten(1)
         return torch.cat((angle.sin(), angle.cos()), dim=1)
 
 
 def smooth(h: Tensor) -> Tensor:
-    """GELU, whose sharper bend than that of SiLU follows edges sooner."""
+    """Apply GELU, which learns edges faster than the smoother SiLU."""
     return nn.functional.gelu(h, approximate="tanh")

@@ -1,9 +1,9 @@
-"""Layer normalisation written out: torch's own has a wrong derivative of its tangent.
+"""Layer normalisation by elementary operations, whose tangents have correct gradients.
 
 On torch 2.14 (CPU) the backward pass through a forward-mode tangent of `nn.LayerNorm` gives wrong
 numbers and no error, and that of `nn.InstanceNorm2d` likewise. Values, tangents and gradients are
-right; what an objective such as `Lagrangian` descends, the gradient of a tangent, is not. Sums,
-products and roots have correct rules of every order.
+right; the gradient of a tangent, which objectives such as `Lagrangian` need, is not. Sums, products
+and roots have correct rules of every order.
 
 Reference: Ba, Kiros & Hinton 2016, arXiv 1607.06450.
 """
@@ -16,11 +16,10 @@ __all__ = ["LayerNorm"]
 
 
 class LayerNorm(nn.Module):
-    """weight (x - mean) / sqrt(variance + eps) + bias over the last dimension, as nn.LayerNorm has
-    it.
+    """Layer normalisation over the last dimension, as nn.LayerNorm, with the same weight names.
 
-    Weights are called as there. Mean and variance are taken in float32 or better; the result has
-    the dtype of x.
+    weight (x - mean) / sqrt(variance + eps) + bias. Mean and variance are computed in float32 or
+    better; the result has the dtype of x.
 
     Args:
         width: size of the last dimension.

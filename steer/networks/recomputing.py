@@ -1,13 +1,14 @@
-"""Activation checkpointing that also works in forward mode: a block keeps its inputs alone and is
-run again in backward.
+"""Gradient checkpointing that also works in forward mode.
 
-torch.utils.checkpoint cannot be differentiated inside `torch.func.jvp`: what it saves there is not
-what it saves when it
-runs again outside. Here a block is a function of its own with a rule for either mode, and the
-tangent that forward mode asks for is again such a function, so that objectives with d_t u or d_s u
-recompute as flow matching does. A block then costs one more forward; under forward mode its value
-and its tangent are computed apart, and each again in backward, which makes a step of Lagrangian
-self-distillation about 1.4 times as long. The idea: Chen et al. 2016, arXiv 1604.06174.
+A block keeps its inputs alone and is run again in the backward pass. torch.utils.checkpoint cannot
+be differentiated inside `torch.func.jvp`, where it saves other tensors than when it runs again
+outside. Here a block is an autograd function with a rule for either mode, and its tangent in
+forward mode is again such a function, so that objectives with d_t u or d_s u can recompute as well.
+A block then costs one more forward; under forward mode its value and its tangent are computed
+separately, and each again in the backward pass, which makes a step of Lagrangian self-distillation
+about 1.4 times as long.
+
+Reference: Chen et al. 2016, arXiv 1604.06174.
 """
 
 from collections.abc import Callable
@@ -22,13 +23,13 @@ Run = Callable[..., Tensor]
 
 @torch.compiler.disable
 def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
-    """module(*inputs), keeping no activation inside it. The module must draw nothing at random (no
-    dropout).
+    """Compute module(*inputs) without keeping activations; the module must be deterministic.
 
-    For one backward, be it through forward mode (torch.func.jvp). Not for torch.func.grad or vmap.
+    It supports one backward, also through forward mode (torch.func.jvp), but neither
+    torch.func.grad nor vmap.
 
     Raises:
-        RuntimeError: in a backward with create_graph=True, whose gradient could not be
+        RuntimeError: in a backward with create_graph=True, whose result could not be
             differentiated.
     """
     if not torch.is_grad_enabled():
@@ -47,7 +48,7 @@ def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 class _Value(torch.autograd.Function):
-    """run(*tensors)."""
+    """The function run(*tensors), whose backward and forward-mode rules run it again."""
 
     @staticmethod
     def forward(run: Run, *tensors: Tensor) -> Tensor:
@@ -65,7 +66,8 @@ class _Value(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "recomputed blocks have no gradient of a gradient; build the network with recompute=False"
+                "recomputed blocks have no second derivative in reverse mode; "
+                "build the network with recompute=False"
             )
         return (None, *_gradients(ctx.run, ctx.saved_tensors, gradient, ctx.needs_input_grad[1:]))
 
@@ -91,6 +93,7 @@ class _Value(torch.autograd.Function):
 def _gradients(
     run: Run, tensors: tuple[Tensor, ...], gradient: Tensor | None, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
+    """Run again with gradients, and compute those of the tensors that need one."""
     if gradient is None:
         return (None,) * len(tensors)
     with torch.enable_grad():

@@ -1,10 +1,9 @@
-"""A transformer for images: patches as tokens, the times and the condition let into every block by
-scale, shift and gate.
+"""A transformer for images (DiT), with patches as tokens, modulated by times and condition.
 
-Blocks are those of Peebles & Xie 2022 (DiT, arXiv 2212.09748), which begin as the identity. Queries
-and keys are normalised (Henry et al. 2020, arXiv 2010.04245), which keeps attention, and with it
-the derivative in time, from growing sharp. It is written as two matrix products because fused
-attention has no forward-mode rule on CPU.
+Blocks are those of Peebles & Xie 2022 (DiT, arXiv 2212.09748), which are initially the identity.
+Queries and keys are normalised (Henry et al. 2020, arXiv 2010.04245), which bounds the attention
+logits, and with them the derivative in time. Attention is written as two matrix products because
+fused attention has no forward-mode rule on CPU.
 """
 
 import math
@@ -24,18 +23,15 @@ __all__ = ["Transformer"]
 
 
 class SelfAttention(nn.Module):
-    """Every token looks at every other, in `heads` heads, by the angle between its query and their
-    keys.
-    """
+    """Self-attention with `heads` heads, on the cosine between queries and keys."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
-        self.sharpness = nn.Parameter(
-            torch.full((heads, 1, 1), math.log(10.0))
-        )  # of the softmax, as a logarithm
+        # the log of the inverse temperature of the softmax
+        self.sharpness = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
 
     def forward(self, h: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -45,8 +41,9 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """h + gate attention(norm(h)), then h + gate perceptron(norm(h)), each norm scaled and shifted
-    by the embedding.
+    """A DiT block: h + gate attention(norm(h)), then h + gate perceptron(norm(h)).
+
+    Scale and shift after each norm, and the gates, are linear in the embedding.
     """
 
     def __init__(self, width: int, heads: int, dim: int):
@@ -71,17 +68,22 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """u_{s,t}(x) for images of `image_channels` whose sides divide by `patch`.
+    """A transformer u_{s,t}(x) for images (B, image_channels, H, W) whose sides divide by `patch`.
 
     Args:
         image_channels: channels of x.
-        width: of a token; divides by 4 and by `heads`.
+        width: of a token; a multiple of 4 and of `heads`.
         depth: blocks.
         heads: of attention.
         patch: side of the pixel blocks that are the tokens.
-        condition: how cond enters, a Condition of size `width`; none by default.
-        beside: channels of an image that is given beside x.
-        recompute: keep no activations inside blocks and run them again in backward, for memory.
+        condition: the embedding of cond, a Condition of size `width`; none by default.
+        beside: channels of a second input image.
+        recompute: gradient checkpointing: keep no activations inside blocks and compute them again
+            in the backward pass.
+
+    Raises:
+        ValueError: a width that is no multiple of 4 and of `heads`.
+        WrongShape: when called, for other images.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class Transformer(nn.Module):
         super().__init__()
         if width % 4 or width % heads:
             raise ValueError(
-                f"width divides by 4, for places, and by heads; got width={width}, heads={heads}"
+                f"width is a multiple of 4 and of heads; got width={width}, heads={heads}"
             )
         self.image_channels = image_channels
         self.patch = patch
@@ -137,9 +139,7 @@ class Transformer(nn.Module):
 
 
 def places(rows: int, columns: int, width: int) -> Float[Tensor, "n width"]:
-    """Sines and cosines of each token's row, then of its column, at geometric wavelengths (Vaswani
-    et al. 2017).
-    """
+    """Compute sines and cosines of the row, then of the column, of tokens (Vaswani et al. 2017)."""
     quarter = width // 4
     frequencies = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
     angles = (torch.arange(max(rows, columns), dtype=torch.float64)[:, None] * frequencies).repeat(

@@ -1,5 +1,4 @@
-"""A small U-Net for images: residual blocks with the times and the condition let in by scale and
-shift.
+"""A small U-Net for images, whose residual blocks are modulated by times and condition.
 
 Every operation has a forward-mode rule on every backend; attention is written as two matrix
 products because fused attention has none on CPU. Blocks are those of Dhariwal & Nichol 2021 (arXiv
@@ -22,8 +21,9 @@ __all__ = ["UNet"]
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(scale * norm(conv(silu(norm(x)))) + shift)), (scale, shift) linear in the
-    embedding.
+    """A residual block, x + conv(silu((1 + scale) norm(conv(silu(norm(x)))) + shift)).
+
+    Scale and shift are linear in the embedding.
     """
 
     def __init__(self, inputs: int, outputs: int, dim: int):
@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every pixel looks at every other: x + project(softmax(q k / sqrt(d)) v), in `heads` heads."""
+    """Self-attention over pixels, x + project(softmax(q k / sqrt(d)) v), with `heads` heads."""
 
     def __init__(self, channels: int, heads: int = 4):
         super().__init__()
@@ -62,7 +62,9 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """u_{s,t}(x) for images of `image_channels` whose sides divide by patch * 2**(levels - 1).
+    """A U-Net u_{s,t}(x) for images (B, image_channels, H, W).
+
+    Sides must be multiples of patch * 2**(levels - 1).
 
     Args:
         image_channels: channels of x.
@@ -70,9 +72,13 @@ class UNet(nn.Module):
         blocks: residual blocks at each level, on the way down and again on the way up.
         patch: side of the pixel blocks that become channels before the first level, and pixels
             again after the last.
-        condition: how cond enters, a Condition of size 4 * channels[0]; none by default.
-        beside: channels of an image that is given beside x.
-        recompute: keep no activations inside blocks and run them again in backward, for memory.
+        condition: the embedding of cond, a Condition of size 4 * channels[0]; none by default.
+        beside: channels of a second input image.
+        recompute: gradient checkpointing: keep no activations inside blocks and compute them again
+            in the backward pass.
+
+    Raises:
+        WrongShape: when called, for other images.
     """
 
     def __init__(
@@ -120,9 +126,8 @@ class UNet(nn.Module):
             nn.SiLU(),
             nn.Conv2d(width, image_channels * patch**2, 3, padding=1),
         )
-        self.to(
-            memory_format=torch.channels_last
-        )  # a third faster on CPU, and what tensor cores want
+        # a third faster on CPU, and the layout of tensor cores
+        self.to(memory_format=torch.channels_last)
 
     def forward(
         self,
@@ -161,5 +166,5 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.leave(h), self.patch)
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
-        """A block, its activations kept or not."""
+        """Run a block, with or without gradient checkpointing."""
         return recompute(block, *inputs) if self.recompute else block(*inputs)

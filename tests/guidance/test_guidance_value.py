@@ -165,7 +165,7 @@ def test_the_scale_is_the_tilts(schedule):
 
 
 def test_scales_of_single_prompts_are_refused():
-    with pytest.raises(ValueError, match="sees samples, not prompts"):
+    with pytest.raises(ValueError, match="give its tilt one scale"):
         ValueGuidance(Value(Tilt(REWARDS["quadratic"], torch.tensor([1.0, 2.0])), Denoiser()))
 
 

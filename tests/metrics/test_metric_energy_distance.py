@@ -130,7 +130,7 @@ def test_bad_input():
     metric.update(normal(3, 2), real=True)
     with pytest.raises(ValueError, match="no model ones"):
         metric.compute()
-    with pytest.raises(ValueError, match="2 numbers each"):
+    with pytest.raises(ValueError, match="samples of 2 numbers"):
         metric.update(normal(3, 4), real=False)
     with pytest.raises(ValueError, match="two samples with weight"):
         energy_distance(normal(1, 2), normal(3, 2))

@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
         UNet(1, (8,), blocks=1),
     ):
         with pytest.raises(
-            ValueError, match=r"warm_start finds no room for .* of shape .*; build both alike"
+            ValueError, match=r"warm_start cannot copy .* of shape .*; build both alike"
         ):
             warm_start(told, plain)
     with pytest.raises(

@@ -130,7 +130,7 @@ def test_noise_has_its_level_and_only_what_is_seen_has_noise():
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (lambda: Mask(torch.zeros(2, 2, dtype=torch.bool)), "at least one pixel"),
+        (lambda: Mask(torch.zeros(2, 2, dtype=torch.bool)), "at least one observed pixel"),
         (lambda: Mask.random(SHAPE, 1.0), "0 <= hidden < 1, got 1"),
         (
             lambda: OPERATORS["box"](torch.zeros(1, 1, 8, 12)),
@@ -139,7 +139,7 @@ def test_noise_has_its_level_and_only_what_is_seen_has_noise():
         (lambda: Downsample(0), "at least 1, got 0"),
         (lambda: Downsample(3)(torch.zeros(1, 1, 8, 9)), r"that 3 divides, got \(8, 9\)"),
         (lambda: Blur(torch.ones(2, 3)), r"odd sides, got \(2, 3\)"),
-        (lambda: Blur.gaussian(0.0), "positive standard deviation, got 0"),
+        (lambda: Blur.gaussian(0.0), "positive std, got 0"),
         (
             lambda: Blur.gaussian(2.0)(torch.zeros(1, 1, 8, 8)),
             r"at least \(13, 13\) pixels, got \(8, 8\)",
@@ -209,12 +209,12 @@ def test_measurements_refuse():
     y = OPERATORS["box"](normal(2, *SHAPE))
     x = normal(2, *SHAPE)
     reward = Measurement(OPERATORS["box"], y, 0.1)
-    with pytest.raises(ValueError, match="positive noise level, got 0"):
+    with pytest.raises(ValueError, match=r"positive noise.*got 0"):
         Measurement(OPERATORS["box"], y, 0.0)
     for cond in (None, ["a", "b"], torch.tensor([0]), torch.tensor([0.0, 1.0])):
         with pytest.raises(ValueError, match="in cond, 0 to 1"):
             reward(x, cond)
-    with pytest.raises(ValueError, match="got 2: there is no such y"):
+    with pytest.raises(ValueError, match="got 2"):
         reward(x, torch.tensor([0, 2]))
     with pytest.raises(ValueError, match=r"y of shape \(n, 2, 2, 3\), got \(1, 2, 8, 12\)"):
         Measurement(Downsample(4), x[:1], 0.1)(x)
