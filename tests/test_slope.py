@@ -11,8 +11,8 @@ from rewards import Quadratic
 from steer.analytic import GaussianMixture
 from steer.guidance import Guided, ValueGuidance
 from steer.lookahead import Glass, Guesses, Lookahead, Posterior, log_uniform, split
-from steer.tilt import Tilt, Value
-from steer.value import Asked, look, rise
+from steer.tilt import Tilt
+from steer.value import Asked, Value, look, rise
 
 REWARD = Quadratic([1.0, 0.5], 2.0)
 NOISE = torch.randn(7, 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -22,6 +22,7 @@ from steer.metrics import (
 from steer.resampling import effective_sample_size
 from steer.samplers import Result
 
+PATH = {"path_length": "thermodynamic_length", "path_discrepancy": "total_discrepancy"}
 Figures = dict[str, Any]
 NOTHING = Estimate(*torch.full((3,), torch.nan, dtype=torch.float64))
 # The samples of a Result are all in this process: a gather would wait for processes that have none,
@@ -135,8 +136,8 @@ def of_population(result: Result) -> Figures:
         "ess_min": min(ess),
         "resamples": int(resampled.sum()),
         **{
-            f"path_{name}": float(result.trace[name].sum(0).mean())
-            for name in ("length", "discrepancy")
+            key: float(result.trace[name].sum(0).mean())
+            for key, name in PATH.items()
             if name in result.trace
         },
         "evaluations": asdict(result.evaluations),

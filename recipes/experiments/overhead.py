@@ -44,13 +44,15 @@ from steer.samplers import (
     Svdd,
     Tempering,
     TrajectoryTilting,
+    UnguidedTilting,
     ValueGuided,
     ValueSmc,
     das,
     tds,
 )
 from steer.samplers.training_free import dps, tfg
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
+from steer.value import Value
 
 ROUNDS, STEPS, PROMPTS, PARTICLES = 5, 6, 4, 8
 MEMORY = {"particles": (64, 256, 1024), "draws": (16, 64, 256)}
@@ -68,8 +70,10 @@ METHODS: dict[str, Callable[[], Sampler]] = {
     "NoiseOptimisation": lambda: NoiseOptimisation(STEPS),
     "TrajectoryTilting, map": lambda: TrajectoryTilting(STEPS, MapJump()),
     "TrajectoryTilting, denoiser": lambda: TrajectoryTilting(STEPS, Denoiser()),
-    "TrajectoryTilting, tempering": lambda: TrajectoryTilting(STEPS, MapJump(), level=Tempering()),
-    "TrajectoryTilting, unguided": lambda: TrajectoryTilting(STEPS, MapJump(), guide=False),
+    "TrajectoryTilting, tempering": lambda: TrajectoryTilting(
+        STEPS, MapJump(), annealing=Tempering()
+    ),
+    "TrajectoryTilting, unguided": lambda: UnguidedTilting(STEPS, MapJump()),
     "tds": lambda: tds(STEPS),
     "das": lambda: das(STEPS),
     "ValueSmc, GLASS of 2 draws": lambda: ValueSmc(3, Glass(2, steps=2)),

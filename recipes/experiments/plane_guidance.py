@@ -24,7 +24,8 @@ from steer.analytic import ring
 from steer.guidance import Guided, ValueGuidance
 from steer.lookahead import Denoiser, Identity, Lookahead, MapJump, Posterior
 from steer.samplers import PathWeights, Result, Sde, TrajectoryTilting
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
+from steer.value import Value
 
 SEEDS, PARTICLES, STEPS = 10, 1024, 100
 MANY, FINER = 4096, (100, 300)

@@ -79,7 +79,7 @@ def measure(name: str, steps: int) -> Row:
         "resamples": result.trace["resampled"].sum(0).double().tolist(),
         "log_z_error": (log_z - world().log_z).abs().tolist(),
         "reward": (result.log_w.softmax(1) * rewards).sum(1).tolist(),
-        "length": result.trace["length"].sum(0).tolist(),
+        "length": result.trace["thermodynamic_length"].sum(0).tolist(),
     }
 
 

@@ -40,6 +40,7 @@ from steer.samplers import (
     Sde,
     Tempering,
     TrajectoryTilting,
+    UnguidedTilting,
     ValueSmc,
     das,
     tds,
@@ -71,11 +72,11 @@ SETTINGS: dict[str, Callable[[int], Sampler]] = {
     "FK, difference": lambda n: FkSteering(n, potential="difference", every=n // 5),
     "FK, max": lambda n: FkSteering(n, potential="max", every=n // 3 + 1),
     "FK, sum": lambda n: FkSteering(n, potential="sum", every=n // 3 + 1),
-    "tilting, unguided": partial(TrajectoryTilting, lookahead=Denoiser(), guide=False),
+    "tilting, unguided": partial(UnguidedTilting, lookahead=Denoiser()),
     "tilting, denoiser, extra drift": partial(TrajectoryTilting, lookahead=Denoiser(), chi=chi),
     "tilting, identity, extra drift": partial(TrajectoryTilting, lookahead=Identity(), chi=chi),
     "tilting, posterior of 4": partial(TrajectoryTilting, lookahead=Posterior(4)),
-    "tilting, tempering": partial(TrajectoryTilting, lookahead=Denoiser(), level=Tempering()),
+    "tilting, tempering": partial(TrajectoryTilting, lookahead=Denoiser(), annealing=Tempering()),
     "tilting, reversal weights": partial(
         TrajectoryTilting, lookahead=Identity(), weighting=ReversalWeights(), chi=0.5
     ),

@@ -16,7 +16,8 @@ from steer.guidance import Guidance, Guided, ValueGuidance
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Denoiser, Identity, MapJump, Posterior, ShortOde
 from steer.solvers import Heun, Rk4
-from steer.tilt import NonFiniteReward, Tilt, Value
+from steer.tilt import NonFiniteReward, Tilt
+from steer.value import Value
 
 REWARDS = {"quadratic": Quadratic([0.5, -1.0], precision=2.0), "linear": LinearReward([0.7, -0.4])}
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]

@@ -10,9 +10,9 @@ from ball import Ball
 from zoo import BUILD, noise, seeded
 
 from steer.lookahead import Denoiser, MapJump
-from steer.samplers import BestOfN, FkSteering, Jump, Ode, Sde, TrajectoryTilting
+from steer.samplers import BestOfN, FkSteering, Jump, Ode, Sde, UnguidedTilting
 from steer.samplers.smc.constraints import PENALTY, softened
-from steer.samplers.smc.degeneracy import WeightCollapse
+from steer.samplers.smc.degeneracy import WeightDegeneracy
 from steer.tilt import NonFiniteReward, Tilt
 
 CLIMBERS = {
@@ -78,8 +78,13 @@ WEIGHERS = {
     "Ode": Ode(20),
     "Sde": Sde(20),
     "Jump": Jump(2),
-    "unguided": TrajectoryTilting(20, guide=False),
-    "unguided, denoiser": TrajectoryTilting(20, Denoiser(), guide=False),
+    "unguided": UnguidedTilting(
+        20,
+    ),
+    "unguided, denoiser": UnguidedTilting(
+        20,
+        Denoiser(),
+    ),
     "fk": FkSteering(20, every=4),
     "fk, map": FkSteering(20, MapJump(), every=2),
     "fk, max": FkSteering(20, potential="max", every=10),
@@ -114,14 +119,14 @@ def test_every_method_without_a_gradient_takes_them(name):
 @pytest.mark.parametrize("name", sorted(CLIMBERS))
 def test_gradient_methods_refuse_them_and_name_those_that_do_not(name):
     with pytest.raises(
-        NonFiniteReward, match=r"half is -inf for sample \d+ at t.*guide=False.*BestOfN"
+        NonFiniteReward, match=r"half is -inf for sample \d+ at t.*UnguidedTilting.*BestOfN"
     ):
         BUILD[name]()(Ball(), noise(2, 16, 2), Tilt(half), None, seeded())
 
 
 def test_a_prompt_of_which_nothing_is_left_is_warned_of():
     never = Tilt(lambda x: torch.full_like(x[:, 0], -torch.inf))
-    with pytest.warns(WeightCollapse, match=r"every particle of prompt 0 breaks a constraint"):
+    with pytest.warns(WeightDegeneracy, match=r"every particle of prompt 0 breaks a constraint"):
         result = FkSteering(4, every=2)(Ball(), noise(2, 8, 2), never, None, seeded())
     assert (result.log_z == -torch.inf).all()
 

@@ -27,6 +27,7 @@ from steer.samplers import (
     Search,
     Svdd,
     TrajectoryTilting,
+    UnguidedTilting,
 )
 from steer.tilt import NonFiniteReward, Tilt
 
@@ -131,7 +132,7 @@ def test_beams_are_the_search_of_trajectory_tilting_at_less_cost(beams, every):
     """The noise level never vanishes here, so that both select at the same times."""
     x0, tilt, eps = noise(2, 6, 2), Tilt(Quadratic([1.0, 0.0], 3.0), TWO), {"eps": lambda t: 0.5}
     beam = BeamSearch(7, beams, every=every, **eps)(Ball(), x0, tilt, None, seeded())
-    search = TrajectoryTilting(7, guide=False, search=Search(every, beams / 6), **eps)(
+    search = TrajectoryTilting(7, UnguidedTilting, search=Search(every, beams / 6), **eps)(
         Ball(), x0, tilt, None, seeded()
     )
     torch.testing.assert_close(beam.x, search.x, rtol=1e-12, atol=1e-14)

@@ -17,6 +17,7 @@ from steer.samplers import (
     Sde,
     Search,
     TrajectoryTilting,
+    UnguidedTilting,
     ValueGuided,
 )
 from steer.solvers import Heun
@@ -59,8 +60,20 @@ UNGUIDED = [
     (Jump(N, renoise=True), (N, 0, 1, 0)),
     (BestOfN(Jump(N)), (PARTICLES * N, 0, PARTICLES, 0)),
     (BestOfN(BestOfN(Ode(N))), (PARTICLES * N, 0, PARTICLES, 0)),
-    (TrajectoryTilting(N, MapJump(), guide=False), (2 * N, 0, N + 1, 0)),
-    (TrajectoryTilting(N, Denoiser(), guide=False), (N, 0, N + 1, 0)),
+    (
+        UnguidedTilting(
+            N,
+            MapJump(),
+        ),
+        (2 * N, 0, N + 1, 0),
+    ),
+    (
+        UnguidedTilting(
+            N,
+            Denoiser(),
+        ),
+        (N, 0, N + 1, 0),
+    ),
 ]
 
 

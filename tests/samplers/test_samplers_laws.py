@@ -12,7 +12,7 @@ from rewards import Quadratic
 from steer.lookahead import Denoiser, Identity, MapJump, ShortOde
 from steer.progress import shown_by
 from steer.resampling import multinomial
-from steer.samplers import BestOfN, Sde, TrajectoryTilting
+from steer.samplers import BestOfN, Sde, TrajectoryTilting, UnguidedTilting
 from steer.tilt import Tilt
 
 every = pytest.mark.parametrize("name", BUILD)
@@ -305,7 +305,7 @@ def test_the_film_ends_with_the_heaviest_samples():
     heaviest = result.log_w.argsort(dim=1, descending=True)[:, :2]
     assert torch.allclose(result.trace["film"][-1], result.x[torch.arange(3)[:, None], heaviest])
     assert set(result.trace) == {
-        *("t", "ess", "resampled", "reward", "level", "length", "discrepancy"),
+        *("t", "ess", "resampled", "reward", "level", "thermodynamic_length", "total_discrepancy"),
         *("film", "film_t"),
     }
     assert (
@@ -329,9 +329,9 @@ def test_a_black_box_reward_is_tilted_to_without_guidance():
     def right(x):
         return torch.from_numpy((x.numpy()[:, 0] > 0).astype("float64"))
 
-    result = TrajectoryTilting(20, guide=False)(
-        Ball(), noise(16, 256, 1), Tilt(right), None, seeded()
-    )
+    result = UnguidedTilting(
+        20,
+    )(Ball(), noise(16, 256, 1), Tilt(right), None, seeded())
     error = result.log_z.std() / 4
     assert abs(result.log_z.mean() - math.log((1 + math.e) / 2)) < 4 * error + 0.01
 

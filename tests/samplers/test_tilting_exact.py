@@ -128,7 +128,7 @@ def test_every_setting_samples_the_tilted_law(setting):
 @pytest.mark.parametrize(
     "sampler",
     [
-        *(tds(50), das(50), das(50, level=Tempering(0.9)), tds(50, MapJump())),
+        *(tds(50), das(50), das(50, annealing=Tempering(0.9)), tds(50, MapJump())),
         *(
             ValueSmc(50),
             ValueSmc(50, Posterior(2)),
