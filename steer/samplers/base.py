@@ -100,10 +100,12 @@ class Sampler(ABC):
     Attributes:
         claim: the claim above.
         deterministic: whether the samples are a function of x0 alone.
+        needs_gradient: whether it follows the gradient of the reward.
     """
 
     claim: Claim
     deterministic: bool = False
+    needs_gradient: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

@@ -83,6 +83,7 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
     """
 
     claim = "maximiser"
+    needs_gradient = True
     deterministic = True
 
     def __init__(

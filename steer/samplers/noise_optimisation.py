@@ -69,6 +69,7 @@ class NoiseOptimisation(Stepwise[Ascent]):
 
     deterministic = True
     claim = "maximiser"  # the trace has the mean reward of each prompt after every step
+    needs_gradient = True
 
     def __init__(
         self,

@@ -144,6 +144,7 @@ class PlugAndPlay(Stepwise[Tensor]):
         self.step_size = step_size or Decaying()
         self.draws = draws
         self.prox = prox
+        self.needs_gradient = prox is None
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Tensor:
         tilt = run.require_tilt(self, "Jump")

@@ -50,7 +50,9 @@ class Run:
         _check_noise(x0)
         self.prompts, self.particles = x0.shape[:2]
         if cond is not None and len(cond) != self.prompts:
-            raise ValueError(f"cond has one entry per prompt, {self.prompts}; got {len(cond)}")
+            raise ValueError(
+                f"cond has one entry per prompt, {self.prompts} of them; got {len(cond)}"
+            )
         self._tilt = _in_order(tilt, cond, self.prompts)
         self.flow_map = flow_map
         self.device = x0.device

@@ -43,6 +43,7 @@ class ValueGuided(Stepwise[Tensor]):
     """
 
     claim = "biased"
+    needs_gradient = True
 
     def __init__(
         self,

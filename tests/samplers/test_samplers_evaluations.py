@@ -15,7 +15,7 @@ from steer.samplers import (
     Ode,
     PathWeights,
     Sde,
-    Search,
+    TrajectorySearch,
     TrajectoryTilting,
     UnguidedTilting,
     ValueGuided,
@@ -94,12 +94,12 @@ def test_cost_per_returned_sample(sampler, expected):
 def test_search_and_resampling_cost_nothing_more():
     tilt = Tilt(Quadratic([1.0, 0.0], 3.0))
     costs = {
-        cost(TrajectoryTilting(N, **more), tilt)
-        for more in (
-            {"resample_below": 0.0},
-            {"resample_below": 1.0},
-            {"search": Search(2)},
-            {"film": 2},
+        cost(sampler, tilt)
+        for sampler in (
+            TrajectoryTilting(N, resample_below=0.0),
+            TrajectoryTilting(N, resample_below=1.0),
+            TrajectoryTilting(N, film=2),
+            TrajectorySearch(N, every=2),
         )
     }
     assert len(costs) == 1

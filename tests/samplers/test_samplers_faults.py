@@ -18,7 +18,7 @@ from steer.samplers import (
     Ode,
     PathWeights,
     Sde,
-    Search,
+    TrajectorySearch,
     TrajectoryTilting,
     UnguidedTilting,
     ValueSmc,
@@ -184,7 +184,7 @@ def test_what_is_no_number_of_steps_and_what_is_not_built():
         TrajectoryTilting(2.5)
     with pytest.raises(
         ValueError,
-        match=r"TrajectoryTilting takes a whole number of steps first; got <steer\.lookahead\.Denoiser",
+        match=r"TrajectoryTilting takes a whole number of steps first; got <steer",
     ):
         TrajectoryTilting(Denoiser())
     with pytest.raises(ValueError, match="whole number of steps first; got True"):
@@ -242,7 +242,7 @@ def test_a_look_ahead_whose_slope_in_time_is_infinite_is_told_of():
 
     sampler = TrajectoryTilting(2, Rooted(), weighting=PathWeights())
     message = str(raised(NonFiniteReward, sampler, noise(1, 4, 2), Tilt(REWARD)))
-    assert "the time derivative of Quadratic at its look-ahead is" in message
+    assert "the time derivative of Quadratic at its guess is" in message
     assert "for sample 0 at t = 0" in message
 
 
@@ -279,7 +279,7 @@ def test_copies_that_no_noise_would_part_are_not_made():
     sampler = TrajectoryTilting(
         4, Identity(), resample_below=1.0, eps=lambda t: 1.0 if t == 0 else 0.0
     )
-    assert "copies stay alike without noise: eps is 0 at t = 0.25" in str(
+    assert "copies stay identical without noise: eps is 0 at t = 0.25" in str(
         raised(ValueError, sampler, noise(1, 8, 2), Tilt(Quadratic([1.0, 0.0], 3.0)))
     )
     assert "copies stay alike" in str(
@@ -310,8 +310,8 @@ def test_extra_drift_without_noise_cannot_be_weighed():
             "weigh the whole gradient",
         ),
         (lambda: TrajectoryTilting(2, trust_radius=0.0), "above 0; got 0.0"),
-        (lambda: Search(every=0), "every"),
-        (lambda: Search(keep=0.0), "keep"),
+        (lambda: TrajectorySearch(2, every=0), "every"),
+        (lambda: TrajectorySearch(2, keep=0.0), "keep"),
     ],
 )
 def test_settings_out_of_range_are_refused(build, message):

@@ -20,7 +20,6 @@ from steer.samplers.training_free import dps, freedom, lgd_mc, mpgd, tfg, ugd
 from steer.samplers.training_free.guidance_schedules import (
     AtMost,
     Carried,
-    Decreasing,
     Denoised,
     Increasing,
     Noisiness,
@@ -463,13 +462,12 @@ def test_samples_are_as_they_would_be_alone():
 
 
 # --- strengths ----------------------------------------------------------------------------------
-def test_paces():
+def test_guidance_schedules():
     ahead = ddim_steps(Trigonometric(), [0.2, 0.5, 0.7, 1.0], 1.0)
     ratios = [leg.alpha_s / leg.alpha_t for leg in ahead]
-    for pace, weight in ((Increasing(0.4), lambda a: a**2), (Decreasing(0.4), lambda a: 1 - a**2)):
-        values = on_steps(pace, ahead)
-        assert sum(values) / 3 == pytest.approx(0.4)
-        assert values[0] / values[1] == pytest.approx(weight(ratios[0]) / weight(ratios[1]))
+    values = on_steps(Increasing(0.4), ahead)
+    assert sum(values) / 3 == pytest.approx(0.4)
+    assert values[0] / values[1] == pytest.approx((ratios[0] / ratios[1]) ** 2)
     assert on_steps(Carried(2.0), ahead) == pytest.approx([2.0 / a for a in ratios])
     assert on_steps(OverAlpha(2.0), ahead) == pytest.approx([2.0 / leg.alpha_t for leg in ahead])
     assert on_steps(lambda t: t**2, ahead) == pytest.approx([0.04, 0.25, 0.49])

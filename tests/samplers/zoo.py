@@ -106,30 +106,14 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "svdd, posterior": partial(Svdd, STEPS, 3, Posterior(3)),
     "rollover, posterior": partial(RolloverBudgetForcing, STEPS, 3, Posterior(3)),
 }
-DETERMINISTIC = {
-    "FlowMapRewardGuidance",
-    "Jump",
-    "NoiseOptimisation",
-    "Ode",
-    "fmrg, endpoint",
-    "heun",
-    "mpgd",
-    "noiseless",
-    "ugd, map",
-    "value-guided ode",
-}
+DETERMINISTIC = {name for name, build in BUILD.items() if build().deterministic}
+FOLLOWS_GRADIENT = {name for name, build in BUILD.items() if build().needs_gradient}
+# which draws of a random look-ahead fall to whom depends on the pieces of max_batch
 DRAWING = {
-    "posterior",
-    "glass",
-    "renoise",
-    "fk, sum, posterior",
-    "glass, in pieces",
-    "ValueGuided",
-    "ValueSmc",
-    "beams, posterior",
-    "svdd, posterior",
-    "rollover, posterior",
-}  # which draws fall to whom depends on the pieces of max_batch
+    name
+    for name, build in BUILD.items()
+    if getattr(getattr(build(), "lookahead", None), "random", False)
+}
 FORGETFUL = {"PlugAndPlay", "Svdd", "svdd, posterior"}  # whose first step leaves nothing of x0
 
 

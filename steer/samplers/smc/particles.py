@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steer.interpolant import expand
-from steer.resampling import Scheme, log_mean_exp
+from steer.resampling import log_mean_exp
 from steer.samplers.run import Run
 from steer.samplers.sde import score_of
 from steer.samplers.smc.constraints import softened
@@ -72,15 +72,6 @@ def particles_at(
     if t < 1 and ahead.velocity is not None:
         score = score_of(run.flow_map.schedule, ahead.velocity, x, t)
     return Particles(x, ahead._replace(value=value), score, torch.ones_like(value), log_w, log_z)
-
-
-def resample(run: Run, now: Particles, chosen: Bool[Tensor, "p"], scheme: Scheme) -> Particles:
-    """Resamples the chosen prompts by their weights, whose mean moves into log Z."""
-    if not chosen.any():
-        return now
-    ancestors = run.ancestors(scheme, now.log_w, chosen)
-    log_w, log_z = moved_to_log_z(now.log_w, now.log_z, chosen)
-    return copied(run, now, ancestors)._replace(log_w=log_w, log_z=log_z)
 
 
 def copied(run: Run, now: Particles, ancestors: Tensor) -> Particles:

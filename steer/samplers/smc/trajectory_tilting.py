@@ -43,8 +43,9 @@ from steer.samplers.smc.degeneracy import warn_of_degeneracy
 from steer.samplers.smc.incremental_weights import Proposal, TransitionWeights, Weighting
 from steer.samplers.smc.particles import (
     Particles,
+    copied,
+    moved_to_log_z,
     particles_at,
-    resample,
     weight_variability,
 )
 from steer.tilt import Tilt
@@ -91,6 +92,7 @@ class TrajectoryTilting(Stepwise[Particles]):
     """
 
     claim: Claim = "exact"
+    needs_gradient = True
 
     def __init__(
         self,
@@ -150,7 +152,7 @@ class TrajectoryTilting(Stepwise[Particles]):
         after = after._replace(log_w=before.log_w + increments)
         chosen = self.degenerate(run, after, t)
         run.record(**self.diagnostics(run, before, after, proposal, increments, chosen))
-        return resample(run, after, chosen, self.resampling)
+        return self.resample(run, after, chosen)
 
     def finish(self, run: Run, last: Particles) -> Result:
         log_z = last.log_z + log_mean_exp(last.log_w)
@@ -158,7 +160,8 @@ class TrajectoryTilting(Stepwise[Particles]):
 
     def check(self, tilt: Tilt) -> None:
         """Raises ValueError for a reward that this method cannot follow."""
-        require_gradient(tilt, INSTEAD)
+        if self.needs_gradient:
+            require_gradient(tilt, INSTEAD)
 
     # --- its phases -----------------------------------------------------------------------------
     def propose(self, run: Run, now: Particles, s: float, t: float) -> Proposal:
@@ -215,6 +218,14 @@ class TrajectoryTilting(Stepwise[Particles]):
         if chosen.any() and not copies_separate(self.eps, run, self.times(), t):
             return torch.zeros_like(chosen)
         return chosen
+
+    def resample(self, run: Run, now: Particles, chosen: Bool[Tensor, "p"]) -> Particles:
+        """Resamples the chosen prompts by their weights, whose mean moves into log Z."""
+        if not chosen.any():
+            return now
+        ancestors = run.ancestors(self.resampling, now.log_w, chosen)
+        log_w, log_z = moved_to_log_z(now.log_w, now.log_z, chosen)
+        return copied(run, now, ancestors)._replace(log_w=log_w, log_z=log_z)
 
     # --- settings and the trace -----------------------------------------------------------------
     def extra_drift(self, run: Run, s: float, t: float, eps: float) -> float:

@@ -16,7 +16,6 @@ from steer.samplers.smc.annealing import Annealing, LevelFunction, proportional
 from steer.samplers.smc.incremental_weights import Proposal
 from steer.samplers.smc.particles import Particles, particles_at
 from steer.samplers.smc.trajectory_tilting import TrajectoryTilting
-from steer.tilt import Tilt
 
 __all__ = ["UnguidedTilting"]
 
@@ -28,6 +27,8 @@ class UnguidedTilting(TrajectoryTilting):
         steps, lookahead, resample_below, eps, annealing, resampling, max_batch, film, film_every:
             as in TrajectoryTilting.
     """
+
+    needs_gradient = False
 
     def __init__(
         self,
@@ -53,9 +54,6 @@ class UnguidedTilting(TrajectoryTilting):
             film=film,
             film_every=film_every,
         )
-
-    def check(self, tilt: Tilt) -> None:
-        """Accepts every reward."""
 
     def propose(self, run: Run, now: Particles, s: float, t: float) -> Proposal:
         """Takes one Euler-Maruyama step of the plain dynamics."""

@@ -128,6 +128,7 @@ class TrainingFreeGuidance(Stepwise[State]):
     """
 
     claim = "biased"
+    needs_gradient = True
 
     def __init__(
         self,

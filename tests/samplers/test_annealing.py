@@ -12,7 +12,7 @@ from rewards import Quadratic
 from steer.analytic import GaussianMixture
 from steer.lookahead import Denoiser, MapJump, Posterior
 from steer.resampling import effective_sample_size
-from steer.samplers import PathWeights, Rising, Search, Tempering, TrajectoryTilting, ValueSmc, tds
+from steer.samplers import PathWeights, Rising, Tempering, TrajectoryTilting, ValueSmc, tds
 from steer.tilt import Tilt
 
 
@@ -173,7 +173,6 @@ def test_good_values_leave_the_weights_alone():
     ("build", "message"),
     [
         (lambda: TrajectoryTilting(2, Denoiser(), annealing=lambda t: 0.5 * t), "ends at 1"),
-        (lambda: TrajectoryTilting(2, annealing=Tempering(), search=Search()), "nothing to temper"),
         (lambda: Tempering(1.0), "keep=1.0"),
         (lambda: Rising(0.0), "positive"),
     ],
