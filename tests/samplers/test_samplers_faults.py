@@ -282,7 +282,7 @@ def test_copies_that_no_noise_would_part_are_not_made():
     assert "copies stay identical without noise: eps is 0 at t = 0.25" in str(
         raised(ValueError, sampler, noise(1, 8, 2), Tilt(Quadratic([1.0, 0.0], 3.0)))
     )
-    assert "copies stay alike" in str(
+    assert "copies stay identical" in str(
         raised(ValueError, FkSteering(4, every=1, eps=lambda t: 0.0), noise(1, 8, 2), Tilt(REWARD))
     )
     FkSteering(4, every=1, resample_below=0, eps=lambda t: 0.0)(

@@ -552,7 +552,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 def test_refusals_of_a_run():
     x0, tilt = noise(1, 2, 2), Tilt(LinearReward(A))
-    with pytest.raises(ValueError, match=r"needs a reward; pass tilt="):
+    with pytest.raises(ValueError, match=r"follows a reward; pass tilt="):
         dps(3)(Ball(), x0)
     with pytest.raises(ValueError, match=r"JpegSize has no gradient .* use FkSteering or BestOfN"):
         dps(3)(Ball(), torch.rand(1, 2, 1, 8, 8), Tilt(JpegSize()))
