@@ -60,11 +60,6 @@ class LinearOperator(Operator):
         """argmin_z |z - x|^2 / 2 + step |A z - y|^2 / 2, step >= 0."""
         return x + self.adjoint(self.weighted(y - self(x), step))
 
-    def solve(self, b: Float[Tensor, "b *shape"], ridge: Step) -> Float[Tensor, "b *shape"]:
-        """(A^T A + ridge I)^-1 b, ridge > 0."""
-        x = b / over(ridge, b)
-        return x - self.adjoint(self.weighted(self(x), 1 / ridge))
-
 
 class Mask(LinearOperator):
     """The seen pixels of each sample, in order: inpainting. A A^T = I; `adjoint` puts them back,

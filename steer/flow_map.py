@@ -9,36 +9,18 @@ Reference: Boffi, Albergo & Vanden-Eijnden 2024, arXiv 2406.07507; 2025, arXiv 2
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from steer import counting
+from steer.conditions import Cond as Cond
+from steer.conditions import for_particles as for_particles
+from steer.conditions import pick as pick
 from steer.interpolant import Endpoints, Schedule, Time, batch_time, expand
 from steer.solvers import Rk4, Solver
-
-Cond = Any  # None, or one entry per sample: class labels (B,), embeddings (B, E), or a list of B strings
-
-
-def for_particles(cond: Cond, particles: int) -> Cond:
-    """One entry per prompt -> one per sample, the particles of a prompt side by side."""
-    if cond is None:
-        return None
-    if isinstance(cond, Tensor):
-        return cond.repeat_interleave(particles, dim=0)
-    return [entry for entry in cond for _ in range(particles)]
-
-
-def pick(cond: Cond, rows: Tensor | Sequence[int]) -> Cond:
-    """The entries of those rows, in that order."""
-    if cond is None:
-        return None
-    if isinstance(cond, list | tuple):
-        return [cond[int(row)] for row in rows]
-    return cond[torch.as_tensor(rows)]
 
 
 class FlowMap(nn.Module, ABC):

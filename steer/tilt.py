@@ -6,7 +6,6 @@
 averages the tilt there: exact with draws from the posterior, an approximation with a single guess.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,12 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steer import counting
-from steer.flow_map import Cond
+from steer.conditions import Cond, condition_argument
 from steer.interpolant import Time
 
 RewardFunction = Callable[..., Tensor]
-# What a reward may call its condition; as in rewards.base, which does not know this module.
-CONDITIONS = ("cond", "condition", "label", "labels", "prompt", "prompts", "text", "texts", "y")
 FIX = "fix the reward at that sample, clip it (rewards.Clipped), or reject NaN with Tilt(..., on_nonfinite='reject')"
 NO_HARD_GRADIENT = (
     "a gradient cannot lead around a hard constraint: use UnguidedTilting, FkSteering, BeamSearch, Svdd or"
@@ -79,7 +76,7 @@ class Tilt(nn.Module):
         if on_nonfinite not in ("raise", "reject"):
             raise ValueError(f"on_nonfinite is 'raise' or 'reject'; got {on_nonfinite!r}")
         self.reward, self.on_nonfinite = reward, on_nonfinite
-        self.cond_argument = _cond_argument(reward)
+        self.cond_argument = condition_argument(reward)
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64))
         if self.scale.ndim > 1 or not self.scale.isfinite().all():
             raise ValueError(f"a tilt's scale is a finite number, or one per prompt; got {scale}")
@@ -238,24 +235,3 @@ def no_gradient(reward: RewardFunction, instead: str) -> str:
             or "it says differentiable = False"
         )
     return f"{name_of(reward)} has no gradient ({why}); use {instead}, which needs none"
-
-
-def _cond_argument(reward: RewardFunction) -> str | None:
-    """The argument that receives cond: the one of that name, else a second one of CONDITIONS."""
-    try:
-        parameters = inspect.signature(
-            reward.forward if isinstance(reward, nn.Module) else reward
-        ).parameters
-    except ValueError:  # a built-in without a signature
-        return None
-    if "cond" in parameters:
-        return "cond"
-    named = [
-        p.name
-        for p in parameters.values()
-        if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty
-    ]
-    if len(named) > 1 and named[1] not in CONDITIONS:
-        says = "has no value; give it a default, or name it cond if it is the condition"
-        raise ValueError(f"the argument {named[1]!r} of the reward {name_of(reward)} {says}")
-    return named[1] if len(named) > 1 else None

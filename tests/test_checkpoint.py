@@ -182,9 +182,9 @@ def test_corrupt(path, damage):
 
 def test_not_one_of_ours(path):
     save_file(load_file(path), path)
-    refused("holds weights but not how to build their map", path)
+    refused("not how to build", path)
     save_file(load_file(path), path, {"steer": "[1, 2]"})
-    refused("holds weights but not how to build their map", path)
+    refused("not how to build", path)
     save_file(load_file(path), path, {"steer": "{half"})
     refused("has a header that is no JSON", path)
 

@@ -78,10 +78,7 @@ def test_rewards_of_one_argument_are_not(reward):
 
 
 def test_a_second_argument_that_is_no_condition_is_refused():
-    with pytest.raises(
-        ValueError,
-        match="the argument 'strength' of the reward <lambda> has no value; give it a default",
-    ):
+    with pytest.raises(ValueError, match=r"<lambda>.*'strength'"):
         Tilt(lambda x, strength: strength * x.sum(1))
 
 

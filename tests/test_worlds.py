@@ -6,8 +6,9 @@ import pytest
 import torch
 from chance import generator, normal
 
+from rewards import Quadratic
 from steer.analytic import ring
-from steer.analytic.benchmarks import WORLDS, Closed, Linear, Lobes, Quadratic, Summed, numbers
+from steer.analytic.benchmarks import WORLDS, Closed, Linear, Lobes, Summed, numbers
 
 N = 20_000
 worlds = pytest.mark.parametrize("name", WORLDS)

@@ -21,9 +21,9 @@ from collections.abc import Callable
 import torch
 
 import steer
-from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
+from rewards import ClassLogProbability, Decoded, Quadratic, from_signed, load_classifier
 from steer.analytic import GaussianMixture
-from steer.analytic.benchmarks import Closed, Linear, Quadratic, numbers
+from steer.analytic.benchmarks import Closed, Linear, numbers
 from steer.guidance import Unconditional
 from steer.metrics.sliced_wasserstein import random_directions, sliced_wasserstein
 from steer.samplers import FlowMapRewardGuidance, Jump, Result, Sampler, training_free

@@ -12,27 +12,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.analytic import GaussianMixture, ring
+from steer.analytic.gaussian_mixture import GaussianMixture, ring
 
 __all__ = ["WORLDS", "World"]
 
 STEPS = 16  # Runge-Kutta steps per unit of time of the worlds' maps
-
-
-@dataclass(eq=False)
-class Quadratic:
-    """r(x) = -precision/2 |x - center|^2."""
-
-    center: Tensor
-    precision: float
-
-    def __call__(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
-        return -self.precision / 2 * (x - self.center.to(x)).square().sum(1)
 
 
 @dataclass(eq=False)
@@ -94,7 +84,7 @@ class World(ABC):
 class Closed(World):
     """A quadratic or linear reward: the tilted law is a mixture."""
 
-    def __init__(self, flow_map: GaussianMixture, reward: Quadratic | Linear):
+    def __init__(self, flow_map: GaussianMixture, reward: Any):
         self.flow_map, self.reward = flow_map, reward
         self.law, log_z = flow_map.tilted(reward)
         self.log_z, self.weights = float(log_z), self.law.weights
@@ -144,7 +134,7 @@ class Summed(World):
 # --- the suite ----------------------------------------------------------------------------------
 def ring_of_eight() -> World:
     """Eight equal modes, the reward a pull to a place between two of them."""
-    return Closed(ring(steps=STEPS), Quadratic(numbers(3, 2), 0.5))
+    return Closed(ring(steps=STEPS), quadratic(numbers(3, 2), 0.5))
 
 
 def overlapping() -> World:
@@ -168,7 +158,7 @@ def uneven() -> World:
     means, std = numbers([-2, 0], [1, 1.5], [2, -1.5]), numbers(0.4, 0.9, 0.3)
     return Closed(
         GaussianMixture(means, std, [0.7, 0.25, 0.05], steps=STEPS),
-        Quadratic(numbers(1.5, -1), 0.4),
+        quadratic(numbers(1.5, -1), 0.4),
     )
 
 
@@ -180,7 +170,7 @@ def correlated() -> World:
     base = GaussianMixture.from_covariances(
         numbers([-1.5, 0], [1.5, 0]), lean, weights=[0.5, 0.5], steps=STEPS
     )
-    return Closed(base, Quadratic(numbers(0.5, 1), 0.6))
+    return Closed(base, quadratic(numbers(0.5, 1), 0.6))
 
 
 def eight_dimensions() -> World:
@@ -200,7 +190,7 @@ def sixty_four_dimensions() -> World:
     side = torch.full((64,), 0.25, dtype=torch.float64)
     return Closed(
         GaussianMixture(torch.stack((-side, side)), 0.6, [0.7, 0.3], steps=STEPS),
-        Quadratic(1.5 * side, 0.15),
+        quadratic(1.5 * side, 0.15),
     )
 
 
@@ -227,3 +217,10 @@ WORLDS: dict[str, Callable[[], World]] = {
 def numbers(*values: float | list[float]) -> Tensor:
     """A tensor in float64."""
     return torch.tensor(values, dtype=torch.float64)
+
+
+def quadratic(center: Tensor, precision: float) -> Any:
+    """Build the reward -precision/2 |x - center|^2 of `rewards`, which lies above this package."""
+    from rewards.quadratic import Quadratic
+
+    return Quadratic(center, precision)

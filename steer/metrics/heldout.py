@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import for_particles
+from steer.conditions import for_particles
 from steer.metrics.batches import in_batches
 from steer.metrics.estimate import PromptMean
 

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 __all__ = ["ClassCondition", "EmbeddingCondition", "NoCondition"]
@@ -78,9 +78,7 @@ class ClassCondition(Condition):
         self.classes = classes
         self.table = nn.Embedding(classes + 1, dim)
 
-    def forward(
-        self, cond: Int[Tensor, "b"] | None, like: Float[Tensor, "b dim"]
-    ) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is None:
             cond = torch.full((len(like),), -1, device=like.device)
         if cond.shape != like.shape[:1] or cond.is_floating_point():
@@ -108,9 +106,7 @@ class EmbeddingCondition(Condition):
         super().__init__()
         self.linear = nn.Linear(features, dim)
 
-    def forward(
-        self, cond: Float[Tensor, "b features"] | None, like: Float[Tensor, "b dim"]
-    ) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is None:
             cond = like.new_zeros(len(like), self.linear.in_features)
         expected = (len(like), self.linear.in_features)

@@ -119,12 +119,12 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "b c h w"],
+        x: Float[Tensor, "b *shape"],
         s: Float[Tensor, "b"],
         t: Float[Tensor, "b"],
         cond: Cond = None,
         beside: Float[Tensor, "b more h w"] | None = None,
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b *shape"]:
         check_images(x, self.image_channels, self.patch, "Transformer")
         embedding = self.times(s, t)
         embedding = F.silu(embedding + self.condition(cond, like=embedding))

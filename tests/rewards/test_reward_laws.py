@@ -85,6 +85,7 @@ def example(request):
     reward = build()
     assert type(reward) is request.param
     x = torch.rand(B, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = x * torch.linspace(0.2, 1, B, dtype=x.dtype).view(-1, *[1] * len(shape))  # dark to bright
     return reward.double(), x, cond
 
 

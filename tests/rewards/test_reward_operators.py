@@ -84,14 +84,6 @@ def test_the_proximal_step_solves_its_equation(operator, step):
 
 
 @every
-def test_the_normal_equations_are_solved(operator):
-    b, ridge = normal(B, *SHAPE), torch.tensor([0.05, 1.0, 20.0], dtype=torch.float64)
-    z = operator.solve(b, ridge)
-    residual = operator.adjoint(operator(z)) + ridge.view(-1, 1, 1, 1) * z - b
-    assert residual.abs().max() < 1e-10
-
-
-@every
 def test_single_precision_stays_single(operator):
     x = normal(B, *SHAPE).float()
     y = operator.observe(x, 0.1, generator())
