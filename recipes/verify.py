@@ -15,7 +15,6 @@ from recipes.evaluation.metrics import Figures
 from recipes.reporting import html, pictures
 from recipes.reporting.publish import publish
 from recipes.setup import builders, run_directory
-from recipes.setup.config import nearest
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
 from recipes.verification.errors import ClaimFailed
@@ -31,6 +30,7 @@ from recipes.verification.summary import (
 )
 from steer.analytic.benchmarks import WORLDS, World
 from steer.build import resolve
+from steer.nearest import suggestion
 from steer.samplers import Sampler
 from steer.samplers.base import Claim
 
@@ -125,7 +125,7 @@ def worlds_of(asked: Any) -> dict[str, World]:
         raise ValueError(f"worlds is empty; say all, or some of {known}")
     for name in names:
         if name not in WORLDS:
-            near = nearest(name, WORLDS)
+            near = suggestion(name, WORLDS)
             raise ValueError(f"worlds: no world is called {name!r}{near}; there are: {known}")
     return {name: WORLDS[name]() for name in names}
 

@@ -6,7 +6,6 @@ The header, under the key "steer" of the file's metadata:
      "build": {"_target_": "rewards.networks.ResidualClassifier", ...its arguments}, ...notes}
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 
 from rewards import networks
 from rewards.networks import Classifier
+from steer.nearest import nearest
 
 __all__ = ["load_classifier", "save_classifier"]
 
@@ -79,8 +79,8 @@ def find(name_or_path: str | Path) -> Path:
     )
     if path.is_file():
         return path
-    near = difflib.get_close_matches(str(name_or_path), shipped(), n=1)
-    mend = f"did you mean '{near[0]}'?" if near else "mend the name or train one"
+    near = nearest(name_or_path, shipped())
+    mend = f"did you mean '{near}'?" if near else "correct the name, or train one"
     names = ", ".join(shipped()) or "none"
     raise ValueError(
         f"no classifier '{name_or_path}': expected a .safetensors file or a shipped name ({names}): {mend}"

@@ -1,6 +1,5 @@
 """Rewards made of rewards: weighted sums, decoders in front, clipping behind, ensembles."""
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rewards.base import Cond, Reward, as_reward
+from steer.nearest import nearest
 
 __all__ = ["Clipped", "Decoded", "Ensemble", "Smoothed", "Sum", "from_signed"]
 
@@ -60,7 +60,7 @@ class Sum(Composite):
 
     def set_weight(self, name: str, weight: float) -> None:
         if name not in self.weights:
-            near = difflib.get_close_matches(name, self.weights, n=1, cutoff=0.0)[0]
+            near = nearest(name, self.weights, cutoff=0.0)
             raise ValueError(
                 f"Sum: expected weights for {', '.join(self.weights)}, got '{name}': did you mean '{near}'?"
             )

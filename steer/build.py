@@ -8,7 +8,6 @@ from a stranger cannot name other code, not even by way of a module that ours im
 ("steer.checkpoint.os.system").
 """
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.annotations import Built, annotated, is_open, named, refuse_misfits
+from steer.nearest import suggestion
 
 
 def resolve(name: str) -> Any:
@@ -226,10 +226,8 @@ def _brought_in(module: Any, name: str) -> bool:
 
 
 def _nearest(name: str, names: Collection[str]) -> str:
-    folded = {n.casefold(): n for n in sorted(names, reverse=True)}  # of Mlp and mlp, the class
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {folded[close[0]]!r}?"
+    if found := suggestion(name, names):
+        return found
     shown = sorted(names)[:12]
     return f"; there are: {', '.join(shown) or 'none'}{', ...' if len(shown) < len(names) else ''}"
 

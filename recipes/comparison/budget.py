@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from recipes.comparison.benchmark import Benchmark
 from recipes.setup.builders import sampler_of
-from recipes.setup.config import nearest
 from steer.build import resolve
 from steer.counting import Evaluations
+from steer.nearest import suggestion
 from steer.samplers import Sampler
 from steer.tilt import NonFiniteReward
 
@@ -143,7 +143,7 @@ class Sizer:
         self.settings = integer_settings(self.node)
         if self.size not in (None, CANDIDATES, *self.settings):
             known = ", ".join([CANDIDATES, *self.settings])
-            near = nearest(str(self.size), self.settings)
+            near = suggestion(str(self.size), self.settings)
             raise ValueError(f"size is one of {known}; got {self.size!r}{near}")
         known_count = type(self.candidates) is int and self.candidates >= 1
         if self.candidates is not None and not known_count:

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
-from recipes.setup.config import as_written, nearest
+from recipes.setup.config import as_written
 from rewards import Decoded, Reward, as_reward
 from rewards.networks import Classifier
 from steer import checkpoint
@@ -20,6 +20,7 @@ from steer.build import below, build, resolve
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond, FlowMap
 from steer.guidance import Guidance, Guided, Unconditional
+from steer.nearest import suggestion
 from steer.samplers import Sampler
 from steer.tilt import Tilt
 
@@ -218,7 +219,7 @@ def number_of(label: Any, names: list[str]) -> int:
     if isinstance(label, int):
         return label
     raise ValueError(
-        f"condition.labels holds numbers, or names among {', '.join(names)}; got {label!r}{nearest(label, names)}"
+        f"condition.labels holds numbers, or names among {', '.join(names)}; got {label!r}{suggestion(label, names)}"
     )
 
 

@@ -146,7 +146,7 @@ def test_any_whole_number_can_be_the_size():
     base = sizer(node_of("BestOfN"), size="base_sampler.steps", candidates=5)
     assert base.plan([31]).fits["31"][:3] == (6, 5, 1)  # five candidates of six steps
     assert (
-        "say candidates=N"
+        "candidates=N"
         in sizer(node_of("BestOfN"), size="base_sampler.steps").plan([31]).errors["31"]
     )
     assert "does not grow with film" in sizer(node, size="film").plan([400]).errors["400"]
