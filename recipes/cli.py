@@ -16,7 +16,8 @@ from recipes.verification.errors import ClaimFailed
 EPILOG = """\
 CONFIG is a shipped name, such as ring/steer, or the path of a YAML file; any key of it can be set, as in
   steer sample fashion/steer tilt.scale=5 reward=my_file.py:my_function
-`steer list` shows what is shipped, `steer copy fashion/steer mine.yaml` gives a config of one's own to edit."""
+`steer list` shows what is shipped, `steer list samplers` what a key can be set to, and
+`steer copy fashion/steer mine.yaml` gives a config of one's own to edit."""
 
 RUNS = {
     "sample": "draw samples that a reward steers, beside unsteered ones",
@@ -26,6 +27,18 @@ RUNS = {
     "evaluate": "hold the samples of a flow map against data",
     "verify": "hold a sampling method against known laws; exit code 1 if it claims to be exact and does not pass",
 }
+
+LIST = "show the shipped configs and models, and the samplers, rewards, ... that configs can name"
+KINDS = (
+    "samplers",
+    "rewards",
+    "lookaheads",
+    "guidance",
+    "objectives",
+    "tuning",
+    "models",
+    "configs",
+)
 
 SMALLER = "lower particles, prompts, max_batch, data.batch_size or the size of the model"
 
@@ -66,7 +79,10 @@ def parser() -> argparse.ArgumentParser:
             action="store_true",
             help="no progress; print the run folder and nothing else",
         )
-    commands.add_parser("list", help="show the shipped configs, maps and classifiers")
+    listing = commands.add_parser("list", help=LIST, description=f"{LIST[0].upper()}{LIST[1:]}.")
+    listing.add_argument(
+        "kind", metavar="KIND", nargs="?", help=f"one of {', '.join(KINDS)}; all, in short, without"
+    )
     copy = commands.add_parser("copy", help="copy a shipped config, to edit it")
     copy.add_argument("name", metavar="NAME")
     copy.add_argument("dest", metavar="DEST", type=Path, help="a new file, or a folder")
@@ -120,7 +136,7 @@ def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
     if arguments.command == "list":
         from recipes.list import listing
 
-        print(listing())
+        print(listing(arguments.kind))
     elif arguments.command == "copy":
         from recipes.copy import copy
 

@@ -16,7 +16,7 @@ from recipes.reporting.figures import Gallery, Picture
 from recipes.reporting.publish import publish
 from recipes.reporting.tables import logged_table
 from recipes.setup import builders, run_directory
-from recipes.setup.dry_run import rehearse_decode
+from recipes.setup.dry_run import check_decode
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
 from recipes.training.checkpoints import guidance_of, learned, save, start_from
@@ -91,7 +91,7 @@ def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:
     """config.pictures: samples from the same noise, drawn while the map learns."""
     prompts = builders.prompts_of(config)
     x0 = builders.noise(config, config.shape, len(prompts)).flatten(0, 1)
-    rehearse_decode(builders.decode_of(config), x0[:1])
+    check_decode(builders.decode_of(config), x0[:1])
     cond = None if prompts.cond is None else prompts.cond.repeat_interleave(config.particles, dim=0)
     return builders.made_as(
         Pictures, config.pictures, x0=x0, cond=cond, folder=folder / "pictures", ema=ema

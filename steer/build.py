@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.annotations import Built, annotated, is_open, named, refuse_misfits
-from steer.names import suggestion
+from steer.nearest import hint
 
 
 def resolve(name: str) -> Any:
@@ -179,7 +179,7 @@ def refuse_unknown(target: Any, name: str, arguments: dict[str, Any], path: str)
     for key in arguments:
         if key not in known:
             at = f"{below(path, key)}: " if path else ""
-            raise ValueError(f"{at}{name} takes no argument {key!r}; {suggestion(key, known)}")
+            raise ValueError(f"{at}{name} takes no argument {key!r}; {hint(key, known)}")
 
 
 def _about(error: str, arguments: dict[str, Any], path: str) -> str:
@@ -212,7 +212,7 @@ def _attribute(owner: Any, attribute: str, where: str) -> Any:
             else {*dir(owner), *inside}
         )
         public = {n for n in names if not n.startswith("_")}
-        raise ValueError(f"{where} has no {attribute!r}; {suggestion(attribute, public)}") from None
+        raise ValueError(f"{where} has no {attribute!r}; {hint(attribute, public)}") from None
 
 
 def _brought_in(module: Any, name: str) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import steer
-from recipes.evaluation.reference import AgainstImages
+from recipes.evaluation.reference import ImageReference
 from recipes.experiments.cells import FOLDER, Cells
 from recipes.experiments.claim import Claim, short, table, within
 from recipes.reporting import pictures
@@ -55,15 +55,15 @@ def drawn(whose: str, name: str, each: int) -> Tensor:
     )
 
 
-def yardstick() -> AgainstImages:
+def reference() -> ImageReference:
     """The judge's, against the test images."""
-    return AgainstImages(load_classifier(JUDGE_BY), fashion_mnist("test"), fashion_mnist("train"))
+    return ImageReference(load_classifier(JUDGE_BY), fashion_mnist("test"), fashion_mnist("train"))
 
 
 def measure(whose: str, name: str, each: int) -> dict[str, float]:
     """One cell."""
     with torch.no_grad():
-        return yardstick()(drawn(whose, name, each), torch.arange(10) if whose == TOLD else None)
+        return reference()(drawn(whose, name, each), torch.arange(10) if whose == TOLD else None)
 
 
 def draw() -> None:
@@ -139,7 +139,7 @@ def main(each: int = EACH) -> None:
     if kept.cells.get("each") != each:
         kept.forget(list(kept.cells))
     kept.get("each", lambda: each)
-    kept.get(FLOOR, lambda: yardstick().floor(10 * each))
+    kept.get(FLOOR, lambda: reference().floor(10 * each))
     for name in rows_of():
         for whose in (TOLD, UNTOLD):
             kept.get(f"{whose}, {name}", partial(measure, whose, name, each))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from recipes.evaluation.reference import AgainstImages
+from recipes.evaluation.reference import ImageReference
 from recipes.experiments.cells import Cells
 from recipes.experiments.claim import Claim, short, table
 from recipes.experiments.step_time import Noise, seconds, step_of
@@ -147,7 +147,7 @@ def distance(flow_map: ResidualMap, sampler: Sampler) -> float:
     x = sampler(flow_map, x0, None, labels, torch.Generator().manual_seed(7)).x
     judge = load_classifier("fashion-patch")
     with torch.no_grad():
-        return AgainstImages(judge, fashion_mnist("test"), fashion_mnist("train")).distance(
+        return ImageReference(judge, fashion_mnist("test"), fashion_mnist("train")).distance(
             from_signed(x).flatten(0, 1)
         )
 

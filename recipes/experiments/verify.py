@@ -1,4 +1,4 @@
-"""Every method that claims to be exact, held against every world of steer.analytic.benchmarks:
+"""Every method that claims to be exact, runs against every world of steer.analytic.benchmarks:
 docs/verify.md.
 
     python -m recipes.experiments.verify                 # hours on one core; taken up where it was stopped
@@ -25,8 +25,15 @@ from recipes.evaluation.metrics import Figures
 from recipes.experiments.cells import FOLDER, Cells
 from recipes.experiments.claim import Claim
 from recipes.reporting.html import plus_minus
-from recipes.verification.hypothesis_test import LIMITS, WITHIN, enough, figures, judge, settled
-from recipes.verification.measurement import Size, hold_until
+from recipes.verification.hypothesis_test import (
+    LIMITS,
+    WITHIN,
+    assess,
+    figures,
+    is_decided,
+    unless_unsettled,
+)
+from recipes.verification.measurement import SampleSize, measure_until
 from recipes.verification.summary import HOW_TO_READ, markdown
 from steer.analytic.benchmarks import WORLDS
 from steer.data.stream import key
@@ -98,10 +105,10 @@ STRAINED: dict[
 def measure(setting: str, name: str, rounds: int = ROUNDS) -> Figures:
     """One setting in one world."""
     start, world, build = time.process_time(), WORLDS[name](), (SETTINGS | STRAINED)[setting]
-    size = Size(PROMPTS, FEWER.get(setting, PARTICLES), key(setting))
+    size = SampleSize(PROMPTS, FEWER.get(setting, PARTICLES), key(setting))
     samplers: dict[int | None, Sampler] = {n: build(n) for n in FEW.get(setting, STEPS)}
-    held = hold_until(partial(enough, world=world), samplers, world, name, size, rounds)
-    found = figures(held, judge(held, world, build(STEPS[0]).claim), world)
+    runs = measure_until(partial(is_decided, world=world), samplers, world, name, size, rounds)
+    found = figures(runs, assess(runs, world, build(STEPS[0]).claim), world)
     return {**found, "cpu_seconds": round(time.process_time() - start, 1)}
 
 
@@ -242,10 +249,10 @@ def key_of(setting: str, name: str) -> str:
 
 
 def rows_from(cells: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
-    """By setting and world, what is measured; a pass that is not settled is called so."""
+    """By setting and world, what is measured; a pass that is not unless_unsettled is called so."""
     return {
         setting: {
-            name: {**cell, "verdict": settled(cell["verdict"], cell["sizes"])}
+            name: {**cell, "verdict": unless_unsettled(cell["verdict"], cell["sizes"])}
             for name in WORLDS
             if (cell := cells.get(key_of(setting, name))) is not None
         }
@@ -270,9 +277,9 @@ def results(cells: Mapping[str, Any]) -> str:
 
 
 def cells_of(cells: Mapping[str, Any], setting: str, name: str) -> Figures:
-    """One cell, with its verdict settled."""
+    """One cell, with its verdict unless_unsettled."""
     cell = cells[key_of(setting, name)]
-    return {**cell, "verdict": settled(cell["verdict"], cell["sizes"])}
+    return {**cell, "verdict": unless_unsettled(cell["verdict"], cell["sizes"])}
 
 
 def claims(cells: Mapping[str, Any]) -> list[Claim]:

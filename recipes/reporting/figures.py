@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recipes.reporting import pictures
+from recipes.setup.experiment import Experiment
 from steer.data.stream import keyed_generator
 from steer.samplers import Result
 
@@ -107,6 +108,12 @@ class Gallery:
         with torch.no_grad():
             decoded = x if self.decode is None else self.decode(x)
         return decoded.unflatten(0, batch).clamp(0, 1).cpu()
+
+
+def gallery_of(experiment: Experiment, folder: Path) -> Gallery:
+    """The pictures of an experiment's samples, drawn into a run folder."""
+    shape = experiment.model.shape
+    return Gallery(folder, shape, experiment.decode, experiment.prompts.titles)
 
 
 def representatives(result: Result, columns: int = COLUMNS, rows: int = 4) -> Tensor:

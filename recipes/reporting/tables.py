@@ -20,7 +20,7 @@ PATH = {
     "path_length": "thermodynamic length of the path",
     "path_discrepancy": "total discrepancy of its steps",
 }
-CONTEST = {  # what steer compare measures of every cell
+METRICS = {  # what steer compare measures of every cell
     "reward_mean": "reward",
     "reward_mean_unweighted": "reward, unweighted",
     "heldout_reward_mean": "held-out reward",
@@ -94,7 +94,7 @@ def logged_table(metrics: Figures) -> Table:
     return "What was logged, averaged over the last tenth of the run.", [["", "value"], *rows]
 
 
-def contest(metrics: Figures) -> list[Table]:
+def method_tables(metrics: Figures) -> list[Table]:
     """For each figure a row for each method, in the order of the config, and a column for each
     budget.
     """
@@ -118,7 +118,7 @@ def contest(metrics: Figures) -> list[Table]:
         "budget, and the evaluations per returned sample it spent, as counted."
     )
     tables = [table(spent, sized, claims)]
-    for name, word in CONTEST.items():
+    for name, word in METRICS.items():
         if any(measured(row, name) for row in cells.values()):
             caption, body = table(f"{word[0].upper()}{word[1:]}.", partial(estimate, name=name))
             exact = (

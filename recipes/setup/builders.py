@@ -10,25 +10,63 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
-from recipes.setup.config import as_written, nearest
+from recipes.setup.config import as_written
 from rewards import Decoded, Reward, as_reward
 from rewards.networks import Classifier
 from steer import checkpoint
 from steer.analytic import GaussianMixture
 from steer.annotations import misfit, shown
-from steer.build import build, resolve
+from steer.build import below, build, resolve
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond, FlowMap
 from steer.guidance import Guidance, Guided, Unconditional
+from steer.nearest import suggestion
 from steer.samplers import Sampler
 from steer.tilt import Tilt
 
 Decode = Callable[[Tensor], Tensor]
 
 
-def make(node: Any, **live: Any) -> Any:
-    """The object a config node describes, with objects that no config can hold as further
-    arguments. Errors name its key.
+class Classifiers:
+    """Classifiers loaded for one run, each file once.
+
+    A reward, a held-out reward and a judge that name the same weights share one frozen module.
+    """
+
+    LOADER = "rewards.load_classifier"
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Any] = {}
+
+    def put_into(self, node: Any, path: str) -> Any:
+        """`node` with its nodes of `rewards.load_classifier` replaced by what they load.
+
+        Args:
+            node: nested dictionaries, lists and plain values.
+            path: its key in the config, for errors to name.
+        """
+        if isinstance(node, list):
+            return [self.put_into(item, f"{path}[{i}]") for i, item in enumerate(node)]
+        if not isinstance(node, dict):
+            return node
+        if node.get("_target_") != self.LOADER:
+            return {key: self.put_into(value, below(path, key)) for key, value in node.items()}
+        source = repr(sorted(node.items()))
+        if source not in self.loaded:
+            self.loaded[source] = build(node, path=path)
+        return self.loaded[source]
+
+
+def make(node: Any, classifiers: Classifiers | None = None, **live: Any) -> Any:
+    """Builds the object that a config node describes.
+
+    Args:
+        node: a node with a `_target_`.
+        classifiers: those already loaded in this run; without it, all are loaded anew.
+        live: further arguments, objects that no config can hold.
+
+    Raises:
+        ValueError: no node with a `_target_`, or what building it raises; names its key.
     """
     plain, path = node, ""
     if isinstance(node, DictConfig | ListConfig):
@@ -37,7 +75,8 @@ def make(node: Any, **live: Any) -> Any:
         at = f"{path}: " if path else ""
         raise ValueError(f"{at}expected a node with a _target_ (a class to build); got {plain!r}")
     try:
-        return build({**plain, **live}, path=path)
+        filled = plain if classifiers is None else classifiers.put_into(plain, path)
+        return build({**filled, **live}, path=path) if isinstance(filled, dict) else filled
     except ValueError as error:
         root: Any = OmegaConf.to_container(node._get_root()) if path else {}
         raise ValueError(as_written(str(error), root)) from error
@@ -180,35 +219,40 @@ def number_of(label: Any, names: list[str]) -> int:
     if isinstance(label, int):
         return label
     raise ValueError(
-        f"condition.labels holds numbers, or names among {', '.join(names)}; got {label!r}{nearest(label, names)}"
+        f"condition.labels holds numbers, or names among {', '.join(names)}; got {label!r}{suggestion(label, names)}"
     )
 
 
-def told(flow_map: FlowMap, config: DictConfig) -> FlowMap:
-    """The map as it is, or one that is not told the condition; guided by config.guidances, one
-    after the other.
+def apply_guidance(
+    flow_map: FlowMap, config: DictConfig, classifiers: Classifiers | None = None
+) -> FlowMap:
+    """The map guided by config.guidances, one after the other; without its condition if
+    condition.model is false.
     """
-    flow_map = flow_map if config.condition.model else Unconditional(flow_map)
+    if not config.condition.model:
+        flow_map = Unconditional(flow_map)
     device = device_of(config)
     for i, node in enumerate(config.get("guidances") or []):
-        chance = keyed_generator("guidance", i, config.seed, device=device)
-        flow_map = guided(flow_map, node, chance).to(device).eval()
+        generator = keyed_generator("guidance", i, config.seed, device=device)
+        flow_map = guided(flow_map, node, generator, classifiers).to(device).eval()
     return flow_map
 
 
-def guided(flow_map: FlowMap, node: Any, generator: torch.Generator) -> FlowMap:
-    """The map with one guidance more: a `Guidance`, or a flow map around a flow map such as
+def guided(
+    flow_map: FlowMap, node: Any, generator: torch.Generator, classifiers: Classifiers | None = None
+) -> FlowMap:
+    """The map with one more guidance: a `Guidance`, or a flow map around a flow map such as
     ClassifierFree.
     """
-    target = (
-        resolve(node["_target_"]) if isinstance(node, DictConfig) and "_target_" in node else None
-    )
+    has_target = isinstance(node, DictConfig) and "_target_" in node
+    target = resolve(node["_target_"]) if has_target else None
     if isinstance(target, type) and issubclass(target, FlowMap):
-        return make(node, flow_map=flow_map)
-    guidance = make(node)
+        return make(node, classifiers, flow_map=flow_map)
+    guidance = make(node, classifiers)
     if not isinstance(guidance, Guidance):
         raise ValueError(
-            f"guidances holds guidances and flow maps around flow maps; got a {type(guidance).__name__}"
+            "guidances holds guidances and flow maps around flow maps; "
+            f"got a {type(guidance).__name__}"
         )
     return Guided(flow_map, guidance, generator=generator)
 
@@ -243,20 +287,33 @@ def decode_of(config: DictConfig) -> Decode | None:
     return found.to(device_of(config)).eval() if isinstance(found, nn.Module) else found
 
 
-def reward_of(node: Any, decode: Decode | None, config: DictConfig) -> Reward | None:
-    """A reward from a node, or from the bare name of a reward, a class of rewards or a function;
-    decoded if asked.
+def reward_of(
+    config: DictConfig,
+    key: str,
+    decode: Decode | None = None,
+    classifiers: Classifiers | None = None,
+) -> Reward | None:
+    """The reward of a key of the config, on its device; None if there is none.
+
+    Args:
+        config: the whole config.
+        key: "reward" or "heldout"; a node, or the name of a reward, a class of rewards or a
+            function.
+        decode: samples -> images, applied before the reward; None passes the samples themselves.
+        classifiers: those already loaded in this run.
     """
+    node = config.get(key)
     if node is None:
         return None
-    with at("heldout" if node is not config.reward and node == config.heldout else "reward"):
-        found = resolve(node) if isinstance(node, str) else make(node)
+    with at(key):
+        found = resolve(node) if isinstance(node, str) else make(node, classifiers)
         if isinstance(found, type):
             found = make({"_target_": node})
-        reward, name = as_reward(found), node if isinstance(node, str) else node["_target_"]
+        reward = as_reward(found)
     if decode is not None:
         reward = Decoded(reward, decode)
-    reward.__name__ = re.split("[.:]", name)[-1]  # what error messages call it
+    target = node if isinstance(node, str) else node["_target_"]
+    reward.__name__ = re.split("[.:]", target)[-1]  # what error messages call it
     return reward.to(device_of(config))
 
 
@@ -269,9 +326,9 @@ def tilt_of(reward: Reward | None, config: DictConfig, by_condition: bool = Fals
         by_condition: whether samples come in any order, so that a scale for each prompt is found by
             its condition.
     """
-    scale = config.tilt.scale
     if reward is None:
         return None
+    scale = config.tilt.scale
     if isinstance(scale, ListConfig):
         if len(scale) != len(prompts_of(config)):
             raise ValueError(
@@ -297,14 +354,18 @@ def known_prompts(config: DictConfig) -> Cond:
     return cond
 
 
-def judge_of(config: DictConfig) -> Classifier | None:
-    """The classifier that judges, or None."""
-    judge = None if config.judge is None else make(config.judge)
-    if not isinstance(judge, Classifier | None):
+def judge_of(config: DictConfig, classifiers: Classifiers | None = None) -> Classifier | None:
+    """The classifier that judges, on the config's device, or None."""
+    node = config.get("judge")
+    if node is None:
+        return None
+    judge = make(node, classifiers)
+    if not isinstance(judge, Classifier):
         raise ValueError(
-            f"judge is a rewards.networks.Classifier, which has features; got a {type(judge).__name__}"
+            "judge is a rewards.networks.Classifier, which has features; "
+            f"got a {type(judge).__name__}"
         )
-    return judge if judge is None else judge.to(device_of(config))
+    return judge.to(device_of(config))
 
 
 def sampler_of(node: Any, key: str = "") -> Sampler:

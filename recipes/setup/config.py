@@ -7,7 +7,6 @@ describes an object, and what may stand in it is for that object to say; a node 
 have is refused. A config may begin with `extends: NAME`, and then says only what it changes.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from steer.nearest import suggestion
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MISSING = "???"
@@ -116,7 +117,7 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    near = nearest(name, shipped(), cutoff=0.4)
+    near = suggestion(name, shipped(), cutoff=0.4)
     raise ValueError(
         f"no config is called {name!r}{near}"
         + ("" if near else "; `steer list` shows what there is")
@@ -161,7 +162,7 @@ def refuse_unknown(given: dict, known: dict, command: str, where: str, path: str
     for key, value in given.items():
         if key not in known:
             near = (
-                nearest(key, known, path=path)
+                suggestion(key, known, prefix=path)
                 or f"; it knows {', '.join(path + name for name in known)}"
             )
             raise ValueError(f"{where}: steer {command} knows no key {path + str(key)!r}{near}")
@@ -184,7 +185,7 @@ def refuse_nothing(given: dict, config: dict, where: str) -> None:
         ):
             if value is None and name not in known:
                 raise ValueError(
-                    f"{where}: {section}.{name}=null takes out nothing{nearest(str(name), known)}"
+                    f"{where}: {section}.{name}=null takes out nothing{suggestion(name, known)}"
                 )
 
 
@@ -244,9 +245,3 @@ def texts_of(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]
             yield from texts_of(value, f"{path}{key}.")
         elif isinstance(value, str):
             yield f"{path}{key}", value
-
-
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, path: str = "") -> str:
-    """ "; did you mean ...?", the path before it, or nothing."""
-    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=cutoff)
-    return f"; did you mean {path + close[0]!r}?" if close else ""

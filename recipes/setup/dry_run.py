@@ -22,7 +22,7 @@ MISFITS = (
 
 
 @torch.no_grad()
-def rehearse(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
+def dry_run(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
     """Takes the first sample of x0 (P, N, *shape) to data, and past the rewards and the judge.
 
     Raises:
@@ -35,13 +35,13 @@ def rehearse(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
         if reward is not None:
             tilt = Tilt(reward, on_nonfinite="reject" if measure.reject_nan else "raise")
             attempt(f"{key}: the reward {name_of(reward)}", shape, lambda: tilt(x1, cond, 0.0))  # noqa: B023
-    rehearse_decode(measure.decode, x1)
+    check_decode(measure.decode, x1)
     if measure.judge is not None:
         judge = measure.judge
         attempt("judge: the judge", shape, lambda: judge(measure.decoded(x1)))
 
 
-def rehearse_decode(decode: Callable[[Tensor], Tensor] | None, x1: Tensor) -> None:
+def check_decode(decode: Callable[[Tensor], Tensor] | None, x1: Tensor) -> None:
     """Decodes a sample. Raises ValueError if that cannot be done, or gives no tensor."""
     if decode is None:
         return

@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 @contextmanager
-def warned_of(whom: str, where: str, said: set[tuple[str, str]]) -> Iterator[None]:
+def with_source(whom: str, where: str, said: set[tuple[str, str]]) -> Iterator[None]:
     """Warnings from inside the `with` name who they are about, and where he was; they come when it
     is left.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from torch import Tensor, nn
 
-from recipes.evaluation.reference import Yardstick
+from recipes.evaluation.reference import Reference
 from rewards.base import Reward
 from rewards.networks import Classifier
 from steer.annotations import (
@@ -103,7 +103,7 @@ class Evaluate(Asked):
 
     guidances: Sequence[Guidance | FlowMap]
     samplers: dict[str, Sampler | None]
-    yardstick: Yardstick
+    reference: Reference
 
 
 class Method(Section):

@@ -21,7 +21,7 @@ import torch
 from omegaconf import OmegaConf
 
 from recipes import cli, compare
-from recipes.reporting import pictures
+from recipes.reporting import html, pictures
 from recipes.setup import config, run_directory
 from recipes.setup.builders import make
 from rewards import save_classifier
@@ -176,11 +176,11 @@ class Laboratory:
             "filmstrip",
             "curves",
             "training_curves",
-            "contest",
+            "cost_curves",
             "step_errors",
         ):
             patch(pictures, name, lambda *_, **__: None)  # pictures take longer than all else
-        patch(report, "write", lambda *_, **__: None)
+        patch(html, "write", lambda *_, **__: None)
         patch(
             compare, "write", enough
         )  # when the methods have been tried, and before they are measured
@@ -248,11 +248,11 @@ class Laboratory:
             tiny["data"] = {"batch_size": 8}
             tiny["model"] = {"network": {"width": 4, "depth": 1}}
         if name == "fashion/evaluate":
-            tiny["yardstick"] = config.merge(
-                tiny["yardstick"], {k: {"folder": clothes} for k in ("test", "train")}
+            tiny["reference"] = config.merge(
+                tiny["reference"], {k: {"folder": clothes} for k in ("test", "train")}
             )
         if name == "checkerboard/evaluate":
-            tiny["yardstick"] = {"draws": 100}
+            tiny["reference"] = {"draws": 100}
         return tiny
 
     def leave_map(self, name: str) -> None:
@@ -373,7 +373,7 @@ def noted(arose: list[str]):
 def command_of(name: str) -> str:
     """The command that a shipped config is for."""
     keys = config.extended(name)
-    if "yardstick" in keys:
+    if "reference" in keys:
         return "evaluate"
     if "methods" in keys:
         return "compare"

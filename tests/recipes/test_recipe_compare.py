@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 import recipes.compare
 import steer.samplers
 from recipes.cli import main
-from recipes.comparison.benchmark import Arena
+from recipes.comparison.benchmark import Benchmark
 from recipes.comparison.budget import CANDIDATES, Price, Sizer, integer_settings, with_setting
 from recipes.comparison.cells import over_seeds
 from recipes.reporting import pictures
@@ -56,14 +56,14 @@ def node_of(name, **more):
     return {"_target_": f"steer.samplers.{name}", **more}
 
 
-def arena_of(prompts=1, particles=6, max_batch=64, scale=1.0):
+def benchmark_of(prompts=1, particles=6, max_batch=64, scale=1.0):
     blank = torch.empty(0, 2, dtype=torch.float64)
     tilt = Tilt(Quadratic([3.0, 2.0], 0.5), scale)
-    return Arena(ring(steps=4), tilt, None, prompts, particles, blank, max_batch)
+    return Benchmark(ring(steps=4), tilt, None, prompts, particles, blank, max_batch)
 
 
-def sizer(node, size=None, candidates=None, price=None, arena=None):
-    return Sizer(node, size, candidates, arena or arena_of(), price or Price())
+def sizer(node, size=None, candidates=None, price=None, benchmark=None):
+    return Sizer(node, size, candidates, benchmark or benchmark_of(), price or Price())
 
 
 class Squares(Sampler):
@@ -103,11 +103,11 @@ def test_every_sampler_spends_its_budget_and_one_size_more_would_not(name, budge
     fit = method.plan([budget]).fits[str(budget)]
 
     def spent(size):
-        drawn = size if method.setting == CANDIDATES else method.arena.particles
-        groups = math.ceil(method.arena.particles / fit.returned)
-        sampler, keep = method.sampler(method.setting, size), method.arena.particles
+        drawn = size if method.setting == CANDIDATES else method.benchmark.particles
+        groups = math.ceil(method.benchmark.particles / fit.returned)
+        sampler, keep = method.sampler(method.setting, size), method.benchmark.particles
         return method.price(
-            method.arena.draw(sampler, drawn, groups, "real", keep=keep).evaluations
+            method.benchmark.draw(sampler, drawn, groups, "real", keep=keep).evaluations
         )
 
     assert spent(fit.size) == fit.cost <= budget < spent(fit.size + 1)
@@ -146,7 +146,7 @@ def test_any_whole_number_can_be_the_size():
     base = sizer(node_of("BestOfN"), size="base_sampler.steps", candidates=5)
     assert base.plan([31]).fits["31"][:3] == (6, 5, 1)  # five candidates of six steps
     assert (
-        "say candidates=N"
+        "candidates=N"
         in sizer(node_of("BestOfN"), size="base_sampler.steps").plan([31]).errors["31"]
     )
     assert "does not grow with film" in sizer(node, size="film").plan([400]).errors["400"]
@@ -172,12 +172,12 @@ def test_prices_are_per_pass():
 def test_draws_depend_on_the_key_and_not_on_the_batches(drawn, groups):
     sampler = BestOfN(steer.samplers.Sde(3))
     results = [
-        arena_of(2, max_batch=n).draw(sampler, drawn, groups, "key", 1) for n in (1, 10, 1000)
+        benchmark_of(2, max_batch=n).draw(sampler, drawn, groups, "key", 1) for n in (1, 10, 1000)
     ]
     assert results[0].x.shape == (2, groups, 2)
     for result in results[1:]:
         torch.testing.assert_close(result.x, results[0].x, rtol=0, atol=1e-12)
-    other = arena_of(2).draw(sampler, drawn, groups, "key", 2)
+    other = benchmark_of(2).draw(sampler, drawn, groups, "key", 2)
     assert not torch.equal(other.x, results[0].x)
     assert results[0].evaluations.network_forward == 3 * drawn
 
@@ -200,8 +200,8 @@ def test_of_a_population_in_order_what_is_kept_follows_the_law():
     """3 of 512: their mean is that of the tilted law, where the first three are far from it; 512
     are paid for by 3.
     """
-    arena = arena_of(800, particles=3)
-    kept = arena.draw(Sorted(), 512, 1, "key", keep=3)
+    benchmark = benchmark_of(800, particles=3)
+    kept = benchmark.draw(Sorted(), 512, 1, "key", keep=3)
     assert kept.x.shape == (800, 3, 2)
     assert torch.equal(kept.log_w, torch.zeros(800, 3, dtype=torch.float64))
     assert kept.evaluations.network_forward == pytest.approx(512 / 3)
@@ -209,7 +209,7 @@ def test_of_a_population_in_order_what_is_kept_follows_the_law():
     truth = law.weights @ law.means
     means = kept.x.mean(1)
     assert ((means.mean(0) - truth).abs() < 4 * means.std(0) / 800**0.5 + 0.01).all()
-    first = arena.draw(Sorted(), 512, 1, "key").x[:, :3].mean(1)
+    first = benchmark.draw(Sorted(), 512, 1, "key").x[:, :3].mean(1)
     assert ((first.mean(0) - truth).abs() > 20 * first.std(0) / 800**0.5).any()
 
 
@@ -217,14 +217,14 @@ def test_a_budget_buys_what_is_kept():
     """Of 8 particles 3 are wanted: a step of all costs 8/3 a sample. Groups of 2 for 3 samples: 4
     are paid for.
     """
-    of_8 = sizer(node_of("Sde"), candidates=8, arena=arena_of(particles=3))
+    of_8 = sizer(node_of("Sde"), candidates=8, benchmark=benchmark_of(particles=3))
     fit = of_8.plan([100]).fits["100"]
     assert (fit.size, fit.drawn, fit.returned) == (37, 8, 8)
     assert fit.cost == pytest.approx(37 * 8 / 3)
-    of_2 = sizer(node_of("Sde"), candidates=2, arena=arena_of(particles=3))
+    of_2 = sizer(node_of("Sde"), candidates=2, benchmark=benchmark_of(particles=3))
     assert of_2.plan([100]).fits["100"][:3] == (75, 2, 2)
     assert (
-        sizer(node_of("Sde"), candidates=8, arena=arena_of(particles=8))
+        sizer(node_of("Sde"), candidates=8, benchmark=benchmark_of(particles=8))
         .plan([100])
         .fits["100"]
         .size
@@ -234,7 +234,7 @@ def test_a_budget_buys_what_is_kept():
 
 def test_groups_are_of_their_own_prompt_and_weigh_alike():
     scale = torch.tensor([0.0, 50.0], dtype=torch.float64)
-    result = arena_of(2, scale=scale).draw(Best3(Jump(1)), 30, 40, "key")
+    result = benchmark_of(2, scale=scale).draw(Best3(Jump(1)), 30, 40, "key")
     assert result.x.shape == (2, 120, 2)
     reach = (result.x - torch.tensor([3.0, 2.0])).norm(dim=2).mean(1)
     assert reach[0] > 2 * reach[1]  # of the second prompt alone the best are kept
@@ -526,7 +526,7 @@ def test_a_picture_of_many_methods(tmp_path):
         f"method {i}": [pictures.Point(30, i, 0.1), pictures.Point(100, i + 1, math.nan)]
         for i in range(11)
     }
-    pictures.contest(
+    pictures.cost_curves(
         tmp_path / "a.png",
         {"reward": points, "distance": points},
         "cost",
@@ -535,4 +535,4 @@ def test_a_picture_of_many_methods(tmp_path):
     )
     assert (tmp_path / "a.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="at least one point"):
-        pictures.contest(tmp_path / "b.png", {"reward": {"a": []}}, "cost", [30])
+        pictures.cost_curves(tmp_path / "b.png", {"reward": {"a": []}}, "cost", [30])

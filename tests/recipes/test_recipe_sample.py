@@ -221,9 +221,7 @@ def test_steering_that_blows_up_without_an_infinity_is_told_of(steer):
     from.
     """
     wild = ["sampler._target_=steer.samplers.ValueGuided", "sampler.steps=4", "tilt.scale=1e4"]
-    with pytest.warns(
-        UserWarning, match=r"steered samples reach .*, and unsteered ones .*lower tilt\.scale"
-    ):
+    with pytest.warns(UserWarning, match=r"steered samples reach .*.*lower tilt\.scale"):
         steer("sample", "ring/steer", "particles=8", "base.steps=2", "model.steps=4", *wild)
 
 

@@ -112,7 +112,7 @@ def test_training_leaves_a_map_that_loads(steer, capsys):
         == "exact"
     )
     evaluated = steer.metrics(
-        "evaluate", "checkerboard/evaluate", "particles=200", "yardstick.draws=500"
+        "evaluate", "checkerboard/evaluate", "particles=200", "reference.draws=500"
     )
     assert evaluated["samplers"].keys() == {
         *(f"{k}_jumps" for k in (2, 4, 8, 16)),
@@ -123,7 +123,7 @@ def test_training_leaves_a_map_that_loads(steer, capsys):
     assert (
         evaluated["floor"]["energy_distance"] < evaluated["samplers"]["1_jump"]["energy_distance"]
     )
-    few = ["particles=200", "yardstick.draws=500", "samplers.64-step_ode=null"]
+    few = ["particles=200", "reference.draws=500", "samplers.64-step_ode=null"]
     assert main(["evaluate", "checkerboard/evaluate", *few]) == 0
     assert f"grid kl, 4 jumps: {number(evaluated['samplers']['4_jumps']['grid_kl'])}" in (
         capsys.readouterr().err.splitlines()
@@ -244,8 +244,8 @@ def test_an_image_map(steer, clothes):
 
 
 def test_evaluating_images(steer, fashion, clothes):
-    data = ["yardstick.test.folder=clothes", "yardstick.train.folder=clothes"]
-    judge = "yardstick.judge.name_or_path=judge.safetensors"
+    data = ["reference.test.folder=clothes", "reference.train.folder=clothes"]
+    judge = "reference.judge.name_or_path=judge.safetensors"
     metrics = steer.metrics("evaluate", "fashion/evaluate", fashion[0], judge, *data, "particles=2")
     assert metrics["samples"] == 20
     assert metrics["samplers"].keys() == {"1_jump", "2_jumps", "4_jumps", "8_jumps", "64-step_ode"}

@@ -13,20 +13,20 @@ import torch
 from recipes.cli import main
 from recipes.experiments import verify as figure
 from recipes.verification.hypothesis_test import (
+    assess,
     at_step_zero,
-    enough,
-    judge,
+    is_decided,
     order,
-    settled,
-    surprise,
+    unless_unsettled,
+    z_score,
 )
 from recipes.verification.measurement import (
-    Held,
-    Numbers,
-    Size,
+    Measurement,
+    SampleSize,
+    Statistics,
     errors,
-    hold,
-    hold_until,
+    measure,
+    measure_until,
     std_error,
 )
 from steer.analytic.benchmarks import WORLDS
@@ -274,16 +274,16 @@ def made(errors_of_log_z, noise=0.0, repetitions=16):
     swing = (
         noise * repetitions**0.5 * (-1.0) ** torch.arange(repetitions, dtype=torch.float64)[:, None]
     )
-    influence = Numbers(swing, 0 * swing, 0 * swing)
+    influence = Statistics(swing, 0 * swing, 0 * swing)
     return [
-        Held(n, Numbers(zeros + e, zeros, zeros), influence, 1.0, 1.0, Evaluations())
+        Measurement(n, Statistics(zeros + e, zeros, zeros), influence, 1.0, 1.0, Evaluations())
         for n, e in errors_of_log_z.items()
     ]
 
 
 def test_extrapolation_leaves_nothing_of_h_and_h2_and_the_order_is_found():
-    held = made({n: 0.01 + 3 / n - 20 / n**2 for n in (25, 50, 100)})
-    assert float(at_step_zero(held)[0].log_z) == pytest.approx(0.01)
+    runs = made({n: 0.01 + 3 / n - 20 / n**2 for n in (25, 50, 100)})
+    assert float(at_step_zero(runs)[0].log_z) == pytest.approx(0.01)
     assert float(at_step_zero(made({10: 0.3, 20: 0.2}))[0].log_z) == pytest.approx(0.1)
     assert float(at_step_zero(made({10: 0.3}))[0].log_z) == pytest.approx(0.3)
     for p in (1.0, 2.0):
@@ -300,17 +300,17 @@ def test_noise_common_to_all_sizes_is_not_multiplied_by_the_extrapolation():
 def test_surprise_goes_beyond_a_limit_as_often_as_a_gaussian():
     x = torch.randn(4000, 8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = torch.tensor(
-        [surprise(e, s, 8) for e, s in zip(x.mean(1), x.std(1) / 8**0.5, strict=True)]
+        [z_score(e, s, 8) for e, s in zip(x.mean(1), x.std(1) / 8**0.5, strict=True)]
     )
     beyond = float((found > 2).double().mean())
     assert abs(beyond - 0.0455) < 4 * (0.0455 / 4000) ** 0.5
-    assert surprise(torch.tensor([2.5]), torch.tensor([1.0]), 10**6) == pytest.approx(2.5, rel=1e-3)
+    assert z_score(torch.tensor([2.5]), torch.tensor([1.0]), 10**6) == pytest.approx(2.5, rel=1e-3)
 
 
 def test_a_method_that_is_not_exact_never_passes():
     world = WORLDS["overlapping"]()
-    held = [hold(Jump(1), 1, world, "overlapping", Size(32, 4096, 0))]
-    assert [judge(held, world, claim).verdict for claim in ("exact", "biased", "maximiser")] == [
+    runs = [measure(Jump(1), 1, world, "overlapping", SampleSize(32, 4096, 0))]
+    assert [assess(runs, world, claim).result for claim in ("exact", "biased", "maximiser")] == [
         "pass",
         "none",
         "none",
@@ -365,10 +365,15 @@ class TooLowBeyondTheMean(Draws):
 
 def verdict_of(sampler, name, seed):
     world = WORLDS[name]()
-    held = hold_until(
-        partial(enough, world=world), {None: sampler(world)}, world, name, Size(32, 1024, seed), 20
+    runs = measure_until(
+        partial(is_decided, world=world),
+        {None: sampler(world)},
+        world,
+        name,
+        SampleSize(32, 1024, seed),
+        20,
     )
-    return judge(held, world, "exact").verdict
+    return assess(runs, world, "exact").result
 
 
 @pytest.mark.parametrize("wrong", [TooHigh, TooHighInAMode, TooLowBeyondTheMean])
@@ -414,6 +419,6 @@ def test_an_error_that_does_not_shrink_is_not_passed(errors, expected):
         {"log_z_error": e, "log_z_std_error": 0.01, "log_z_in_std_errors": abs(e) / 0.01}
         for e in errors
     ]
-    assert settled("pass", sizes) == expected
-    assert settled("fail", sizes) == "fail"
-    assert settled("pass", sizes[-1:]) == "pass"
+    assert unless_unsettled("pass", sizes) == expected
+    assert unless_unsettled("fail", sizes) == "fail"
+    assert unless_unsettled("pass", sizes[-1:]) == "pass"

@@ -4,7 +4,7 @@ All of them are drawn on white at twice the size they are meant to be seen at, a
 config is.
 """
 
-from recipes.reporting.pictures.comparison import Point, contest
+from recipes.reporting.pictures.comparison import Point, cost_curves
 from recipes.reporting.pictures.filmstrip import filmstrip
 from recipes.reporting.pictures.image_grid import grid
 from recipes.reporting.pictures.point_clouds import Cloud, plane
@@ -15,7 +15,7 @@ from recipes.reporting.pictures.training import training_curves
 __all__ = [
     "Cloud",
     "Point",
-    "contest",
+    "cost_curves",
     "curves",
     "filmstrip",
     "grid",

@@ -43,7 +43,7 @@ Panel = Mapping[str, Sequence[Point]]  # the points of each method
 Look = Mapping[str, Any]
 
 
-def contest(
+def cost_curves(
     path: str | Path,
     panels: Mapping[str, Panel],
     across: str,
@@ -74,7 +74,7 @@ def contest(
         dict.fromkeys(name for panel in panels.values() for name, points in panel.items() if points)
     )
     if not methods:
-        raise ValueError("contest needs a panel with at least one point; got none")
+        raise ValueError("cost_curves needs a panel with at least one point; got none")
     looks = {name: look(i) for i, name in enumerate(methods)} | (
         {level_name: LEVEL} if levels else {}
     )
