@@ -1,6 +1,4 @@
-"""Rewards that nothing is steered by: the same wishes, told otherwise. Images (B, C, H, W) in [0,
-1] -> (B,).
-"""
+"""Held-out rewards, measures of the same wishes by other means; images (B, C, H, W) in [0, 1]."""
 
 import zlib
 
@@ -13,11 +11,10 @@ from rewards.base import Cond, Reward
 
 
 class LeftLit(Reward):
-    """The share of lit pixels of the left half, less that of the right: how far the thing itself
-    has moved.
+    """The share of bright pixels in the left half, less that in the right.
 
     Args:
-        threshold: from where on a pixel is lit.
+        threshold: above it a pixel counts as bright.
     """
 
     differentiable = False
@@ -29,13 +26,15 @@ class LeftLit(Reward):
         self.threshold = threshold
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
-        lit, half = (x > self.threshold).to(x), x.shape[-1] // 2
+        lit = (x > self.threshold).to(x)
+        half = x.shape[-1] // 2
         return lit[..., :half].mean((1, 2, 3)) - lit[..., -half:].mean((1, 2, 3))
 
 
 class MirrorLikeness(Reward):
-    """The structural similarity of an image and its mirror image, at most 1 (Wang et al. 2004, doi
-    10.1109/TIP.2003.819861).
+    """The structural similarity (SSIM) of an image and its mirror image, at most 1.
+
+    Source: Wang et al. 2004, doi 10.1109/TIP.2003.819861.
     """
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
@@ -45,7 +44,7 @@ class MirrorLikeness(Reward):
 
 
 class DeflatedSize(Reward):
-    """-(kilobytes of the image after zlib at its best): another idea of simple than JPEG's."""
+    """-(kilobytes of the image after zlib at its highest level), a measure of simplicity."""
 
     differentiable = False
     why_not_differentiable = "DeflatedSize counts bytes."
