@@ -1,5 +1,4 @@
-"""steer compare: several methods, one model and one reward, at equal evaluations per returned
-sample, over several seeds.
+"""steer compare: several methods at equal evaluations per returned sample, over several seeds.
 
 Where a method has more particles than samples are asked for, the returned ones are drawn by the
 weights and bear the cost of all. A cell is a method at a budget with a seed: these three key all of

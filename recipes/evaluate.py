@@ -1,4 +1,4 @@
-"""steer evaluate: distances of a map's samples to data, by each sampler, beside data against data."""
+"""steer evaluate: distances of a map's samples to data, by each sampler, beside their floor."""
 
 import time
 from pathlib import Path
@@ -74,8 +74,9 @@ def samplers_of(config: DictConfig) -> dict[str, Sampler]:
 
 
 def compared(experiment: Experiment, result: Result, reference: Reference) -> Figures:
-    """The figures of the decoded samples against the reference; of the labels asked for, where the
-    model is given them.
+    """The figures of the decoded samples against the reference.
+
+    Labels are compared as well where the model is given them.
     """
     x = result.x
     if experiment.decode is not None:

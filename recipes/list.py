@@ -165,8 +165,9 @@ def detailed(title: str, room: Room) -> str:
 
 
 def entries(room: Room) -> Iterator[Entry]:
-    """What a package exports that can be built: concrete classes of its bases, and functions that
-    return one.
+    """What a package exports that can be built.
+
+    Concrete classes of its bases, and functions that return one.
     """
     bases = tuple(resolved(name) for name in room.bases)
     package = import_module(room.package)

@@ -75,9 +75,7 @@ def timed(
 
 
 def warn_if_diverged(steered: Tensor, unsteered: Tensor) -> None:
-    """Warns of finite samples so far from the unsteered ones that the steering most likely
-    diverged.
-    """
+    """Warns of samples so far from the unsteered ones that the steering most likely diverged."""
     reach = float(steered.abs().max())
     usual = float(unsteered.abs().max())
     if reach > DIVERGED * max(usual, 1.0):  # noise, which both start from, reaches further than 1

@@ -18,7 +18,7 @@ from recipes.setup.progress_bar import bar
 from recipes.train import curves
 from recipes.training import trainable
 from recipes.training.checkpoints import origin
-from recipes.training.eval_callback import Watch
+from recipes.training.eval_callback import EvalCallback
 from recipes.training.trainer import check_trainer, fit
 from steer.flow_map import FlowMap
 from steer.loops import Ema, RewardTuning
@@ -51,7 +51,7 @@ def tune(job: Job) -> Path:
 
     with bar("before", job.quiet):
         before = drawn_from(experiment.flow_map)
-    watch = Watch(
+    watch = EvalCallback(
         lambda flow_map: experiment.measure(drawn_from(flow_map)), config.watch_every, ema
     )
     fitted = fit(loop, None, folder, job, ema, [watch])

@@ -1,5 +1,6 @@
-"""steer verify: a sampler tested against distributions known in closed form, at several numbers of
-steps and extrapolated to step zero.
+"""steer verify: a sampler tested against distributions known in closed form.
+
+At several numbers of steps, and extrapolated to step zero.
 """
 
 import inspect
@@ -39,8 +40,9 @@ NOT_PASSED = ("fail", "inconclusive", "unsettled")
 
 
 def verify(job: Job) -> Path:
-    """Runs the config and returns the run folder. Raises ClaimFailed where a method that claims to
-    be exact does not pass.
+    """Runs the config and returns the run folder.
+
+    Raises ClaimFailed where a method that claims to be exact does not pass.
     """
     config = job.config
     start = time.perf_counter()
@@ -76,9 +78,7 @@ def verify(job: Job) -> Path:
 
 
 def report(job: Job, folder: Path, metrics: Figures) -> None:
-    """Writes the tables to the terminal and to verify.md, the picture, metrics.json and
-    report.html.
-    """
+    """Writes the tables to the terminal and verify.md, the picture, metrics and report."""
     found = metrics["worlds"]
     name = metrics["method"]
     claim = html.CLAIMS[metrics["claim"]]

@@ -1,4 +1,4 @@
-"""The common ground of the methods of a comparison: one map, tilt and prompts, and keyed randomness.
+"""The common ground of all methods of a comparison: map, tilt, prompts and keyed randomness.
 
 A method that returns as many samples as it draws gets a population for each prompt. One that
 chooses, such as best of N, gets a group of candidates for each sample it is to return; as many

@@ -153,9 +153,7 @@ class Sizer:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a result at some size depends on: the config, and the contents of the user's files
-        that it names.
-        """
+        """What a result at some size depends on, the contents of the user's files included."""
         contents = [Path(path).read_bytes() for path in files_of(self.node)]
         return {
             "sampler": self.node,
@@ -188,8 +186,9 @@ class Sizer:
     # --- trials ----------------------------------------------------------------------------------
     @cached_property
     def setting(self) -> str:
-        """The setting that is varied: the candidates of a method that chooses among them, otherwise
-        its steps.
+        """The setting that is varied.
+
+        The candidates of a method that chooses among them, otherwise its steps.
         """
         if self.size is not None:
             return self.size
@@ -212,8 +211,9 @@ class Sizer:
         return Fit(size, drawn, result.x.shape[1], self.price(result.evaluations))
 
     def per_kept_sample(self, fit: Fit) -> Fit:
-        """The same with its cost per kept sample, where the last group of a prompt returns more
-        than are wanted.
+        """The same with its cost per kept sample.
+
+        The last group of a prompt may return more samples than are wanted.
         """
         groups = math.ceil(self.benchmark.particles / fit.returned)
         return fit._replace(cost=fit.cost * groups * fit.returned / self.benchmark.particles)

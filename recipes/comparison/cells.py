@@ -175,8 +175,9 @@ def average_row(method: Sizer, plan: Plan, budget: float, cells: Sequence[Figure
 
 
 def over_seeds(cells: Sequence[Figures]) -> Figures:
-    """The mean of each figure over seeds and prompts, and its standard error over seeds, the
-    prompts taken as given.
+    """The mean of each figure over seeds and prompts, and its standard error over seeds.
+
+    The prompts are taken as given.
 
     The cells of a prompt are independent over the seeds, and those of different prompts are
     independent: s.e.^2 = sum_p var_s / (seeds prompts^2). NaN for a single seed, 0 where the

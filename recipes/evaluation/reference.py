@@ -102,7 +102,8 @@ class PlaneReference(Reference):
         return self.figures(self.draw(n, keyed_generator("floor")))
 
     def figures(self, x: Tensor) -> Figures:
-        low, high = -self.extent, self.extent
+        low = -self.extent
+        high = self.extent
         kl = GridKl(cell_frequencies(self.real, self.bins, low, high), low, high)
         kl.update(x)
         first = slice(None, 10_000)  # energy distance takes all pairs

@@ -1,4 +1,4 @@
-"""From config to parts: what each command builds before it starts."""
+"""The parts of an experiment, built from its config."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -68,9 +68,11 @@ def make(node: Any, classifiers: Classifiers | None = None, **live: Any) -> Any:
     Raises:
         ValueError: no node with a `_target_`, or what building it raises; names its key.
     """
-    plain, path = node, ""
+    plain = node
+    path = ""
     if isinstance(node, DictConfig | ListConfig):
-        plain, path = OmegaConf.to_container(node), node._get_full_key("")
+        plain = OmegaConf.to_container(node)
+        path = node._get_full_key("")
     if not isinstance(plain, dict) or "_target_" not in plain:
         at = f"{path}: " if path else ""
         raise ValueError(f"{at}expected a node with a _target_ (a class to build); got {plain!r}")
@@ -86,7 +88,7 @@ Kind = TypeVar("Kind")
 
 
 def made_as(kind: type[Kind], node: Any, **live: Any) -> Kind:
-    """The object of a node, which is to be of that class."""
+    """Builds the object of a node. Raises ValueError unless it is of that class."""
     found = make(node, **live)
     if not isinstance(found, kind):
         key = node._get_full_key("") if isinstance(node, DictConfig) else "a node"
@@ -108,26 +110,28 @@ def at(key: str) -> Iterator[None]:
 
 
 def device_of(config: DictConfig) -> torch.device:
-    """config.device; "auto" takes a CUDA device if there is one, "gpu" is Lightning's word for it."""
+    """config.device; "auto" is a CUDA device if there is one, and "gpu" (Lightning's) always is."""
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     name = {"auto": auto, "gpu": "cuda"}.get(config.device, config.device)
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        key = (
-            "trainer.accelerator"
-            if "trainer" in config and config.device == config.trainer.accelerator
-            else "device"
-        )
-        raise ValueError(
-            f"{key} {name!r} cannot be used ({str(error).splitlines()[0]}); try device=cpu"
-        ) from error
+        from_trainer = "trainer" in config and config.device == config.trainer.accelerator
+        key = "trainer.accelerator" if from_trainer else "device"
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{key} {name!r} cannot be used ({reason}); try device=cpu") from error
 
 
 # --- the model ----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Model:
-    """A flow map with the shape of one sample, and what its checkpoint says of it ({} without one)."""
+    """A flow map.
+
+    Attributes:
+        flow_map: on its device, in evaluation mode.
+        shape: of one sample.
+        header: of its checkpoint; empty without one.
+    """
 
     flow_map: FlowMap
     shape: tuple[int, ...]
@@ -135,7 +139,7 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision its samples are made in."""
+        """The precision of its samples."""
         tensors = [*self.flow_map.parameters(), *self.flow_map.buffers()]
         return next(
             (tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32
@@ -160,7 +164,7 @@ def model_of(config: DictConfig) -> Model:
 
 
 def known_shape(flow_map: FlowMap) -> tuple[int, ...]:
-    """The shape of one sample, where the map itself can say."""
+    """The shape of one sample of an analytic map. Raises ValueError for any other."""
     if isinstance(flow_map, GaussianMixture):
         return tuple(flow_map.means.shape[1:])
     raise ValueError(
@@ -168,12 +172,10 @@ def known_shape(flow_map: FlowMap) -> tuple[int, ...]:
     )
 
 
-# --- what is asked of it ------------------------------------------------------------------------
+# --- prompts, guidance and noise ----------------------------------------------------------------
 @dataclass(frozen=True)
 class Prompts:
-    """What the samples are asked to be: one condition per prompt, or none, and what to call each in
-    a picture.
-    """
+    """One condition for each prompt, or none at all, and a title of each for pictures."""
 
     cond: Cond
     titles: list[str]
@@ -183,8 +185,9 @@ class Prompts:
 
 
 def prompts_of(config: DictConfig) -> Prompts:
-    """condition.labels, as numbers, as names among condition.names, or as free text; else `prompts`
-    times nothing.
+    """The prompts of condition.labels: numbers, names among condition.names, or free text.
+
+    Without labels, `prompts` unconditional ones.
     """
     labels = config.condition.labels
     with at("condition.names"):
@@ -203,7 +206,7 @@ def prompts_of(config: DictConfig) -> Prompts:
 
 
 def names_of(names: Any) -> list[str]:
-    """The class names: a list, or where in Python to find one."""
+    """The class names: a list, or the dotted name of one."""
     found = resolve(names) if isinstance(names, str) else names or []
     if isinstance(found, str) or not isinstance(found, Sequence):
         raise ValueError(
@@ -219,15 +222,17 @@ def number_of(label: Any, names: list[str]) -> int:
     if isinstance(label, int):
         return label
     raise ValueError(
-        f"condition.labels holds numbers, or names among {', '.join(names)}; got {label!r}{suggestion(label, names)}"
+        f"condition.labels holds numbers, or names among {', '.join(names)}; got"
+        f" {label!r}{suggestion(label, names)}"
     )
 
 
 def apply_guidance(
     flow_map: FlowMap, config: DictConfig, classifiers: Classifiers | None = None
 ) -> FlowMap:
-    """The map guided by config.guidances, one after the other; without its condition if
-    condition.model is false.
+    """The map guided by config.guidances, one after the other.
+
+    Without its condition if condition.model is false.
     """
     if not config.condition.model:
         flow_map = Unconditional(flow_map)
@@ -241,8 +246,9 @@ def apply_guidance(
 def guided(
     flow_map: FlowMap, node: Any, generator: torch.Generator, classifiers: Classifiers | None = None
 ) -> FlowMap:
-    """The map with one more guidance: a `Guidance`, or a flow map around a flow map such as
-    ClassifierFree.
+    """The map with one more guidance.
+
+    A `Guidance`, or a flow map around a flow map such as ClassifierFree.
     """
     has_target = isinstance(node, DictConfig) and "_target_" in node
     target = resolve(node["_target_"]) if has_target else None
@@ -263,25 +269,19 @@ def noise(
     """x0 (prompts, particles, *shape), the same for the same seed on every device."""
     if config.particles < 1:
         raise ValueError(f"particles is at least 1; got {config.particles}")
-    x0 = torch.randn(
-        prompts, config.particles, *shape, generator=keyed_generator("x0", config.seed), dtype=dtype
-    )
+    generator = keyed_generator("x0", config.seed)
+    x0 = torch.randn(prompts, config.particles, *shape, generator=generator, dtype=dtype)
     return x0.to(device_of(config))
 
 
-# --- who judges ---------------------------------------------------------------------------------
+# --- rewards and the judge ----------------------------------------------------------------------
 def decode_of(config: DictConfig) -> Decode | None:
-    """What makes images in [0, 1] of samples before rewards and eyes look at them, or None where
-    they look as it is.
-    """
+    """The function from samples to images in [0, 1] of rewards and pictures; None for none."""
     if config.reward_decode is None:
         return None
     with at("reward_decode"):
-        found = (
-            resolve(config.reward_decode)
-            if isinstance(config.reward_decode, str)
-            else make(config.reward_decode)
-        )
+        node = config.reward_decode
+        found = resolve(node) if isinstance(node, str) else make(node)
         if isinstance(found, type) or misfit(found, Callable[[Tensor], Any]) is not None:
             raise ValueError(f"it is a function of samples alone; got {shown(found)}")
     return found.to(device_of(config)).eval() if isinstance(found, nn.Module) else found
@@ -321,35 +321,37 @@ def tilt_of(reward: Reward | None, config: DictConfig, by_condition: bool = Fals
     """The reward at its scale, or None without a reward.
 
     Args:
-        reward: what is tilted by.
+        reward: unscaled.
         config: with tilt.scale, a number or one for each prompt.
         by_condition: whether samples come in any order, so that a scale for each prompt is found by
             its condition.
+
+    Raises:
+        ValueError: scales for another number of prompts, or, by condition, without conditions.
     """
     if reward is None:
         return None
     scale = config.tilt.scale
     if isinstance(scale, ListConfig):
-        if len(scale) != len(prompts_of(config)):
+        prompts = len(prompts_of(config))
+        if len(scale) != prompts:
             raise ValueError(
-                f"tilt.scale has {len(scale)} numbers for {len(prompts_of(config))} prompts; give one each"
+                f"tilt.scale has {len(scale)} numbers for {prompts} prompts; give one each"
             )
         scale = torch.tensor(list(scale), dtype=torch.float64)
         if by_condition:
-            return Tilt(reward, scale, known_prompts(config), config.tilt.on_nonfinite).to(
-                device_of(config)
-            )
+            tilt = Tilt(reward, scale, known_prompts(config), config.tilt.on_nonfinite)
+            return tilt.to(device_of(config))
     return Tilt(reward, scale, on_nonfinite=config.tilt.on_nonfinite).to(device_of(config))
 
 
 def known_prompts(config: DictConfig) -> Cond:
-    """The condition of each prompt. Raises ValueError without: nothing then tells one prompt from
-    another.
-    """
+    """The condition of each prompt. Raises ValueError without: prompts are indistinguishable."""
     cond = prompts_of(config).cond
     if cond is None:
         raise ValueError(
-            "a tilt.scale for each prompt needs condition.labels, to tell prompts apart; or give one number"
+            "a tilt.scale for each prompt needs condition.labels, to tell prompts apart; or give"
+            " one number"
         )
     return cond
 
@@ -369,11 +371,17 @@ def judge_of(config: DictConfig, classifiers: Classifiers | None = None) -> Clas
 
 
 def sampler_of(node: Any, key: str = "") -> Sampler:
-    """A sampler from its node; the key of a plain one is for errors."""
+    """Builds a sampler. Raises ValueError for anything else.
+
+    Args:
+        node: of a config, or a plain dictionary.
+        key: of a plain dictionary, for errors to name.
+    """
     sampler = build(node, path=key) if isinstance(node, dict) and "_target_" in node else make(node)
     if not isinstance(sampler, Sampler):
         key = node._get_full_key("") if isinstance(node, DictConfig) else key
         raise ValueError(
-            f"{key or 'sampler'} is a sampler, one of steer.samplers; got a {type(sampler).__name__}"
+            f"{key or 'sampler'} is a sampler, one of steer.samplers; got a"
+            f" {type(sampler).__name__}"
         )
     return sampler

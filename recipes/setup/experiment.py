@@ -1,4 +1,4 @@
-"""The experiment of a run: a flow map, its prompts and noise, a reward, and what measures samples."""
+"""The experiment of a run: flow map, prompts, noise, reward, and the measure of samples."""
 
 from dataclasses import dataclass
 

@@ -79,8 +79,9 @@ def assess(runs: Sequence[Measurement], world: World, claim: Claim) -> Assessmen
 
 
 def is_decided(runs: Sequence[Measurement], world: World) -> bool:
-    """Whether further repetitions are unnecessary: all errors of LIMITS can be detected, or one
-    error is certain.
+    """Whether further repetitions are unnecessary.
+
+    All errors of LIMITS can be detected, or one error is certain.
     """
     found = assess(runs, world, "exact")
     known = [value for value in (found.log_z, found.mean, found.weights) if value == value]
@@ -89,8 +90,9 @@ def is_decided(runs: Sequence[Measurement], world: World) -> bool:
 
 
 def smallest_detectable(noise: Statistics, world: World, repetitions: int) -> dict[str, float]:
-    """The smallest errors beyond WITHIN standard errors, each as the log factor on the weights that
-    causes it.
+    """The smallest errors beyond WITHIN standard errors.
+
+    Each is given as the log factor on the weights that causes it.
 
     log_z: of log Z, all weights wrong by exp of it. mean: of the worst coordinate, in standard
     deviations of the true law; weights wrong by factors up to exp(+-e) move a mean by at most e.
@@ -133,8 +135,9 @@ def at_step_zero(runs: Sequence[Measurement]) -> tuple[Statistics, Statistics]:
 
 
 def order(runs: Sequence[Measurement]) -> tuple[float, float] | None:
-    """p in error ~ h^p of log Z and its standard error, by weighted regression; None where fewer
-    than two errors are significant, or their signs differ.
+    """p in error ~ h^p of log Z and its standard error, by weighted regression.
+
+    None where fewer than two errors are significant, or their signs differ.
     """
     all_steps = [
         (one.steps, float(one.error.log_z), float(std_error(one.influence).log_z))
@@ -202,8 +205,9 @@ def figures(runs: Sequence[Measurement], found: Assessment, world: World) -> Fig
 
 
 def of_steps(one: Measurement, world: World) -> dict[str, Any]:
-    """The figures of one number of steps: log Z, the worst coordinate of the mean, the worst mode,
-    distance and cost.
+    """The figures of one number of steps.
+
+    Log Z, the worst coordinate of the mean, the worst mode, distance and cost.
     """
     noise = std_error(one.influence)
     axis = int(one.error.mean.abs().argmax())

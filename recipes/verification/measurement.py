@@ -38,8 +38,9 @@ class SampleSize(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Values for log Z (..., 1), NaN without one, for the mean (..., d) and for the mode weights
-    (..., K).
+    """Values for log Z (..., 1), the mean (..., d) and the mode weights (..., K).
+
+    NaN for log Z where a method has no estimate of it.
     """
 
     log_z: Tensor
@@ -147,8 +148,9 @@ def joined(a: Result, b: Result) -> Result:
 def measurement_of(
     steps: int | None, result: Result, world: World, name: str, size: SampleSize
 ) -> Measurement:
-    """The measurement of a result; distance and effective sample size are those of about MOST
-    samples at most.
+    """The measurement of a result.
+
+    Distance and effective sample size are those of about MOST samples at most.
     """
     some = max(MOST // size.particles, 1)
     log_z = torch.zeros_like(result.log_w[:, 0]) if result.log_z is None else result.log_z
@@ -202,8 +204,9 @@ def errors(result: Result, world: World) -> tuple[Statistics, Statistics]:
 
 
 def over_floor(x: Tensor, log_w: Tensor, ess: float, world: World, generator: Generator) -> float:
-    """Sliced Wasserstein distance of the weighted samples to exact draws, relative to that of `ess`
-    other exact draws.
+    """Sliced Wasserstein distance of weighted samples to exact draws, relative to its floor.
+
+    The floor is that of `ess` other exact draws.
     """
     lines = random_directions(DIRECTIONS, world.dimension, generator)
     real = world.sample(DRAWS, generator)

@@ -17,7 +17,8 @@ HOW_TO_READ = (
     f" {LIMITS['mode_weights']:.0%} in the weights of one mode would have been detected. Where they"
     " would not, the world is inconclusive. The smallest detectable errors are in the table;"
     " repetitions are added, up to `rounds` times, until they suffice. A world is unsettled where"
-    f" log Z is beyond {WITHIN:g} at the most steps and no nearer there than at the fewest. Standard"
+    f" log Z is beyond {WITHIN:g} at the most steps and no nearer there than at the fewest."
+    " Standard"
     " errors are counted as a Gaussian's would be, with Student's t for few repetitions. With one"
     " number of steps nothing is extrapolated, and its step error counts. Distance is to exact"
     " draws, relative to that of as many other exact draws as the effective sample size: copies"
@@ -56,8 +57,9 @@ def conclusion(found: Figures) -> str:
 
 
 def results_table(found: Figures) -> Table:
-    """A row for each world: log Z at the most steps and at step zero, its order, mean and mode
-    weights, the result.
+    """A row for each world.
+
+    log Z at the most steps and at step zero, its order, mean and mode weights, and the result.
     """
     head = [
         "world",

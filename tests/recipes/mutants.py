@@ -28,7 +28,8 @@ from rewards import save_classifier
 from rewards.networks import PatchClassifier, ResidualClassifier
 from steer import checkpoint
 
-HUGE, SECONDS = 10**12, 60
+HUGE = 10**12
+SECONDS = 60
 JUMP = {"_target_": "steer.samplers.Jump", "steps": 1}
 VALUES: dict[str, Any] = {
     "zero": 0,
@@ -206,7 +207,8 @@ class Laboratory:
         """What makes a config quick: tiny networks in the place of the shipped ones, few samples,
         few steps.
         """
-        node, command = self.whole[name], self.commands[name]
+        node = self.whole[name]
+        command = self.commands[name]
         tiny = replaced(
             node, {"fashion-residual": "steer.safetensors", "fashion-patch": "judge.safetensors"}
         )
@@ -277,7 +279,8 @@ class Laboratory:
 
     def drawn(self, n: int, seed: int) -> list[Mutant]:
         """So many of them, without repetition, every config and every kind alike often."""
-        chance, kinds = random.Random(seed), []
+        chance = random.Random(seed)
+        kinds = []
         keys = {
             name: list(keys_of(config.merge(tree, self.tiny[name])))
             for name, tree in self.whole.items()
@@ -296,7 +299,9 @@ class Laboratory:
 
     def run(self, mutant: Mutant, command: str | None = None) -> Outcome:
         """The command on a mutant, stopped after SECONDS."""
-        path, out, err = self.folder / "mutant.yaml", io.StringIO(), io.StringIO()
+        path = self.folder / "mutant.yaml"
+        out = io.StringIO()
+        err = io.StringIO()
         path.write_text(OmegaConf.to_yaml(OmegaConf.create(self.content(mutant))))
         arose: list[str] = []
         words = [command or self.commands[mutant.name], str(path), "--quiet"]
@@ -425,20 +430,23 @@ def put(tree: dict[str, Any], mutant: Mutant, old: dict[str, Any]) -> dict[str, 
     be wrong.
     """
     names = re.findall(r"[^.\[\]]+|\[\d+\]", mutant.key)
-    here, there = tree, old
+    here = tree
+    there = old
     for depth, name in enumerate(names):
         place: Any = int(name[1:-1]) if name.startswith("[") else name
         if depth == len(names) - 1:
             break
         below = there[place]
         if isinstance(here, list):
-            here, there = here[place], below
+            here = here[place]
+            there = below
             continue
         if isinstance(below, list) or (
             isinstance(below, dict) and not isinstance(here.get(place), dict)
         ):
             here[place] = copy.deepcopy(below) if isinstance(below, list) else {}
-        here, there = here[place], below
+        here = here[place]
+        there = below
     if mutant.kind == MISSPELT:
         if isinstance(here, list):
             here[place] = {"stepz": 1}

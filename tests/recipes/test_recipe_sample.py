@@ -28,9 +28,21 @@ FILES = {
     "report.html",
 }
 PROMISED = {
-    "method", "claim", "reward_mean", "reward_std_error", "base_reward_mean", "heldout_reward_mean", "diversity",
-    "log_z", "ess_min", "resamples", "evaluations", "seconds", "seed", "versions",
-}  # fmt: skip
+    "method",
+    "claim",
+    "reward_mean",
+    "reward_std_error",
+    "base_reward_mean",
+    "heldout_reward_mean",
+    "diversity",
+    "log_z",
+    "ess_min",
+    "resamples",
+    "evaluations",
+    "seconds",
+    "seed",
+    "versions",
+}
 
 
 def test_a_run_folder_holds_what_is_promised(steer):
@@ -115,8 +127,10 @@ def test_guidances_come_before_the_sampler(steer):
     ]
     assert steer.metrics(*RING, *guided)["evaluations"]["network_forward"] == 2 * (2 * 12)
     draws = (
-        "guidances=[{_target_: steer.guidance.ValueGuidance, value: {_target_: steer.Value, tilt: {_target_: steer.Tilt,"
-        " reward: {_target_: rewards.Linear, direction: [1.0, 0.0]}}, lookahead: {_target_: steer.lookahead.Glass, draws: 2}}}]"
+        "guidances=[{_target_: steer.guidance.ValueGuidance, value: {_target_: steer.Value, tilt:"
+        " {_target_: steer.Tilt,"
+        " reward: {_target_: rewards.Linear, direction: [1.0, 0.0]}}, lookahead: {_target_:"
+        " steer.lookahead.Glass, draws: 2}}}]"
     )
     first, again = (
         load_file(Path(steer(*few, draws)) / "samples.safetensors")["x"] for _ in range(2)
@@ -233,7 +247,8 @@ def test_hard_constraints_reach_the_report(steer, broken, on_nonfinite):
     is null.
     """
     Path("wall.py").write_text(
-        f"import math\nimport torch\n\ndef wall(x):\n    return torch.where(x[:, 0] > 1, x[:, 1], {broken})\n"
+        "import math\nimport torch\n\ndef wall(x):\n    return torch.where(x[:, 0] > 1, x[:, 1],"
+        f" {broken})\n"
     )
     words = [
         *RING,

@@ -22,10 +22,19 @@ from steer import checkpoint
 
 ROOT = Path(__file__).parents[2]
 BOARD = [
-    "train", "checkerboard/train", "model.network.width=8", "model.network.depth=1", "data.batch_size=16",
-    "particles=64", "trainer.accelerator=cpu", "trainer.max_steps=40", "loop.objective.diag_only_steps=10",
-    "checkpoint_every=15", "pictures.every=20", "trainer.log_every_n_steps=5",
-]  # fmt: skip
+    "train",
+    "checkerboard/train",
+    "model.network.width=8",
+    "model.network.depth=1",
+    "data.batch_size=16",
+    "particles=64",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=40",
+    "loop.objective.diag_only_steps=10",
+    "checkpoint_every=15",
+    "pictures.every=20",
+    "trainer.log_every_n_steps=5",
+]
 TUNE = """
 model: plane.safetensors
 particles: 32
@@ -69,7 +78,7 @@ def test_training_goes_on_from_given_weights(steer):
         torch.testing.assert_close(weight, weights(first)[name], rtol=0, atol=1e-9)
     assert checkpoint.read_header(f"{again}/map.safetensors")["start"] == first
     problem = steer.fails(*BOARD, f"start={first}", "model.network.width=9")
-    assert "network.first.bias should be (9,) and is (8,); build it alike" in problem
+    assert "network.first.bias should be (9,) and is (8,); build both alike" in problem
 
 
 def test_training_goes_on_from_a_run_that_never_ended(steer):
@@ -78,7 +87,7 @@ def test_training_goes_on_from_a_run_that_never_ended(steer):
     kept = weights(first)
     Path(first, "map.safetensors").unlink()
     problem = steer.fails(*BOARD, f"start={first}", "model.network.width=9")
-    assert "network.first.bias should be (9,) and is (8,); build it alike" in problem
+    assert "network.first.bias should be (9,) and is (8,); build both alike" in problem
     unfinished = steer(*BOARD, f"start={first}", "trainer.max_steps=1", "loop.lr=1e-12")
     for name, weight in weights(unfinished).items():
         torch.testing.assert_close(weight, kept[name], rtol=0, atol=1e-9)
@@ -148,7 +157,8 @@ def kill_and_resume(steer, words):
     """Runs the command in a process of its own, kills it once it has a checkpoint, and resumes it
     in this one.
     """
-    words, last = [*words, "run.dir=killed"], Path("killed/last.ckpt")
+    words = [*words, "run.dir=killed"]
+    last = Path("killed/last.ckpt")
     command = [sys.executable, "-m", "recipes.cli", *words, "--quiet"]
     process = subprocess.Popen(
         command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

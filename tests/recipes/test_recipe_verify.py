@@ -56,7 +56,7 @@ from steer.samplers import Result
 from steer.samplers import Sampler
 from steer.samplers import Sde
 
-class Exact(Sampler):                     # draws of the mixture itself, the same ones at every number of steps
+class Exact(Sampler):                     # draws of the mixture, the same at every number of steps
     claim = "exact"
 
     def __init__(self, steps=1):
@@ -70,7 +70,8 @@ class Exact(Sampler):                     # draws of the mixture itself, the sam
                 counting.network(x)
             log_w = tilt(x, None, 1.0).unflatten(0, x0.shape[:2])
         spent = tally.per(len(x))
-        return Result(x.unflatten(0, x0.shape[:2]), log_w, log_mean_exp(log_w), log_w, evaluations=spent)
+        x = x.unflatten(0, x0.shape[:2])
+        return Result(x, log_w, log_mean_exp(log_w), log_w, evaluations=spent)
 
 class Unweighted(Jump):
     def finish(self, run, x):
@@ -261,7 +262,8 @@ def test_few_particles_many_repetitions_are_unbiased_together():
     result = Jump(1)(world.flow_map, x0, Tilt(world.reward))
     assert result.log_z.mean() - world.log_z < -0.3
     error, influence = errors(result, world)
-    noise, judged = std_error(influence), world.weights > 0.01
+    noise = std_error(influence)
+    judged = world.weights > 0.01
     assert float(error.log_z.abs() / noise.log_z) < 4
     assert (error.mean.abs() / noise.mean < 4).all()
     assert (error.weights.abs() / noise.weights < 4)[judged].all()
@@ -403,7 +405,7 @@ def test_the_page_of_all_methods(monkeypatch):
     ]
     assert f"6 numbers: {sum(z > 2 for z in checks)} beyond 2 (0.3 expected)" in page
     told = cells[figure.key_of("Jump", "lobes")]["smallest_error_told"]["log_z"]
-    assert f" {told:.3f} " in page.split("## The smallest error of log Z that is told")[1]
+    assert f" {told:.3f} " in page.split("## The smallest detectable error of log Z")[1]
 
 
 @pytest.mark.parametrize(
