@@ -102,7 +102,8 @@ class Decoded(Composite):
     ) -> None:
         super().__init__()
         self.reward = as_reward(reward)
-        self.decode, self.recompute = decode, recompute
+        self.decode = decode
+        self.recompute = recompute
         self.inherit([self.reward])
         self.freeze()
 
@@ -261,7 +262,10 @@ class Smoothed(Composite):
             )
         self.reward = as_reward(reward)
         self.inherit([self.reward])
-        self.noise, self.shift, self.views, self.seed = noise, shift, views, seed
+        self.noise = noise
+        self.shift = shift
+        self.views = views
+        self.seed = seed
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
         if self.shift and x.ndim != 4:

@@ -64,7 +64,8 @@ def import_open_clip() -> ModuleType:
 
 def check_known(open_clip: ModuleType, model: str, pretrained: str | None) -> None:
     """The model must be one that open_clip builds, and its weights a tag or a file."""
-    models, tags = open_clip.list_models(), open_clip.list_pretrained_tags_by_model(model)
+    models = open_clip.list_models()
+    tags = open_clip.list_pretrained_tags_by_model(model)
     if model not in models:
         raise ValueError(f"open_clip has no model '{model}': {hint(model, models)}")
     if pretrained is None:

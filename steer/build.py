@@ -119,7 +119,8 @@ def target_of(node: dict, trusted: Sequence[str] | None, path: str) -> Any:
             raise ValueError(f"{at}a node has no key {key!r}; did you mean '_target_'?")
     if "_target_" not in node:
         return None
-    name, at = node["_target_"], f"{below(path, '_target_')}: " if path else ""
+    name = node["_target_"]
+    at = f"{below(path, '_target_')}: " if path else ""
     if not isinstance(name, str):
         raise ValueError(f"{at}a _target_ is a dotted path or file.py:Name; got {name!r}")
     if trusted is not None and (".py:" in name or not within(name, trusted)):

@@ -60,7 +60,8 @@ def save_adapters(flow_map: nn.Module, path: str | Path, base: str | Path, **hea
     """
     from steer.tuning import lora
 
-    path, file = Path(path), find(base)
+    path = Path(path)
+    file = find(base)
     shipped_name = file.stem if file.parent == WEIGHTS else None
     about = {
         "build": read_header(file)["build"],
@@ -210,7 +211,8 @@ def average(shares: Mapping[str, float], path: str | Path) -> None:
     """
     if not shares or not all(share > 0 for share in shares.values()):
         raise ValueError(f"average takes a positive share of each checkpoint; got {dict(shares)}")
-    files, total = [find(name) for name in shares], sum(shares.values())
+    files = [find(name) for name in shares]
+    total = sum(shares.values())
     modules = [plain(file) for file in files]
     states = [module.state_dict() for module in modules]
     for name, state in zip(shares, states, strict=True):

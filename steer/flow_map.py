@@ -113,7 +113,9 @@ class ResidualMap(FlowMap):
 
     def __init__(self, network: nn.Module, schedule: Schedule, guidance: float = 1.0):
         super().__init__()
-        self.network, self.schedule, self.guidance = network, schedule, guidance
+        self.network = network
+        self.schedule = schedule
+        self.guidance = guidance
 
     def average_velocity(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
@@ -159,12 +161,10 @@ class OdeMap(FlowMap):
         super().__init__()
         if steps < 1:
             raise ValueError(f"OdeMap needs at least one step; got steps={steps}")
-        self.field, self.schedule, self.steps, self.solver = (
-            velocity,
-            schedule,
-            steps,
-            solver or Rk4(),
-        )
+        self.field = velocity
+        self.schedule = schedule
+        self.steps = steps
+        self.solver = solver or Rk4()
         self.guidance = velocity.guidance if isinstance(velocity, FlowMap) else 1.0
 
     @property

@@ -85,9 +85,11 @@ class Closed(World):
     """A quadratic or linear reward: the tilted law is a mixture."""
 
     def __init__(self, flow_map: GaussianMixture, reward: Any):
-        self.flow_map, self.reward = flow_map, reward
+        self.flow_map = flow_map
+        self.reward = reward
         self.law, log_z = flow_map.tilted(reward)
-        self.log_z, self.weights = float(log_z), self.law.weights
+        self.log_z = float(log_z)
+        self.weights = self.law.weights
         self.mean = self.law.weights @ self.law.means
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
@@ -114,13 +116,16 @@ class Summed(World):
         extent: float = 8.0,
         spacing: float = 0.05,
     ):
-        self.flow_map, self.reward, self.highest = flow_map, reward, highest
+        self.flow_map = flow_map
+        self.reward = reward
+        self.highest = highest
         line = torch.linspace(-extent, extent, round(2 * extent / spacing) + 1, dtype=torch.float64)
         grid = torch.cartesian_prod(line, line)
         log_p = flow_map.log_prob(grid) + reward(grid)
         p = log_p.softmax(0)
         self.log_z = float(log_p.logsumexp(0)) + 2 * math.log(float(line[1] - line[0]))
-        self.mean, self.weights = p @ grid, p @ flow_map.responsibilities(grid)
+        self.mean = p @ grid
+        self.weights = p @ flow_map.responsibilities(grid)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         taken: list[Tensor] = []
@@ -155,7 +160,8 @@ def far() -> World:
 
 def uneven() -> World:
     """Three modes of unequal weights and widths, the reward a pull to the rarest and narrowest."""
-    means, std = numbers([-2, 0], [1, 1.5], [2, -1.5]), numbers(0.4, 0.9, 0.3)
+    means = numbers([-2, 0], [1, 1.5], [2, -1.5])
+    std = numbers(0.4, 0.9, 0.3)
     return Closed(
         GaussianMixture(means, std, [0.7, 0.25, 0.05], steps=STEPS),
         quadratic(numbers(1.5, -1), 0.4),

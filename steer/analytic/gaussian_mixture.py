@@ -82,7 +82,8 @@ class GaussianMixture(FlowMap):
         self.register_buffer("std", std)
         self.register_buffer("weights", weights / weights.sum())
         self.register_buffer("axes", axes)
-        self.schedule, self.steps = schedule or Linear(), steps
+        self.schedule = schedule or Linear()
+        self.steps = steps
         self.round = bool((std == std[0, 0]).all())
 
     @classmethod
@@ -139,10 +140,8 @@ class GaussianMixture(FlowMap):
             if ((cond < -1) | (cond >= len(log_w))).any():
                 known = f"a component, 0..{len(log_w) - 1}, or -1 for none"
                 raise ValueError(f"a condition is {known}; got {cond.unique().tolist()}")
-            told, other = (
-                (cond >= 0)[:, None],
-                torch.arange(len(log_w), device=x.device) != cond[:, None],
-            )
+            told = (cond >= 0)[:, None]
+            other = torch.arange(len(log_w), device=x.device) != cond[:, None]
             log_joint = (log_joint - log_w).masked_fill(other & told, -torch.inf) + torch.where(
                 told, 0.0, log_w
             )

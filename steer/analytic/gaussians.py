@@ -48,10 +48,8 @@ def tilt(g: Gaussians, reward: object, point: Callable[[Any], Tensor]) -> Gaussi
             decays.
     """
     if isinstance(reward, QuadraticReward):
-        center, precision = (
-            point(reward.center),
-            torch.as_tensor(reward.precision, dtype=g.mean.dtype),
-        )
+        center = point(reward.center)
+        precision = torch.as_tensor(reward.precision, dtype=g.mean.dtype)
         shrink = 1 + precision * g.var
         if not (shrink > 0).all():
             raise ValueError(

@@ -31,7 +31,8 @@ class TimeEmbedding(nn.Module):
             raise ValueError(
                 f"TimeEmbedding has as many sines as cosines, so features is even; got {features}"
             )
-        self.features, self.highest = features, highest
+        self.features = features
+        self.highest = highest
         self.perceptron = nn.Sequential(
             nn.Linear(2 * features, dim), nn.SiLU(), nn.Linear(dim, dim)
         )

@@ -31,7 +31,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
         self.sharpness = nn.Parameter(
             torch.full((heads, 1, 1), math.log(10.0))
         )  # of the softmax, as a logarithm
@@ -99,19 +100,16 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"width divides by 4, for places, and by heads; got width={width}, heads={heads}"
             )
-        self.image_channels, self.patch, self.width, self.recompute = (
-            image_channels,
-            patch,
-            width,
-            recompute,
-        )
-        self.condition, self.times = condition or NoCondition(), TimeEmbedding(width)
+        self.image_channels = image_channels
+        self.patch = patch
+        self.width = width
+        self.recompute = recompute
+        self.condition = condition or NoCondition()
+        self.times = TimeEmbedding(width)
         self.enter = nn.Conv2d(image_channels + beside, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(depth))
-        self.norm, self.modulate = (
-            LayerNorm(width, elementwise_affine=False),
-            nn.Linear(width, 2 * width),
-        )
+        self.norm = LayerNorm(width, elementwise_affine=False)
+        self.modulate = nn.Linear(width, 2 * width)
         self.leave = nn.Linear(width, image_channels * patch**2)
         for layer in (self.modulate, self.leave):
             nn.init.zeros_(layer.weight)

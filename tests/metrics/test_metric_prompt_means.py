@@ -49,7 +49,8 @@ def test_delta_method_error_is_the_spread_of_weighted_means():
     """x ~ N(0, 1) with log_w = x / 2 has mean 1/2; 400 runs of 500 particles."""
     x = normal(400, 500)
     runs = [estimate_of(x[i : i + 1], x[i : i + 1] / 2) for i in range(400)]
-    means, errors = torch.stack([r.mean for r in runs]), torch.stack([r.std_error for r in runs])
+    means = torch.stack([r.mean for r in runs])
+    errors = torch.stack([r.std_error for r in runs])
     assert abs(means.mean() - 0.5) < 4 * means.std() / 20 + 0.005
     assert errors.square().mean().sqrt().item() == pytest.approx(means.std().item(), rel=0.15)
     joint = estimate_of(x, x / 2)
@@ -58,7 +59,9 @@ def test_delta_method_error_is_the_spread_of_weighted_means():
 
 @pytest.mark.parametrize("as_list", [False, True])
 def test_reward_sees_each_particle_with_the_condition_of_its_prompt(as_list):
-    x, cond, log_w = normal(5, 7, 2), torch.arange(5), normal(5, 7, seed=1)
+    x = normal(5, 7, 2)
+    cond = torch.arange(5)
+    log_w = normal(5, 7, seed=1)
 
     def reward(x, cond):
         return x.sum(1) * torch.as_tensor(cond)
