@@ -26,7 +26,7 @@ FLOOR = "data against data"
 def evaluate(job: Job) -> Path:
     """Runs the config and returns the run folder."""
     config = job.config
-    reference = builders.made_as(Reference, config.reference)
+    reference = builders.made_as(Reference, config.reference)  # type: ignore[type-abstract]
     samplers = samplers_of(config)
     experiment = experiment_of(config)
     folder = run_directory.create(config)

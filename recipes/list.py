@@ -137,7 +137,7 @@ def shipped() -> str:
     """The shipped maps and classifiers."""
     lines = ["shipped maps, for model=NAME or steer.load", *notes_of(maps.WEIGHTS, maps.shipped())]
     lines += ["", "shipped classifiers, for rewards.load_classifier"]
-    lines += notes_of(classifiers.SHIPPED, classifiers.shipped())
+    lines += notes_of(classifiers.WEIGHTS, classifiers.shipped())
     return "\n".join(lines)
 
 
@@ -193,7 +193,8 @@ def resolved(name: str) -> type:
 
 def argument(parameter: inspect.Parameter) -> str:
     """An argument as it is written: its name, and its default if it has one."""
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    starred = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    stars = next((stars for kind, stars in starred.items() if kind == parameter.kind), "")
     if parameter.default is parameter.empty:
         return stars + parameter.name
     return f"{parameter.name}={default(parameter.default)}"
