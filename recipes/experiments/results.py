@@ -56,7 +56,6 @@ AWAITING = {  # figures without all of their cells, and why; a test holds that t
     "fashion_inverse": WEIGHTS_TO_COME,
     "fashion_rewards": WEIGHTS_TO_COME,
     "fashion_quality": WEIGHTS_TO_COME,
-    "ring_tilting": "the default weights by the map's look-ahead came later",
     "overhead": "one row came later",
     "demo": "the script came later",
     "verify": "the tests of a method changed, and not all cells are measured anew",

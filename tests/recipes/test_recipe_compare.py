@@ -557,7 +557,7 @@ def test_images(steer, fashion):
             "takes no argument 'stepz'; did you mean 'steps'",
         ),
         (
-            ["methods.FK_steering.sampler._target_=steer.samplers.Search"],
+            ["methods.FK_steering.sampler._target_=steer.samplers.Tempering"],
             "methods.FK_steering.sampler is a Sampler",
         ),
         (["price.backwards=1"], "did you mean 'price.backward'"),

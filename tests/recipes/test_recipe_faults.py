@@ -54,7 +54,7 @@ number = 3
         ),
         ([*RING, "sampler._target_=steer.samplers.Odee"], "did you mean 'Ode'"),
         (
-            [*RING[:2], "sampler._target_=steer.samplers.Search"],
+            [*RING[:2], "sampler._target_=steer.samplers.Tempering"],
             "sampler is a Sampler (a _target_ that builds one, such as ",
         ),
         (
@@ -148,7 +148,7 @@ def test_a_checkpoint_of_another_shape(steer, plane, fashion):
     module.network.first.weight.data = torch.zeros(9, 4)
     recipe = checkpoint.read_header(plane)["build"]
     checkpoint.save(module, "wrong.safetensors", recipe, shape=[2])
-    assert "does not fit its own map" in steer.fails(*RING, "model=wrong.safetensors")
+    assert "does not fit its own" in steer.fails(*RING, "model=wrong.safetensors")
     checkpoint.save(checkpoint.load_module(plane), "shapeless.safetensors", recipe)
     assert "give it, as in shape=" in steer.fails(*RING, "model=shapeless.safetensors")
     assert main([*RING, "model=shapeless.safetensors", "shape=[2]", "--quiet"]) == 0

@@ -253,7 +253,7 @@ def test_hard_constraints_reach_the_report(steer, broken, on_nonfinite):
     words = [
         *RING,
         "reward=wall.py:wall",
-        "sampler.guide=false",
+        "sampler._target_=steer.samplers.UnguidedTilting",
         f"tilt.on_nonfinite={on_nonfinite}",
     ]
     metrics = steer.metrics(*words)
