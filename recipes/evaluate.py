@@ -26,7 +26,7 @@ FLOOR = "data against data"
 def evaluate(job: Job) -> Path:
     """Runs the config and returns the run folder."""
     config = job.config
-    reference = builders.made_as(Reference, config.reference)
+    reference = reference_of(config)
     samplers = samplers_of(config)
     experiment = experiment_of(config)
     folder = run_directory.create(config)
@@ -60,6 +60,15 @@ def evaluate(job: Job) -> Path:
     tables = [table(metrics)]
     title = f"Evaluation: {folder.name}"
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
+
+
+def reference_of(config: DictConfig) -> Reference:
+    """The reference of the config. Raises ValueError for anything else."""
+    reference = builders.make(config.reference)
+    if not isinstance(reference, Reference):
+        found = type(reference).__name__
+        raise ValueError(f"reference is one of recipes.evaluation.reference; got a {found}")
+    return reference
 
 
 def samplers_of(config: DictConfig) -> dict[str, Sampler]:

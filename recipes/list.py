@@ -193,7 +193,11 @@ def resolved(name: str) -> type:
 
 def argument(parameter: inspect.Parameter) -> str:
     """An argument as it is written: its name, and its default if it has one."""
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    stars = ""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        stars = "*"
+    if parameter.kind is parameter.VAR_KEYWORD:
+        stars = "**"
     if parameter.default is parameter.empty:
         return stars + parameter.name
     return f"{parameter.name}={default(parameter.default)}"
