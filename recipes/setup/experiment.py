@@ -97,7 +97,7 @@ def experiment_of(config: DictConfig, scale_by_condition: bool = False) -> Exper
     judge = judge_of(config, classifiers)
     flow_map = apply_guidance(model.flow_map, config, classifiers)
     x0 = noise(config, model.shape, len(prompts), model.dtype)
-    reject_nan = tilt is not None and tilt.on_nonfinite == "reject"
+    reject_nan = "tilt" in config and config.tilt.on_nonfinite == "reject"
     measure = Measure(reward, heldout, judge, decode, prompts.cond, reject_nan)
     dry_run(flow_map, x0, measure)
     return Experiment(config, model, flow_map, prompts, decode, tilt, x0, measure)

@@ -277,7 +277,7 @@ class Laboratory:
 
     def drawn(self, n: int, seed: int) -> list[Mutant]:
         """So many of them, without repetition, every config and every kind alike often."""
-        chance = random.Random(seed)
+        generator = random.Random(seed)
         kinds = []
         keys = {
             name: list(keys_of(config.merge(tree, self.tiny[name])))
@@ -286,8 +286,8 @@ class Laboratory:
         found: dict[Mutant, None] = {}
         while len(found) < n:
             for name, own in keys.items():
-                kinds = kinds or chance.sample(KINDS, len(KINDS))
-                found[Mutant(name, chance.choice(own), kinds.pop())] = None
+                kinds = kinds or generator.sample(KINDS, len(KINDS))
+                found[Mutant(name, generator.choice(own), kinds.pop())] = None
         return list(found)[:n]
 
     def content(self, mutant: Mutant) -> dict[str, Any]:

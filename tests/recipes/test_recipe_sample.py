@@ -9,6 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import rewards
+from recipes.setup.config import load
+from recipes.setup.experiment import experiment_of
+
 RING = [
     "sample",
     "ring/steer",
@@ -262,3 +266,26 @@ def test_hard_constraints_reach_the_report(steer, broken, on_nonfinite):
     assert metrics["log_z"] is not None
     if on_nonfinite == "reject":
         assert "wall is nan for sample" in steer.fails(*words[:-1])
+
+
+def test_equal_classifiers_are_loaded_once(steer, fashion, monkeypatch):
+    loaded = []
+    original = rewards.load_classifier
+
+    def counted(name_or_path):
+        loaded.append(name_or_path)
+        return original(name_or_path)
+
+    monkeypatch.setattr(rewards, "load_classifier", counted)
+    experiment = experiment_of(load("sample", "fashion/steer", [*fashion, "particles=2"]))
+    assert loaded == ["steer.safetensors", "judge.safetensors"]
+    measure = experiment.measure
+    assert measure.heldout.reward.classifier is measure.judge
+    assert measure.reward.reward.classifier is not measure.judge
+    assert not any(weight.requires_grad for weight in measure.judge.parameters())
+    assert measure.reward.__name__ == measure.heldout.__name__ == "ClassLogProbability"
+
+
+def test_a_missing_classifier_is_named_by_its_key(steer, fashion):
+    missing = "heldout.classifier.name_or_path=nowhere.safetensors"
+    assert "heldout.classifier" in steer.fails("sample", "fashion/steer", *fashion, missing)
