@@ -11,7 +11,7 @@ from typing import Any
 
 from rewards.networks import Classifier
 from steer import checkpoint
-from steer.names import suggestion
+from steer.nearest import hint
 
 __all__ = ["load_classifier", "save_classifier"]
 
@@ -63,9 +63,9 @@ def find(name_or_path: str | Path) -> Path:
         return WEIGHTS / f"{name_or_path}.safetensors"
     path = Path(name_or_path)
     if not path.is_file():
-        hint = suggestion(name_or_path, shipped())
+        ending = hint(name_or_path, shipped())
         raise ValueError(
-            f"no classifier '{name_or_path}': give a .safetensors file or a shipped name; {hint}"
+            f"no classifier '{name_or_path}': give a .safetensors file or a shipped name; {ending}"
         )
     return path
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rewards.base import Cond, Reward, as_reward
-from steer.names import suggestion
+from steer.nearest import hint
 
 __all__ = ["Clipped", "Decoded", "Ensemble", "Smoothed", "Sum", "from_signed"]
 
@@ -59,8 +59,8 @@ class Sum(Composite):
         """Change one weight. Raises ValueError for an unknown name or a non-finite weight."""
         if name not in self.weights:
             known = ", ".join(self.weights)
-            hint = suggestion(name, self.weights, cutoff=0.0)
-            raise ValueError(f"Sum: expected weights for {known}, got '{name}': {hint}")
+            ending = hint(name, self.weights, cutoff=0.0)
+            raise ValueError(f"Sum: expected weights for {known}, got '{name}': {ending}")
         if not math.isfinite(weight):
             raise ValueError(f"Sum: expected a finite weight for '{name}', got {weight}")
         self.weights[name] = float(weight)

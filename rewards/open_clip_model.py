@@ -8,7 +8,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from steer.names import nearest
+from steer.nearest import nearest
 
 Tokenizer = Callable[[list[str]], Tensor]
 

@@ -1,5 +1,4 @@
-"""Values held against annotations: what a config or a caller gives, against what a signature asks
-for.
+"""Runtime checks of values from configs and callers against the annotations of a signature.
 
 `refuse_misfits(target, arguments, ...)` raises a ValueError that names the first argument whose
 annotation it does not fit. Understood are int (no bool), float (an int will do; finite, unless the
@@ -31,8 +30,8 @@ from typing import (
 
 from torch import Tensor, nn
 
-MOST = 2**31 - 1
-MOST_SEED = 2**63 - 1  # of whole numbers; counts above the first never end
+MOST = 2**31 - 1  # the largest whole number; larger counts would never end
+MOST_SEED = 2**63 - 1
 SHOWN = 60  # characters of what came
 UNIONS = (Union, types.UnionType)
 
@@ -40,22 +39,22 @@ UNIONS = (Union, types.UnionType)
 # --- what an annotation may say beyond a type ---------------------------------------------------
 @dataclass(frozen=True)
 class AtLeast:
-    """A bound, in Annotated[int, AtLeast(1)]; for a list, of its length."""
+    """A lower bound, as in Annotated[int, AtLeast(1)]; for a list, of its length."""
 
     least: int
 
     def holds(self, value: Any) -> bool:
-        """Whether the value, or the length of a list, is that large."""
+        """Whether the value, or the length of a list, is at least that."""
         return (len(value) if isinstance(value, Collection) else value) >= self.least
 
     def words(self, of: Any) -> str:
-        """How an error says it."""
+        """Describe the bound for an error."""
         return f"with at least {self.least} of them" if is_many(of) else f"at least {self.least}"
 
 
 @dataclass(frozen=True)
 class Above:
-    """A bound that is not reached, in Annotated[float, Above(0)]."""
+    """A strict lower bound, as in Annotated[float, Above(0)]."""
 
     bound: float
 
@@ -64,22 +63,22 @@ class Above:
         return value > self.bound
 
     def words(self, of: Any) -> str:
-        """How an error says it."""
+        """Describe the bound for an error."""
         return f"above {self.bound:g}"
 
 
 @dataclass(frozen=True)
 class AtMost:
-    """A bound from above, in Annotated[float, AtMost(1)]."""
+    """An upper bound, as in Annotated[float, AtMost(1)]."""
 
     most: float
 
     def holds(self, value: Any) -> bool:
-        """Whether the value is that small."""
+        """Whether the value is at most that."""
         return value <= self.most
 
     def words(self, of: Any) -> str:
-        """How an error says it."""
+        """Describe the bound for an error."""
         return f"at most {self.most:g}"
 
 
@@ -88,7 +87,7 @@ BOUNDS = (AtLeast, Above, AtMost)
 
 @dataclass(frozen=True)
 class Infinite:
-    """Of a number that may be infinite: Annotated[float, Infinite()]."""
+    """A mark of numbers that may be infinite: Annotated[float, Infinite()]."""
 
 
 Extended = Annotated[float, Infinite()]
@@ -99,20 +98,18 @@ NotNegative = Annotated[float, AtLeast(0)]
 
 @dataclass(frozen=True)
 class Built:
-    """Stands for what a target will build, before it is built: a class, or a function with what it
-    says it returns.
-    """
+    """A placeholder for the result of a target (a class or function) before it is built."""
 
     target: Any
 
     @property
     def kind(self) -> Any:
-        """The class of what comes, or None if that is not known."""
+        """The class of the result, or None if it is not known."""
         return self.target if isinstance(self.target, type) else kind_returned(self.target)
 
 
 class Misfit(NamedTuple):
-    """Where in a value something does not fit ("" at its top), what was expected, and what came."""
+    """A mismatch: its place in a value ("" at the top), what was expected, and what came."""
 
     where: str
     expected: str
@@ -121,15 +118,13 @@ class Misfit(NamedTuple):
 
 # --- signatures ---------------------------------------------------------------------------------
 def parameters_of(target: Any) -> Mapping[str, inspect.Parameter] | None:
-    """The parameters of a class or function, annotations evaluated where they can be; None if it
-    has no signature.
-    """
+    """Return the parameters of a class or function, or None if it has no signature."""
     signature = signature_of(target)
     return None if signature is None else signature.parameters
 
 
 def signature_of(target: Any) -> inspect.Signature | None:
-    """The signature, annotations evaluated where they can be."""
+    """Return the signature, with annotations evaluated where possible."""
     for evaluate in (True, False):
         try:
             return inspect.signature(target, eval_str=evaluate)
@@ -145,14 +140,12 @@ def signature_of(target: Any) -> inspect.Signature | None:
 
 
 def annotated(target: Any) -> dict[str, inspect.Parameter]:
-    """The parameters that can be given by name; of a class that hands **keywords on, those of its
-    base too.
-    """
+    """Return the parameters that can be given by name, also those passed on by **keywords."""
     return {name: p for one in handed_on(target) for name, p in named(one).items()}
 
 
 def named(target: Any) -> dict[str, inspect.Parameter]:
-    """Its own parameters that can be given by name."""
+    """Return its own parameters that can be given by name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {
         name: p
@@ -162,8 +155,9 @@ def named(target: Any) -> dict[str, inspect.Parameter]:
 
 
 def handed_on(target: Any) -> list[Any]:
-    """What a call reaches by its **keywords, the last first: the bases of a class, or the class
-    that a function returns.
+    """List what receives the **keywords of a call, the last first.
+
+    These are the bases of a class, or the class that a function returns.
     """
     chain = [target]
     if (
@@ -196,7 +190,7 @@ def takes_anything(target: Any) -> bool:
 def refuse_misfits(
     target: Any, arguments: Mapping[str, Any], path: str = "", none: str = "null"
 ) -> None:
-    """Raises ValueError at the first argument that is not what the target's annotation says.
+    """Raise ValueError at the first argument that does not fit the target's annotation.
 
     Args:
         target: a class or function.
@@ -222,7 +216,7 @@ def same(value: Any, default: Any) -> bool:
 def line(
     key: str, found: Misfit, parameter: inspect.Parameter | None = None, none: str = "null"
 ) -> str:
-    """The error: what was expected, what came, how to fix it."""
+    """Write the error: what was expected, what came, how to fix it."""
     default = inspect.Parameter.empty if parameter is None else parameter.default
     plain = default is None or isinstance(default, bool | int | float | str)
     fix = f"; left out, it is {none if default is None else default}" if plain else ""
@@ -231,15 +225,13 @@ def line(
 
 
 def in_python(expected: str, none: str) -> str:
-    """What was expected, without the words of configs."""
+    """Replace the words of configs in what was expected."""
     plain = expected.replace("null", none).replace(" (a _target_ that builds one)", "")
     return plain.replace("a _target_ that builds one, such as", "such as")
 
 
 def checked(init: Callable[..., None]) -> Callable[..., None]:
-    """An `__init__` whose arguments are held against its annotations; what it says of them itself
-    is said first.
-    """
+    """Decorate an `__init__` to check its arguments against annotations, after its own errors."""
 
     @functools.wraps(init)
     def held(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -266,7 +258,7 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
 
 # --- one value against one annotation -----------------------------------------------------------
 def misfit(value: Any, annotation: Any, name: str = "") -> Misfit | None:
-    """What does not fit, or None."""
+    """Find the first mismatch of a value and an annotation, or None."""
     if isinstance(value, Built) and value.kind is None:
         return None
     origin = get_origin(annotation)
@@ -304,7 +296,7 @@ def misfit(value: Any, annotation: Any, name: str = "") -> Misfit | None:
 
 
 def of_whole(value: Any, name: str) -> Misfit | None:
-    """A whole number: no bool, and small enough to end, or to seed."""
+    """Check a whole number: no bool, and at most MOST, or MOST_SEED for seeds."""
     if isinstance(value, Built | bool) or not isinstance(value, SupportsIndex):
         return wrong(value, int)
     try:
@@ -320,7 +312,7 @@ def of_whole(value: Any, name: str) -> Misfit | None:
 
 
 def of_number(value: Any, name: str) -> Misfit | None:
-    """A finite number."""
+    """Check a finite number."""
     scalar = isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex()
     if isinstance(value, bool) or not (isinstance(value, numbers.Real) or scalar):
         return wrong(value, float)
@@ -328,12 +320,12 @@ def of_number(value: Any, name: str) -> Misfit | None:
 
 
 def of_truth(value: Any, name: str) -> Misfit | None:
-    """True or false, and not 1 or 0."""
+    """Check a bool, which 1 and 0 are not."""
     return None if isinstance(value, bool) else wrong(value, bool)
 
 
 def of_text(value: Any, name: str) -> Misfit | None:
-    """A string."""
+    """Check a string."""
     return None if isinstance(value, str) else wrong(value, str)
 
 
@@ -358,7 +350,7 @@ def of_union(value: Any, annotation: Any, name: str) -> Misfit | None:
 
 
 def of_annotated(value: Any, annotation: Any, name: str) -> Misfit | None:
-    """The type, then each bound; an infinite number where that is allowed."""
+    """Check the type, then each bound; infinite numbers may be allowed."""
     kind, *notes = get_args(annotation)
     if (
         any(isinstance(note, Infinite) for note in notes)
@@ -405,7 +397,7 @@ def of_many(value: Any, annotation: Any, container: Any, name: str) -> Misfit | 
 
 
 def in_mapping(value: Mapping, inner: tuple, name: str) -> Misfit | None:
-    """Keys and values."""
+    """Check the keys and values of a mapping."""
     key_kind, kind = inner if len(inner) == 2 else (Any, Any)
     for key, item in value.items():
         if misfit(key, key_kind) is not None:
@@ -418,7 +410,7 @@ def in_mapping(value: Mapping, inner: tuple, name: str) -> Misfit | None:
 
 
 def of_class(value: Any, kind: type, annotation: Any) -> Misfit | None:
-    """An object of a class, or one that a target will build."""
+    """Check an object, or a placeholder of one, against a class."""
     if isinstance(value, Built):
         return (
             None
@@ -429,13 +421,13 @@ def of_class(value: Any, kind: type, annotation: Any) -> Misfit | None:
 
 
 def of_protocol(value: Any, protocol: type) -> Misfit | None:
-    """An object with the members of a protocol."""
+    """Check that an object has the members of a protocol."""
     has = value.kind if isinstance(value, Built) else value
     return None if all(hasattr(has, name) for name in members(protocol)) else wrong(value, protocol)
 
 
 def members(protocol: type) -> list[str]:
-    """What a protocol asks for."""
+    """List the members of a protocol."""
     own = [
         base
         for base in protocol.__mro__
@@ -452,7 +444,7 @@ def members(protocol: type) -> list[str]:
 
 
 def of_callable(value: Any, annotation: Any) -> Misfit | None:
-    """A function of as many arguments, which says nothing else of what it returns."""
+    """Check the number of arguments of a callable, and its return annotation if there is one."""
     asked, returns = get_args(annotation) or (Ellipsis, Any)
     function = called(value)
     if function is None:
@@ -476,9 +468,7 @@ def of_callable(value: Any, annotation: Any) -> Misfit | None:
 
 
 def called(value: Any) -> Any:
-    """What runs when the value is called, or None if it cannot be; unbound, of what is not built
-    yet.
-    """
+    """Return the function that runs when the value is called, or None if it is not callable."""
     if isinstance(value, Built):
         kind = value.kind
         if not isinstance(kind, type) or not any("__call__" in vars(base) for base in kind.__mro__):
@@ -493,12 +483,12 @@ def called(value: Any) -> Any:
 
 # --- kinds --------------------------------------------------------------------------------------
 def tensor_like(annotation: Any) -> bool:
-    """Tensor, or a jaxtyping annotation of one."""
+    """Whether an annotation is Tensor, or a jaxtyping annotation of one."""
     return annotation is Tensor or getattr(annotation, "array_type", None) is Tensor
 
 
 def is_class(annotation: Any) -> bool:
-    """Whether an annotation is a class, and says something."""
+    """Whether an annotation is a class other than Any and object."""
     return isinstance(annotation, type) and annotation not in (
         Any,
         inspect.Signature.empty,
@@ -514,9 +504,7 @@ def is_many(annotation: Any) -> bool:
 
 
 def related(given: Any, asked: type, sure: bool) -> bool:
-    """Whether what is of one class can be of another; a function may return less, or more, than it
-    says.
-    """
+    """Whether an object of one class may be of another; return annotations may be inexact."""
     if not isinstance(given, type):
         return True
     try:
@@ -526,7 +514,7 @@ def related(given: Any, asked: type, sure: bool) -> bool:
 
 
 def kind_returned(function: Any) -> type | None:
-    """The class that a function says it returns, if that is one."""
+    """Return the class in the return annotation of a function, if there is one."""
     signature = signature_of(function)
     given = None if signature is None else signature.return_annotation
     if tensor_like(given):
@@ -537,22 +525,22 @@ def kind_returned(function: Any) -> type | None:
 
 # --- what is said -------------------------------------------------------------------------------
 def infinite_within(value: Any) -> Misfit | None:
-    """The first NaN or infinity in a number, or in lists and dictionaries of plain values."""
+    """Find the first NaN or infinity in a number, or in lists and mappings of plain values."""
     if isinstance(value, Mapping):
-        rows: Iterator = ((f".{key}", item) for key, item in value.items())
+        entries: Iterator = ((f".{key}", item) for key, item in value.items())
     elif isinstance(value, list | tuple):
-        rows = ((f"[{i}]", item) for i, item in enumerate(value))
+        entries = ((f"[{i}]", item) for i, item in enumerate(value))
     else:
         return Misfit("", "a finite number", shown(value)) if not finite(value) else None
     return first(
         found._replace(where=f"{where}{found.where}")
-        for where, item in rows
+        for where, item in entries
         if (found := infinite_within(item))
     )
 
 
 def finite(value: Any) -> bool:
-    """Whether a number is finite; true of what is no number."""
+    """Whether a number is finite; true of other values."""
     try:
         return not isinstance(value, numbers.Real) or math.isfinite(value)
     except OverflowError:  # a whole number beyond all floats
@@ -560,17 +548,17 @@ def finite(value: Any) -> bool:
 
 
 def first(found: Iterator[Misfit]) -> Misfit | None:
-    """The first, if there is one."""
+    """Return the first mismatch, if there is one."""
     return next(found, None)
 
 
 def wrong(value: Any, annotation: Any) -> Misfit:
-    """The value as a whole is of another kind."""
+    """Make the mismatch of a value of another type."""
     return Misfit("", words(annotation), shown(value))
 
 
 def shown(value: Any) -> str:
-    """What came, in a few words."""
+    """Describe a value in a few words."""
     if isinstance(value, Built):
         kind = value.target
         return (
@@ -592,7 +580,7 @@ NAMES = {
 
 
 def words(annotation: Any) -> str:
-    """What an annotation asks for, in a few words."""
+    """Describe an annotation in a few words."""
     origin = get_origin(annotation)
     inner = get_args(annotation)
     if annotation is None or annotation in NAMES:
@@ -619,7 +607,7 @@ def words(annotation: Any) -> str:
 
 
 def of_container(kind: Any, inner: tuple) -> str:
-    """The words for a list, a mapping, or an object."""
+    """Describe a list, a mapping, or an object."""
     if is_many(kind):
         if kind in (dict, Mapping):
             return (
@@ -643,7 +631,7 @@ def of_container(kind: Any, inner: tuple) -> str:
 
 
 def subclasses(kind: type) -> Iterator[type]:
-    """Public subclasses that are imported, ours first."""
+    """List the public subclasses that are imported, those of this project first."""
     if kind.__module__.split(".")[0] in ("steer", "rewards", "recipes"):
         found: list[type] = kind.__subclasses__()
         for one in found:

@@ -1,5 +1,6 @@
-"""From a nested dictionary to an object: {"_target_": "steer.networks.UNet", "channels": [64, 128]}
--> UNet(...).
+"""Objects from nested dictionaries, as in configs and checkpoints.
+
+{"_target_": "steer.networks.UNet", "channels": [64, 128]} -> UNet(channels=[64, 128])
 
 A target is a dotted path or `file.py:Name`: how configs name classes and how checkpoints remember
 what to build. Naming Python code is running it: only `build` what you would run. Checkpoints pass
@@ -20,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from steer.annotations import Built, annotated, is_open, named, refuse_misfits
-from steer.names import suggestion
+from steer.nearest import hint
 
 
 def resolve(name: str) -> Any:
-    """The object called `name`: "package.module.Name" or "path/to/file.py:Name". Raises ValueError
-    in one line.
+    """Import the object `name`, "package.module.Name" or "path/to/file.py:Name".
+
+    Raises:
+        ValueError: there is no such object, or importing it failed; in one line.
     """
     if ".py:" in name:
         path, _, attribute = name.rpartition(":")
@@ -56,8 +59,7 @@ def resolve(name: str) -> Any:
 
 
 def build(node: Any, trusted: Sequence[str] | None = None, path: str = "") -> Any:
-    """`node` with every dictionary that has a `_target_` replaced by the object it describes,
-    inside out.
+    """Replace every dictionary in `node` that has a `_target_` by the object it describes.
 
     Args:
         node: nested dictionaries, lists and plain values.
@@ -82,8 +84,7 @@ def build(node: Any, trusted: Sequence[str] | None = None, path: str = "") -> An
 
 
 def examine(node: Any, path: str = "") -> Any:
-    """`node` as `build` would have it, with `Built` in the place of what would be built: nothing is
-    called.
+    """Check `node` as `build` would, with a `Built` for each object and without building any.
 
     Raises:
         ValueError: what `build` would say of targets, and of arguments, apart from those that are
@@ -107,12 +108,12 @@ def examine(node: Any, path: str = "") -> Any:
 
 
 def below(path: str, key: Any) -> str:
-    """A key below another."""
+    """Join a key to the path of its parent."""
     return f"{path}.{key}" if path else str(key)
 
 
 def target_of(node: dict, trusted: Sequence[str] | None, path: str) -> Any:
-    """What a dictionary names as its target, None for a plain one. Raises ValueError as `build`."""
+    """Import the target of a dictionary, None for a plain one. Raises ValueError as `build`."""
     at = f"{path}: " if path else ""
     for key in node:
         if str(key).startswith("_") and key != "_target_":
@@ -164,29 +165,25 @@ def _call(target: Any, name: str, arguments: dict[str, Any], path: str) -> Any:
 
 
 def refuse_uncallable(target: Any, name: str, path: str) -> None:
-    """Raises ValueError for a target that nothing can be built from."""
+    """Raise ValueError for a target that cannot be called."""
     if not callable(target):
         at = f"{below(path, '_target_')}: " if path else ""
         raise ValueError(f"{at}{name} is not a class or function, so nothing can be built from it")
 
 
 def refuse_unknown(target: Any, name: str, arguments: dict[str, Any], path: str) -> None:
-    """Raises ValueError at the first argument that the target does not take, naming the nearest
-    that it does.
-    """
+    """Raise ValueError at the first argument that the target does not take, with the nearest."""
     if is_open(target):  # it judges its own arguments
         return
     known = annotated(target)
     for key in arguments:
         if key not in known:
             at = f"{below(path, key)}: " if path else ""
-            raise ValueError(f"{at}{name} takes no argument {key!r}; {suggestion(key, known)}")
+            raise ValueError(f"{at}{name} takes no argument {key!r}; {hint(key, known)}")
 
 
 def _about(error: str, arguments: dict[str, Any], path: str) -> str:
-    """The key that an error is about: of the one argument that it speaks of, or whose value it
-    shows, or of the whole node.
-    """
+    """Find the key that an error is about, by the argument's name or value in its message."""
     if not path or error.startswith((f"{path}: ", f"{path}.")):
         return ""
     by_name = [key for key in arguments if re.search(rf"\b{re.escape(str(key))}\b", error)]
@@ -213,13 +210,11 @@ def _attribute(owner: Any, attribute: str, where: str) -> Any:
             else {*dir(owner), *inside}
         )
         public = {n for n in names if not n.startswith("_")}
-        raise ValueError(f"{where} has no {attribute!r}; {suggestion(attribute, public)}") from None
+        raise ValueError(f"{where} has no {attribute!r}; {hint(attribute, public)}") from None
 
 
 def _brought_in(module: Any, name: str) -> bool:
-    """Whether a file of one's own only imports what it calls so: a module, or another's function or
-    class.
-    """
+    """Whether a name of a file is only imported: a module, or a function or class of another."""
     value = vars(module).get(name)
     from_where = (
         getattr(value, "__module__", None)

@@ -15,9 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steer import counting
-from steer.conditions import Cond as Cond
-from steer.conditions import for_particles as for_particles
-from steer.conditions import pick as pick
+from steer.conditions import Cond
 from steer.interpolant import Endpoints, Schedule, Time, batch_time, expand
 from steer.solvers import Rk4, Solver
 

@@ -6,7 +6,6 @@
 averages the tilt there: exact with draws from the posterior, an approximation with a single guess.
 """
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,14 +15,12 @@ from torch import Tensor, nn
 
 from steer import counting
 from steer.conditions import Cond, condition_argument
-from steer.flow_map import FlowMap
 from steer.interpolant import Time
-from steer.lookahead import Guesses, Lookahead
 
 RewardFunction = Callable[..., Tensor]
 FIX = "fix the reward at that sample, clip it (rewards.Clipped), or reject NaN with Tilt(..., on_nonfinite='reject')"
 NO_HARD_GRADIENT = (
-    "a gradient cannot lead around a hard constraint: use TrajectoryTilting(guide=False), FkSteering, BeamSearch, Svdd or"
+    "a gradient cannot lead around a hard constraint: use UnguidedTilting, FkSteering, BeamSearch, Svdd or"
     " BestOfN"
 )
 DIVERGED = "the samples run away, not the reward: take more steps, or a smaller scale or strength"
@@ -203,48 +200,6 @@ class Tilt(nn.Module):
                 f"the tilt has no scale for the prompt {cond[int(unknown[0])]}; it knows {list(self.prompts)}"
             )
         return same.int().argmax(1)
-
-
-class Value(nn.Module):
-    """V_t(x) = log sum_k w_k exp(tilt(z_k)) over the look-ahead's guesses (z_k, w_k) in float64;
-    differentiable in x and t.
-
-    Args:
-        tilt: the reward and its scale.
-        lookahead: where x_t will land.
-    """
-
-    def __init__(self, tilt: Tilt, lookahead: Lookahead):
-        super().__init__()
-        self.tilt, self.lookahead = tilt, lookahead
-
-    def forward(
-        self,
-        flow_map: FlowMap,
-        x: Float[Tensor, "b *shape"],
-        t: Time,
-        cond: Cond = None,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "b"]:
-        values = []
-        for lookahead, share in self.lookahead.pieces():
-            guesses = lookahead(flow_map, x, t, cond, generator)
-            values.append(
-                self.of(self.rewards(guesses, t, cond), guesses.log_w, cond) + math.log(share)
-            )
-        return torch.logsumexp(torch.stack(values), dim=0) if len(values) > 1 else values[0]
-
-    def rewards(self, guesses: Guesses, t: Time, cond: Cond = None) -> Float[Tensor, "k b"]:
-        """r at every guess."""
-        return torch.stack([self.tilt.rewards(z, cond, t) for z in guesses.x1])
-
-    def of(
-        self, rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"], cond: Cond = None
-    ) -> Float[Tensor, "b"]:
-        """The value of guesses whose rewards are known; log_w are normalised anew, in float64."""
-        return torch.logsumexp(
-            self.tilt.scaled(rewards, cond) + torch.log_softmax(log_w.double(), dim=0), dim=0
-        )
 
 
 def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = FIX) -> None:

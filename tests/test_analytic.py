@@ -1,6 +1,4 @@
-"""The oracle against independent mathematics: numerical integration, finite differences and an
-adaptive ODE solver.
-"""
+"""Gaussian mixtures against numerical integration, finite differences and an adaptive solver."""
 
 import math
 from types import SimpleNamespace
@@ -58,7 +56,7 @@ def test_score_is_the_gradient_of_the_log_density(t):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_velocity_carries_the_density(schedule):
-    """The continuity equation d_t p + div(p b) = 0, by automatic differentiation at random points."""
+    """The continuity equation d_t p + div(p b) = 0, by automatic differentiation."""
     mixture = correlated(schedule)
     t = torch.tensor(0.6, dtype=torch.float64)
     for x in points(4, 3):

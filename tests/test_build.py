@@ -1,4 +1,4 @@
-"""build: nested targets, files, one-line errors with the nearest name, and no way round `trusted`."""
+"""build: nested targets, files, one-line errors with the nearest name, and trusted classes."""
 
 import sys
 from functools import partial
@@ -24,7 +24,8 @@ def refused(match, node, trusted=None):
 def file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "def bright(x):\n    return x.mean(1)\n\n\nclass Scaled:\n    def __init__(self, by):\n        self.by = by\n"
+        "def bright(x):\n    return x.mean(1)\n\n\n"
+        "class Scaled:\n    def __init__(self, by):\n        self.by = by\n"
     )
     return path
 
@@ -142,7 +143,8 @@ def test_files_fail_in_one_line(file):
     refused("there is no file nowhere.py", {"_target_": "nowhere.py:f"})
     refused("has no 'brihgt'; did you mean 'bright'?", {"_target_": f"{file}:brihgt"})
     file.write_text(
-        "import math\nfrom math import sqrt\nshout = str.upper\ndef bright(x):\n    return x\nscaled = bright\n"
+        "import math\nfrom math import sqrt\nshout = str.upper\n"
+        "def bright(x):\n    return x\nscaled = bright\n"
     )
     refused("has no 'sqrtt'; there are: bright, scaled$", {"_target_": f"{file}:sqrtt"})
     file.write_text("import torch\n1 / 0\n")
@@ -181,9 +183,7 @@ def test_a_module_that_fails_to_import_is_not_called_missing(tmp_path, monkeypat
     ],
 )
 def test_a_checkpoint_names_no_code_but_ours(name):
-    """Were it called, the argument would be unknown or the command run: the refusal must come
-    before either.
-    """
+    """The target is refused before it is called: neither unknown argument nor command runs."""
     refused(
         f"a checkpoint may only build classes of steer, rewards; this one names '{name}'",
         {"_target_": name},

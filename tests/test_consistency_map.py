@@ -1,6 +1,4 @@
-"""ConsistencyMap: jumps to the data are the network's, everything else is refused with the way out,
-or the teacher's.
-"""
+"""ConsistencyMap: jumps to data by the network; the rest by its teacher, or refused."""
 
 import pytest
 import torch
@@ -23,9 +21,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 
 class Landing(nn.Module):
-    """X_{t,1} of one Gaussian: what a consistency network would have learned. A condition shifts
-    it.
-    """
+    """X_{t,1} of one Gaussian, the exact consistency function; a condition shifts it."""
 
     def __init__(self, schedule):
         super().__init__()
@@ -108,9 +104,7 @@ def test_the_teacher_must_be_on_the_same_path():
 
 @every_schedule
 def test_sampling_by_jumps_and_fresh_noise_draws_the_law(schedule):
-    """Mean and spread of 4000 samples, to four standard errors; each sample costs one evaluation a
-    jump.
-    """
+    """Mean and spread of 4000 samples, to four standard errors, at one evaluation a jump."""
     found = ConsistencyMap(Landing(schedule), schedule)
     x0 = normal(1, 4000, 2)
     for steps in (1, 4):

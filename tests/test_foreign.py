@@ -1,5 +1,4 @@
-"""Foreign networks, faked by what they would have learned in their own variables, are the oracle in
-ours.
+"""Networks of other conventions, exact in their variables, are exact flow maps in ours.
 
 What is particular to Ddpm is in test_foreign_ddpm.py.
 """
@@ -201,9 +200,7 @@ def test_trigflow_of_unit_variance_is_our_trigonometric_path():
 
 @every_schedule
 def test_a_trigflow_consistency_network_is_a_consistency_map(schedule):
-    """Of one Gaussian: X_{t,1} is known, and F = (cos z - X_{t,1}) / (sin sigma_data) what sCM
-    learns.
-    """
+    """One Gaussian, whose X_{t,1} gives F = (cos z - X_{t,1}) / (sin sigma_data), as sCM learns."""
 
     def network(y, theta, cond):
         cos = theta.cos()[:, None]

@@ -1,6 +1,4 @@
-"""Ddpm: what a table of steps leaves open, between its entries, beyond its ends, and at no signal
-at all.
-"""
+"""Ddpm between the entries of its table, beyond its ends, and at zero terminal signal."""
 
 import pytest
 import torch
@@ -94,9 +92,7 @@ def test_ddpm_with_zero_terminal_signal(schedule):
     found = model.velocity(x, 0.0)
     exact = mixture(schedule).velocity(x, 0.0)
     close(found, exact, 1e-9 if schedule(0.0).alpha == 0 else 1e-1)
-    with pytest.raises(
-        ValueError, match="the last of alphas_cumprod is 0"
-    ):
+    with pytest.raises(ValueError, match="the last of alphas_cumprod is 0"):
         Ddpm(DdpmNetwork(), abar, schedule)
 
 

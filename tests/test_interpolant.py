@@ -1,6 +1,4 @@
-"""Schedules and conversions: derivatives against autograd, every conversion against a law that is
-known exactly.
-"""
+"""Schedules against autograd, and conversions against an exactly known law."""
 
 import pytest
 import torch
@@ -147,9 +145,7 @@ def test_path_runs_from_noise_to_data_at_its_velocity(schedule):
 
 @every_schedule
 def test_one_pair_has_four_faces(schedule):
-    """Whatever the pair, each prediction gives it back: an identity of linear algebra, no law
-    needed.
-    """
+    """Each prediction gives back any pair: an identity of linear algebra."""
     t = INSIDE
     clean = normal(33, 2)
     noise = normal(33, 2, seed=1)

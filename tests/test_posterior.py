@@ -20,7 +20,8 @@ from steer.metrics.energy_distance import energy_distance
 from steer.metrics.floor import sampling_floor
 from steer.networks import ClassCondition, ContextCondition, Mlp, WithContext
 from steer.samplers import TrajectoryTilting
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
+from steer.value import Value
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 
@@ -117,9 +118,7 @@ def test_a_draw_costs_one_evaluation():
 
 
 def test_weighted_particles_are_exact_with_draws_of_any_quality():
-    """An untrained inner map is a poor look-ahead, and its weights say so: log Z is right within
-    its error.
-    """
+    """With an untrained inner map, log Z is right within its error."""
     law = mixture(steps=8)
     reward = Quadratic([1.0, 0.5], 0.5)
     sampler = TrajectoryTilting(30, Posterior(2))

@@ -1,6 +1,4 @@
-"""Predictions: each is what its paper says it is, gives the pair back, and makes an exact model out
-of an exact network.
-"""
+"""Predictions: their definitions, round trips, and exact models from exact networks."""
 
 import math
 
@@ -117,9 +115,7 @@ def test_the_v_of_salimans_and_ho_is_the_velocity_backwards_on_the_circle():
 
 
 def test_predictions_of_the_ratio_are_the_same_on_every_path():
-    """Same signal to noise, same output, whatever the scale of x: what networks of other
-    conventions rely on.
-    """
+    """The same signal-to-noise ratio gives the same output, whatever the scale of x."""
     law = mixture(Linear())
     other = mixture(Trigonometric())
     x = normal(25, 2)
@@ -254,9 +250,7 @@ def test_derivatives_flow_forwards_and_backwards(prediction, schedule):
 @every_schedule
 @every_prediction
 def test_single_precision_is_good_to_four_digits(prediction, schedule):
-    """For alpha and sigma above .02: reading D off the noise, or the noise off D, divides the
-    rounding by either.
-    """
+    """For alpha and sigma above .02, as the conversions divide rounding by either."""
     t = INSIDE[2:-2]
     x = normal(21, 2)
     single = Predicted(Perfect(prediction, mixture(schedule).float()), prediction, schedule)

@@ -1,6 +1,4 @@
-"""Resampling: unbiased, as even as each scheme promises, rows apart, and chance from the generator
-alone.
-"""
+"""Resampling: unbiased, of the stated evenness, separate populations, seeded by its generator."""
 
 import math
 

@@ -1,6 +1,4 @@
-"""Rescheduled: a law on one path, asked on another, is that law built on the other, in every
-question.
-"""
+"""Rescheduled: a law on one path, evaluated on another, equals the law built on that path."""
 
 import itertools
 import math
@@ -178,9 +176,7 @@ def test_gradients_in_place_and_time_are_those_of_the_law_on_the_new_path(old, n
 
 
 def test_before_its_start_the_model_answers_as_at_its_start():
-    """A variance-preserving model knows nothing below alpha_0 = .0066; from there back to 0 it errs
-    by O(alpha_0).
-    """
+    """Below alpha_0 = .0066 a variance-preserving model errs by O(alpha_0)."""
     old = VariancePreserving()
     new = Linear()
     model = Rescheduled(OneGaussian(old), new)

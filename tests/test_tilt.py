@@ -11,7 +11,8 @@ from rewards import Quadratic
 from steer import analytic, counting, samplers
 from steer.guidance import Unconditional
 from steer.lookahead import Guesses, Identity, Lookahead, Posterior
-from steer.tilt import NonFiniteReward, Tilt, Value, check_finite, no_gradient
+from steer.tilt import NonFiniteReward, Tilt, check_finite, no_gradient
+from steer.value import Value
 
 
 def points(n, d=2, seed=0):

@@ -22,8 +22,9 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
 
 class Aim(nn.Module):
-    """D_{s,t} of one Gaussian: its map solved for D, with the common factor taken out of both sides
-    of the fraction: D = m + STD^2 (alpha_t sigma_s + alpha_s sigma_t) / (rho_t sigma_s + rho_s
+    """D_{s,t} of one Gaussian, its map solved for D, without common factors.
+
+    D = m + STD^2 (alpha_t sigma_s + alpha_s sigma_t) / (rho_t sigma_s + rho_s
     sigma_t) (x - alpha_s m) / rho_s.
     """
 

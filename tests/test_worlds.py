@@ -1,6 +1,4 @@
-"""The worlds against brute force: importance sampling from exact draws of the mixture, and
-quadrature against closed forms.
-"""
+"""Benchmarks against importance sampling from the mixture, and quadrature against closed forms."""
 
 import pytest
 import torch

@@ -6,6 +6,7 @@ value, log Z and exact draws are closed forms; only the flow map needs an ODE so
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ class GaussianMixture(FlowMap):
     def __init__(
         self,
         means: Tensor | list,
-        std: float | list | Tensor,
+        std: float | Sequence | Tensor,
         weights: Float[Tensor, "k"] | list | None = None,
         schedule: Schedule | None = None,
         axes: Float[Tensor, "k d d"] | None = None,

@@ -15,8 +15,8 @@ from torch import Tensor
 from steer.flow_map import Cond, FlowMap
 from steer.guidance.base import Guidance
 from steer.interpolant import expand
-from steer.tilt import Value, check_finite, name_of, no_gradient
-from steer.value import Asked, rise
+from steer.tilt import check_finite, name_of, no_gradient
+from steer.value import Query, Value
 
 __all__ = ["ValueGuidance"]
 
@@ -55,20 +55,23 @@ class ValueGuidance(Guidance):
         t = flow_map.schedule.inside(t)
         # whether the caller differentiates through the guidance
         watched = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)
-        asked = Asked(flow_map, x, t, cond, generator)
+        query = Query(flow_map, x, t, cond, generator)
         if watched or len(self.value.lookahead.pieces()) == 1:
-            gradient = self.at_once(asked, watched)
+            gradient = self.gradient(query, watched)
         else:
-            gradient = rise(self.value, asked, "BestOfN", in_time=False, velocity=False).slope
+            found = self.value.look(query, gradient=True, instead="BestOfN").gradient
+            assert found is not None
+            gradient = found
         return expand(flow_map.schedule.c_t(t), x) * gradient
 
     @torch.enable_grad()
-    def at_once(self, asked: Asked, watched: bool) -> Float[Tensor, "b *shape"]:
+    def gradient(self, query: Query, watched: bool) -> Float[Tensor, "b *shape"]:
         """Compute grad V_t in one piece; with `watched`, differentiable in x and t itself."""
-        x = asked.x if watched and asked.x.requires_grad else asked.x.detach().requires_grad_()
-        v = self.value(*asked._replace(x=x))
+        follows = watched and query.x.requires_grad
+        x = query.x if follows else query.x.detach().requires_grad_()
+        v = self.value(*query._replace(x=x))
         if not v.requires_grad:
             raise ValueError(no_gradient(self.value.tilt.reward, "BestOfN"))
         (gradient,) = torch.autograd.grad(v.sum(), x, create_graph=watched)
-        check_finite(gradient, f"the gradient of {name_of(self.value.tilt.reward)}", asked.t)
+        check_finite(gradient, f"the gradient of {name_of(self.value.tilt.reward)}", query.t)
         return gradient

@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond, FlowMap, ResidualMap, pick
+from steer.conditions import Cond, pick
+from steer.flow_map import FlowMap, ResidualMap
 from steer.interpolant import expand
 from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
 

@@ -82,9 +82,7 @@ def test_it_needs_a_condition():
     law = ring(4, 2.0)
     x, t = points()
     for ask in (lambda m: m.velocity(x, t), lambda m: m(x, t, 1.0), lambda m: m.denoise(x, t)):
-        with pytest.raises(
-            ValueError, match="needs a condition; pass cond"
-        ):
+        with pytest.raises(ValueError, match="needs a condition; pass cond"):
             ask(ClassifierFree(law))
 
 

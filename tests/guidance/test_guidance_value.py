@@ -1,6 +1,4 @@
-"""Value guidance: with the exact value it is the tilted law's own velocity, and its ODE carries
-noise to that law.
-"""
+"""Value guidance: with the exact value it gives the velocity of the tilted law."""
 
 import math
 
@@ -16,7 +14,8 @@ from steer.guidance import Guidance, Guided, ValueGuidance
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Denoiser, Identity, MapJump, Posterior, ShortOde
 from steer.solvers import Heun, Rk4
-from steer.tilt import NonFiniteReward, Tilt, Value
+from steer.tilt import NonFiniteReward, Tilt
+from steer.value import Value
 
 REWARDS = {"quadratic": Quadratic([0.5, -1.0], precision=2.0), "linear": LinearReward([0.7, -0.4])}
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
@@ -69,9 +68,7 @@ def test_the_exact_value_gives_the_velocity_of_the_tilted_law(reward, schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=repr)
 @pytest.mark.parametrize("end", [0.0, 1.0])
 def test_at_the_ends_it_misses_by_the_margin_times_the_slope(schedule, end):
-    """c_t grad V is asked a thousandth inside, so the error is a thousandth of its time derivative
-    (mean value theorem).
-    """
+    """Evaluated a thousandth inside, c_t grad V errs by that times its time derivative."""
     law = mixture(schedule)
     x, _ = points()
     reward = REWARDS["quadratic"]
@@ -110,9 +107,7 @@ def test_jumps_carry_noise_to_the_tilted_law():
 @every_reward
 @every_schedule
 def test_posterior_draws_estimate_the_tilted_velocity(reward, schedule):
-    """2000 estimates at each of two points. Twice those of 2K draws less those of K has no bias
-    left of order 1/K.
-    """
+    """2000 estimates at two points; twice those of 2K draws less those of K have no O(1/K) bias."""
     law = mixture(schedule)
     x, t = points()
     few, many = (
@@ -128,9 +123,7 @@ def test_posterior_draws_estimate_the_tilted_velocity(reward, schedule):
 
 @every_reward
 def test_a_single_guess_is_biased(reward):
-    """What the docstring warns of: the denoiser and the map look ahead to one place, and the
-    velocity is not the law's.
-    """
+    """With the denoiser or the map as a point look-ahead, the velocity is biased."""
     law = mixture()
     x, t = points()
     exact = law.tilted(reward)[0].velocity(x, t) - law.velocity(x, t)
@@ -140,9 +133,7 @@ def test_a_single_guess_is_biased(reward):
 
 
 def test_for_one_gaussian_and_a_linear_reward_the_denoiser_is_exact():
-    """Its posterior has the same covariance everywhere, so the value is the reward of the mean and
-    a constant.
-    """
+    """The posterior covariance is constant: the value is the reward of the mean and a constant."""
     law = GaussianMixture([[1.0, -1.0]], 0.5)
     x, t = points()
     reward = REWARDS["linear"]
@@ -269,9 +260,7 @@ def test_it_works_under_no_grad_and_leaves_nothing_behind():
 
 @pytest.mark.parametrize("what", ["x", "t"])
 def test_the_guided_velocity_is_differentiable_in_x_and_t(what):
-    """Whoever differentiates a guided map (a reward at its look-ahead, say) gets the whole
-    gradient, not the base's part.
-    """
+    """Differentiating a guided map includes the gradient through the guidance."""
     law = mixture()
     x, t = points()
     reward = REWARDS["quadratic"]

@@ -1,4 +1,4 @@
-"""Energy distance against closed forms on the line, sums written out, and its own sampling error."""
+"""Energy distance against closed forms on the line, explicit sums, and its sampling error."""
 
 import math
 
@@ -54,7 +54,8 @@ def test_the_sum_written_out():
     """x = {0, 1, 3} with weights (1/2, 1/4, 1/4), y = {2, 2, 5}.
 
     E|X-Y| = (1/3)(1/2 (2+2+5) + 1/4 (1+1+4) + 1/4 (1+1+2)) = 7/3
-    E|X-X'| = (2/8 1 + 2/8 3 + 2/16 2) / (1 - 1/4 - 1/16 - 1/16) = 1.25 / .625 = 2;   E|Y-Y'| = (0 + 3 + 3)/3 = 2
+    E|X-X'| = (2/8 1 + 2/8 3 + 2/16 2) / (1 - 1/4 - 1/16 - 1/16) = 1.25 / .625 = 2;
+    E|Y-Y'| = (0 + 3 + 3)/3 = 2
     """
     x, y = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[2.0], [2.0], [5.0]])
     log_w = torch.tensor([2.0, 1.0, 1.0]).log()

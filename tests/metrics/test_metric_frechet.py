@@ -57,7 +57,7 @@ def test_orthogonal_subspaces_keep_both_traces():
 
 
 def test_metric_on_an_affine_image_of_whitened_points():
-    """x whitened against diag(a) x + b: |b|^2 + |a - 1|^2 exactly, whatever the number of points."""
+    """x whitened against diag(a) x + b: |b|^2 + |a - 1|^2 exactly, for any number of points."""
     x = whitened(60, 3)
     a = torch.tensor([0.5, 1.0, 3.0])
     b = torch.tensor([1.0, 0.0, -2.0])
@@ -72,9 +72,7 @@ def test_metric_on_an_affine_image_of_whitened_points():
 
 
 def test_bias_at_equal_laws():
-    """Of N(0, 1) in d dimensions: 2 d / n from the means and d (d + 1) / (2 n) from the
-    covariances.
-    """
+    """Of N(0, I): 2 d / n from the means and d (d + 1) / (2 n) from the covariances."""
     d = 4
     n = 1000
     runs = []

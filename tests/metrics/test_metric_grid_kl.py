@@ -35,9 +35,7 @@ def test_counts_are_exact_integers_in_a_known_order():
 
 
 def test_the_sum_written_out():
-    """p = (1/2, 1/2, 0), counts (1, 0, 2), a = 3 pseudo-samples: q = (2, 1, 3)/6, KL = log(3/2)/2 +
-    log(3)/2.
-    """
+    """p = (1, 1, 0)/2, counts (1, 0, 2), a = 3: q = (2, 1, 3)/6, KL = log(3/2)/2 + log(3)/2."""
     kl = grid_kl(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([1, 0, 2]), pseudo_samples=3.0)
     assert kl.item() == pytest.approx(0.5 * math.log(1.5) + 0.5 * math.log(3))
 
@@ -63,9 +61,7 @@ def test_half_the_model_outside_costs_log_2():
 
 
 def test_floor_of_50_000_samples_on_32_by_32():
-    """512 occupied cells: 511 / (2 n) = .0051 against the exact law, twice that against 50 000
-    other samples: .010.
-    """
+    """512 cells: 511 / (2 n) = .0051 for the exact law, twice that for 50 000 samples: .010."""
     generator = torch.Generator().manual_seed(0)
     n = 50_000
     exact = []

@@ -1,6 +1,4 @@
-"""Two ranks are one: states that merge, or synchronise over processes, give the number of the joint
-samples.
-"""
+"""States that are merged, or synchronised over processes, give the number of the joint samples."""
 
 import datetime
 import sys

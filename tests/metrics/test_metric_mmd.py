@@ -40,9 +40,7 @@ def test_importance_weights_move_one_gaussian_onto_another():
 
 
 def test_the_sum_written_out():
-    """x = {0, 1} with weights (3/4, 1/4), y = {0, 2}: within x and y one pair each, between them
-    four.
-    """
+    """x = {0, 1} of weights (3/4, 1/4), y = {0, 2}: one pair within each, four between them."""
     x = torch.tensor([[0.0], [1.0]])
     y = torch.tensor([[0.0], [2.0]])
     h = 0.7

@@ -1,6 +1,4 @@
-"""Held-out reward and class agreement: means, and standard errors held against the spread of
-repeated runs.
-"""
+"""Held-out reward and class agreement, with standard errors against repeated runs."""
 
 import pytest
 import torch
@@ -82,9 +80,7 @@ def test_reward_of_the_sample_alone_and_forward():
 
 
 def test_agreement_counts_the_asked_labels():
-    """Prompt 0 asks for class 2 and gets it 3 times in 4, prompt 1 asks for class 0 and gets it
-    always.
-    """
+    """Prompt 0 asks for class 2 and gets 3 in 4; prompt 1 asks for class 0 and gets all."""
     seen = torch.tensor([[2, 2, 1, 2], [0, 0, 0, 0]])
     x = torch.nn.functional.one_hot(seen, 3).double()
     metric = ClassAgreement(torch.nn.Identity(), max_batch=3)

@@ -4,9 +4,7 @@ import torch
 
 
 def shaken(network):
-    """Every parameter moved off its initial value, since some begin at zero and hide what lies
-    before them.
-    """
+    """Move every parameter off its initial value, as zeros hide the layers before them."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in network.parameters():

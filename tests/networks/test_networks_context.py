@@ -1,6 +1,4 @@
-"""Networks told of a context: what they see, the laws of every network, and the start from a plain
-one.
-"""
+"""Networks with a context: their inputs, the properties of every network, and warm starts."""
 
 import pytest
 import torch

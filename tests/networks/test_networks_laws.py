@@ -1,4 +1,4 @@
-"""Laws of every network: derivatives, gradients, batch mates, precision, and the absent condition."""
+"""Properties of every network: derivatives, batch independence, precision, absent conditions."""
 
 import copy
 import math
@@ -99,7 +99,7 @@ def test_reverse_mode_agrees_with_forward_mode(case):
 
 
 def squared_tangent(network, x, s, t, cond):
-    """|d/dh u_{s, t + h}(x + h x)|^2, of which objectives through a derivative take the gradient."""
+    """|d/dh u_{s, t + h}(x + h x)|^2, as in objectives through a derivative."""
     tangents = (x, torch.ones_like(t))
     _, tangent = torch.func.jvp(lambda x, t: network(x, s, t, cond), (x, t), tangents)
     return tangent.to(torch.promote_types(tangent.dtype, torch.float32)).square().mean()
@@ -114,9 +114,7 @@ def test_the_gradient_through_the_tangent_is_a_finite_difference(case):
 
 
 def test_in_autocast_it_errs_no_more_than_float32_by_the_ratio_of_their_precisions(case):
-    """Of the gradient along one random direction, in units of its size; five times that, since
-    errors are random.
-    """
+    """Along one random direction, relative to the gradient; times five, as errors are random."""
     network, x, s, t, cond = case
     learned = list(network.parameters())
     exact = compare(lambda: squared_tangent(network, x, s, t, cond), learned)
@@ -288,9 +286,7 @@ def test_recomputing_takes_no_gradient_that_nobody_asked_for_and_refuses_the_sec
     (expected,) = torch.autograd.grad(network(x, t, t).square().sum(), x)
     torch.testing.assert_close(gradient, expected)
     network.recompute = True
-    with pytest.raises(
-        RuntimeError, match="recompute=False"
-    ):
+    with pytest.raises(RuntimeError, match="recompute=False"):
         torch.autograd.grad(network(x, t, t).square().sum(), x, create_graph=True)
 
 
@@ -313,7 +309,7 @@ def test_autocast_errs_no_more_than_rounded_weights_and_inputs_explain(case):
 
 
 def test_autocast_does_not_round_the_times(case, monkeypatch):
-    """The layer that first sees times is given them in float32, though 1 - 2^-12 is 1 in bfloat16."""
+    """The first layer receives times in float32, though 1 - 2^-12 is 1 in bfloat16."""
     network, x, _, _, cond = case
     late = torch.full((B,), 1 - 2.0**-12)
     network = network.float()
@@ -328,9 +324,7 @@ def test_autocast_does_not_round_the_times(case, monkeypatch):
 
 
 def test_a_map_in_autocast_still_tells_late_times_apart(case):
-    """X_{s,t}(x) - x, with a gap of 2^-12 at s near 1: its size is right, where rounded times would
-    make it zero.
-    """
+    """X_{s,t}(x) - x has the right size at a gap of 2^-12 near s = 1, which rounding would lose."""
     network, x, _, _, cond = case
     flow_map = ResidualMap(network.float(), Linear())
     x = x.float()
@@ -444,9 +438,7 @@ def test_a_transformer_refuses_what_it_cannot_cut():
     t = torch.ones(1)
     with pytest.raises(ValueError, match=r"sides divide by 4; got \(8, 10\)"):
         network(torch.zeros(1, 1, 8, 10), t, t)
-    with pytest.raises(
-        ValueError, match="width=18, heads=2"
-    ):
+    with pytest.raises(ValueError, match="width=18, heads=2"):
         Transformer(1, 18, heads=2)
 
 

@@ -12,9 +12,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory):
-    """A tiny open_clip model of random weights under the name "tiny-clip", and the file that holds
-    them.
-    """
+    """A tiny open_clip model of random weights, named "tiny-clip", and the file of its weights."""
     import open_clip
 
     folder = tmp_path_factory.mktemp("open_clip")

@@ -84,9 +84,7 @@ def test_from_model(score):
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("shape", [(50, 77), (77, 50), (20, 16), (32, 32)])
 def test_preprocessing_agrees_with_open_clips_own(size, resize_mode, shape):
-    """On smooth images within .05 in normalised units: Pillow rounds to 8 bits after each of two
-    passes.
-    """
+    """On smooth images within .05 in normalised units: Pillow rounds to 8 bits after both passes."""
     config = PreprocessCfg(size=size, resize_mode=resize_mode)
     y, x = np.mgrid[0 : 1 : shape[0] * 1j, 0 : 1 : shape[1] * 1j]
     waves = np.stack([np.sin(4 * x + y), np.cos(3 * y), np.sin(2 * x * y)], -1)
@@ -98,9 +96,7 @@ def test_preprocessing_agrees_with_open_clips_own(size, resize_mode, shape):
 
 
 def test_preprocessing_overshoot_at_hard_edges_is_bounded():
-    """On noise, all hard edges, single pixels differ by up to .6 and the mean by .01: 8 bits cut
-    the overshoot off.
-    """
+    """On noise, single pixels differ by up to .6 and the mean by .01: 8 bits clip the overshoot."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     theirs = image_transform_v2(PreprocessCfg(), is_train=False)(Image.fromarray(pixels))
     ours = Preprocess(asdict(PreprocessCfg()))(

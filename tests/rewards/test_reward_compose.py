@@ -157,9 +157,7 @@ def test_smoothing_by_noise_is_a_gaussian_average():
 
 
 def test_smoothing_by_shifts_is_a_box_filter():
-    """The gradient of one pixel's brightness is spread over the (2 shift + 1)^2 around it, evenly
-    up to chance.
-    """
+    """The gradient of one pixel's brightness spreads evenly over the (2 shift + 1)^2 around it."""
     views = 5000
     x = torch.rand(2, 1, 9, 9, dtype=torch.float64, requires_grad=True)
     reward = Smoothed(lambda x: x[:, 0, 4, 4], noise=0.0, shift=1, views=views)

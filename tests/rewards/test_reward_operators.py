@@ -244,9 +244,7 @@ def smooth(channels, h, w):
 @pytest.mark.parametrize("quality", [5, 30, 75, 95])
 @pytest.mark.parametrize("shape", [(1, 16, 24), (1, 28, 28), (3, 16, 24), (3, 13, 21)])
 def test_forwards_it_is_jpeg(shape, quality):
-    """Up to the whole grey levels of a file and of PIL's colours, which tip some coefficients: a
-    level or two in 255.
-    """
+    """Up to the rounding of a file and of PIL's colours, a level or two in 255."""
     x = smooth(*shape)
     pixels = (x * 255).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
     read = (
