@@ -234,7 +234,7 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
     """Decorate an `__init__` to check its arguments against annotations, after its own errors."""
 
     @functools.wraps(init)
-    def held(self: Any, *arguments: Any, **keywords: Any) -> None:
+    def checking(self: Any, *arguments: Any, **keywords: Any) -> None:
         try:
             init(self, *arguments, **keywords)
         except ValueError:
@@ -253,7 +253,7 @@ def checked(init: Callable[..., None]) -> Callable[..., None]:
             }  # said at the call
             refuse_misfits(init, built, f"{type(self).__name__}: ", none="None")
 
-    return held
+    return checking
 
 
 # --- one value against one annotation -----------------------------------------------------------
@@ -445,17 +445,17 @@ def members(protocol: type) -> list[str]:
 
 def of_callable(value: Any, annotation: Any) -> Misfit | None:
     """Check the number of arguments of a callable, and its return annotation if there is one."""
-    asked, returns = get_args(annotation) or (Ellipsis, Any)
+    expected, returns = get_args(annotation) or (Ellipsis, Any)
     function = called(value)
     if function is None:
         return wrong(value, annotation)
     signature = signature_of(function)
     if signature is None:
         return None
-    if isinstance(asked, list | tuple):
+    if isinstance(expected, list | tuple):
         unbound = isinstance(value, Built) and isinstance(value.target, type)
         try:
-            signature.bind(*[None] * (len(asked) + unbound))
+            signature.bind(*[None] * (len(expected) + unbound))
         except TypeError:
             return wrong(value, annotation)
     given = signature.return_annotation
@@ -503,12 +503,12 @@ def is_many(annotation: Any) -> bool:
     return kind in (list, tuple, dict, set, frozenset, *kinds) and kind is not str
 
 
-def related(given: Any, asked: type, sure: bool) -> bool:
+def related(given: Any, expected: type, sure: bool) -> bool:
     """Whether an object of one class may be of another; return annotations may be inexact."""
     if not isinstance(given, type):
         return True
     try:
-        return issubclass(given, asked) or (not sure and issubclass(asked, given))
+        return issubclass(given, expected) or (not sure and issubclass(expected, given))
     except TypeError:
         return True
 
@@ -597,10 +597,10 @@ def words(annotation: Any) -> str:
     if tensor_like(annotation):
         return "a tensor"
     if annotation is Callable or origin is Callable:
-        asked = inner[0] if inner else ...
+        expected = inner[0] if inner else ...
         return (
-            f"a function of {len(asked)} argument{'s'[: len(asked) != 1]}"
-            if isinstance(asked, list)
+            f"a function of {len(expected)} argument{'s'[: len(expected) != 1]}"
+            if isinstance(expected, list)
             else "a function"
         )
     return of_container(origin or annotation, inner)

@@ -173,7 +173,7 @@ def refuse_uncallable(target: Any, name: str, path: str) -> None:
 
 def refuse_unknown(target: Any, name: str, arguments: dict[str, Any], path: str) -> None:
     """Raise ValueError at the first argument that the target does not take, with the nearest."""
-    if is_open(target):  # it judges its own arguments
+    if is_open(target):  # it checks its own arguments
         return
     known = annotated(target)
     for key in arguments:

@@ -21,7 +21,7 @@ from steer.analytic.gaussian_mixture import GaussianMixture, ring
 
 __all__ = ["WORLDS", "World"]
 
-STEPS = 16  # Runge-Kutta steps per unit of time of the worlds' maps
+STEPS = 16  # Runge-Kutta steps per unit of time of all maps here
 
 
 @dataclass(eq=False)

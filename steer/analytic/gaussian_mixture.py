@@ -145,11 +145,11 @@ class GaussianMixture(FlowMap):
             if ((cond < -1) | (cond >= len(log_w))).any():
                 known = f"a component, 0..{len(log_w) - 1}, or -1 for none"
                 raise ValueError(f"a condition is {known}; got {cond.unique().tolist()}")
-            told = (cond >= 0)[:, None]
+            conditioned = (cond >= 0)[:, None]
             other = torch.arange(len(log_w), device=x.device) != cond[:, None]
-            log_joint = (log_joint - log_w).masked_fill(other & told, -torch.inf) + torch.where(
-                told, 0.0, log_w
-            )
+            log_joint = (log_joint - log_w).masked_fill(
+                other & conditioned, -torch.inf
+            ) + torch.where(conditioned, 0.0, log_w)
         log_p = torch.logsumexp(log_joint, dim=1)
         posterior = Gaussians(
             log_joint - log_p[:, None], mean + alpha * var / total * y, var * sigma**2 / total

@@ -64,7 +64,7 @@ class Guided(FlowMap):
         self.steps = steps
         self.solver = solver or Euler()
         self.generator = generator
-        self.held = nn.ModuleList(
+        self.parts = nn.ModuleList(
             m for g in guidances for m in vars(g).values() if isinstance(m, nn.Module)
         )
 

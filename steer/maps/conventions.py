@@ -84,7 +84,7 @@ class Edm(Circular):
         network: the raw F, network(c_in z, c_noise, cond) with c_noise of shape (B,); not the
             preconditioned D.
         sigma_data: standard deviation of the data the network was trained on (0.5 in the paper).
-        schedule: the path to ask it on.
+        schedule: the path to evaluate it on.
         sigma_min, sigma_max: the noise levels it was trained on.
         steps, solver: how a jump is made.
     """
@@ -125,7 +125,7 @@ class TrigFlow(Circular):
     Args:
         network: F, network(z / sigma_data, theta, cond) with theta of shape (B,).
         sigma_data: standard deviation of the data the network was trained on.
-        schedule: the path to ask it on; Trigonometric() with sigma_data = 1 is its own.
+        schedule: the path to evaluate it on; Trigonometric() with sigma_data = 1 is its own.
         steps, solver: how a jump is made.
     """
 
@@ -173,7 +173,7 @@ class Ddpm(VelocityField):
         network: network(z, steps, cond) with fractional steps of shape (B,).
         alphas_cumprod: abar_0 > ... > abar_{T-1}, in (0, 1); the last may be 0 ("zero terminal
             SNR") unless the network predicts the noise.
-        schedule: the path to ask it on.
+        schedule: the path to evaluate it on.
         prediction: NoisePrediction() by default; CleanPrediction() or SalimansHoPrediction() for
             networks of those.
         steps, solver: how a jump is made.

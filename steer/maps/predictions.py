@@ -162,18 +162,16 @@ class Predicted(VelocityField):
     """A network that makes one of these predictions, as a velocity field.
 
     It is exact, except that at an end where its prediction is blind the velocity is that of the
-    same x at `margin` from it, with an error of O(margin)
-    (held in the tests).
+    same x at `margin` from it, with an error of O(margin) (asserted by the tests).
 
-    The margin is a compromise: at the noise end the network's own error reaches the velocity
-    multiplied by 1 / margin.
-    Keep x in float32 or better; half precision belongs inside the network.
+    The margin is a compromise: at the noise end the network's own error is multiplied by 1 / margin
+    in the velocity. Keep x in float32 or better; half precision belongs inside the network.
 
     Args:
         network: network(x, t, cond) -> (B, *shape), with t of shape (B,) on our clock, 0 noise and
             1 data.
         prediction: what it was trained to predict.
-        schedule: the path it was trained on; to ask it on another, wrap this in steer.Rescheduled.
+        schedule: the path it was trained on; for another, wrap this in Rescheduled.
         margin: the least distance from a blind end at which the network is evaluated.
         steps, solver: how a jump is made.
     """

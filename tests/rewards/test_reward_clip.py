@@ -84,7 +84,7 @@ def test_from_model(score):
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("shape", [(50, 77), (77, 50), (20, 16), (32, 32)])
 def test_preprocessing_agrees_with_open_clips_own(size, resize_mode, shape):
-    """On smooth images within .05 in normalised units: Pillow rounds to 8 bits after both passes."""
+    """On smooth images within .05 in normalised units: Pillow rounds to 8 bits after each pass."""
     config = PreprocessCfg(size=size, resize_mode=resize_mode)
     y, x = np.mgrid[0 : 1 : shape[0] * 1j, 0 : 1 : shape[1] * 1j]
     waves = np.stack([np.sin(4 * x + y), np.cos(3 * y), np.sin(2 * x * y)], -1)
