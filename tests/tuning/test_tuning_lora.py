@@ -345,8 +345,8 @@ def test_adapters_move_with_their_base_and_miss_no_change_of_it(kept):
     with torch.no_grad():
         base.network.last.bias[0] += 1e-3
     checkpoint.save(base, folder / "elsewhere/base/map.safetensors", RECIPE, shape=[2])
-    with pytest.raises(ValueError, match=r"holds adapters of another map than .* now is; put back"):
+    with pytest.raises(ValueError, match=r"holds adapters of another map than .* now is"):
         load(folder / "elsewhere" / "tuned")
     (folder / "elsewhere/base/map.safetensors").unlink()
-    with pytest.raises(ValueError, match="which is not there; put it back"):
+    with pytest.raises(ValueError, match="which is missing"):
         load(folder / "elsewhere" / "tuned")
