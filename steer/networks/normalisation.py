@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["LayerNorm"]
+__all__ = ["GroupNorm", "LayerNorm"]
 
 
 class LayerNorm(nn.Module):
@@ -49,3 +49,19 @@ class LayerNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.width}, eps={self.eps}, elementwise_affine={self.weight is not None}"
+
+
+class GroupNorm(nn.GroupNorm):
+    """nn.GroupNorm whose forward-mode tangent has the dtype of its value.
+
+    For an input below its weights' precision, as under bf16-mixed on a CPU, the rule of torch 2.14
+    may give a value in bfloat16 and a tangent in float32 (where memory is laid out channels first,
+    as that of single samples may be), which the next convolution refuses. The result is cast up and
+    back, which changes no value.
+    """
+
+    def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
+        y = super().forward(x)
+        if self.weight is None or self.weight.dtype == y.dtype:
+            return y
+        return y.to(self.weight.dtype).to(y.dtype)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from steer.flow_map import Cond
 from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
+from steer.networks.normalisation import GroupNorm
 from steer.networks.recomputing import recompute
 from steer.networks.shapes import check_images
 
@@ -28,9 +29,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, dim: int):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(8, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1, self.conv1 = GroupNorm(8, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulate = nn.Linear(dim, 2 * outputs)
-        self.norm2, self.conv2 = nn.GroupNorm(8, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2, self.conv2 = GroupNorm(8, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
 
@@ -48,7 +49,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int = 4):
         super().__init__()
         self.heads = heads
-        self.norm, self.qkv = nn.GroupNorm(8, channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.norm, self.qkv = GroupNorm(8, channels), nn.Conv2d(channels, 3 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.project.weight)
 
@@ -109,7 +110,7 @@ class UNet(nn.Module):
                 width = channels[level - 1]
             self.up.append(stage)
         self.leave = nn.Sequential(
-            nn.GroupNorm(8, width),
+            GroupNorm(8, width),
             nn.SiLU(),
             nn.Conv2d(width, image_channels * patch**2, 3, padding=1),
         )

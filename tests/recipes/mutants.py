@@ -235,8 +235,6 @@ class Laboratory:
             tiny["model"] = {"steps": 1}
         if name.startswith("fashion") and command == "train":
             tiny["data"] = {"folder": clothes, "batch_size": 2}
-            if name == "fashion/refine":
-                tiny["trainer"]["precision"] = 32
             if name != "fashion/classifier":
                 tiny["model"] = {"network": small(node["model"]["network"])}
         if node.get("pictures"):

@@ -15,7 +15,7 @@ from steer.data import Checkerboard
 from steer.flow_map import OdeMap, ResidualMap
 from steer.interpolant import Linear
 from steer.loops import MapTraining, quiet
-from steer.networks import ClassCondition, LayerNorm, Mlp, Transformer
+from steer.networks import ClassCondition, GroupNorm, LayerNorm, Mlp, Transformer, UNet
 from steer.training import (
     METHODS,
     Average,
@@ -379,6 +379,38 @@ def test_a_training_that_could_not_be_checked_says_so():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not compared")
         fit(MapTraining(plane(Network(Odd())), FlowMatching(), check_gradient=False, lr=0.1))
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_one_sample_trains_under_autocast_as_several_do(samples):
+    """A single sample's memory counts as channels first, where the tangent of torch's group norm is
+    not rounded to bfloat16 with its value.
+    """
+    torch.manual_seed(0)
+    flow_map = ResidualMap(UNet(1, (8,), 1), Linear())
+    x0, x1 = torch.randn(2, 2 * samples, 1, 8, 8)
+    objective = Joint(FlowMatching(), Lagrangian(), 0.5)
+    exact = objective(flow_map, x0, x1, None, torch.Generator().manual_seed(0), 0).total
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = objective(flow_map, x0, x1, None, torch.Generator().manual_seed(0), 0).total
+    rounded.backward()
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in flow_map.parameters())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_group_norm_rounds_its_tangent_with_its_value(layout):
+    norm = GroupNorm(2, 4)
+    x, v = torch.randn(2, 3, 4, 5, 5).bfloat16()
+    x, v = (z.to(memory_format=layout) for z in (x, v))
+    value, tangent = torch.func.jvp(norm, (x,), (v,))
+    assert value.dtype == tangent.dtype == torch.bfloat16
+    assert torch.equal(value, nn.GroupNorm(2, 4)(x))
+    _, wanted = torch.func.jvp(norm, (x.float(),), (v.float(),))
+    torch.testing.assert_close(tangent.float(), wanted, rtol=0.02, atol=0.05)
 
 
 # Moving averages in half precision
