@@ -26,7 +26,7 @@ from steer.loops import Cosine, Ema, LastCheckpoint, MapTraining, RewardTuning, 
 from steer.tilt import Tilt
 from steer.training import (
     METHODS,
-    Average,
+    EmaTarget,
     FlowMatching,
     Joint,
     Lagrangian,
@@ -78,7 +78,7 @@ def believing():
         FlowMatching(),
         Semigroup(),
         diag_only_steps=5,
-        jumps=Average(flow_map, 0.8),
+        jumps=EmaTarget(flow_map, 0.8),
         weighting=Learned(features=4),
     )
     return MapTraining(flow_map, objective, lr=0.01, schedule=Cosine(60)), Checkerboard(16, seed=1)

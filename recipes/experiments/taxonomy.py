@@ -11,9 +11,9 @@ from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.training import METHODS, Average, Frozen, Joint, Own, Plain, ToData
+from steer.training import METHODS, EmaTarget, TeacherTarget, Joint, SelfTarget, Plain, ToData
 from steer.training.times import AnyPair, Dyadic, OnGrid
-from steer.training.zoo import Method, Setting
+from steer.training.presets import Method, Setting
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "taxonomy.md"
@@ -116,11 +116,11 @@ def believed(joint: Joint) -> str:
 def who_is(teacher: nn.Module) -> str:
     """In words."""
     match teacher:
-        case Own():
+        case SelfTarget():
             return "itself"
-        case Average(decay=decay):
+        case EmaTarget(decay=decay):
             return f"its average ({decay})"
-        case Frozen():
+        case TeacherTarget():
             return "a teacher"
     return type(teacher).__name__
 

@@ -13,7 +13,7 @@ from steer.loops.pictures import evaluating
 from steer.training import (
     Eulerian,
     FiniteDifference,
-    Held,
+    Target,
     Lagrangian,
     PairObjective,
     Pairs,
@@ -82,7 +82,7 @@ def residuals(flow_map: ResidualMap, pairs: Pairs) -> dict[str, float]:
         "lagrangian": Lagrangian(FiniteDifference()),
         "eulerian": Eulerian(FiniteDifference()),
     }
-    held, generator = Held(flow_map, flow_map), keyed_generator("identities")
+    target, generator = Target(flow_map, flow_map), keyed_generator("identities")
     return {
-        name: float(of(flow_map, held, pairs, generator).mean()) for name, of in identities.items()
+        name: float(of(flow_map, target, pairs, generator).mean()) for name, of in identities.items()
     }

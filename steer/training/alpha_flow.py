@@ -21,7 +21,7 @@ from torch import Tensor
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import expand
-from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+from steer.training.base import Card, Target, PairObjective, Pairs, mean_square
 from steer.training.derivatives import SameMasks
 
 __all__ = ["AlphaFlow", "FixedAlpha", "SigmoidAlpha"]
@@ -76,16 +76,16 @@ class AlphaFlow(PairObjective):
         self.alpha = alpha or FixedAlpha(0.5)
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         alpha, s, t = self.alpha(pairs.step), pairs.s, pairs.t
         x_s, v = pairs.at_s(student.schedule), pairs.velocity_at_s(student.schedule)
-        target, masks = v, SameMasks(x_s)
+        goal, masks = v, SameMasks(x_s)
         if alpha < 1:
             r = s + alpha * (t - s)
             with torch.no_grad(), masks:
-                ahead = held.jumps.average_velocity(x_s + expand(r - s, x_s) * v, r, t, pairs.cond)
-            target = alpha * v + (1 - alpha) * ahead
+                ahead = target.jumps.average_velocity(x_s + expand(r - s, x_s) * v, r, t, pairs.cond)
+            goal = alpha * v + (1 - alpha) * ahead
         with masks:
             u = student.average_velocity(x_s, s, t, pairs.cond)
-        return mean_square(u - (u + (target - u) / alpha).detach())
+        return mean_square(u - (u + (goal - u) / alpha).detach())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.interpolant import Schedule, expand
 
-__all__ = ["Card", "Held", "Loss", "Objective", "PairObjective", "Pairs", "Residuals"]
+__all__ = ["Card", "Target", "Loss", "Objective", "PairObjective", "Pairs", "Residuals"]
 
 
 class Residuals(NamedTuple):
@@ -115,7 +115,7 @@ class Pairs(NamedTuple):
         return expand(self.t - self.s, self.x1)
 
 
-class Held(NamedTuple):
+class Target(NamedTuple):
     """What is held fixed: the map whose `velocity` is to be followed, and the one whose jumps are
     taken as known.
     """
@@ -145,7 +145,7 @@ class PairObjective(ABC):
 
     @abstractmethod
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         """Squared residual per sample, averaged over the entries of x."""
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from steer.flow_map import ResidualMap
 from steer.interpolant import expand
 from steer.solvers import Heun, Solver
-from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+from steer.training.base import Card, Target, PairObjective, Pairs, mean_square
 from steer.training.derivatives import SameMasks
 
 __all__ = ["AlongFlow", "AnnealedStride", "Consistency", "GridStride", "SamePair"]
@@ -79,13 +79,13 @@ class AnnealedStride(Stride):
 
 
 class Path(ABC):
-    """path(student, held, pairs, x_s, r) -> x_r; `asks` as in PairObjective."""
+    """path(student, target, pairs, x_s, r) -> x_r; `asks` as in PairObjective."""
 
     asks: str
 
     @abstractmethod
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor, r: Tensor
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor, r: Tensor
     ) -> Tensor:
         """The second point, at time r."""
 
@@ -96,7 +96,7 @@ class SamePair(Path):
     asks = "data"
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor, r: Tensor
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor, r: Tensor
     ) -> Tensor:
         return student.schedule.interpolate(pairs.x0, pairs.x1, r)
 
@@ -114,9 +114,9 @@ class AlongFlow(Path):
         self.solver = solver or Heun()
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor, r: Tensor
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor, r: Tensor
     ) -> Tensor:
-        field, cond = held.velocity, pairs.cond
+        field, cond = target.velocity, pairs.cond
         return self.solver.step(lambda x, t: field.velocity(x, t, cond), x_s, pairs.s, r - pairs.s)
 
 
@@ -135,15 +135,15 @@ class Consistency(PairObjective):
         self.asks = frozenset({self.path.asks, "jumps"})
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         s, t, cond, x_s = pairs.s, pairs.t, pairs.cond, pairs.at_s(student.schedule)
         r = self.stride(s, t, pairs.step)
         with torch.no_grad():
-            x_r = self.path(student, held, pairs, x_s, r)
+            x_r = self.path(student, target, pairs, x_s, r)
         masks = SameMasks(x_s)
         with torch.no_grad(), masks:
-            landing = held.jumps(x_r, r, t, cond)
+            landing = target.jumps(x_r, r, t, cond)
         with masks:
             x_t = student(x_s, s, t, cond)
         stride = torch.where(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steer.flow_map import OdeMap, ResidualMap
 from steer.solvers import Heun, Solver
-from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+from steer.training.base import Card, Target, PairObjective, Pairs, mean_square
 
 __all__ = ["TwoLegs"]
 
@@ -44,14 +44,14 @@ class TwoLegs(PairObjective):
         self.steps, self.solver = steps, solver or Heun()
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         s, t, cond, x_s = pairs.s, pairs.t, pairs.cond, pairs.at_s(student.schedule)
         r = s + (t - s) * torch.rand(s.shape, generator=generator, device=s.device, dtype=s.dtype)
         with torch.no_grad():
-            x_r = OdeMap(held.velocity, student.schedule, self.steps, self.solver)(x_s, s, r, cond)
-            two = held.jumps.lookahead(held.jumps(x_r, r, t, cond), t, cond)
-        weights = {name: weight.detach() for name, weight in held.jumps.named_parameters()}
+            x_r = OdeMap(target.velocity, student.schedule, self.steps, self.solver)(x_s, s, r, cond)
+            two = target.jumps.lookahead(target.jumps(x_r, r, t, cond), t, cond)
+        weights = {name: weight.detach() for name, weight in target.jumps.named_parameters()}
         x_t = student(x_s, s, t, cond)
-        one = torch.func.functional_call(held.jumps, weights, (x_t, t, torch.ones_like(t), cond))
+        one = torch.func.functional_call(target.jumps, weights, (x_t, t, torch.ones_like(t), cond))
         return mean_square(one - two)

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
-from steer.training.base import Card, Held, Pairs, mean_square
+from steer.training.base import Card, Target, Pairs, mean_square
 from steer.training.derivatives import Derivative, Differential, SameMasks
 
 __all__ = ["AverageEulerian", "Eulerian", "ImprovedMeanFlow", "MeanFlow"]
@@ -41,12 +41,12 @@ class Eulerian(Differential):
     asks = frozenset({"velocity"})
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
         masks = SameMasks(x_s)
         with torch.no_grad(), masks:
-            b = held.velocity.velocity(x_s, s, cond)
+            b = target.velocity.velocity(x_s, s, cond)
         with torch.no_grad(), masks:
             _, carried = self.derivative(
                 lambda x: student(x, s, t, cond), (x_s,), (b.to(x_s.dtype),)
@@ -83,23 +83,23 @@ class AverageForm(Differential):
         self.normalise, self.warmup = normalise, warmup
 
     @abstractmethod
-    def target_and_direction(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    def velocity_and_direction(
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What stands for b_s in the target, and as the direction."""
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
         with torch.no_grad():
-            target, direction = self.target_and_direction(student, held, pairs, x_s)
+            velocity, direction = self.velocity_and_direction(student, target, pairs, x_s)
         primals, tangents = (x_s, s), (direction.to(x_s.dtype), torch.ones_like(s))
         u, du = self.derivative(
             lambda x, s: student.average_velocity(x, s, t, cond), primals, tangents
         )
         share = 1.0 if pairs.step >= self.warmup else pairs.step / self.warmup
-        goal = (target + share * pairs.gap * du).detach()
+        goal = (velocity + share * pairs.gap * du).detach()
         return mean_square(
             u - goal if self.normalise is None else u - self.bounded(u.detach(), goal)
         )
@@ -120,10 +120,10 @@ class AverageEulerian(AverageForm):
     card = Card("Eulerian", "d_s + grad b", "everything but u", "1 J + 1 F + 1 B")
     asks = frozenset({"velocity"})
 
-    def target_and_direction(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    def velocity_and_direction(
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        b = held.velocity.velocity(x_s, pairs.s, pairs.cond)
+        b = target.velocity.velocity(x_s, pairs.s, pairs.cond)
         return b, b
 
 
@@ -139,8 +139,8 @@ class MeanFlow(AverageForm):
     card = Card("Eulerian", "d_s + grad I'", "everything but u", "1 J + 1 B")
     asks = frozenset({"data"})
 
-    def target_and_direction(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    def velocity_and_direction(
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor
     ) -> tuple[Tensor, Tensor]:
         v = pairs.velocity_at_s(student.schedule)
         return v, v
@@ -157,9 +157,9 @@ class ImprovedMeanFlow(AverageForm):
     card = Card("Eulerian", "d_s + grad b", "the derivative", "1 J + 1 F + 1 B")
     asks = frozenset({"data", "velocity"})
 
-    def target_and_direction(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    def velocity_and_direction(
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return pairs.velocity_at_s(student.schedule), held.velocity.velocity(
+        return pairs.velocity_at_s(student.schedule), target.velocity.velocity(
             x_s, pairs.s, pairs.cond
         )

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
-from steer.training.base import Card, Held, Pairs, mean_square
+from steer.training.base import Card, Target, Pairs, mean_square
 from steer.training.derivatives import Differential
 
 __all__ = ["FlowMapMatching"]
@@ -29,7 +29,7 @@ class FlowMapMatching(Differential):
     asks = frozenset({"data"})
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         s, t, cond, schedule = pairs.s, pairs.t, pairs.cond, student.schedule
         x_t = schedule.interpolate(pairs.x0, pairs.x1, t)

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
-from steer.training.base import Card, Held, PairObjective, Pairs
+from steer.training.base import Card, Target, PairObjective, Pairs
 from steer.training.consistency import AnnealedStride, Stride
 
 __all__ = ["MomentMatching"]
@@ -63,7 +63,7 @@ class MomentMatching(PairObjective):
         )
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         s, t = pairs.s, pairs.t
         if len(s) % self.group or any(
@@ -76,7 +76,7 @@ class MomentMatching(PairObjective):
         r = self.stride(s, t, pairs.step)
         one = student(pairs.at_s(student.schedule), s, t, pairs.cond)
         with torch.no_grad():
-            two = held.jumps(student.schedule.interpolate(pairs.x0, pairs.x1, r), r, t, pairs.cond)
+            two = target.jumps(student.schedule.interpolate(pairs.x0, pairs.x1, r), r, t, pairs.cond)
         dtype = torch.promote_types(one.dtype, torch.float32)
         x, y = (part.flatten(1).to(dtype).unflatten(0, (-1, self.group)) for part in (one, two))
         return mmd(x, y, (t - s)[:: self.group].to(dtype), self.paired).repeat_interleave(

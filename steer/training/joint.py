@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from steer.flow_map import Cond, ResidualMap
-from steer.training.base import Held, Loss, Objective, PairObjective, Pairs
-from steer.training.teachers import Own, Teacher
+from steer.training.base import Target, Loss, Objective, PairObjective, Pairs
+from steer.training.target_networks import SelfTarget, TargetNetwork
 from steer.training.times import PairLaw, SortedPair
 from steer.training.weightings import Plain, Weighting
 
@@ -61,8 +61,8 @@ class Joint(Objective):
         diag_fraction: float = 0.75,
         diag_only_steps: int = 0,
         pairs: PairLaw | None = None,
-        velocity: Teacher | None = None,
-        jumps: Teacher | None = None,
+        velocity: TargetNetwork | None = None,
+        jumps: TargetNetwork | None = None,
         weighting: Weighting | None = None,
         off_weight: float = 1.0,
     ):
@@ -78,10 +78,10 @@ class Joint(Objective):
         self.diagonal, self.off_diagonal = diagonal, off_diagonal
         self.diag_fraction, self.diag_only_steps = diag_fraction, diag_only_steps
         self.pairs, self.weighting = pairs or SortedPair(), weighting or Plain()
-        self.off_weight, self.velocity, self.jumps = off_weight, velocity or Own(), jumps
+        self.off_weight, self.velocity, self.jumps = off_weight, velocity or SelfTarget(), jumps
 
-        held = [self.velocity, *([jumps] if jumps is not None else [])]
-        given = [teacher.guidance for teacher in held if teacher.guidance is not None]
+        networks = [self.velocity, *([jumps] if jumps is not None else [])]
+        given = [network.guidance for network in networks if network.guidance is not None]
         self.guidance = next(iter(given), 1.0) if diagonal is None else diagonal.guidance
         if any(guidance != self.guidance for guidance in given):
             raise ValueError(
@@ -112,10 +112,10 @@ class Joint(Objective):
         s, t = self.pairs.sample(len(x1) - n, generator)
         pairs = Pairs(x0[n:], x1[n:], s, t, _part(cond, slice(n, None)), step)
         jumps = self.jumps or self.velocity
-        held = Held(self.velocity(flow_map, step), jumps(flow_map, step))
+        target = Target(self.velocity(flow_map, step), jumps(flow_map, step))
         for teacher in (self.velocity, jumps):
             teacher.check(pairs.x1, pairs.cond)
-        residual = self.off_diagonal(flow_map, held, pairs, generator)
+        residual = self.off_diagonal(flow_map, target, pairs, generator)
         weighted = self.weighting(residual, s, t).mean()
         return loss.plus(
             Loss.of(self.off_diagonal, weighted, "off_diagonal", residual, s, t), self.off_weight

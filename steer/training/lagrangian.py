@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
-from steer.training.base import Card, Held, Pairs, mean_square
+from steer.training.base import Card, Target, Pairs, mean_square
 from steer.training.derivatives import Differential
 
 __all__ = ["AverageLagrangian", "Lagrangian"]
@@ -31,14 +31,14 @@ class Lagrangian(Differential):
     asks = frozenset({"velocity"})
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
         landing, d_t = self.derivative(
             lambda t: student(x_s, s, t, cond), (t,), (torch.ones_like(t),)
         )
         with torch.no_grad():
-            b = held.velocity.velocity(landing, t, cond)
+            b = target.velocity.velocity(landing, t, cond)
         return mean_square(d_t - b)
 
 
@@ -54,12 +54,12 @@ class AverageLagrangian(Differential):
     asks = frozenset({"velocity"})
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
         with torch.no_grad():
             u, d_t = self.derivative(
                 lambda t: student.average_velocity(x_s, s, t, cond), (t,), (torch.ones_like(t),)
             )
-            b = held.velocity.velocity(x_s + pairs.gap * u, t, cond)
+            b = target.velocity.velocity(x_s + pairs.gap * u, t, cond)
         return mean_square(student.average_velocity(x_s, s, t, cond) - (b - pairs.gap * d_t))

@@ -29,7 +29,7 @@ class Posterior(Objective):
     From scratch: Posterior(Joint(FlowMatching(), Lagrangian())). Distilled from an outer map
     through its GlassFlow g:
     Posterior(Joint(VelocityMatching(g), Lagrangian())), or Posterior(Joint(None, Lagrangian(),
-    velocity=Frozen(g))).
+    velocity=TeacherTarget(g))).
 
     Args:
         objective: what the inner map should minimise, given (e, y) for (x0, x1) and a Context for

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from steer.flow_map import Cond, ResidualMap
 from steer.interpolant import expand
-from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+from steer.training.base import Card, Target, PairObjective, Pairs, mean_square
 
 __all__ = ["Semigroup"]
 
@@ -52,17 +52,17 @@ class Semigroup(PairObjective):
         self.card = Card("semigroup", "none", "the short jumps", f"{legs + 1} F + 1 B")
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         s, t, cond = pairs.s, pairs.t, pairs.cond
         x_s = x = pairs.at_s(student.schedule)
-        target = torch.zeros_like(x)
+        mean = torch.zeros_like(x)
         with torch.no_grad():
             for start, end in pairwise(self.cuts(s, generator)):
-                u = self.short(held, x, torch.lerp(s, t, start), torch.lerp(s, t, end), cond)
+                u = self.short(target, x, torch.lerp(s, t, start), torch.lerp(s, t, end), cond)
                 share = expand(end - start, x)
-                x, target = x + share * pairs.gap * u, target + share * u
-        return mean_square(student.average_velocity(x_s, s, t, cond) - target)
+                x, mean = x + share * pairs.gap * u, mean + share * u
+        return mean_square(student.average_velocity(x_s, s, t, cond) - mean)
 
     def cuts(self, s: Tensor, generator: torch.Generator) -> list[Tensor]:
         """Where the legs begin and end, as fractions of the gap, from 0 to 1: (B,) each, of the
@@ -79,8 +79,8 @@ class Semigroup(PairObjective):
             )
         return [torch.zeros_like(s), *inner, torch.ones_like(s)]
 
-    def short(self, held: Held, x: Tensor, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def short(self, target: Target, x: Tensor, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The average velocity of a short jump, or the velocity where it is too short to have been
         taught.
         """
-        return held.jumps.average_velocity(x, s, torch.where(t - s > self.finest, t, s), cond)
+        return target.jumps.average_velocity(x, s, torch.where(t - s > self.finest, t, s), cond)

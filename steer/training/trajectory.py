@@ -25,7 +25,7 @@ from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap, ResidualMap, pick
 from steer.interpolant import expand
-from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+from steer.training.base import Card, Target, PairObjective, Pairs, mean_square
 
 __all__ = ["Trajectory"]
 
@@ -85,7 +85,7 @@ class Trajectory(PairObjective):
         self.card = Card("the flow itself", "none", "the path", f"{paths} + 1 F + 1 B{seen}")
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         s, t, row = (
             pairs.s,
@@ -95,14 +95,14 @@ class Trajectory(PairObjective):
         first = row * self.shared
         with torch.no_grad():
             path = self.follow(
-                held.velocity, pairs.x0[:: self.shared], pick(pairs.cond, first[:: self.shared])
+                target.velocity, pairs.x0[:: self.shared], pick(pairs.cond, first[:: self.shared])
             )
             (x_s, v_s), (x_t, _) = path.at(row, s), path.at(row, t)
             short = (
                 pairs.gap.abs() <= torch.finfo(x_s.dtype).eps ** 0.5
             )  # for which the tangent has more digits
-            target = torch.where(short, v_s, (x_t - x_s) / torch.where(short, 1.0, pairs.gap))
-        error = student.average_velocity(x_s, s, t, pick(pairs.cond, first)) - target
+            chord = torch.where(short, v_s, (x_t - x_s) / torch.where(short, 1.0, pairs.gap))
+        error = student.average_velocity(x_s, s, t, pick(pairs.cond, first)) - chord
         if self.metric is None:
             return mean_square(error)
         end, gap = (
@@ -114,15 +114,15 @@ class Trajectory(PairObjective):
             + self.weight * self.metric(end + gap * error, end) / gap.flatten() ** 2
         )
 
-    def follow(self, held: FlowMap, x: Float[Tensor, "p *shape"], cond: Cond) -> Path:
+    def follow(self, field: FlowMap, x: Float[Tensor, "p *shape"], cond: Cond) -> Path:
         """The paths from noise x, by Heun's method."""
         h = 1 / self.steps
-        v = held.velocity(x, 0.0, cond).to(x.dtype)
+        v = field.velocity(x, 0.0, cond).to(x.dtype)
         places, velocities = [x], [v]
         for k in range(1, self.steps + 1):
-            ahead = held.velocity(x + h * v, k * h, cond).to(x.dtype)
+            ahead = field.velocity(x + h * v, k * h, cond).to(x.dtype)
             x = x + h * (v + ahead) / 2
-            v = held.velocity(x, k * h, cond).to(x.dtype)
+            v = field.velocity(x, k * h, cond).to(x.dtype)
             places.append(x)
             velocities.append(v)
         return Path(torch.stack(places), torch.stack(velocities))

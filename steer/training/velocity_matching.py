@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.training.base import Loss, Objective, mean_square
-from steer.training.teachers import Frozen
+from steer.training.target_networks import TeacherTarget
 from steer.training.times import TimeLaw, Uniform
 from steer.training.weightings import Plain, Weighting
 
@@ -36,7 +36,7 @@ class VelocityMatching(Objective):
     ):
         super().__init__()
         self.teacher, self.times, self.weighting = (
-            Frozen(teacher),
+            TeacherTarget(teacher),
             times or Uniform(),
             weighting or Plain(),
         )

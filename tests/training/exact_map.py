@@ -7,7 +7,7 @@ from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.training import Held, MomentMatching, Pairs
+from steer.training import Target, MomentMatching, Pairs
 
 MEAN, STD = (1.0, -0.5), 0.6
 
@@ -70,5 +70,5 @@ def residual(objective, student, drawn, cond=None, seed=0, teacher=None, step=0)
             x1,
             *(time[:: objective.group].repeat_interleave(objective.group) for time in (s, t)),
         )
-    held = Held(*[teacher or student] * 2)
-    return objective(student, held, Pairs(*drawn, cond, step), generator(seed))
+    target = Target(*[teacher or student] * 2)
+    return objective(student, target, Pairs(*drawn, cond, step), generator(seed))

@@ -18,7 +18,7 @@ from steer.loops import MapTraining, quiet
 from steer.networks import ClassCondition, GroupNorm, LayerNorm, Mlp, Transformer, UNet
 from steer.training import (
     METHODS,
-    Average,
+    EmaTarget,
     AverageLagrangian,
     FiniteDifference,
     FlowMapMatching,
@@ -103,7 +103,7 @@ def test_so_is_that_of_every_derivative_with_weights_learned_beside_it(make, der
         FlowMatching(weighting=Learned(4)),
         make(derivative),
         0.5,
-        velocity=Average(flow_map, 0.9),
+        velocity=EmaTarget(flow_map, 0.9),
         weighting=Learned(4),
     )
     assert check_gradient(objective, flow_map, points()).error < 1e-9
@@ -241,7 +241,7 @@ def test_a_random_error_of_any_size_is_told_from_none():
     assert not Comparison(10.0, 9.9, 5.0, 0.02).wrong
 
 
-class Held(nn.Module):
+class Stopped(nn.Module):
     """A layer with a gradient that is stopped on purpose."""
 
     def forward(self, x):
@@ -250,7 +250,7 @@ class Held(nn.Module):
 
 @pytest.mark.parametrize(
     "middle",
-    [nn.ReLU(), nn.Dropout(0.5), Held(), nn.GELU(), LayerNorm(16), nn.GroupNorm(4, 16)],
+    [nn.ReLU(), nn.Dropout(0.5), Stopped(), nn.GELU(), LayerNorm(16), nn.GroupNorm(4, 16)],
     ids=lambda m: type(m).__name__,
 )
 @pytest.mark.parametrize("off", [Lagrangian(), training.MeanFlow()], ids=["lagrangian", "meanflow"])
@@ -276,7 +276,7 @@ def test_what_cannot_be_copied_or_run_in_float64_is_not_judged():
 
 def test_it_changes_and_consumes_nothing():
     flow_map = plane(Network(nn.Dropout(0.5)))
-    objective = Joint(FlowMatching(), Semigroup(), jumps=Average(flow_map))
+    objective = Joint(FlowMatching(), Semigroup(), jumps=EmaTarget(flow_map))
     before = copy.deepcopy((flow_map.state_dict(), objective.state_dict()))
     state, dtype = torch.get_rng_state(), torch.get_default_dtype()
     first, second = (check_gradient(objective, flow_map, points()) for _ in range(2))
@@ -297,8 +297,8 @@ def test_differences_hold_constant_what_autograd_does():
 
     def loss():
         with torch.no_grad():
-            held = torch.sin(w)
-        return (w * w.detach() + held * w + w**2).sum()
+            constant = torch.sin(w)
+        return (w * w.detach() + constant * w + w**2).sum()
 
     found = compare(loss, [w])
     assert found.error < 1e-10
@@ -419,7 +419,7 @@ def test_a_group_norm_rounds_its_tangent_with_its_value(layout):
 def test_an_average_moves_in_bfloat16_as_in_float32():
     """A thousandth of the way at a time: bfloat16 would stay where it is."""
     student = plane().bfloat16()
-    teacher = Average(student, decay=0.999).bfloat16()
+    teacher = EmaTarget(student, decay=0.999).bfloat16()
     expected, first = None, [p.detach().float() for p in student.parameters()]
     for step in range(200):
         asked = teacher(student, step)
@@ -443,7 +443,7 @@ def test_an_average_moves_in_bfloat16_as_in_float32():
 
 def test_an_average_follows_a_training_in_true_bfloat16():
     flow_map = plane()
-    objective = Joint(FlowMatching(), Semigroup(), 0.5, jumps=Average(flow_map, 0.999))
+    objective = Joint(FlowMatching(), Semigroup(), 0.5, jumps=EmaTarget(flow_map, 0.999))
     start = copy.deepcopy(objective.jumps.flow_map.state_dict())
     loop = fit(MapTraining(flow_map, objective, lr=0.1), 20, precision="bf16-true")
     moved = objective.jumps.flow_map.state_dict()
@@ -457,6 +457,6 @@ def test_an_average_follows_a_training_in_true_bfloat16():
 
 def test_an_average_in_float64_stays_there_and_is_asked_itself():
     student = exact_map()
-    teacher = Average(student, 0.9)
+    teacher = EmaTarget(student, 0.9)
     assert teacher(student, 0) is teacher.flow_map
     assert next(teacher.flow_map.parameters()).dtype == torch.float64

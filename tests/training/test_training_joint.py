@@ -34,9 +34,9 @@ class Off(PairObjective):
 
     x1 = None
 
-    def __call__(self, student, held, pairs, generator):
+    def __call__(self, student, target, pairs, generator):
         self.x0, self.x1, self.s, self.t, self.cond = pairs[:5]
-        self.held = held
+        self.target = target
         return 10 * pairs.x1[:, 0]
 
 

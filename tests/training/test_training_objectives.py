@@ -25,7 +25,7 @@ from steer.training import (
     FlowMapMatching,
     FlowMatching,
     GridStride,
-    Held,
+    Target,
     ImprovedMeanFlow,
     Lagrangian,
     MeanFlow,
@@ -631,10 +631,10 @@ def test_masks_are_new_at_every_call():
 
 def test_moment_matching_wants_groups_with_times_in_common():
     x0, x1, s, t = pairs(8)
-    held = Held(exact_map(), exact_map())
+    target = Target(exact_map(), exact_map())
     for part in (Pairs(x0, x1, s, t), Pairs(x0[:7], x1[:7], s[:1].expand(7), t[:1].expand(7))):
         with pytest.raises(ValueError, match=r"whole groups of 4 .*pairs=Grouped\(4\)"):
-            MomentMatching(4)(exact_map(), held, part, generator())
+            MomentMatching(4)(exact_map(), target, part, generator())
 
 
 @pytest.mark.parametrize("objective", ALL, ids=ALL_IDS)

@@ -19,10 +19,10 @@ from steer.networks import Mlp
 from steer.training import (
     Adaptive,
     AnyPair,
-    Average,
+    EmaTarget,
     Dyadic,
     FlowMatching,
-    Frozen,
+    TeacherTarget,
     Grouped,
     Joint,
     Lagrangian,
@@ -32,7 +32,7 @@ from steer.training import (
     Objective,
     OnGrid,
     OptimalTransport,
-    Own,
+    SelfTarget,
     Plain,
     Posterior,
     Semigroup,
@@ -50,12 +50,12 @@ def weights(flow_map):
 
 def test_own_weights_are_the_students():
     student = exact_map()
-    assert Own()(student, 3) is student
+    assert SelfTarget()(student, 3) is student
 
 
 def test_an_average_is_that_of_the_steps_however_often_it_is_asked():
     student = exact_map()
-    teacher, expected = Average(student, decay=0.9), None
+    teacher, expected = EmaTarget(student, decay=0.9), None
     for step in range(4):
         with torch.no_grad():
             student.network.bend += 1.0
@@ -68,11 +68,11 @@ def test_an_average_is_that_of_the_steps_however_often_it_is_asked():
 
 def test_an_average_resumes_from_what_was_saved():
     student = exact_map()
-    objective = Joint(FlowMatching(), Lagrangian(), velocity=Average(student, decay=0.5))
+    objective = Joint(FlowMatching(), Lagrangian(), velocity=EmaTarget(student, decay=0.5))
     objective.velocity(student, 0)
     with torch.no_grad():
         student.network.bend += 1.0
-    again = Joint(FlowMatching(), Lagrangian(), velocity=Average(exact_map(std=2.0), decay=0.5))
+    again = Joint(FlowMatching(), Lagrangian(), velocity=EmaTarget(exact_map(std=2.0), decay=0.5))
     again.load_state_dict(objective.state_dict())
     for o in (objective, again):
         assert o.velocity(student, 1).network.bend == 0.5
@@ -80,7 +80,7 @@ def test_an_average_resumes_from_what_was_saved():
 
 def test_a_frozen_teacher_is_neither_trained_nor_saved():
     teacher, student = exact_map(std=1.5), exact_map()
-    objective = Joint(None, Lagrangian(), velocity=Frozen(teacher))
+    objective = Joint(None, Lagrangian(), velocity=TeacherTarget(teacher))
     assert objective.state_dict() == {}
     assert list(objective.parameters()) == []
     x0, x1, _, _ = pairs(32)
@@ -93,7 +93,7 @@ def test_a_teacher_on_another_path_is_refused_with_the_way_to_convert_it():
     teacher = ResidualMap(exact_map().network, Trigonometric())
     x0, x1, _, _ = pairs(8)
     for objective in (
-        Joint(None, Lagrangian(), velocity=Frozen(teacher)),
+        Joint(None, Lagrangian(), velocity=TeacherTarget(teacher)),
         VelocityMatching(teacher),
     ):
         with pytest.raises(
@@ -113,7 +113,7 @@ def test_an_average_is_quiet_and_copies_buffers():
             return self.dropout(self.exact(x, s, t))
 
     student = ResidualMap(Network(), exact_map().schedule)
-    objective = Joint(FlowMatching(), Semigroup(), jumps=Average(student)).train()
+    objective = Joint(FlowMatching(), Semigroup(), jumps=EmaTarget(student)).train()
     student.network.seen += 5.0
     teacher = objective.jumps(student, 0)
     assert not teacher.network.dropout.training
@@ -126,14 +126,14 @@ def test_an_average_of_another_build_is_refused():
     wrong = ResidualMap(torch.nn.Linear(2, 2), exact_map().schedule)
     with pytest.raises(
         ValueError,
-        match=r"^Average was given another map .*: network\.bend should be \(\) and is nothing",
+        match=r"^EmaTarget was given another map .*: network\.bend should be \(\) and is nothing",
     ):
-        Average(wrong)(exact_map(), 0)
+        EmaTarget(wrong)(exact_map(), 0)
 
 
 def test_a_frozen_student_is_refused():
     student = exact_map()
-    objective = Joint(None, Lagrangian(), velocity=Frozen(OdeMap(student, student.schedule, 4)))
+    objective = Joint(None, Lagrangian(), velocity=TeacherTarget(OdeMap(student, student.schedule, 4)))
     x0, x1, _, _ = pairs(8)
     with pytest.raises(
         ValueError, match=r"the frozen teacher is the student itself; give it copy\.deepcopy"
@@ -160,7 +160,7 @@ class TwoLaws(torch.nn.Module):
 
 def test_guidance_is_remembered_by_objective_and_map_and_not_applied_twice():
     teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
-    assert Joint(None, Lagrangian(), velocity=Frozen(teacher)).guidance == 3.0
+    assert Joint(None, Lagrangian(), velocity=TeacherTarget(teacher)).guidance == 3.0
     assert Joint(VelocityMatching(teacher), Semigroup()).guidance == 3.0
     assert Joint(FlowMatching(), Semigroup()).guidance == 1.0
     guided = ResidualMap(exact_map().network, exact_map().schedule, guidance=3.0)
@@ -173,7 +173,7 @@ def test_a_guided_velocity_beside_a_diagonal_from_data_is_refused():
     with pytest.raises(
         ValueError, match=r"guided by 3\.0 and the diagonal one guided by 1\.0.*VelocityMatching"
     ):
-        Joint(FlowMatching(), Lagrangian(), velocity=Frozen(teacher))
+        Joint(FlowMatching(), Lagrangian(), velocity=TeacherTarget(teacher))
 
 
 def test_guidance_is_remembered_through_whatever_wraps_the_map():
@@ -190,9 +190,9 @@ def test_guidance_is_remembered_through_whatever_wraps_the_map():
     assert [flow_map.guidance for flow_map in wrapped] == [3.0] * len(wrapped)
     objective = Joint(VelocityMatching(guided), Semigroup())
     assert OptimalTransport(objective).guidance == Posterior(objective).guidance == 3.0
-    assert Joint(None, Semigroup(), jumps=Frozen(guided)).guidance == 3.0
+    assert Joint(None, Semigroup(), jumps=TeacherTarget(guided)).guidance == 3.0
     with pytest.raises(ValueError, match=r"guided by 3\.0 and the diagonal one guided by 1\.0"):
-        Joint(FlowMatching(), Semigroup(), jumps=Frozen(guided))
+        Joint(FlowMatching(), Semigroup(), jumps=TeacherTarget(guided))
 
 
 def test_a_guided_teacher_teaches_its_guided_velocity():
@@ -201,7 +201,7 @@ def test_a_guided_teacher_teaches_its_guided_velocity():
     """
     teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
     x0, x1, _, _ = pairs(64)
-    objective = Joint(VelocityMatching(teacher), Lagrangian(), 0.5, velocity=Frozen(teacher))
+    objective = Joint(VelocityMatching(teacher), Lagrangian(), 0.5, velocity=TeacherTarget(teacher))
     loss = objective(exact_map(mean=(6.0, 0.0)), x0, x1, torch.ones(64), generator(), 0)
     assert loss.total < 1e-20
     assert objective(exact_map(mean=(2.0, 0.0)), x0, x1, torch.ones(64), generator(), 0).total > 0.1
@@ -352,7 +352,7 @@ def test_shortcuts_rest_on_the_velocity():
 
 @pytest.mark.parametrize(
     "of",
-    [lambda t: Joint(None, Lagrangian(), velocity=Frozen(t)), VelocityMatching],
+    [lambda t: Joint(None, Lagrangian(), velocity=TeacherTarget(t)), VelocityMatching],
     ids=["jumps", "velocity"],
 )
 def test_a_teacher_of_another_shape_is_refused_in_one_line(of):

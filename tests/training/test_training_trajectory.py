@@ -14,13 +14,13 @@ from steer.analytic import GaussianMixture
 from steer.flow_map import FlowMap, ResidualMap
 from steer.interpolant import Linear
 from steer.lookahead.glass_flow import GlassFlow
-from steer.training import Frozen, Held, Joint, Pairs, Perceptual, Posterior, Trajectory
+from steer.training import TeacherTarget, Target, Joint, Pairs, Perceptual, Posterior, Trajectory
 from steer.training.trajectory import Path
 
 
 def residual(objective, student, drawn, cond=None, teacher=None):
     teacher = teacher or exact_map()
-    return objective(student, Held(teacher, teacher), Pairs(*drawn, cond), generator())
+    return objective(student, Target(teacher, teacher), Pairs(*drawn, cond), generator())
 
 
 class Drift(FlowMap):
@@ -132,7 +132,7 @@ def test_it_is_distilled_without_data():
         exact_map(mean=(0.0, 0.0), std=1.3, bend=0.3),
         {"mean": (0.5, 0.8), "std": 0.8},
     )
-    objective = Joint(None, Trajectory(16, shared=4), velocity=Frozen(exact_map(**wanted)))
+    objective = Joint(None, Trajectory(16, shared=4), velocity=TeacherTarget(exact_map(**wanted)))
     optimizer = torch.optim.Adam(student.parameters(), 0.05)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
     chance = generator(3)
@@ -166,7 +166,7 @@ def test_a_path_needs_a_step_and_serves_a_pair(wrong):
 def test_it_teaches_draws_from_the_posterior_too():
     """Inside `Posterior` the condition is a context, whose rows go with their paths."""
     law = GaussianMixture([[2.0, 0.0], [-1.0, 1.5]], [0.8, 1.0])
-    joint = Joint(None, Trajectory(16, shared=2), velocity=Frozen(GlassFlow(law)))
+    joint = Joint(None, Trajectory(16, shared=2), velocity=TeacherTarget(GlassFlow(law)))
     x0, x1, _, _ = pairs(64)
     student = ResidualMap(OfGlass(GlassFlow(law, steps=16)), Linear())
     assert Posterior(joint)(student, x0, x1, None, generator(), 0).total < 1e-2

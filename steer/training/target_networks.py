@@ -2,7 +2,7 @@
 
     teacher(student, step) -> the FlowMap to ask, from which no gradient comes.
 
-`Own` makes an objective self-distillation, `Frozen` makes it distillation; `Average` steadies the
+`SelfTarget` makes an objective self-distillation, `TeacherTarget` makes it distillation; `EmaTarget` steadies the
 former.
 """
 
@@ -17,10 +17,10 @@ from steer.checkpoint import difference
 from steer.flow_map import Cond, FlowMap
 from steer.networks.shapes import WrongShape
 
-__all__ = ["Average", "Frozen", "Own", "Teacher"]
+__all__ = ["EmaTarget", "TeacherTarget", "SelfTarget", "TargetNetwork"]
 
 
-class Teacher(nn.Module, ABC):
+class TargetNetwork(nn.Module, ABC):
     """The map that is held fixed while the student learns.
 
     `guidance` is the weight of classifier-free guidance in its velocity, or None where that is the
@@ -37,14 +37,14 @@ class Teacher(nn.Module, ABC):
         """Raises ValueError if it cannot be asked about samples and conditions such as these."""
 
 
-class Own(Teacher):
+class SelfTarget(TargetNetwork):
     """The student's own current weights: self-distillation (Boffi et al. 2025, arXiv 2505.18825)."""
 
     def forward(self, student: FlowMap, step: int) -> FlowMap:
         return student
 
 
-class Average(Teacher):
+class EmaTarget(TargetNetwork):
     """The exponential moving average of the student's weights, w <- d w + (1 - d) w_student at
     every step.
 
@@ -70,7 +70,7 @@ class Average(Teacher):
         self.register_buffer("last", torch.tensor(-1))
         self._apply(lambda tensor: tensor)  # a map that is in less already
 
-    def train(self, mode: bool = True) -> "Average":
+    def train(self, mode: bool = True) -> "EmaTarget":
         """Stays as it is: a teacher drops nothing out."""
         return self
 
@@ -95,7 +95,7 @@ class Average(Teacher):
             self.rounded = (rounded,)
         return self.rounded[0]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Average":
+    def _apply(self, fn: Any, recurse: bool = True) -> "EmaTarget":
         """Moves as it is told to, but to no precision below float32, which `fn` would round to."""
 
         def kept(tensor: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Average(Teacher):
         own, other = self.flow_map.state_dict(), student.state_dict()
         if differs := difference(other, own):
             raise ValueError(
-                f"Average was given another map than the student: {differs}; build it from the student"
+                f"EmaTarget was given another map than the student: {differs}; build it from the student"
             )
         learned = dict(student.named_parameters())
         for name, average in own.items():
@@ -124,7 +124,7 @@ class Average(Teacher):
                 average.copy_(other[name])
 
 
-class Frozen(Teacher):
+class TeacherTarget(TargetNetwork):
     """A finished model, guided or not: distillation. It is neither trained nor saved with the run.
 
     Args:

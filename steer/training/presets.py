@@ -25,7 +25,7 @@ from steer.training.imm import MomentMatching
 from steer.training.joint import Joint
 from steer.training.lagrangian import AverageLagrangian, Lagrangian
 from steer.training.semigroup import Semigroup
-from steer.training.teachers import Average, Frozen
+from steer.training.target_networks import EmaTarget, TeacherTarget
 from steer.training.times import (
     AnyPair,
     Dyadic,
@@ -58,21 +58,21 @@ class Setting(NamedTuple):
         """Steps on the diagonal alone: a sixth."""
         return self.steps // 6
 
-    def average(self, decay: float) -> Average:
+    def average(self, decay: float) -> EmaTarget:
         """A moving average of the student, over a twentieth of the training at the most."""
         if self.student is None:
             raise ValueError(
                 "this method believes a moving average of its student; pass student=, the map it trains"
             )
-        return Average(self.student, min(decay, max(1 - 20 / self.steps, 0.0)))
+        return EmaTarget(self.student, min(decay, max(1 - 20 / self.steps, 0.0)))
 
-    def frozen(self) -> Frozen:
+    def frozen(self) -> TeacherTarget:
         """The teacher."""
         if self.teacher is None:
             raise ValueError(
                 "this method distils a teacher; pass teacher=, a flow map, such as steer.load('fashion')"
             )
-        return Frozen(self.teacher)
+        return TeacherTarget(self.teacher)
 
 
 class Method(NamedTuple):
