@@ -1,15 +1,13 @@
-"""steer compare: several methods, one model and one reward, at equal evaluations per returned
-sample, over several seeds.
+"""steer compare: several methods at equal evaluations per returned sample, over several seeds.
 
-Where a method has more particles than samples are asked for, those returned are drawn by the
-weights, and bear the cost of all.
-
-A cell is a method at a budget with a seed. All its chance is keyed by the three, and it is kept in
-the run folder, so that a run that was stopped goes on where it was, to the same numbers.
+Where a method has more particles than samples are asked for, the returned ones are drawn by the
+weights and bear the cost of all. A cell is a method at a budget with a seed: these three key all of
+its randomness, and its results are kept in the run folder, so that a run that was stopped resumes
+to the same numbers.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,24 @@ from urllib.parse import quote
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
-from recipes.comparison.benchmark import Arena
+from recipes.comparison.benchmark import Benchmark
 from recipes.comparison.budget import Fit, Plan, Price, Sizer
-from recipes.comparison.cells import Scales, average_row, cell, read, write
+from recipes.comparison.cells import CellMetrics, average_row, cell, read, write
 from recipes.evaluation.closed_form import closed_form
-from recipes.evaluation.metrics import Figures, Measure
+from recipes.evaluation.metrics import Figures
 from recipes.reporting import pictures
-from recipes.reporting.figures import Gallery, Picture
+from recipes.reporting.figures import Gallery, Picture, gallery_of
 from recipes.reporting.publish import publish
-from recipes.reporting.tables import CONTEST, contest, left_out, markdown, measured, words
+from recipes.reporting.tables import METRICS, left_out, markdown, measured, method_tables, words
 from recipes.setup import builders, run_directory
-from recipes.setup.dry_run import rehearse
+from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
-from recipes.setup.progress_bar import bar, warned_of
+from recipes.setup.progress_bar import bar, with_source
 from steer.data.stream import key
 from steer.progress import shown_by, track
 from steer.samplers import BestOfN, Result, Sampler
 
-PANELS = {  # in which way each is better, where the law aimed at is not known
+PANELS = {  # which way each is better, where the tilted law is not known
     "reward_mean": "higher",
     "heldout_reward_mean": "higher",
     "judge_accuracy": "higher",
@@ -43,149 +41,174 @@ PANELS = {  # in which way each is better, where the law aimed at is not known
     "law_distance": "lower",
     "log_z_error": "0",
 }
-SIZES = "plans.json"  # where the sizes are kept
-FREE = (
-    "methods",
-    "budgets",
-    "seeds",
-)  # to change when a run is resumed: what was measured of them is kept by itself
-SAID = {"sampler", "size", "candidates", "most"}  # of a method
-BEST = {
-    "best_of_N_by_1_jump": 1,
-    "best_of_N_by_4_jumps": 4,
-}  # what is added where no method is best of N
+PLANS = "plans.json"  # the sizes of the methods
+FREE = ("methods", "budgets", "seeds")  # may change when a run is resumed
+METHOD_KEYS = {"sampler", "size", "candidates", "most"}
+BEST_OF_N = {"best_of_N_by_1_jump": 1, "best_of_N_by_4_jumps": 4}  # added where no method is one
+
+Cells = dict[tuple[str, float], list[Figures]]  # by method and budget, one for each seed
 
 
 def compare(job: Job) -> Path:
     """Runs the config, or resumes it, and returns the run folder."""
-    job = replace(job, config=completed(job.config))
-    config = job.config
-    model, prompts, decode = (
-        builders.model_of(config),
-        builders.prompts_of(config),
-        builders.decode_of(config),
-    )
-    reward, heldout = (
-        builders.reward_of(node, decode, config) for node in (config.reward, config.heldout)
-    )
-    tilt, flow_map, price = (
-        builders.tilt_of(reward, config),
-        builders.told(model.flow_map, config),
-        Price(**config.price),
-    )
-    if tilt is None:
-        raise ValueError(
-            "steer compare needs a reward; give one, as in reward=my_file.py:my_function"
-        )
-    x0 = builders.noise(config, model.shape, len(prompts), model.dtype)
-    arena = Arena(
-        flow_map, tilt, prompts.cond, len(prompts), config.particles, x0[0, :0], config.max_batch
-    )
-    measure = Measure(reward, heldout, builders.judge_of(config), decode, prompts.cond)
-    methods, budgets, seeds = methods_of(config, arena, price), budgets_of(config), seeds_of(config)
-    rehearse(flow_map, x0, measure)
+    config = completed(job.config)
+    job = replace(job, config=config)
+    experiment = experiment_of(config)
+    price = Price(**config.price)
+    methods = methods_of(config, benchmark_of(experiment), price)
+    budgets = budgets_of(config)
+    seeds = seeds_of(config)
 
-    exact = closed_form(model.flow_map, tilt) if prompts.cond is None else None
-    folder = run_directory.to_resume(config, FREE) if config.run.resume else None
-    plans = plans_of(methods, budgets, folder, job.quiet)
-    scales = Scales(measure, exact)
+    old_folder = run_directory.to_resume(config, FREE) if config.run.resume else None
+    plans = plans_of(methods, budgets, old_folder, job.quiet)
+    folder = prepared(old_folder, config, methods, plans)
+    exact = None
+    if experiment.prompts.cond is None:
+        exact = closed_form(experiment.model.flow_map, experiment.tilt)
+    cell_metrics = CellMetrics(experiment.measure, exact)
+    cells = measure_all(folder, methods, plans, budgets, seeds, cell_metrics, job.quiet)
+
+    rows = [
+        {"method": name, "budget": b, **average_row(methods[name], plans[name], b, done)}
+        for (name, b), done in cells.items()
+    ]
+    warn_of_left_out(rows)
+    metrics: Figures = {
+        "method": "compare",
+        "rows": rows,
+        "seeds": seeds,
+        "exact_draws": cell_metrics.of_exact_draws(config.particles),
+    }
+    title = f"Comparison: {folder.name}"
+    claim_line = rules(price)
+    tables = [*method_tables(metrics), *left_out(metrics)]
+    page = markdown(title, f"{claim_line} {reading(len(seeds))}", tables)
+    (folder / "compare.md").write_text(page)
+    last = [row for row in rows if row["budget"] == budgets[-1]]
+    images = strips(gallery_of(experiment, folder), last, methods, seeds[0])
+    drawn = [*curves(folder, metrics), *images]
+    return publish(folder, job, metrics, title, claim_line, drawn, tables)
+
+
+def benchmark_of(experiment: Experiment) -> Benchmark:
+    """What every method is given."""
+    config = experiment.config
+    return Benchmark(
+        experiment.flow_map,
+        experiment.required_tilt(),
+        experiment.prompts.cond,
+        len(experiment.prompts),
+        config.particles,
+        experiment.x0[0, :0],
+        config.max_batch,
+    )
+
+
+def prepared(
+    folder: Path | None, config: DictConfig, methods: Mapping[str, Sizer], plans: Mapping[str, Plan]
+) -> Path:
+    """The run folder, new or resumed, with its config and plans written."""
     if folder is None:
         folder = run_directory.create(config)
     else:
         run_directory.save(config, folder)
     (folder / "cells").mkdir(exist_ok=True)
-    write(
-        folder / SIZES,
-        {name: {"method": asked(methods[name]), "plan": plan} for name, plan in plans.items()},
-    )
-    cells: dict[tuple[str, float], list[Figures]] = {
-        (name, b): [] for name in methods for b in budgets
-    }
+    kept = {name: {"method": identity(methods[name]), "plan": p} for name, p in plans.items()}
+    write(folder / PLANS, kept)
+    return folder
+
+
+def measure_all(
+    folder: Path,
+    methods: Mapping[str, Sizer],
+    plans: Mapping[str, Plan],
+    budgets: Sequence[float],
+    seeds: Sequence[int],
+    cell_metrics: CellMetrics,
+    quiet: bool,
+) -> Cells:
+    """All cells that have a size, seed by seed; samples are kept of the first seed."""
+    cells: Cells = {(name, b): [] for name in methods for b in budgets}
     todo = [(seed, name, b) for seed in seeds for name, b in cells if str(b) in plans[name].fits]
     said: set[tuple[str, str]] = set()
-    with bar("cells", job.quiet):
+    with bar("cells", quiet):
         for seed, name, b in track(todo):
-            path, chance = path_of(folder, name, methods[name], b, seed), (str(seed), name, str(b))
-            with shown_by(iter), warned_of(words(name), f"at {b:g} evaluations, seed {seed}", said):
-                cells[name, b].append(
-                    cell(path, methods[name], plans[name], b, chance, scales, seed == seeds[0])
-                )
-
-    rows = [
-        {"method": m, "budget": b, **average_row(methods[m], plans[m], b, done)}
-        for (m, b), done in cells.items()
-    ]
-    for name, reason in {
-        row["method"]: row["error"] for row in reversed(rows) if "error" in row
-    }.items():
-        if not any(row["method"] == name and "error" not in row for row in rows):
-            warnings.warn(f"methods.{name} is left out: {reason}", stacklevel=2)
-    draws, last = (
-        scales.of_draws(config.particles),
-        [row for row in rows if row["budget"] == budgets[-1]],
-    )
-    metrics: Figures = {"method": "compare", "rows": rows, "seeds": seeds, "exact_draws": draws}
-    title, claim_line, tables = (
-        f"Comparison: {folder.name}",
-        rules(price),
-        [*contest(metrics), *left_out(metrics)],
-    )
-    (folder / "compare.md").write_text(
-        markdown(title, f"{claim_line} {reading(len(seeds))}", tables)
-    )
-    gallery = Gallery(folder, model.shape, decode, prompts.titles)
-    drawn = [*curves(folder, metrics), *strips(gallery, last, methods, seeds[0])]
-    return publish(folder, job, metrics, title, claim_line, drawn, tables)
+            method = methods[name]
+            path = path_of(folder, name, method, b, seed)
+            source = (str(seed), name, str(b))
+            where = f"at {b:g} evaluations, seed {seed}"
+            first = seed == seeds[0]
+            with shown_by(iter), with_source(words(name), where, said):
+                done = cell(path, method, plans[name], b, source, cell_metrics, first)
+            cells[name, b].append(done)
+    return cells
 
 
-# --- what is asked ------------------------------------------------------------------------------
+def warn_of_left_out(rows: Sequence[Figures]) -> None:
+    """Warns of each method that has no row at any budget, with the reason at the smallest."""
+    able = {row["method"] for row in rows if "error" not in row}
+    reasons = {row["method"]: row["error"] for row in reversed(rows) if "error" in row}
+    for name, reason in reasons.items():
+        if name not in able:
+            warnings.warn(f"methods.{name} is left out: {reason}", stacklevel=3)
+
+
+# --- from the config ----------------------------------------------------------------------------
 def completed(config: DictConfig) -> DictConfig:
-    """The config without the methods that were taken out, and with best of N among them."""
+    """The config without the methods set to null, and with best of N among them."""
     plain: Any = OmegaConf.to_container(config)
     methods = {name: node for name, node in plain["methods"].items() if node is not None}
     if not methods:
         raise ValueError(
-            "methods is empty; name at least one, as in methods.mine.sampler._target_=steer.samplers.Sde"
+            "methods is empty; name at least one, "
+            "as in methods.mine.sampler._target_=steer.samplers.Sde"
         )
     for name, node in methods.items():
-        if not isinstance(node, dict) or "sampler" not in node or node.keys() - SAID:
+        if not isinstance(node, dict) or "sampler" not in node or node.keys() - METHOD_KEYS:
             raise ValueError(
-                f"methods.{name} has a sampler, and may have size, candidates and most; got {node!r}"
+                f"methods.{name} has a sampler, and may have size, candidates and most; "
+                f"got {node!r}"
             )
     if not any(type(sampler_of(name, node)) is BestOfN for name, node in methods.items()):
-        base = {"_target_": "steer.samplers.Jump", "max_batch": config.max_batch}
-        for name, k in BEST.items():
-            best = {"_target_": "steer.samplers.BestOfN", "base_sampler": {**base, "steps": k}}
-            methods.setdefault(name, {"sampler": best})
+        for name, steps in BEST_OF_N.items():
+            methods.setdefault(name, {"sampler": best_of_jumps(steps, config.max_batch)})
     done = OmegaConf.create({**plain, "methods": methods})
     OmegaConf.set_readonly(done, True)
     return done
 
 
+def best_of_jumps(steps: int, max_batch: int) -> dict[str, Any]:
+    """The node of best of N over samples of so many jumps."""
+    base = {"_target_": "steer.samplers.Jump", "max_batch": max_batch, "steps": steps}
+    return {"_target_": "steer.samplers.BestOfN", "base_sampler": base}
+
+
 def sampler_of(name: str, node: dict[str, Any]) -> Sampler:
-    """The sampler of a method as it stands, whatever its size will be."""
+    """The sampler of a method as it is written, whatever its size will be."""
     key = f"methods.{name}.sampler"
     with builders.at(key):
         return builders.sampler_of(node["sampler"], key)
 
 
-def methods_of(config: DictConfig, arena: Arena, price: Price) -> dict[str, Sizer]:
+def methods_of(config: DictConfig, benchmark: Benchmark, price: Price) -> dict[str, Sizer]:
     """The methods by name."""
-    methods: Any = OmegaConf.to_container(config.methods)
+    nodes: Any = OmegaConf.to_container(config.methods)
+    return {str(name): method_of(name, node, benchmark, price) for name, node in nodes.items()}
 
-    def method(
-        name: str,
-        sampler: Any,
-        size: str | None = None,
-        candidates: int | None = None,
-        most: float | None = None,
-    ) -> Sizer:
-        try:
-            return Sizer(sampler, size, candidates, arena, price, most)
-        except ValueError as error:
-            raise ValueError(f"methods.{name}: {error}") from error
 
-    return {str(name): method(name, **node) for name, node in methods.items()}
+def method_of(name: str, node: dict[str, Any], benchmark: Benchmark, price: Price) -> Sizer:
+    """One method. Raises ValueError, naming it, if its size cannot be varied as asked."""
+    try:
+        return Sizer(
+            node["sampler"],
+            node.get("size"),
+            node.get("candidates"),
+            benchmark,
+            price,
+            node.get("most"),
+        )
+    except ValueError as error:
+        raise ValueError(f"methods.{name}: {error}") from error
 
 
 def budgets_of(config: DictConfig) -> list[float]:
@@ -193,152 +216,149 @@ def budgets_of(config: DictConfig) -> list[float]:
     budgets = list(config.budgets)
     if not budgets or not all(isinstance(b, int | float) and b > 0 for b in budgets):
         raise ValueError(
-            f"budgets is a list of evaluations per returned sample, such as [30, 100]; got {budgets}"
+            "budgets is a list of evaluations per returned sample, such as [30, 100]; "
+            f"got {budgets}"
         )
     return sorted(set(map(float, budgets)))
 
 
 def seeds_of(config: DictConfig) -> list[int]:
     """The seeds: so many from config.seed, or those of a list."""
-    asked = 3 if config.seeds is None else config.seeds
-    seeds = (
-        list(range(config.seed, config.seed + asked))
-        if isinstance(asked, int)
-        else list(dict.fromkeys(asked))
-    )
+    wanted = 3 if config.seeds is None else config.seeds
+    if isinstance(wanted, int):
+        seeds = list(range(config.seed, config.seed + wanted))
+    else:
+        seeds = list(dict.fromkeys(wanted))
     if not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise ValueError(f"seeds is how many, at least 1, or a list of whole numbers; got {asked}")
+        raise ValueError(f"seeds is how many, at least 1, or a list of whole numbers; got {wanted}")
     return seeds
 
 
 def plans_of(
-    methods: dict[str, Sizer], budgets: list[float], folder: Path | None, quiet: bool
+    methods: Mapping[str, Sizer], budgets: Sequence[float], folder: Path | None, quiet: bool
 ) -> dict[str, Plan]:
-    """The sizes of each method, as a run that is resumed has kept them, or solved for.
+    """The sizes of each method, as a resumed run has kept them, or searched for.
 
     Raises:
         ValueError: no method can be run, or none within one of the budgets.
     """
-    plans = {} if folder is None else kept_plans(folder / SIZES, methods, budgets)
+    plans = {} if folder is None else kept_plans(folder / PLANS, methods, budgets)
     with bar("sizes", quiet):
         for name in track([name for name in methods if name not in plans]):
             with shown_by(iter):
                 plans[name] = methods[name].plan(budgets)
-    able = {name: plan.least for name, plan in plans.items() if plan.least is not None}
-    if not able:
-        raise ValueError(
-            f"no method can be run: {next(iter(plans.values())).errors[str(budgets[0])]}"
-        )
-    cheapest = min(able, key=lambda name: able[name])
-    if able[cheapest] > budgets[0]:
-        needs = f"the cheapest method, {cheapest}, needs {able[cheapest]:g} evaluations per sample"
+    least = {name: plan.least for name, plan in plans.items() if plan.least is not None}
+    if not least:
+        reason = next(iter(plans.values())).errors[str(budgets[0])]
+        raise ValueError(f"no method can be run: {reason}")
+    cheapest = min(least, key=lambda name: least[name])
+    if least[cheapest] > budgets[0]:
+        needs = f"the cheapest method, {cheapest}, needs {least[cheapest]:g} evaluations per sample"
         raise ValueError(f"budgets has {budgets[0]:g}, but {needs}; raise it")
     return plans
 
 
-def asked(method: Sizer) -> dict[str, Any]:
+def identity(method: Sizer) -> dict[str, Any]:
     """What a method's plan depends on."""
-    return {**method.said, "most": method.most}
+    return {**method.identity, "most": method.most}
 
 
-def kept_plans(path: Path, methods: dict[str, Sizer], budgets: list[float]) -> dict[str, Plan]:
-    """The plans in a file, of the methods that are still what they were, if they know of all
-    budgets.
-    """
+def kept_plans(
+    path: Path, methods: Mapping[str, Sizer], budgets: Sequence[float]
+) -> dict[str, Plan]:
+    """The plans in a file that are still valid: of unchanged methods, and for all budgets."""
+    wanted = {str(b) for b in budgets}
     found = {}
     for name, kept in (read(path) if path.exists() else {}).items():
         plan = Plan(*kept["plan"])
-        same = name in methods and kept["method"] == asked(methods[name])
-        if same and {str(b) for b in budgets} <= plan.fits.keys() | plan.errors.keys():
+        same = name in methods and kept["method"] == identity(methods[name])
+        if same and wanted <= plan.fits.keys() | plan.errors.keys():
             found[name] = plan._replace(fits={b: Fit(*fit) for b, fit in plan.fits.items()})
     return found
 
 
-# --- what it shows ------------------------------------------------------------------------------
+# --- the report ---------------------------------------------------------------------------------
 def rules(price: Price) -> str:
-    """What makes the methods comparable, in one sentence."""
-    worth = (price.reward_forward, price.reward_backward)
-    rewards = (
-        f"a reward as {worth[0]:g}, its gradient as {worth[1]:g}"
-        if any(worth)
-        else "rewards as nothing"
-    )
+    """What makes the methods comparable."""
+    rewards = "rewards as nothing"
+    if price.reward_forward or price.reward_backward:
+        rewards = f"a reward as {price.reward_forward:g}, its gradient as {price.reward_backward:g}"
     return (
-        "Every method has the size that comes nearest to the budget of evaluations per returned sample without exceeding it: "
-        f"a forward pass of the network counts as 1, its backward as {price.backward:g}, {rewards}. "
-        "A method with more particles than there are samples to return pays for all of them, and returns some, drawn by their "
-        "weights."
+        "Every method has the size that comes nearest to the budget of evaluations per returned"
+        " sample without exceeding it: a forward pass of the network counts as 1, its backward as"
+        f" {price.backward:g}, {rewards}. A method with more particles than there are samples to"
+        " return pays for all of them, and returns some, drawn by their weights."
     )
 
 
 def reading(seeds: int) -> str:
     """How to read the figures."""
-    errors = (
-        f"± one standard error over {seeds} seeds, prompts as given"
-        if seeds > 1
-        else "of one seed, hence without errors"
-    )
+    errors = "of one seed, hence without errors"
+    if seeds > 1:
+        errors = f"± one standard error over {seeds} seeds, prompts as given"
     return (
-        f"By the weights of the samples, {errors}. No figure alone ranks the methods: a reward that was bought with held-out "
-        "reward, diversity or distance to the law is no gain."
+        f"By the weights of the samples, {errors}. No figure alone ranks the methods: a reward that"
+        " was bought with held-out reward, diversity or distance to the law is no gain."
     )
 
 
 def curves(folder: Path, metrics: Figures) -> list[Picture]:
     """curves.png: every figure against the evaluations that were spent."""
+    draws = metrics["exact_draws"] or {}
+    rows = [row for row in metrics["rows"] if "error" not in row]
     panels: dict[str, dict[str, list[pictures.Point]]] = {}
-    rows, draws = (
-        [row for row in metrics["rows"] if "error" not in row],
-        metrics["exact_draws"] or {},
-    )
-    for name, row in [(name, row) for name in PANELS for row in rows if measured(row, name)]:
-        points = panels.setdefault(titled(name, draws), {}).setdefault(words(row["method"]), [])
-        points.append(
-            pictures.Point(row["spent"], row[name], row[f"{name.removesuffix('_mean')}_std_error"])
-        )
+    for name in PANELS:
+        for row in rows:
+            if measured(row, name):
+                panel = panels.setdefault(titled(name, draws), {})
+                panel.setdefault(words(row["method"]), []).append(point(row, name))
     if not panels:
         return []
-    levels = {titled(name, draws): draws[name] for name in PANELS if measured(draws, name)}
-    ticks = sorted({row["budget"] for row in rows})
-    across, distances = "evaluations per returned sample", [titled("law_distance", draws)]
-    pictures.contest(folder / "curves.png", panels, across, ticks, levels, distances=distances)
-    return [(reading(len(metrics["seeds"])), folder / "curves.png")]
+    path = folder / "curves.png"
+    pictures.cost_curves(
+        path,
+        panels,
+        across="evaluations per returned sample",
+        ticks=sorted({row["budget"] for row in rows}),
+        levels={titled(name, draws): draws[name] for name in PANELS if measured(draws, name)},
+        distances=[titled("law_distance", draws)],
+    )
+    return [(reading(len(metrics["seeds"])), path)]
+
+
+def point(row: Figures, name: str) -> pictures.Point:
+    """A figure of a row against its cost, with its standard error."""
+    return pictures.Point(row["spent"], row[name], row[f"{name.removesuffix('_mean')}_std_error"])
 
 
 def titled(name: str, draws: Figures) -> str:
     """A panel's title."""
-    better = (
-        "as exact draws have it"
-        if PANELS[name] == "higher" and measured(draws, name)
-        else f"{PANELS[name]} is better"
-    )
-    return f"{CONTEST[name]} ({better})"
+    better = f"{PANELS[name]} is better"
+    if PANELS[name] == "higher" and measured(draws, name):
+        better = "as exact draws have it"
+    return f"{METRICS[name]} ({better})"
 
 
 def strips(
-    gallery: Gallery, rows: Sequence[Figures], methods: dict[str, Sizer], seed: int
+    gallery: Gallery, rows: Sequence[Figures], methods: Mapping[str, Sizer], seed: int
 ) -> list[Picture]:
     """grid.png: images of every method at the largest budget, of the first seed."""
-    done = [row for row in rows if "error" not in row]
-    if len(gallery.shape) != 3 or not done:
+    if len(gallery.shape) != 3:
         return []
     panels = {}
-    for row in done:
-        path = path_of(gallery.folder, row["method"], methods[row["method"]], row["budget"], seed)
-        if (
-            samples := path.with_suffix(".safetensors")
-        ).exists():  # not where it was another run's second seed
+    for row in rows:
+        if "error" in row:
+            continue
+        name = row["method"]
+        path = path_of(gallery.folder, name, methods[name], row["budget"], seed)
+        samples = path.with_suffix(".safetensors")
+        if samples.exists():  # not where it was another run's second seed
             kept = load_file(samples)
-            panels[words(row["method"])] = Result(kept["x"], kept["log_w"], None)
-    if not panels:
-        return []
-    return gallery.samples(panels)
+            panels[words(name)] = Result(kept["x"], kept["log_w"], None)
+    return gallery.samples(panels) if panels else []
 
 
 def path_of(folder: Path, name: str, method: Sizer, budget: float, seed: int) -> Path:
-    """Where a cell is kept, by all that it depends on."""
-    return (
-        folder
-        / "cells"
-        / f"{quote(name, safe='')}_{budget:g}_{seed}_{key(str(budget), str(method.said)):016x}.json"
-    )
+    """The file of a cell, by all that it depends on."""
+    code = key(str(budget), str(method.identity))
+    return folder / "cells" / f"{quote(name, safe='')}_{budget:g}_{seed}_{code:016x}.json"

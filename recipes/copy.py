@@ -1,4 +1,4 @@
-"""steer copy: a shipped config as a file of one's own."""
+"""steer copy: a shipped config copied to a new file."""
 
 import shutil
 from pathlib import Path

@@ -1,25 +1,23 @@
-"""steer evaluate: how near a map's samples are to the data, by each way of sampling, beside data
-against data.
-"""
+"""steer evaluate: distances of a map's samples to data, by each sampler, beside their floor."""
 
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
-from recipes.evaluation.metrics import Figures, Measure
-from recipes.evaluation.reference import Yardstick
+from recipes.evaluation.metrics import Figures
+from recipes.evaluation.reference import Reference
 from recipes.reporting import html
-from recipes.reporting.figures import Gallery
+from recipes.reporting.figures import gallery_of
 from recipes.reporting.publish import Headline, publish
 from recipes.reporting.tables import Table, words
 from recipes.setup import builders, run_directory
-from recipes.setup.dry_run import rehearse
+from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
-from steer.data.stream import keyed_generator
 from steer.samplers import Result, Sampler
 
 FLOOR = "data against data"
@@ -28,69 +26,66 @@ FLOOR = "data against data"
 def evaluate(job: Job) -> Path:
     """Runs the config and returns the run folder."""
     config = job.config
-    model, prompts, yardstick = (
-        builders.model_of(config),
-        builders.prompts_of(config),
-        builders.make(config.yardstick),
-    )
-    samplers = {
-        name: builders.sampler_of(node)
-        for name, node in config.samplers.items()
-        if node is not None
-    }
-    flow_map, decode = builders.told(model.flow_map, config), builders.decode_of(config)
-    if not isinstance(yardstick, Yardstick):
-        raise ValueError(
-            f"yardstick is one of recipes.evaluation.reference; got a {type(yardstick).__name__}"
-        )
-    if not samplers:
-        raise ValueError(
-            "samplers is empty; name at least one, as in samplers.1_jump._target_=steer.samplers.Jump"
-        )
-    x0 = builders.noise(config, model.shape, len(prompts), model.dtype)
-    rehearse(flow_map, x0, Measure(None, None, None, decode, prompts.cond))
+    reference = builders.made_as(Reference, config.reference)  # type: ignore[type-abstract]
+    samplers = samplers_of(config)
+    experiment = experiment_of(config)
     folder = run_directory.create(config)
 
-    def run(name: str, sampler: Sampler) -> tuple[Result, Figures]:
-        generator, start = (
-            keyed_generator("evaluate", config.seed, device=x0.device),
-            time.perf_counter(),
-        )
-        with bar(name, job.quiet):
-            result = sampler(flow_map, x0, None, prompts.cond, generator)
-        seconds = time.perf_counter() - start
-        x = (
-            result.x
-            if decode is None
-            else decode(result.x.flatten(0, 1)).unflatten(0, result.x.shape[:2])
-        )
-        labels = (
-            prompts.cond.cpu()
-            if config.condition.model and isinstance(prompts.cond, Tensor)
-            else None
-        )
-        evaluations = {"network_forward": result.evaluations.network_forward, "seconds": seconds}
-        return result, {**yardstick(x.cpu(), labels), **evaluations}
-
+    results: dict[str, Result] = {}
+    figures: dict[str, Figures] = {}
+    count = experiment.x0.shape[0] * experiment.x0.shape[1]
     with torch.no_grad():
-        results = {name: run(name, sampler) for name, sampler in samplers.items()}
-        floor = yardstick.floor(x0.shape[0] * x0.shape[1])
+        for name, sampler in samplers.items():
+            start = time.perf_counter()
+            with bar(name, job.quiet):
+                result = experiment.draw(sampler, None, "evaluate")
+            seconds = time.perf_counter() - start
+            results[name] = result
+            figures[name] = {
+                **compared(experiment, result, reference),
+                "network_forward": result.evaluations.network_forward,
+                "seconds": seconds,
+            }
+        floor = reference.floor(count)
     metrics: Figures = {
         "method": "evaluate",
-        "samples": x0.shape[0] * x0.shape[1],
-        "samplers": {name: figures for name, (_, figures) in results.items()},
+        "samples": count,
+        "samplers": figures,
         "floor": floor,
     }
-    gallery = Gallery(folder, model.shape, decode, prompts.titles)
-    drawn = gallery.samples(
-        {name.replace("_", " "): result for name, (result, _) in results.items()}
-    )
-    whose = config.model if isinstance(config.model, str) else "the map"
-    claim_line = f"The samples of {whose}, held against data."
+    panels = {words(name): result for name, result in results.items()}
+    drawn = gallery_of(experiment, folder).samples(panels)
+    model = config.model if isinstance(config.model, str) else "the map"
+    claim_line = f"The samples of {model}, compared with data."
+    tables = [table(metrics)]
     title = f"Evaluation: {folder.name}"
-    return publish(
-        folder, job, metrics, title, claim_line, drawn, [table(metrics)], headline(metrics)
-    )
+    return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
+
+
+def samplers_of(config: DictConfig) -> dict[str, Sampler]:
+    """The samplers by name, without those set to null. Raises ValueError if there is none."""
+    nodes = {name: node for name, node in config.samplers.items() if node is not None}
+    if not nodes:
+        raise ValueError(
+            "samplers is empty; name at least one, "
+            "as in samplers.1_jump._target_=steer.samplers.Jump"
+        )
+    return {name: builders.sampler_of(node) for name, node in nodes.items()}
+
+
+def compared(experiment: Experiment, result: Result, reference: Reference) -> Figures:
+    """The figures of the decoded samples against the reference.
+
+    Labels are compared as well where the model is given them.
+    """
+    x = result.x
+    if experiment.decode is not None:
+        x = experiment.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    cond = experiment.prompts.cond
+    labels = None
+    if experiment.config.condition.model and isinstance(cond, Tensor):
+        labels = cond.cpu()
+    return reference(x.cpu(), labels)
 
 
 def rows_of(metrics: Figures) -> dict[str, Figures]:
@@ -99,7 +94,7 @@ def rows_of(metrics: Figures) -> dict[str, Figures]:
 
 
 def headline(metrics: Figures) -> Headline:
-    """The first figure of the yardstick, of all."""
+    """The first figure of the reference, for each sampler and for data against data."""
     rows = rows_of(metrics)
     first = next(iter(rows[FLOOR]))
     return [(f"{words(first)}, {words(row)}", figures[first]) for row, figures in rows.items()]

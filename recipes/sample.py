@@ -1,6 +1,4 @@
-"""steer sample: noise -> samples that a reward has steered, beside unsteered ones from the same
-noise.
-"""
+"""steer sample: samples steered by a reward, beside unsteered ones from the same noise."""
 
 import time
 import warnings
@@ -10,102 +8,91 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recipes.evaluation.closed_form import closed_form
-from recipes.evaluation.metrics import Figures, Measure, of_population
+from recipes.evaluation.metrics import Figures, of_population
 from recipes.reporting import html
-from recipes.reporting.figures import Gallery
+from recipes.reporting.figures import gallery_of
 from recipes.reporting.publish import Headline, publish
 from recipes.reporting.tables import comparison, cost
-from recipes.setup import builders, run_directory
-from recipes.setup.dry_run import rehearse
+from recipes.setup import run_directory
+from recipes.setup.builders import sampler_of
+from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
-from steer.data.stream import keyed_generator
 from steer.samplers import Result, Sampler
 from steer.tilt import Tilt
 
-FAR = 100.0  # times the reach of unsteered samples
+DIVERGED = 100.0  # times the reach of unsteered samples
 
 
 def sample(job: Job) -> Path:
     """Runs the config and returns the run folder."""
     config = job.config
-    model, prompts, decode = (
-        builders.model_of(config),
-        builders.prompts_of(config),
-        builders.decode_of(config),
-    )
-    reward, heldout = (
-        builders.reward_of(node, decode, config) for node in (config.reward, config.heldout)
-    )
-    tilt, judge = builders.tilt_of(reward, config), builders.judge_of(config)
-    sampler, base_sampler = builders.sampler_of(config.sampler), builders.sampler_of(config.base)
-    flow_map, x0 = (
-        builders.told(model.flow_map, config),
-        builders.noise(config, model.shape, len(prompts), model.dtype),
-    )
-    measure = Measure(
-        reward, heldout, judge, decode, prompts.cond, config.tilt.on_nonfinite == "reject"
-    )
-    rehearse(flow_map, x0, measure)
+    experiment = experiment_of(config)
+    sampler = sampler_of(config.sampler)
+    base_sampler = sampler_of(config.base)
     folder = run_directory.create(config)
 
-    def run(sampler: Sampler, tilt: Tilt | None, name: str) -> tuple[Result, float]:
-        generator, start = keyed_generator(name, config.seed, device=x0.device), time.perf_counter()
-        with bar(name, job.quiet):
-            result = sampler(flow_map, x0, tilt, prompts.cond, generator)
-        return result, time.perf_counter() - start
-
     with run_directory.dropped_if_refused(folder):
-        base, base_seconds = run(base_sampler, None, "unsteered")
-        steered, seconds = run(sampler, tilt, "steered")
-    warn_of_flight(steered.x, base.x)
-    save_file({"x": own(steered.x), "log_w": own(steered.log_w)}, folder / "samples.safetensors")
+        base, base_seconds = timed(experiment, base_sampler, None, "unsteered", job)
+        steered, seconds = timed(experiment, sampler, experiment.tilt, "steered", job)
+    warn_if_diverged(steered.x, base.x)
+    tensors = {"x": own(steered.x), "log_w": own(steered.log_w)}
+    save_file(tensors, folder / "samples.safetensors")
 
-    exact = None if config.guidances else closed_form(model.flow_map, tilt)
+    exact = None if config.guidances else closed_form(experiment.model.flow_map, experiment.tilt)
     metrics: Figures = {
         "method": type(sampler).__name__,
         "claim": steered.claim or sampler.claim,
-        **measure(steered),
+        **experiment.measure(steered),
         **of_population(steered),
         "log_z_exact": None if exact is None else exact.log_z,
         "seconds": seconds,
-        **{f"base_{name}": value for name, value in measure(base).items()},
+        **{f"base_{name}": value for name, value in experiment.measure(base).items()},
         "base_evaluations": of_population(base)["evaluations"],
         "base_seconds": base_seconds,
     }
-    gallery = Gallery(folder, model.shape, decode, prompts.titles)
+    gallery = gallery_of(experiment, folder)
+    truth = None if exact is None else exact.draws()
     drawn = [
-        *gallery.samples(
-            {"unsteered": base, "steered": steered}, None if exact is None else exact.draws()
-        ),
-        *gallery.film(steered.trace, x0.device),
+        *gallery.samples({"unsteered": base, "steered": steered}, truth),
+        *gallery.film(steered.trace, experiment.x0.device),
         *gallery.curves(steered.trace, config.particles, metrics["base_reward_mean"]),
     ]
     tables = [comparison(metrics, "unsteered", "steered"), cost(metrics)]
-    title, claim_line = f"{metrics['method']}: {folder.name}", html.CLAIMS[metrics["claim"]]
+    title = f"{metrics['method']}: {folder.name}"
+    claim_line = html.CLAIMS[metrics["claim"]]
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 
 
-def warn_of_flight(steered: Tensor, unsteered: Tensor) -> None:
-    """Warns of samples so far out that the steering has most likely blown up: finite, but no sample
-    of anything.
-    """
-    reach, usual = float(steered.abs().max()), float(unsteered.abs().max())
-    if reach > FAR * max(usual, 1.0):  # noise, which both start from, reaches further than 1
+def timed(
+    experiment: Experiment, sampler: Sampler, tilt: Tilt | None, name: str, job: Job
+) -> tuple[Result, float]:
+    """The samples of one sampler and the seconds they took; `name` is the key of its randomness."""
+    start = time.perf_counter()
+    with bar(name, job.quiet):
+        result = experiment.draw(sampler, tilt, name)
+    return result, time.perf_counter() - start
+
+
+def warn_if_diverged(steered: Tensor, unsteered: Tensor) -> None:
+    """Warns of samples so far from the unsteered ones that the steering most likely diverged."""
+    reach = float(steered.abs().max())
+    usual = float(unsteered.abs().max())
+    if reach > DIVERGED * max(usual, 1.0):  # noise, which both start from, reaches further than 1
         warnings.warn(
-            f"steered samples reach {reach:.3g}, and unsteered ones {usual:.3g}: if the reward does not ask for that, the"
-            " steering has blown up; lower tilt.scale, or take more steps",
+            f"steered samples reach {reach:.3g}, unsteered ones {usual:.3g}: unless the reward asks"
+            " for that, the steering has diverged; lower tilt.scale, or take more steps",
             stacklevel=2,
         )
 
 
 def own(x: Tensor) -> Tensor:
-    """A tensor that shares its memory with none, as safetensors wants it."""
+    """A copy on the CPU that shares memory with no other tensor, as safetensors requires."""
     return x.detach().cpu().contiguous().clone()
 
 
 def headline(metrics: Figures) -> Headline:
-    """What to see first."""
+    """The figures at the head of the report."""
     return [
         ("reward, steered", metrics["reward_mean"]),
         ("reward, unsteered", metrics["base_reward_mean"]),

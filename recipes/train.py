@@ -1,6 +1,4 @@
-"""steer train: data -> a flow map, or a classifier, with its averaged weights in one safetensors
-file.
-"""
+"""steer train: a flow map, or a classifier, learned from data; its averaged weights are kept."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from recipes.reporting.figures import Gallery, Picture
 from recipes.reporting.publish import publish
 from recipes.reporting.tables import logged_table
 from recipes.setup import builders, run_directory
-from recipes.setup.dry_run import rehearse_decode
+from recipes.setup.dry_run import check_decode
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
 from recipes.training.checkpoints import guidance_of, learned, save, start_from
@@ -32,9 +30,11 @@ def train(job: Job) -> Path:
     """Runs the config, or resumes it, and returns the run folder."""
     config = job.config
     torch.manual_seed(config.seed)  # initial weights
-    loop, ema = builders.made_as(LightningModule, config.loop), builders.made_as(Ema, config.ema)
+    loop = builders.made_as(LightningModule, config.loop)
+    ema = builders.made_as(Ema, config.ema)
     data = builders.made_as(LightningDataModule, config.data)
-    module, guidance = learned(loop), guidance_of(loop)
+    module = learned(loop)
+    guidance = guidance_of(loop)
     if config.start is not None and not config.run.resume:
         with builders.at("start"):
             start_from(module, config.start)
@@ -60,7 +60,8 @@ def train(job: Job) -> Path:
         "seconds": fitted.seconds,
     }
     headline = [(name, metrics[name]) for name in ("steps", "parameters", "seconds")]
-    claim_line = f"{metrics['method']}, {metrics['steps']:,} steps. The weights kept are their moving average."
+    steps = f"{metrics['method']}, {metrics['steps']:,} steps."
+    claim_line = f"{steps} The weights kept are their moving average."
     drawn = [*samples(module, show, job, folder), *curves(folder)]
     return publish(
         folder,
@@ -75,23 +76,23 @@ def train(job: Job) -> Path:
 
 
 def watched(loop: Any) -> bool:
-    """Whether the loop learns jumps between any two times: no velocity, jumps to data or one jump
-    alone, and no inner map.
+    """Whether the loop learns jumps between any two times, whose identities can be checked.
+
+    False for a velocity alone, jumps to data alone, one jump alone, and an inner map.
     """
     match loop:
         case MapTraining(flow_map=ResidualMap(), objective=Joint() as joint):
-            alone = isinstance(joint.pairs, ToData) or (
-                isinstance(joint.pairs, OnGrid) and joint.pairs.n == 1
-            )
-            return joint.off_diagonal is not None and not alone
+            one_jump = isinstance(joint.pairs, OnGrid) and joint.pairs.n == 1
+            to_data = isinstance(joint.pairs, ToData)
+            return joint.off_diagonal is not None and not one_jump and not to_data
     return False
 
 
 def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:
-    """config.pictures: samples from the same noise, drawn while the map learns."""
+    """config.pictures: a callback that draws samples from the same noise during training."""
     prompts = builders.prompts_of(config)
     x0 = builders.noise(config, config.shape, len(prompts)).flatten(0, 1)
-    rehearse_decode(builders.decode_of(config), x0[:1])
+    check_decode(builders.decode_of(config), x0[:1])
     cond = None if prompts.cond is None else prompts.cond.repeat_interleave(config.particles, dim=0)
     return builders.made_as(
         Pictures, config.pictures, x0=x0, cond=cond, folder=folder / "pictures", ema=ema
@@ -99,11 +100,9 @@ def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:
 
 
 def samples(module: Any, show: list[Pictures], job: Job, folder: Path) -> list[Picture]:
-    """grid.png: what the finished map makes, by each sampler that drew while it learned."""
-    config, panels = (
-        job.config,
-        {name: sampler for each in show for name, sampler in each.samplers.items()},
-    )
+    """grid.png: samples of the trained map, by each sampler of config.pictures."""
+    config = job.config
+    panels = {name: sampler for each in show for name, sampler in each.samplers.items()}
     if not panels:
         return []
     prompts = builders.prompts_of(config)
@@ -125,7 +124,7 @@ def samples(module: Any, show: list[Pictures], job: Job, folder: Path) -> list[P
 
 
 def logged(folder: Path) -> dict[str, float]:
-    """What was logged, averaged over the last tenth of its course."""
+    """Every logged quantity, averaged over the last tenth of its values."""
     curves = read_csv_log(folder / LOG) if (folder / LOG).exists() else {}
     tails = {
         name: list(curve.values())[-max(len(curve) // 10, 1) :] for name, curve in curves.items()
@@ -134,9 +133,9 @@ def logged(folder: Path) -> dict[str, float]:
 
 
 def curves(folder: Path) -> list[Picture]:
-    """curves.png: everything that was logged."""
+    """curves.png: every logged quantity against the step."""
     if not (folder / LOG).exists():
         return []
     path = folder / "curves.png"
     pictures.training_curves(path, read_csv_log(folder / LOG))
-    return [("What was logged, against the step: as it was, and smoothed.", path)]
+    return [("Logged quantities against the step: raw, and smoothed.", path)]

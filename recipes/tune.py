@@ -1,27 +1,25 @@
-"""steer tune: a flow map and a reward -> a flow map that the reward likes better, held beside what
-it was.
-"""
+"""steer tune: a flow map tuned to a reward, beside the map it started from."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recipes.evaluation.metrics import Figures, Measure, whole
+from recipes.evaluation.metrics import Figures, whole
 from recipes.reporting import html
-from recipes.reporting.figures import Gallery
-from recipes.reporting.publish import publish
+from recipes.reporting.figures import gallery_of
+from recipes.reporting.publish import Headline, publish
 from recipes.reporting.tables import comparison, spent_table
-from recipes.setup import builders, run_directory
-from recipes.setup.dry_run import rehearse
+from recipes.setup import run_directory
+from recipes.setup.builders import made_as, make, sampler_of
+from recipes.setup.experiment import experiment_of
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
 from recipes.train import curves
 from recipes.training import trainable
 from recipes.training.checkpoints import origin
-from recipes.training.eval_callback import Watch
+from recipes.training.eval_callback import EvalCallback
 from recipes.training.trainer import check_trainer, fit
-from steer.data.stream import keyed_generator
 from steer.flow_map import FlowMap
 from steer.loops import Ema, RewardTuning
 from steer.samplers import Result
@@ -32,49 +30,40 @@ def tune(job: Job) -> Path:
     """Runs the config, or resumes it, and returns the run folder."""
     config = job.config
     torch.manual_seed(config.seed)  # initial weights of adapters
-    model, prompts, decode = (
-        builders.model_of(config),
-        builders.prompts_of(config),
-        builders.decode_of(config),
+    experiment = experiment_of(config, scale_by_condition=True)
+    sampler = sampler_of(config.sampler)
+    ema = made_as(Ema, config.ema)
+    tuned = trainable.learner_of(experiment.model.flow_map, config)
+    loop = make(
+        config.loop,
+        flow_map=tuned,
+        base=experiment.flow_map,
+        tilt=experiment.required_tilt(),
+        shape=experiment.model.shape,
+        prompts=trainable.Labels(experiment.prompts.cond),
     )
-    reward, heldout = (
-        builders.reward_of(node, decode, config) for node in (config.reward, config.heldout)
-    )
-    tilt, judge = builders.tilt_of(reward, config, by_condition=True), builders.judge_of(config)
-    sampler, ema = builders.sampler_of(config.sampler), builders.made_as(Ema, config.ema)
-    if tilt is None:
-        raise ValueError("steer tune needs a reward; give for instance reward=rewards.Brightness")
-    base, tuned = (
-        builders.told(model.flow_map, config),
-        trainable.learner_of(model.flow_map, config),
-    )
-    live = {"flow_map": tuned, "base": base, "tilt": tilt, "shape": model.shape}
-    loop = builders.make(config.loop, **live, prompts=trainable.Labels(prompts.cond))
     objective = objective_of(loop)
-    x0 = builders.noise(config, model.shape, len(prompts), model.dtype)
-    measure = Measure(reward, heldout, judge, decode, prompts.cond)
-    rehearse(base, x0, measure)
     check_trainer(config)
     folder = run_directory.resume(config) if config.run.resume else run_directory.create(config)
 
     def drawn_from(flow_map: FlowMap) -> Result:
-        return sampler(
-            flow_map, x0, None, prompts.cond, keyed_generator("tune", config.seed, device=x0.device)
-        )
+        return experiment.draw(sampler, None, "tune", flow_map)
 
     with bar("before", job.quiet):
-        before = drawn_from(base)
-    watch = Watch(lambda flow_map: measure(drawn_from(flow_map)), config.watch_every, ema)
+        before = drawn_from(experiment.flow_map)
+    watch = EvalCallback(
+        lambda flow_map: experiment.measure(drawn_from(flow_map)), config.watch_every, ema
+    )
     fitted = fit(loop, None, folder, job, ema, [watch])
     with bar("after", job.quiet):
-        after = drawn_from(tuned.to(x0.device).eval())
+        after = drawn_from(tuned.to(experiment.x0.device).eval())
     sizes = trainable.parameters(tuned)
-    trainable.save(tuned, folder, config, model, **origin(job, fitted.steps))
+    trainable.save(tuned, folder, config, experiment.model, **origin(job, fitted.steps))
 
     metrics: Figures = {
         "method": type(objective).__name__,
         "claim": objective.claim,
-        **measure(after),
+        **experiment.measure(after),
         "log_z": None,
         "ess_min": None,
         "resamples": 0,
@@ -83,29 +72,30 @@ def tune(job: Job) -> Path:
         **sizes,
         "steps": fitted.steps,
         "seconds": fitted.seconds,
-        **{f"base_{name}": value for name, value in measure(before).items()},
+        **{f"base_{name}": value for name, value in experiment.measure(before).items()},
     }
-    drawn = [
-        *Gallery(folder, model.shape, decode, prompts.titles).samples(
-            {"base": before, "tuned": after}
-        )
-    ]
-    headline = [
+    samples = gallery_of(experiment, folder).samples({"base": before, "tuned": after})
+    drawn = [*samples, *curves(folder)]
+    tables = [comparison(metrics, "base", "tuned"), spent_table(metrics)]
+    title = f"{metrics['method']}: {folder.name}"
+    claim_line = html.CLAIMS[metrics["claim"]]
+    return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
+
+
+def headline(metrics: Figures) -> Headline:
+    """The figures at the head of the report."""
+    return [
         ("reward, tuned", metrics["reward_mean"]),
         ("reward, base", metrics["base_reward_mean"]),
         ("judge's accuracy, tuned", metrics["judge_accuracy"]),
     ]
-    tables = [comparison(metrics, "base", "tuned"), spent_table(metrics)]
-    title, claim_line = f"{metrics['method']}: {folder.name}", html.CLAIMS[metrics["claim"]]
-    return publish(
-        folder, job, metrics, title, claim_line, [*drawn, *curves(folder)], tables, headline
-    )
 
 
 def objective_of(loop: Any) -> TuningObjective:
-    """What is descended, which says what it claims."""
+    """The tuning objective of a loop. Raises ValueError for another kind of loop or objective."""
     if isinstance(loop, RewardTuning) and isinstance(loop.objective, TuningObjective):
         return loop.objective
+    found = type(getattr(loop, "objective", loop)).__name__
     raise ValueError(
-        "loop is steer.loops.RewardTuning with an objective of steer.tuning; got something else"
+        "loop is steer.loops.RewardTuning with an objective of steer.tuning; got a " + found
     )

@@ -2,24 +2,19 @@
 likes them.
 """
 
-import inspect
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steer.conditions import Cond, condition_argument, name_of
+
 __all__ = ["FunctionReward", "Reward", "as_reward"]
 
-Cond: TypeAlias = Tensor | Sequence[str] | None
-"""One condition per sample: class labels (b,), embeddings (b, e), prompts, or none at all."""
-
 R = TypeVar("R", bound="Reward")
-# What a reward may call its condition; as in steer.tilt, which does not know this module.
-CONDITIONS = ("cond", "condition", "label", "labels", "prompt", "prompts", "text", "texts", "y")
-VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Reward(nn.Module, ABC):
@@ -92,7 +87,7 @@ class FunctionReward(Reward):
         self.function = function
         self.name = name_of(function)
         self.differentiable = differentiable
-        self.cond_argument = cond_argument(function, self.name)
+        self.cond_argument = condition_argument(function)
         self.freeze()
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
@@ -140,42 +135,6 @@ def as_reward(reward: object) -> Reward:
             f"expected a reward or a function of (x) or (x, cond), got {type(reward).__name__}: give one"
         )
     return FunctionReward(reward)
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """How to speak of a callable in an error: a function by its name, an object by its class."""
-    return function.__name__ if inspect.isroutine(function) else type(function).__name__
-
-
-def cond_argument(function: Callable[..., Any], name: str) -> str | None:
-    """The argument of a function that receives cond: the one of that name, else a second one of
-    CONDITIONS.
-    """
-    try:
-        signature = inspect.signature(
-            function.forward if isinstance(function, nn.Module) else function
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"reward '{name}': expected a function with a signature: wrap it in def reward(x)"
-        ) from error
-    required = [
-        p.name
-        for p in signature.parameters.values()
-        if p.default is p.empty and p.kind not in VARIADIC
-    ]
-    argument = "cond" if "cond" in signature.parameters else next(iter(required[1:]), None)
-    if argument not in (None, *CONDITIONS):
-        raise ValueError(
-            f"reward '{name}': its argument '{argument}' has no value; give it a default, or call it cond if it is one"
-        )
-    try:
-        signature.bind(None, **({argument: None} if argument else {}))
-    except TypeError as error:
-        raise ValueError(
-            f"reward '{name}': expected arguments (x) or (x, cond), got {signature}: mend them"
-        ) from error
-    return argument
 
 
 def one_line(error: Exception) -> str:

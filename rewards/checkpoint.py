@@ -1,34 +1,29 @@
-"""Classifiers on disk: safetensors with a JSON header that says how to build the network. Nothing
-is unpickled.
+"""Classifiers in the checkpoint format of `steer.checkpoint`, and the ones shipped with the package.
 
-The header, under the key "steer" of the file's metadata:
+The header, under the key "steer" of the safetensors metadata:
     {"format": "steer", "version": 1, "kind": "classifier",
      "build": {"_target_": "rewards.networks.ResidualClassifier", ...its arguments}, ...notes}
 """
 
-import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from rewards import networks
 from rewards.networks import Classifier
+from steer import checkpoint
+from steer.nearest import hint
 
 __all__ = ["load_classifier", "save_classifier"]
 
-FORMAT = {"format": "steer", "version": 1, "kind": "classifier"}
-SHIPPED = Path(__file__).parent / "weights"
+KIND = "classifier"
+TRUSTED = ("rewards.networks",)
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def save_classifier(
     path: str | Path, classifier: Classifier, notes: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a classifier of `rewards.networks` to one safetensors file.
+    """Write a classifier of `rewards.networks` to one safetensors file, atomically.
 
     Args:
         path: the file, usually ending in .safetensors; its folder is made if need be.
@@ -37,117 +32,44 @@ def save_classifier(
             values.
     """
     build = {"_target_": f"rewards.networks.{type(classifier).__name__}", **classifier.settings}
-    header = {**(notes or {}), **FORMAT, "build": build}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()
-    }
-    save_file(tensors, path, metadata={"steer": json.dumps(header)})
+    header = {**(notes or {}), "kind": KIND, "build": build}
+    checkpoint.write(classifier.state_dict(), Path(path), header)
 
 
 def load_classifier(name_or_path: str | Path) -> Classifier:
-    """A classifier by shipped name, such as "fashion-residual", or from a file; frozen, on the CPU.
+    """Load a classifier, frozen, on the CPU.
+
+    Args:
+        name_or_path: a shipped name, such as "fashion-residual", or a .safetensors file.
 
     Raises:
-        ValueError: if there is no such name or file, or the file is damaged, is no classifier of
-            ours, or holds weights of another shape than its header says.
+        ValueError: there is no such name or file, or the file is damaged, holds no classifier of
+            `rewards.networks`, or holds weights of another shape than its header says; names the
+            file and what is wrong.
     """
     path = find(name_or_path)
-    header, tensors = read(path)
-    classifier = build(header["build"], path)
-    check_shapes(classifier, tensors, path)
-    classifier.load_state_dict(tensors)
-    return classifier.requires_grad_(False).eval()
-
-
-def read_header(name_or_path: str | Path) -> dict[str, Any]:
-    """The JSON header of a classifier: how it is built, and the notes saved with it."""
-    return read(find(name_or_path))[0]
-
-
-def shipped() -> list[str]:
-    """The names of the classifiers that come with this package."""
-    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    header = checkpoint.read_header(path)
+    if header.get("kind") != KIND:
+        raise ValueError(f"{path}: expected kind {KIND!r}, got {header.get('kind')!r}")
+    module = checkpoint.load_module(path, TRUSTED)
+    if not isinstance(module, Classifier):
+        raise ValueError(f"{path}: expected a Classifier, got a {type(module).__name__}")
+    return module
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The file behind a shipped name or a path."""
-    path = (
-        SHIPPED / f"{name_or_path}.safetensors"
-        if str(name_or_path) in shipped()
-        else Path(name_or_path)
-    )
-    if path.is_file():
-        return path
-    near = difflib.get_close_matches(str(name_or_path), shipped(), n=1)
-    mend = f"did you mean '{near[0]}'?" if near else "mend the name or train one"
-    names = ", ".join(shipped()) or "none"
-    raise ValueError(
-        f"no classifier '{name_or_path}': expected a .safetensors file or a shipped name ({names}): {mend}"
-    )
-
-
-def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Header and tensors of a classifier file, the header checked."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError) as error:
+    """Find the file of a shipped name or a path. Raises ValueError if there is none."""
+    if str(name_or_path) in shipped():
+        return WEIGHTS / f"{name_or_path}.safetensors"
+    path = Path(name_or_path)
+    if not path.is_file():
+        ending = hint(name_or_path, shipped())
         raise ValueError(
-            f"{path}: expected a safetensors file, got {error}: fetch or train it again"
-        ) from error
-    header = parse(metadata.get("steer", "null"), path)
-    found = {key: header.get(key) for key in FORMAT}
-    if found != FORMAT or not isinstance(header.get("build"), dict):
-        raise ValueError(
-            f"{path}: expected the header of a classifier, {FORMAT}, got {found}: give another file"
+            f"no classifier '{name_or_path}': give a .safetensors file or a shipped name; {ending}"
         )
-    return header, tensors
+    return path
 
 
-def parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: expected JSON under 'steer', got {error}: save it with save_classifier"
-        ) from error
-    if not isinstance(header, dict):
-        raise ValueError(
-            f"{path}: expected a header under 'steer', got {header}: save it with save_classifier"
-        )
-    return header
-
-
-def build(settings: Mapping[str, Any], path: Path) -> Classifier:
-    """The network that a header describes, of the classes in `rewards.networks` and no other code."""
-    known = {
-        f"rewards.networks.{c.__name__}": c
-        for c in Classifier.__subclasses__()
-        if c.__module__ == networks.__name__
-    }
-    arguments = dict(settings)
-    target = arguments.pop("_target_", None)
-    if target not in known:
-        raise ValueError(
-            f"{path}: expected a network among {', '.join(known)}, got {target}: give another file"
-        )
-    try:
-        return known[target](**arguments)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"{path}: {target} cannot be built from its header ({error}): train it again"
-        ) from error
-
-
-def check_shapes(classifier: Classifier, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Weights in the file must be those of the network, name by name and shape by shape."""
-    expected = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise ValueError(
-                f"{path}: expected {name} of shape {expected.get(name)}, got {found.get(name)}: "
-                "the weights are not those of the header, train it again"
-            )
+def shipped() -> list[str]:
+    """List the names of the classifiers that come with this package."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))

@@ -64,7 +64,10 @@ class ClipScore(Reward):
         self, model: nn.Module, tokenizer: Tokenizer, prompt: str | None, scale: float
     ) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.prompt, self.scale = model, tokenizer, prompt, float(scale)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.scale = float(scale)
         self.preprocess = Preprocess(preprocess_config(model)).to(next(model.parameters()))
         self.embeddings: dict[str, Tensor] = {}
         self.freeze()

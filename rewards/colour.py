@@ -38,7 +38,8 @@ class Colour(Reward):
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
         if x.shape[1] != len(self.target):
-            expected, got = len(self.target), x.shape[1]
+            expected = len(self.target)
+            got = x.shape[1]
             raise ValueError(
                 f"Colour: expected images of {expected} channels, got {got}: give a target of {got} numbers"
             )

@@ -1,6 +1,5 @@
 """Rewards made of rewards: weighted sums, decoders in front, clipping behind, ensembles."""
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rewards.base import Cond, Reward, as_reward
+from steer.nearest import hint
 
 __all__ = ["Clipped", "Decoded", "Ensemble", "Smoothed", "Sum", "from_signed"]
 
@@ -60,10 +60,9 @@ class Sum(Composite):
 
     def set_weight(self, name: str, weight: float) -> None:
         if name not in self.weights:
-            near = difflib.get_close_matches(name, self.weights, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"Sum: expected weights for {', '.join(self.weights)}, got '{name}': did you mean '{near}'?"
-            )
+            known = ", ".join(self.weights)
+            ending = hint(name, self.weights, cutoff=0.0)
+            raise ValueError(f"Sum: expected weights for {known}, got '{name}': {ending}")
         if not math.isfinite(weight):
             raise ValueError(f"Sum: expected a finite weight for '{name}', got {weight}: mend it")
         self.weights[name] = float(weight)
@@ -103,7 +102,8 @@ class Decoded(Composite):
     ) -> None:
         super().__init__()
         self.reward = as_reward(reward)
-        self.decode, self.recompute = decode, recompute
+        self.decode = decode
+        self.recompute = recompute
         self.inherit([self.reward])
         self.freeze()
 
@@ -262,7 +262,10 @@ class Smoothed(Composite):
             )
         self.reward = as_reward(reward)
         self.inherit([self.reward])
-        self.noise, self.shift, self.views, self.seed = noise, shift, views, seed
+        self.noise = noise
+        self.shift = shift
+        self.views = views
+        self.seed = seed
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
         if self.shift and x.ndim != 4:

@@ -73,7 +73,8 @@ class JpegLike(Operator):
         self.register_buffer("colours", torch.tensor(TO_LUMINANCE, dtype=torch.float64))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        channels, (h, w) = x.shape[1], x.shape[2:]
+        channels = x.shape[1]
+        h, w = x.shape[2:]
         if channels not in (1, 3):
             raise ValueError(
                 f"JpegLike: expected images of 1 or 3 channels, got {channels}: decode them first"
@@ -89,10 +90,8 @@ class JpegLike(Operator):
 
     def quantised(self, levels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The blocks' cosine coefficients at multiples of the table."""
-        c, table = (
-            self.cosines.to(levels),
-            self.table.to(levels)[: levels.shape[1], None, :, None, :],
-        )
+        c = self.cosines.to(levels)
+        table = self.table.to(levels)[: levels.shape[1], None, :, None, :]
         blocks = levels.unflatten(3, (-1, 8)).unflatten(2, (-1, 8))  # b c rows 8 columns 8
         multiples = torch.einsum("ui,bcriks,vs->bcrukv", c, blocks, c) / table
         rounded = multiples + (multiples.round() - multiples).detach()
@@ -105,6 +104,7 @@ class JpegLike(Operator):
 
 def cosines() -> Float[Tensor, "8 8"]:
     """The orthonormal cosine transform of eight numbers: rows are frequencies."""
-    u, i = torch.arange(8, dtype=torch.float64)[:, None], torch.arange(8, dtype=torch.float64)
+    u = torch.arange(8, dtype=torch.float64)[:, None]
+    i = torch.arange(8, dtype=torch.float64)
     rows = torch.cos(math.pi * u * (2 * i + 1) / 16) / 2
     return torch.cat((rows[:1] / math.sqrt(2), rows[1:]))

@@ -36,7 +36,8 @@ class Linear(Reward):
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
         if x.shape[1:] != self.direction.shape:
-            expected, got = tuple(self.direction.shape), tuple(x.shape[1:])
+            expected = tuple(self.direction.shape)
+            got = tuple(x.shape[1:])
             raise ValueError(
                 f"Linear: expected samples of shape {expected}, got {got}: mend the direction"
             )

@@ -42,7 +42,8 @@ class Measurement(Reward):
             raise ValueError(
                 f"Measurement: expected a positive noise level, got {noise}: give its standard deviation"
             )
-        self.operator, self.noise = operator, float(noise)
+        self.operator = operator
+        self.noise = float(noise)
         self.register_buffer("y", y)
         self.freeze()
 

@@ -1,6 +1,5 @@
 """open_clip's models and tokenizers, with its failures told in one line."""
 
-import difflib
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable
@@ -8,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 
 from torch import Tensor, nn
+
+from steer.nearest import nearest
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -63,9 +64,10 @@ def import_open_clip() -> ModuleType:
 
 def check_known(open_clip: ModuleType, model: str, pretrained: str | None) -> None:
     """The model must be one that open_clip builds, and its weights a tag or a file."""
-    models, tags = open_clip.list_models(), open_clip.list_pretrained_tags_by_model(model)
+    models = open_clip.list_models()
+    tags = open_clip.list_pretrained_tags_by_model(model)
     if model not in models:
-        raise ValueError(f"open_clip has no model '{model}': {nearest(model, models)}")
+        raise ValueError(f"open_clip has no model '{model}': {hint(model, models)}")
     if pretrained is None:
         raise ValueError(
             f"'{model}' without weights would score at random: give pretrained= as a file or {known(tags)}"
@@ -74,7 +76,7 @@ def check_known(open_clip: ModuleType, model: str, pretrained: str | None) -> No
         return
     if not Path(pretrained).is_file():
         raise ValueError(
-            f"'{model}': no weights '{pretrained}', neither a file nor a tag: {nearest(pretrained, tags)}"
+            f"'{model}': no weights '{pretrained}', neither a file nor a tag: {hint(pretrained, tags)}"
         )
     if f"{model}-quickgelu" in models:
         warnings.warn(
@@ -84,9 +86,10 @@ def check_known(open_clip: ModuleType, model: str, pretrained: str | None) -> No
         )
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.4)
-    return f"did you mean '{near[0]}'?" if near else f"give {known(names)}"
+def hint(name: str, names: Iterable[str]) -> str:
+    """End an error message with the nearest name, or with all of them."""
+    close = nearest(name, names, cutoff=0.4)
+    return f"did you mean '{close}'?" if close else f"give {known(names)}"
 
 
 def known(names: Iterable[str]) -> str:

@@ -60,11 +60,6 @@ class LinearOperator(Operator):
         """argmin_z |z - x|^2 / 2 + step |A z - y|^2 / 2, step >= 0."""
         return x + self.adjoint(self.weighted(y - self(x), step))
 
-    def solve(self, b: Float[Tensor, "b *shape"], ridge: Step) -> Float[Tensor, "b *shape"]:
-        """(A^T A + ridge I)^-1 b, ridge > 0."""
-        x = b / over(ridge, b)
-        return x - self.adjoint(self.weighted(self(x), 1 / ridge))
-
 
 class Mask(LinearOperator):
     """The seen pixels of each sample, in order: inpainting. A A^T = I; `adjoint` puts them back,
@@ -217,7 +212,8 @@ class Blur(LinearOperator):
 
     def transfer(self, x: Tensor) -> Tensor:
         """The Fourier transform of the kernel on the grid of x, its middle moved to the corner."""
-        k, (h, w) = self.kernel.to(x), x.shape[-2:]
+        k = self.kernel.to(x)
+        h, w = x.shape[-2:]
         if k.shape[0] > h or k.shape[1] > w:
             raise ValueError(
                 f"Blur: expected images of at least {tuple(k.shape)} pixels, got {(h, w)}: cut the kernel"
@@ -283,7 +279,8 @@ class CompressedSensing(LinearOperator):
         return (y @ self.matrix.to(y)).unflatten(1, self.shape)
 
     def weighted(self, y: Float[Tensor, "b m"], step: Step) -> Float[Tensor, "b m"]:
-        step, axes = over(step, y), self.axes.to(y)
+        step = over(step, y)
+        axes = self.axes.to(y)
         return (y @ axes) * (step / (1 + step * self.gains.to(y))) @ axes.T
 
 

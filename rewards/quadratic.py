@@ -45,7 +45,8 @@ class Quadratic(Reward):
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
         if x.shape[1:] != self.center.shape:
-            expected, got = tuple(self.center.shape), tuple(x.shape[1:])
+            expected = tuple(self.center.shape)
+            got = tuple(x.shape[1:])
             raise ValueError(
                 f"Quadratic: expected samples of the center's shape {expected}, got {got}: mend the center"
             )

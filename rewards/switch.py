@@ -1,7 +1,6 @@
 """A reward for each prompt: who judges a sample is decided by its condition."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from rewards.base import Cond, Reward, as_reward
 from rewards.compose import Composite
+from steer.conditions import pick
 
 __all__ = ["Switch"]
 
@@ -44,21 +44,18 @@ class Switch(Composite):
         parts = [as_reward(reward) for reward in rewards.values()]
         if otherwise is not None:
             parts.append(as_reward(otherwise))
-        self.parts, self.open = nn.ModuleList(parts), otherwise is not None
+        self.parts = nn.ModuleList(parts)
+        self.open = otherwise is not None
         self.inherit(parts)
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
         places = torch.tensor(self.places(x, cond), device=x.device)
-        order, values = [], []
+        order = []
+        values = []
         for place in places.unique().tolist():
-            rows = (places == place).nonzero()[:, 0]
-            told: Any = cond
-            if isinstance(cond, Tensor):
-                told = cond[rows.to(cond.device)]
-            elif cond is not None:
-                told = [cond[i] for i in rows.tolist()]
-            order.append(rows)
-            values.append(self.parts[place](x[rows], told))
+            indices = (places == place).nonzero()[:, 0]
+            order.append(indices)
+            values.append(self.parts[place](x[indices], pick(cond, indices)))
         return torch.cat(values)[torch.cat(order).argsort()]
 
     def places(self, x: Float[Tensor, "b *shape"], cond: Cond) -> list[int]:

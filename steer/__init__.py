@@ -13,7 +13,8 @@ from steer.flow_map import FlowMap, OdeMap, ResidualMap
 from steer.interpolant import Linear, Schedule, Trigonometric, VariancePreserving
 from steer.maps.consistency import ConsistencyMap
 from steer.maps.rescheduled import Rescheduled
-from steer.tilt import NonFiniteReward, Tilt, Value
+from steer.tilt import NonFiniteReward, Tilt
+from steer.value import Value
 
 if TYPE_CHECKING:
     from steer import data, loops, metrics, networks, training, tuning

@@ -31,7 +31,8 @@ from typing import (
 
 from torch import Tensor, nn
 
-MOST, MOST_SEED = 2**31 - 1, 2**63 - 1  # of whole numbers; counts above the first never end
+MOST = 2**31 - 1
+MOST_SEED = 2**63 - 1  # of whole numbers; counts above the first never end
 SHOWN = 60  # characters of what came
 UNIONS = (Union, types.UnionType)
 
@@ -592,7 +593,8 @@ NAMES = {
 
 def words(annotation: Any) -> str:
     """What an annotation asks for, in a few words."""
-    origin, inner = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    inner = get_args(annotation)
     if annotation is None or annotation in NAMES:
         return NAMES[annotation or type(None)]
     if origin in UNIONS:

@@ -8,7 +8,6 @@ from a stranger cannot name other code, not even by way of a module that ours im
 ("steer.checkpoint.os.system").
 """
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -16,11 +15,12 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from steer.annotations import Built, annotated, is_open, named, refuse_misfits
+from steer.nearest import hint
 
 
 def resolve(name: str) -> Any:
@@ -61,7 +61,7 @@ def build(node: Any, trusted: Sequence[str] | None = None, path: str = "") -> An
 
     Args:
         node: nested dictionaries, lists and plain values.
-        trusted: if given, the only top-level packages whose classes a target may name.
+        trusted: if given, the only packages or modules whose classes a target may name.
         path: the key of the node in its config, with dots, for errors to name.
 
     Raises:
@@ -119,20 +119,24 @@ def target_of(node: dict, trusted: Sequence[str] | None, path: str) -> Any:
             raise ValueError(f"{at}a node has no key {key!r}; did you mean '_target_'?")
     if "_target_" not in node:
         return None
-    name, at = node["_target_"], f"{below(path, '_target_')}: " if path else ""
+    name = node["_target_"]
+    at = f"{below(path, '_target_')}: " if path else ""
     if not isinstance(name, str):
         raise ValueError(f"{at}a _target_ is a dotted path or file.py:Name; got {name!r}")
-    if trusted is not None and (".py:" in name or name.split(".")[0] not in trusted):
+    if trusted is not None and (".py:" in name or not within(name, trusted)):
         raise ValueError(_untrusted(name, trusted))
     try:
         target = resolve(name)
     except ValueError as error:
         raise ValueError(f"{at}{error}") from error
-    if trusted is not None and not (
-        inspect.isclass(target) and target.__module__.split(".")[0] in trusted
-    ):
+    if trusted is not None and not (inspect.isclass(target) and within(target.__module__, trusted)):
         raise ValueError(_untrusted(name, trusted))
     return target
+
+
+def within(name: str, packages: Sequence[str]) -> bool:
+    """Whether a dotted path lies in one of these packages or modules."""
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 def _untrusted(name: str, trusted: Sequence[str]) -> str:
@@ -176,7 +180,7 @@ def refuse_unknown(target: Any, name: str, arguments: dict[str, Any], path: str)
     for key in arguments:
         if key not in known:
             at = f"{below(path, key)}: " if path else ""
-            raise ValueError(f"{at}{name} takes no argument {key!r}{_nearest(str(key), known)}")
+            raise ValueError(f"{at}{name} takes no argument {key!r}; {hint(key, known)}")
 
 
 def _about(error: str, arguments: dict[str, Any], path: str) -> str:
@@ -209,7 +213,7 @@ def _attribute(owner: Any, attribute: str, where: str) -> Any:
             else {*dir(owner), *inside}
         )
         public = {n for n in names if not n.startswith("_")}
-        raise ValueError(f"{where} has no {attribute!r}{_nearest(attribute, public)}") from None
+        raise ValueError(f"{where} has no {attribute!r}; {hint(attribute, public)}") from None
 
 
 def _brought_in(module: Any, name: str) -> bool:
@@ -223,15 +227,6 @@ def _brought_in(module: Any, name: str) -> bool:
         else module.__name__
     )
     return inspect.ismodule(value) or from_where != module.__name__
-
-
-def _nearest(name: str, names: Collection[str]) -> str:
-    folded = {n.casefold(): n for n in sorted(names, reverse=True)}  # of Mlp and mlp, the class
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {folded[close[0]]!r}?"
-    shown = sorted(names)[:12]
-    return f"; there are: {', '.join(shown) or 'none'}{', ...' if len(shown) < len(names) else ''}"
 
 
 def _one_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ weights hash to, and loading it builds that map and puts the adapters on.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from steer.build import build
 from steer.flow_map import FlowMap
 
+FORMAT = {"format": "steer", "version": 1}
 TRUSTED = ("steer", "rewards")
 WEIGHTS = Path(__file__).parent / "weights"
 NOT_OF_WEIGHTS = (
@@ -59,7 +60,8 @@ def save_adapters(flow_map: nn.Module, path: str | Path, base: str | Path, **hea
     """
     from steer.tuning import lora
 
-    path, file = Path(path), find(base)
+    path = Path(path)
+    file = find(base)
     shipped_name = file.stem if file.parent == WEIGHTS else None
     about = {
         "build": read_header(file)["build"],
@@ -74,7 +76,7 @@ def write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, Any]) -> 
     """Writes tensors under a header, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"steer": json.dumps({"format": "steer", "version": 1, **header})}
+    metadata = {"steer": json.dumps({**header, **FORMAT})}
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, str(scratch), metadata)
@@ -105,19 +107,26 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has a header that is no JSON ({error}); train or copy it again"
         ) from error
-    if not isinstance(header, dict) or header.get("format") != "steer" or "build" not in header:
+    known = isinstance(header, dict) and header.get("format") == FORMAT["format"]
+    if not known or "build" not in header:
         raise ValueError(
-            f"{path} holds weights but not how to build their map; save it with steer.checkpoint.save"
+            f"{path} holds weights but not how to build their module; "
+            "save it with steer.checkpoint.save or rewards.save_classifier"
         )
-    if header.get("version") != 1:
+    if header.get("version") != FORMAT["version"]:
         raise ValueError(
-            f"{path} has version {header.get('version')} of the format, this steer reads 1; update steer"
+            f"{path} has version {header.get('version')} of the format, "
+            f"this steer reads {FORMAT['version']}; update steer"
         )
     return header
 
 
-def load_module(path: str | Path) -> nn.Module:
+def load_module(path: str | Path, trusted: Sequence[str] = TRUSTED) -> nn.Module:
     """The module a checkpoint describes, with its weights, in evaluation mode.
+
+    Args:
+        path: a .safetensors file.
+        trusted: the packages or modules whose classes it may build.
 
     Raises:
         ValueError: missing or damaged file, untrusted class, or weights of another shape than the
@@ -128,13 +137,16 @@ def load_module(path: str | Path) -> nn.Module:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if "lora" in header:
         return with_adapters(Path(path), header, tensors)
-    module = build(header["build"], TRUSTED)
+    try:
+        module = build(header["build"], trusted)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be built from its header: {error}") from error
     if not isinstance(module, nn.Module):
         raise ValueError(
             f"{path} describes a {type(module).__name__}, which holds no weights; save a module"
         )
     if differs := difference(module.state_dict(), tensors):
-        raise ValueError(f"{path} does not fit its own map: {differs}; save it again")
+        raise ValueError(f"{path} does not fit its own header: {differs}; save it again")
     module.load_state_dict(tensors)
     return module.eval().requires_grad_(False)
 
@@ -199,7 +211,8 @@ def average(shares: Mapping[str, float], path: str | Path) -> None:
     """
     if not shares or not all(share > 0 for share in shares.values()):
         raise ValueError(f"average takes a positive share of each checkpoint; got {dict(shares)}")
-    files, total = [find(name) for name in shares], sum(shares.values())
+    files = [find(name) for name in shares]
+    total = sum(shares.values())
     modules = [plain(file) for file in files]
     states = [module.state_dict() for module in modules]
     for name, state in zip(shares, states, strict=True):

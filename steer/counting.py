@@ -64,7 +64,8 @@ def reward(output: Tensor) -> Tensor:
 
 
 def _tally(output: Tensor, forward: str, backward: str) -> Tensor:
-    tallies, n = _open.get(), output.shape[0]
+    tallies = _open.get()
+    n = output.shape[0]
     for tally in tallies:
         setattr(tally, forward, getattr(tally, forward) + n)
     if tallies and output.requires_grad and not is_functorch_wrapped_tensor(output):

@@ -9,36 +9,18 @@ Reference: Boffi, Albergo & Vanden-Eijnden 2024, arXiv 2406.07507; 2025, arXiv 2
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from steer import counting
+from steer.conditions import Cond as Cond
+from steer.conditions import for_particles as for_particles
+from steer.conditions import pick as pick
 from steer.interpolant import Endpoints, Schedule, Time, batch_time, expand
 from steer.solvers import Rk4, Solver
-
-Cond = Any  # None, or one entry per sample: class labels (B,), embeddings (B, E), or a list of B strings
-
-
-def for_particles(cond: Cond, particles: int) -> Cond:
-    """One entry per prompt -> one per sample, the particles of a prompt side by side."""
-    if cond is None:
-        return None
-    if isinstance(cond, Tensor):
-        return cond.repeat_interleave(particles, dim=0)
-    return [entry for entry in cond for _ in range(particles)]
-
-
-def pick(cond: Cond, rows: Tensor | Sequence[int]) -> Cond:
-    """The entries of those rows, in that order."""
-    if cond is None:
-        return None
-    if isinstance(cond, list | tuple):
-        return [cond[int(row)] for row in rows]
-    return cond[torch.as_tensor(rows)]
 
 
 class FlowMap(nn.Module, ABC):
@@ -131,7 +113,9 @@ class ResidualMap(FlowMap):
 
     def __init__(self, network: nn.Module, schedule: Schedule, guidance: float = 1.0):
         super().__init__()
-        self.network, self.schedule, self.guidance = network, schedule, guidance
+        self.network = network
+        self.schedule = schedule
+        self.guidance = guidance
 
     def average_velocity(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
@@ -177,12 +161,10 @@ class OdeMap(FlowMap):
         super().__init__()
         if steps < 1:
             raise ValueError(f"OdeMap needs at least one step; got steps={steps}")
-        self.field, self.schedule, self.steps, self.solver = (
-            velocity,
-            schedule,
-            steps,
-            solver or Rk4(),
-        )
+        self.field = velocity
+        self.schedule = schedule
+        self.steps = steps
+        self.solver = solver or Rk4()
         self.guidance = velocity.guidance if isinstance(velocity, FlowMap) else 1.0
 
     @property

@@ -261,7 +261,9 @@ class VariancePreserving(Schedule):
         never 0 on this path.
         """
         q = sigma / alpha
-        g, half, slope = _relative_log1p(q**2), self.beta_min / 2, self.beta_max - self.beta_min
+        g = _relative_log1p(q**2)
+        half = self.beta_min / 2
+        slope = self.beta_max - self.beta_min
         return 1 - q * torch.sqrt(
             g / (half + torch.sqrt(half**2 + slope / 2 * q**2 * g))
         )  # -2 log alpha = q^2 g

@@ -35,7 +35,8 @@ class Solver(ABC):
 class Euler(Solver):
     """x + h v: order 1, one evaluation, none of them at t + h."""
 
-    order, stages = 1, 1
+    order = 1
+    stages = 1
 
     def step(self, velocity: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         return x + expand(h, x) * velocity(x, t)
@@ -44,7 +45,8 @@ class Euler(Solver):
 class Heun(Solver):
     """The trapezoidal rule with an Euler predictor: order 2, two evaluations."""
 
-    order, stages = 2, 2
+    order = 2
+    stages = 2
 
     def step(self, velocity: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         dt = expand(h, x)
@@ -56,7 +58,8 @@ class Heun(Solver):
 class Rk4(Solver):
     """The classical fourth-order method: four evaluations."""
 
-    order, stages = 4, 4
+    order = 4
+    stages = 4
 
     def step(self, velocity: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         dt = expand(h, x)

@@ -6,8 +6,6 @@
 averages the tilt there: exact with draws from the posterior, an approximation with a single guess.
 """
 
-import inspect
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,16 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steer import counting
-from steer.flow_map import Cond, FlowMap
+from steer.conditions import Cond, condition_argument
 from steer.interpolant import Time
-from steer.lookahead import Guesses, Lookahead
 
 RewardFunction = Callable[..., Tensor]
-# What a reward may call its condition; as in rewards.base, which does not know this module.
-CONDITIONS = ("cond", "condition", "label", "labels", "prompt", "prompts", "text", "texts", "y")
 FIX = "fix the reward at that sample, clip it (rewards.Clipped), or reject NaN with Tilt(..., on_nonfinite='reject')"
 NO_HARD_GRADIENT = (
-    "a gradient cannot lead around a hard constraint: use TrajectoryTilting(guide=False), FkSteering, BeamSearch, Svdd or"
+    "a gradient cannot lead around a hard constraint: use UnguidedTilting, FkSteering, BeamSearch, Svdd or"
     " BestOfN"
 )
 DIVERGED = "the samples run away, not the reward: take more steps, or a smaller scale or strength"
@@ -81,7 +76,7 @@ class Tilt(nn.Module):
         if on_nonfinite not in ("raise", "reject"):
             raise ValueError(f"on_nonfinite is 'raise' or 'reject'; got {on_nonfinite!r}")
         self.reward, self.on_nonfinite = reward, on_nonfinite
-        self.cond_argument = _cond_argument(reward)
+        self.cond_argument = condition_argument(reward)
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64))
         if self.scale.ndim > 1 or not self.scale.isfinite().all():
             raise ValueError(f"a tilt's scale is a finite number, or one per prompt; got {scale}")
@@ -207,48 +202,6 @@ class Tilt(nn.Module):
         return same.int().argmax(1)
 
 
-class Value(nn.Module):
-    """V_t(x) = log sum_k w_k exp(tilt(z_k)) over the look-ahead's guesses (z_k, w_k) in float64;
-    differentiable in x and t.
-
-    Args:
-        tilt: the reward and its scale.
-        lookahead: where x_t will land.
-    """
-
-    def __init__(self, tilt: Tilt, lookahead: Lookahead):
-        super().__init__()
-        self.tilt, self.lookahead = tilt, lookahead
-
-    def forward(
-        self,
-        flow_map: FlowMap,
-        x: Float[Tensor, "b *shape"],
-        t: Time,
-        cond: Cond = None,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "b"]:
-        values = []
-        for lookahead, share in self.lookahead.pieces():
-            guesses = lookahead(flow_map, x, t, cond, generator)
-            values.append(
-                self.of(self.rewards(guesses, t, cond), guesses.log_w, cond) + math.log(share)
-            )
-        return torch.logsumexp(torch.stack(values), dim=0) if len(values) > 1 else values[0]
-
-    def rewards(self, guesses: Guesses, t: Time, cond: Cond = None) -> Float[Tensor, "k b"]:
-        """r at every guess."""
-        return torch.stack([self.tilt.rewards(z, cond, t) for z in guesses.x1])
-
-    def of(
-        self, rewards: Float[Tensor, "k b"], log_w: Float[Tensor, "k b"], cond: Cond = None
-    ) -> Float[Tensor, "b"]:
-        """The value of guesses whose rewards are known; log_w are normalised anew, in float64."""
-        return torch.logsumexp(
-            self.tilt.scaled(rewards, cond) + torch.log_softmax(log_w.double(), dim=0), dim=0
-        )
-
-
 def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = FIX) -> None:
     """Raises NonFiniteReward naming the first sample of `values` (B, ...) that is NaN or infinite,
     and its time.
@@ -282,24 +235,3 @@ def no_gradient(reward: RewardFunction, instead: str) -> str:
             or "it says differentiable = False"
         )
     return f"{name_of(reward)} has no gradient ({why}); use {instead}, which needs none"
-
-
-def _cond_argument(reward: RewardFunction) -> str | None:
-    """The argument that receives cond: the one of that name, else a second one of CONDITIONS."""
-    try:
-        parameters = inspect.signature(
-            reward.forward if isinstance(reward, nn.Module) else reward
-        ).parameters
-    except ValueError:  # a built-in without a signature
-        return None
-    if "cond" in parameters:
-        return "cond"
-    named = [
-        p.name
-        for p in parameters.values()
-        if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty
-    ]
-    if len(named) > 1 and named[1] not in CONDITIONS:
-        says = "has no value; give it a default, or name it cond if it is the condition"
-        raise ValueError(f"the argument {named[1]!r} of the reward {name_of(reward)} {says}")
-    return named[1] if len(named) > 1 else None

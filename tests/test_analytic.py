@@ -37,7 +37,8 @@ def correlated(schedule=None):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.9, 1.0])
 def test_density_is_the_mixture_of_transported_gaussians(schedule, t):
-    mixture, x = correlated(schedule), points(16, 3)
+    mixture = correlated(schedule)
+    x = points(16, 3)
     alpha, sigma, _, _ = schedule(t)
     covariances = mixture.axes @ torch.diag_embed(mixture.std**2) @ mixture.axes.mT
     law = torch.distributions.MultivariateNormal(
@@ -49,7 +50,8 @@ def test_density_is_the_mixture_of_transported_gaussians(schedule, t):
 
 @pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
 def test_score_is_the_gradient_of_the_log_density(t):
-    mixture, x = correlated(), points(16, 3).requires_grad_()
+    mixture = correlated()
+    x = points(16, 3).requires_grad_()
     (gradient,) = torch.autograd.grad(mixture.log_prob(x, t).sum(), x)
     assert torch.allclose(mixture.score(x.detach(), t), gradient, rtol=1e-9, atol=1e-12)
 
@@ -57,7 +59,8 @@ def test_score_is_the_gradient_of_the_log_density(t):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_velocity_carries_the_density(schedule):
     """The continuity equation d_t p + div(p b) = 0, by automatic differentiation at random points."""
-    mixture, t = correlated(schedule), torch.tensor(0.6, dtype=torch.float64)
+    mixture = correlated(schedule)
+    t = torch.tensor(0.6, dtype=torch.float64)
     for x in points(4, 3):
         d_t = torch.func.grad(lambda t, x: mixture.log_prob(x[None], t).exp()[0])(t, x)
         flux = torch.func.jacrev(
@@ -67,21 +70,24 @@ def test_velocity_carries_the_density(schedule):
 
 
 def test_denoiser_and_noise_rebuild_the_point():
-    mixture, x = correlated(Trigonometric()), points(16, 3)
+    mixture = correlated(Trigonometric())
+    x = points(16, 3)
     clean, noise = mixture.endpoints(x, 0.4)
     alpha, sigma, _, _ = mixture.schedule(0.4)
     assert torch.allclose(alpha * clean + sigma * noise, x, rtol=1e-12)
 
 
 def test_round_mixtures_take_the_fast_way_to_the_same_velocity():
-    mixture, x = ring(), points(32, spread=4.0)
+    mixture = ring()
+    x = points(32, spread=4.0)
     for t in (0.0, 0.5, 1.0):
         slow = mixture.schedule.velocity(mixture.endpoints(x, t), x, t)
         assert torch.allclose(mixture.velocity(x, t), slow, rtol=1e-10, atol=1e-12)
 
 
 def test_a_condition_names_a_component():
-    mixture, x = correlated(), points(6, 3)
+    mixture = correlated()
+    x = points(6, 3)
     labels = torch.tensor([0, 1, 2, -1, 0, -1])
     for i, k in enumerate(labels.tolist()):
         one = slice(k, k + 1)
@@ -100,7 +106,8 @@ def test_a_condition_names_a_component():
 
 @pytest.mark.parametrize("std", [1.0, 0.3, 0.1])
 def test_flow_map_errs_no_more_than_stated(std):
-    mixture, x = ring(std=std), points(32, spread=1.0)
+    mixture = ring(std=std)
+    x = points(32, spread=1.0)
 
     def field(t, y):
         return mixture.velocity(torch.as_tensor(y).view(-1, 2), t).flatten().numpy()
@@ -114,7 +121,8 @@ def test_flow_map_errs_no_more_than_stated(std):
 
 
 def test_flow_map_composes_returns_and_stays():
-    mixture, x = ring(), points(16, spread=1.0)
+    mixture = ring()
+    x = points(16, spread=1.0)
     assert torch.equal(mixture(x, 0.4, 0.4), x)
     assert torch.allclose(mixture(mixture(x, 0.0, 0.5), 0.5, 1.0), mixture(x, 0.0, 1.0), atol=1e-4)
     assert torch.allclose(mixture(mixture(x, 0.0, 0.7), 0.7, 0.0), x, atol=1e-4)
@@ -129,9 +137,13 @@ def test_single_gaussian_flow_map_is_affine():
 
 
 def test_posterior_draws_have_the_posterior_mean_and_covariance():
-    mixture, x, t, n = correlated(), points(3, 3), 0.4, 40_000
+    mixture = correlated()
+    x = points(3, 3)
+    t = 0.4
+    n = 40_000
     draws = mixture.posterior_sample(x, t, n, torch.Generator().manual_seed(2))
-    mean, std = draws.mean(1), draws.std(1)
+    mean = draws.mean(1)
+    std = draws.std(1)
     assert ((mean - mixture.denoise(x, t)).abs() < 4 * std / n**0.5).all()
     # Second-order Tweedie: Cov(x1 | x_t) = (sigma^2 / alpha) d D / d x.
     alpha, sigma, _, _ = mixture.schedule(t)
@@ -145,7 +157,9 @@ def test_posterior_draws_have_the_posterior_mean_and_covariance():
 
 
 def test_weighted_guesses_agree_with_plain_draws():
-    mixture, x, t = correlated(), points(2, 3), 0.5
+    mixture = correlated()
+    x = points(2, 3)
+    t = 0.5
     guesses = mixture.posterior_guesses(x, t, 30_000, torch.Generator().manual_seed(3))
     assert torch.allclose(guesses.log_w.exp().sum(0), torch.ones(2, dtype=torch.float64))
     mean = (guesses.log_w.exp()[..., None] * guesses.x1).sum(0)
@@ -168,7 +182,9 @@ def test_tilted_law_and_log_z_against_quadrature():
 
 
 def test_tilt_of_correlated_components_in_any_dimension():
-    mixture, reward, x = correlated(), Quadratic([1.0, 0.0, -1.0], 0.7), points(8, 3)
+    mixture = correlated()
+    reward = Quadratic([1.0, 0.0, -1.0], 0.7)
+    x = points(8, 3)
     law, log_z = mixture.tilted(reward)
     assert torch.allclose(law.log_prob(x), mixture.log_prob(x) + reward(x) - log_z, rtol=1e-9)
 
@@ -177,7 +193,10 @@ def test_tilt_of_correlated_components_in_any_dimension():
     "reward", [Quadratic([1.0, 0.0, -1.0], 0.7), LinearReward([0.5, 0.2, -0.4])]
 )
 def test_value_is_the_log_mean_of_the_tilt_over_the_posterior(reward):
-    mixture, x, t, n = correlated(), points(2, 3), 0.6, 50_000
+    mixture = correlated()
+    x = points(2, 3)
+    t = 0.6
+    n = 50_000
     tilts = (
         reward(mixture.posterior_sample(x, t, n, torch.Generator().manual_seed(4)).flatten(0, 1))
         .view(2, n)
@@ -203,7 +222,8 @@ def test_bad_mixtures_are_refused():
 
 
 def test_a_jump_does_not_depend_on_its_batch_mates():
-    mixture, x = ring(std=0.3), points(6, spread=1.0)
+    mixture = ring(std=0.3)
+    x = points(6, spread=1.0)
     s = torch.tensor([0.0, 0.1, 0.97, 0.5, 1.0, 0.33], dtype=torch.float64)
     t = torch.tensor([1.0, 0.2, 1.0, 0.5, 0.4, 0.34], dtype=torch.float64)
     together = mixture(x, s, t)
@@ -214,7 +234,8 @@ def test_a_jump_does_not_depend_on_its_batch_mates():
 @pytest.mark.parametrize("t", [0.0, 0.25, 0.4, 1.0])
 def test_a_jump_is_differentiable_in_its_start_also_on_the_nodes_of_the_solver(t):
     """d_t X_{t,1} = -(b . grad) X_{t,1}."""
-    mixture, x = ring(), points(4).requires_grad_()
+    mixture = ring()
+    x = points(4).requires_grad_()
     times = torch.full((4,), t, dtype=torch.float64, requires_grad=True)
     for axis in range(2):
         d_t, grad = torch.autograd.grad(mixture(x, times, 1.0)[:, axis].sum(), (times, x))
@@ -225,10 +246,8 @@ def test_a_jump_is_differentiable_in_its_start_also_on_the_nodes_of_the_solver(t
 @pytest.mark.parametrize("shape", [(4, 3), (4, 2, 2), (4,)])
 @pytest.mark.parametrize("std", [0.5, [0.5, 1.0]], ids=["round", "of two sizes"])
 def test_samples_of_another_shape_are_refused(shape, std):
-    law, x = (
-        GaussianMixture([[0.0, 1.0], [2.0, 0.0]], torch.as_tensor(std)),
-        torch.zeros(shape, dtype=torch.float64),
-    )
+    law = GaussianMixture([[0.0, 1.0], [2.0, 0.0]], torch.as_tensor(std))
+    x = torch.zeros(shape, dtype=torch.float64)
     for ask in (law.velocity, law.log_prob, law.score, law.denoise, law.lookahead):
         with pytest.raises(ValueError, match=r"this mixture takes samples \(B, 2\); got \(4"):
             ask(x, 0.5)

@@ -25,7 +25,8 @@ from steer.lookahead import Denoiser
 from steer.loops import Cosine, MapTraining, Warmup
 from steer.samplers import Jump, Sampler
 
-NAN, INF = math.nan, math.inf
+NAN = math.nan
+INF = math.inf
 
 
 class Has(Protocol):

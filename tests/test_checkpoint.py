@@ -56,15 +56,14 @@ def refused(match, path, ask=load):
 
 
 def test_the_same_map_comes_back_frozen(path):
-    saved, loaded = plane_map(), load(path)
+    saved = plane_map()
+    loaded = load(path)
     assert isinstance(loaded, ResidualMap)
     assert loaded.schedule == saved.schedule
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
-    x, cond = (
-        torch.randn(4, 2, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([0, 1, 2, -1]),
-    )
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    cond = torch.tensor([0, 1, 2, -1])
     torch.testing.assert_close(loaded(x, 0.1, 0.8, cond), saved(x, 0.1, 0.8, cond), rtol=0, atol=0)
 
 
@@ -98,17 +97,16 @@ def test_images_in_any_memory_format(tmp_path):
     network = UNet(**settings)
     recipe = {"_target_": "steer.networks.UNet", **settings}
     save(network, tmp_path / "net.safetensors", recipe)
-    x, t = torch.ones(2, 1, 8, 8), torch.ones(2)
+    x = torch.ones(2, 1, 8, 8)
+    t = torch.ones(2)
     torch.testing.assert_close(
         load_module(tmp_path / "net.safetensors")(x, t, t), network(x, t, t), rtol=0, atol=0
     )
 
 
 def test_an_analytic_map_keeps_double_precision(tmp_path):
-    law, recipe = (
-        ring(3),
-        {"_target_": "steer.analytic.GaussianMixture", "means": [[0.0, 0.0]] * 3, "std": 1.0},
-    )
+    law = ring(3)
+    recipe = {"_target_": "steer.analytic.GaussianMixture", "means": [[0.0, 0.0]] * 3, "std": 1.0}
     save(law, tmp_path / "ring.safetensors", recipe)
     loaded = load(tmp_path / "ring.safetensors")
     assert isinstance(loaded, GaussianMixture)
@@ -182,9 +180,9 @@ def test_corrupt(path, damage):
 
 def test_not_one_of_ours(path):
     save_file(load_file(path), path)
-    refused("holds weights but not how to build their map", path)
+    refused("not how to build", path)
     save_file(load_file(path), path, {"steer": "[1, 2]"})
-    refused("holds weights but not how to build their map", path)
+    refused("not how to build", path)
     save_file(load_file(path), path, {"steer": "{half"})
     refused("has a header that is no JSON", path)
 

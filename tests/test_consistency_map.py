@@ -29,7 +29,8 @@ class Landing(nn.Module):
 
     def __init__(self, schedule):
         super().__init__()
-        self.schedule, self.gain = schedule, nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.schedule = schedule
+        self.gain = nn.Parameter(torch.ones((), dtype=torch.float64))
 
     def forward(self, x, t, cond):
         assert t.shape == x.shape[:1]
@@ -47,7 +48,8 @@ def law(schedule, steps=64):
 
 @every_schedule
 def test_a_jump_to_data_is_the_networks(schedule):
-    found, x = ConsistencyMap(Landing(schedule), schedule), normal(21, 2)
+    found = ConsistencyMap(Landing(schedule), schedule)
+    x = normal(21, 2)
     close(found(x, TIMES, 1.0), law(schedule)(x, TIMES, 1.0), 1e-5)
     close(found.lookahead(x, TIMES), found(x, TIMES, torch.ones(21)), 0)
     close(found(x, 1.0, 1.0), x)
@@ -66,7 +68,8 @@ def test_other_jumps_are_refused_with_the_way_out(t):
 
 
 def test_without_a_velocity_there_is_none():
-    found, x = ConsistencyMap(Landing(Linear()), Linear()), normal(3, 2)
+    found = ConsistencyMap(Landing(Linear()), Linear())
+    x = normal(3, 2)
     for ask in (found.velocity, found.denoise, found.score, found.endpoints):
         with pytest.raises(
             ValueError, match=r"no velocity, hence no denoiser or score; .*Jump\(renoise=True\)"
@@ -78,7 +81,8 @@ def test_without_a_velocity_there_is_none():
 @every_schedule
 def test_with_the_teacher_it_answers_everything_else(schedule):
     teacher = law(schedule)
-    found, x = ConsistencyMap(Landing(schedule), schedule, teacher), normal(21, 2)
+    found = ConsistencyMap(Landing(schedule), schedule, teacher)
+    x = normal(21, 2)
     inside = TIMES.clamp(0.05, 0.95)
     close(found.velocity(x, TIMES), teacher.velocity(x, TIMES))
     close(found.denoise(x, inside), teacher.denoise(x, inside))
@@ -90,13 +94,15 @@ def test_with_the_teacher_it_answers_everything_else(schedule):
 
 
 def test_the_teacher_must_be_on_the_same_path():
-    network, teacher = Landing(Linear()), law(Trigonometric())
+    network = Landing(Linear())
+    teacher = law(Trigonometric())
     with pytest.raises(
         ValueError,
         match=r"the jumps run on Linear\(\), the velocity on Trigonometric\(\); pass steer.Resch",
     ):
         ConsistencyMap(network, Linear(), teacher)
-    found, x = ConsistencyMap(network, Linear(), Rescheduled(teacher, Linear())), normal(21, 2)
+    found = ConsistencyMap(network, Linear(), Rescheduled(teacher, Linear()))
+    x = normal(21, 2)
     close(found.velocity(x, TIMES), law(Linear()).velocity(x, TIMES))
 
 
@@ -105,7 +111,8 @@ def test_sampling_by_jumps_and_fresh_noise_draws_the_law(schedule):
     """Mean and spread of 4000 samples, to four standard errors; each sample costs one evaluation a
     jump.
     """
-    found, x0 = ConsistencyMap(Landing(schedule), schedule), normal(1, 4000, 2)
+    found = ConsistencyMap(Landing(schedule), schedule)
+    x0 = normal(1, 4000, 2)
     for steps in (1, 4):
         with counting.count() as tally:
             x = Jump(steps, renoise=True)(found, x0, generator=torch.Generator().manual_seed(1)).x[
@@ -131,7 +138,9 @@ def test_on_another_path_it_is_still_a_consistency_map(schedule):
 
 
 def test_derivatives_cost_and_parameters():
-    found, x, t = ConsistencyMap(Landing(Linear()), Linear()), normal(21, 2).requires_grad_(), TIMES
+    found = ConsistencyMap(Landing(Linear()), Linear())
+    x = normal(21, 2).requires_grad_()
+    t = TIMES
     with counting.count() as tally:
         found.lookahead(x, t).sum().backward()
     assert (tally.network_forward, tally.network_backward) == (21, 21)

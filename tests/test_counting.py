@@ -25,7 +25,8 @@ def counts(tally):
 
 
 def test_forward_and_backward_of_map_and_reward():
-    tilt, x = Tilt(lambda x: x.sum(1)), torch.ones(5, 2, requires_grad=True)
+    tilt = Tilt(lambda x: x.sum(1))
+    x = torch.ones(5, 2, requires_grad=True)
     with count() as tally:
         loss = tilt(flow_map()(x, 0.0, 1.0)).sum()
         assert counts(tally) == (5, 0, 5, 0)
@@ -34,7 +35,8 @@ def test_forward_and_backward_of_map_and_reward():
 
 
 def test_backwards_count_when_they_happen():
-    model, x = flow_map(), torch.ones(3, 2, requires_grad=True)
+    model = flow_map()
+    x = torch.ones(3, 2, requires_grad=True)
     with count() as tally:
         y = model(model(x, 0.0, 0.5), 0.5, 1.0)
         torch.autograd.grad(y.sum(), x, retain_graph=True)
@@ -47,7 +49,8 @@ def test_backwards_count_when_they_happen():
 
 
 def test_a_gradient_that_never_reaches_a_pass_is_not_counted():
-    model, x = flow_map(), torch.ones(3, 2, requires_grad=True)
+    model = flow_map()
+    x = torch.ones(3, 2, requires_grad=True)
     with count() as tally:
         (model(x, 0.0, 0.5).detach() + model(x, 0.5, 1.0)).sum().backward()
     assert counts(tally)[:2] == (6, 3)
@@ -79,7 +82,9 @@ def test_an_error_closes_the_tally():
 
 
 def test_forward_mode_counts_as_one_forward():
-    model, x, t = flow_map(), torch.ones(2, 2), torch.ones(2)
+    model = flow_map()
+    x = torch.ones(2, 2)
+    t = torch.ones(2)
     with count() as tally:
         torch.func.jvp(lambda t: model(x, 0.0, t), (t,), (t,))
     assert counts(tally) == (2, 0, 0, 0)

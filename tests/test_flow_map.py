@@ -29,7 +29,8 @@ def learned(schedule=None):
 
 def one_gaussian(mean, std, schedule, x, s, t):
     """X_{s,t} for N(mean, std^2 I): the whitened point stays where it is."""
-    before, after = schedule(s), schedule(t)
+    before = schedule(s)
+    after = schedule(t)
     spread = [(c.alpha**2 * std**2 + c.sigma**2).sqrt()[:, None] for c in (before, after)]
     return after.alpha[:, None] * mean + spread[1] / spread[0] * (x - before.alpha[:, None] * mean)
 
@@ -57,18 +58,21 @@ def test_staying_is_the_identity(flow_map):
 
 
 def test_velocity_is_the_tangent_of_the_map(flow_map):
-    x, s = normal(5, 2), times(5)
+    x = normal(5, 2)
+    s = times(5)
     _, tangent = torch.func.jvp(lambda t: flow_map(x, s, t), (s,), (torch.ones_like(s),))
     torch.testing.assert_close(tangent, flow_map.velocity(x, s), rtol=1e-12, atol=1e-12)
 
 
 def test_lookahead_is_the_jump_to_data(flow_map):
-    x, t = normal(5, 2), times(5)
+    x = normal(5, 2)
+    t = times(5)
     torch.testing.assert_close(flow_map.lookahead(x, t), flow_map(x, t, 1.0), rtol=0, atol=0)
 
 
 def test_denoiser_and_score_are_conversions_of_the_velocity(flow_map):
-    x, t = normal(5, 2), times(5)
+    x = normal(5, 2)
+    t = times(5)
     pair = flow_map.schedule.from_velocity(flow_map.velocity(x, t), x, t)
     torch.testing.assert_close(flow_map.denoise(x, t), pair.clean, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(
@@ -81,7 +85,9 @@ def test_denoiser_and_score_are_conversions_of_the_velocity(flow_map):
 )  # the mixture spends its steps by the longest jump
 def test_every_sample_has_its_own_times_and_no_mates(name):
     flow_map = MAPS[name]()
-    x, s, t = normal(5, 2), times(5), times(5, seed=1)
+    x = normal(5, 2)
+    s = times(5)
+    t = times(5, seed=1)
     together = flow_map(x, s, t)
     alone = [flow_map(x[i : i + 1], s[i].item(), t[i : i + 1]) for i in range(5)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-12)
@@ -100,7 +106,9 @@ def test_score_at_the_data_is_refused():
 
 
 def test_residual_map_adds_the_average_velocity():
-    flow_map, x, cond = learned(Trigonometric()), normal(3, 2), torch.tensor([0, 2, -1])
+    flow_map = learned(Trigonometric())
+    x = normal(3, 2)
+    cond = torch.tensor([0, 2, -1])
     s, t = times(3), times(3, seed=1)
     u = flow_map.average_velocity(x, s, t, cond)
     torch.testing.assert_close(flow_map(x, s, t, cond), x + (t - s)[:, None] * u, rtol=0, atol=0)
@@ -130,12 +138,10 @@ def test_residual_map_times_are_never_rounded_to_half_precision():
 
 @pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
 def test_ode_map_is_the_closed_form_map_of_one_gaussian(schedule):
-    mean, x, s, t = (
-        torch.tensor([1.0, -2.0], dtype=torch.float64),
-        normal(6, 2),
-        times(6),
-        times(6, seed=1),
-    )
+    mean = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    x = normal(6, 2)
+    s = times(6)
+    t = times(6, seed=1)
     law = GaussianMixture(mean[None], 0.5, schedule=schedule)
     exact = one_gaussian(mean, 0.5, schedule, x, s, t)
     torch.testing.assert_close(
@@ -145,7 +151,8 @@ def test_ode_map_is_the_closed_form_map_of_one_gaussian(schedule):
 
 @pytest.mark.parametrize("solver", [Euler(), Heun(), Rk4()], ids=lambda s: type(s).__name__)
 def test_ode_map_converges_to_the_oracle_at_its_order(solver):
-    law, x = ring(8), normal(32, 2)
+    law = ring(8)
+    x = normal(32, 2)
     exact = ring(8, steps=512)(x, 0.0, 1.0)
     errors = [
         (OdeMap(law, law.schedule, steps, solver)(x, 0.0, 1.0) - exact).norm(dim=1).median()
@@ -156,7 +163,10 @@ def test_ode_map_converges_to_the_oracle_at_its_order(solver):
 
 
 def test_there_and_back_and_by_way_of_the_middle():
-    law, x, s, t = ring(8), normal(32, 2), times(32), times(32, seed=1)
+    law = ring(8)
+    x = normal(32, 2)
+    s = times(32)
+    t = times(32, seed=1)
     flow_map = OdeMap(law, law.schedule, steps=64)
     y = flow_map(x, s, t)
     torch.testing.assert_close(flow_map(y, t, s), x, rtol=1e-4, atol=1e-4)
@@ -165,7 +175,8 @@ def test_there_and_back_and_by_way_of_the_middle():
 
 
 def test_ode_map_passes_the_condition_on():
-    law, x = ring(8), normal(4, 2)
+    law = ring(8)
+    x = normal(4, 2)
     cond = torch.tensor([0, 3, 5, -1])
     flow_map = OdeMap(law, law.schedule, steps=64)
     torch.testing.assert_close(

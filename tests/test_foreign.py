@@ -55,8 +55,11 @@ def known(name, schedule, n=25):
 @every_schedule
 @every_model
 def test_the_foreign_network_is_the_oracle_on_our_path(name, schedule):
-    t, x, cond = known(name, schedule), normal(25, 2), torch.arange(25) % 4 - 1
-    model, law = MODELS[name](schedule), mixture(schedule)
+    t = known(name, schedule)
+    x = normal(25, 2)
+    cond = torch.arange(25) % 4 - 1
+    model = MODELS[name](schedule)
+    law = mixture(schedule)
     close(model.velocity(x, t), law.velocity(x, t), 1e-8)
     close(model.denoise(x, t), law.denoise(x, t), 1e-8)
     close(model.score(x, t), law.score(x, t), 1e-7)
@@ -65,7 +68,8 @@ def test_the_foreign_network_is_the_oracle_on_our_path(name, schedule):
 
 @every_model
 def test_jumps_are_the_flow(name):
-    x, law = normal(8, 2), mixture(Trigonometric())
+    x = normal(8, 2)
+    law = mixture(Trigonometric())
     model = MODELS[name](law.schedule, steps=16, solver=Rk4())
     tolerance = 1e-4
     close(model(x, 0.25, 0.75), law(x, 0.25, 0.75), tolerance)
@@ -86,7 +90,8 @@ def test_another_path_afterwards_is_another_path_at_once(name):
 @every_schedule
 @every_model
 def test_one_question_costs_one_evaluation_and_gradients_flow(name, schedule):
-    t, x = torch.cat((ENDS, INSIDE[::6])).requires_grad_(), normal(11, 2).requires_grad_()
+    t = torch.cat((ENDS, INSIDE[::6])).requires_grad_()
+    x = normal(11, 2).requires_grad_()
     model = MODELS[name](schedule, steps=3, solver=Euler())
     for ask, cost in ((model.velocity, 1), (model.denoise, 1), (lambda x, t: model(x, t, 0.5), 3)):
         with counting.count() as tally:
@@ -103,7 +108,8 @@ def test_one_question_costs_one_evaluation_and_gradients_flow(name, schedule):
 @every_schedule
 @pytest.mark.parametrize("name", ["edm", "trig"])  # between its steps the clock of Ddpm has corners
 def test_derivatives_in_place_and_time_are_the_oracles(name, schedule):
-    x, way = normal(25, 2), (normal(25, 2, seed=1), torch.ones_like(INSIDE))
+    x = normal(25, 2)
+    way = (normal(25, 2, seed=1), torch.ones_like(INSIDE))
     _, found = torch.func.jvp(MODELS[name](schedule).velocity, (x, INSIDE), way)
     _, exact = torch.func.jvp(mixture(schedule).velocity, (x, INSIDE), way)
     close(found, exact, 1e-7)
@@ -112,7 +118,8 @@ def test_derivatives_in_place_and_time_are_the_oracles(name, schedule):
 @every_schedule
 @every_model
 def test_single_precision_is_good_to_four_digits(name, schedule):
-    t, x = known(name, schedule)[2:-2], normal(21, 2)
+    t = known(name, schedule)[2:-2]
+    x = normal(21, 2)
     found = MODELS[name](schedule).float().velocity(x.float(), t.float())
     assert found.dtype == torch.float32
     torch.testing.assert_close(
@@ -178,17 +185,16 @@ def test_edm_wants_its_noise_levels_in_order():
 
 @every_schedule
 def test_trigflow_is_exact_at_both_ends(schedule):
-    x, model = normal(6, 2), TrigFlow(TrigNetwork(), SIGMA_DATA, schedule)
+    x = normal(6, 2)
+    model = TrigFlow(TrigNetwork(), SIGMA_DATA, schedule)
     close(model.velocity(x, ENDS), mixture(schedule).velocity(x, ENDS), 1e-8)
     assert float(model.network.asked[0].max()) <= math.pi / 2
     assert float(model.network.asked[0].min()) == 0
 
 
 def test_trigflow_of_unit_variance_is_our_trigonometric_path():
-    model, seen = (
-        TrigFlow(lambda y, theta, cond: y + theta[:, None], 1.0, Trigonometric()),
-        normal(6, 2),
-    )
+    model = TrigFlow(lambda y, theta, cond: y + theta[:, None], 1.0, Trigonometric())
+    seen = normal(6, 2)
     theta = math.pi / 2 * (1 - ENDS)
     close(model.velocity(seen, ENDS), -math.pi / 2 * (seen + theta[:, None]))
 
@@ -200,12 +206,15 @@ def test_a_trigflow_consistency_network_is_a_consistency_map(schedule):
     """
 
     def network(y, theta, cond):
-        cos, sin, z = theta.cos()[:, None], theta.sin()[:, None], SIGMA_DATA * y
+        cos = theta.cos()[:, None]
+        sin = theta.sin()[:, None]
+        z = SIGMA_DATA * y
         landing = MEAN + STD * (z - cos * MEAN) / (cos**2 * STD**2 + SIGMA_DATA**2 * sin**2).sqrt()
         return (cos * z - landing) / (SIGMA_DATA * sin.clamp(min=1e-12))
 
     found = ConsistencyMap(TrigFlowJump(network, SIGMA_DATA, schedule), schedule)
-    x, t = normal(31, 2), torch.cat((ENDS, INSIDE))
+    x = normal(31, 2)
+    t = torch.cat((ENDS, INSIDE))
     close(found.lookahead(x, t), flow(schedule, x, t, 1.0), 1e-6)
     with counting.count() as tally:
         Jump(3, renoise=True)(found, normal(1, 5, 2))

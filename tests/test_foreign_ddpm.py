@@ -35,7 +35,8 @@ def close(a, b, tolerance=1e-9):
 @every_schedule
 def test_ddpm_networks_may_predict_the_noise_the_clean_sample_or_v(prediction, schedule):
     steps = torch.linspace(5, 990, 25).round().long()
-    t, x = schedule.time_at(ABAR[steps].sqrt(), (1 - ABAR[steps]).sqrt()), normal(25, 2)
+    t = schedule.time_at(ABAR[steps].sqrt(), (1 - ABAR[steps]).sqrt())
+    x = normal(25, 2)
     model = Ddpm(DdpmNetwork(prediction), ABAR, schedule, prediction)
     close(model.velocity(x, t), mixture(schedule).velocity(x, t), 1e-8)
     close(model.network.asked[0], steps.double(), 1e-5)
@@ -45,7 +46,8 @@ def test_ddpm_between_its_steps():
     """Linear angles against a smooth curve through the same steps: worst next to the clean end."""
     angles = Ddpm(DdpmNetwork(), ABAR, Linear()).angles
     between = (angles[1:] + angles[:-1])[3::40] / 2
-    t, x = Linear().time_at(between.cos(), between.sin()), normal(len(between), 2)
+    t = Linear().time_at(between.cos(), between.sin())
+    x = normal(len(between), 2)
     model = Ddpm(DdpmNetwork(), ABAR, Linear())
     error = (model.velocity(x, t) - mixture().velocity(x, t)).norm(dim=1)
     close(model.network.asked[0], torch.arange(999).double()[3::40] + 0.5, 1e-6)
@@ -86,9 +88,11 @@ def test_ddpm_with_zero_terminal_signal(schedule):
             )
 
     prediction = SalimansHoPrediction()
-    model, x = Ddpm(Network(prediction), abar, schedule, prediction), normal(4, 2)
+    model = Ddpm(Network(prediction), abar, schedule, prediction)
+    x = normal(4, 2)
     assert model.seen[0] == 0
-    found, exact = model.velocity(x, 0.0), mixture(schedule).velocity(x, 0.0)
+    found = model.velocity(x, 0.0)
+    exact = mixture(schedule).velocity(x, 0.0)
     close(found, exact, 1e-9 if schedule(0.0).alpha == 0 else 1e-1)
     with pytest.raises(
         ValueError, match="the last of alphas_cumprod is 0, where a noise prediction tells nothing"

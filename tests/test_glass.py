@@ -21,7 +21,8 @@ from steer.metrics.energy_distance import energy_distance
 from steer.metrics.floor import sampling_floor
 from steer.samplers import TrajectoryTilting
 from steer.solvers import Euler, Heun, Rk4
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
+from steer.value import Value
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 

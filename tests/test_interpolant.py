@@ -129,7 +129,9 @@ def test_schedules_compare_by_value():
 
 @every_schedule
 def test_path_runs_from_noise_to_data_at_its_velocity(schedule):
-    x0, x1, t = normal(39, 3), normal(39, 3, seed=1), TIMES.clone()
+    x0 = normal(39, 3)
+    x1 = normal(39, 3, seed=1)
+    t = TIMES.clone()
     close(schedule.interpolate(x0, x1, 1.0), x1)
     close(
         schedule.interpolate(x0, x1, 0.0),
@@ -148,7 +150,9 @@ def test_one_pair_has_four_faces(schedule):
     """Whatever the pair, each prediction gives it back: an identity of linear algebra, no law
     needed.
     """
-    t, clean, noise = INSIDE, normal(33, 2), normal(33, 2, seed=1)
+    t = INSIDE
+    clean = normal(33, 2)
+    noise = normal(33, 2, seed=1)
     pair = Endpoints(clean, noise)
     x = schedule.interpolate(noise, clean, t)
     back = (
@@ -165,12 +169,10 @@ def test_one_pair_has_four_faces(schedule):
 @every_schedule
 def test_conversions_are_those_of_a_known_law(schedule):
     law, t, x = points(schedule)
-    v, clean, noise, score = (
-        law.velocity(x, t),
-        law.denoise(x, t),
-        law.endpoints(x, t).noise,
-        law.score(x, t),
-    )
+    v = law.velocity(x, t)
+    clean = law.denoise(x, t)
+    noise = law.endpoints(x, t).noise
+    score = law.score(x, t)
     close(score, torch.func.grad(lambda x: law.log_prob(x, t).sum())(x), 1e-9)
     for pair in (
         schedule.from_velocity(v, x, t),
@@ -204,7 +206,8 @@ def test_the_velocity_is_enough_at_both_ends(schedule):
 
 @every_schedule
 def test_the_score_is_enough_at_the_data(schedule):
-    x, score = normal(5, 2), normal(5, 2, seed=1)
+    x = normal(5, 2)
+    score = normal(5, 2, seed=1)
     pair = schedule.from_score(score, x, 1.0)
     close(pair.clean, x)
     close(pair.noise, torch.zeros_like(x))
@@ -212,7 +215,8 @@ def test_the_score_is_enough_at_the_data(schedule):
 
 @every_schedule
 def test_what_an_end_does_not_tell_is_refused_in_one_line(schedule):
-    x, t = normal(4, 2), torch.tensor([0.5, 0.5, 1.0, 0.5])  # one such sample is enough
+    x = normal(4, 2)
+    t = torch.tensor([0.5, 0.5, 1.0, 0.5])  # one such sample is enough
     for ask in (schedule.from_clean, lambda v, x, t: schedule.score(Endpoints(v, v), x, t)):
         with pytest.raises(
             ValueError, match="at t = 1, where sigma = 0; ask at a time inside"
@@ -250,7 +254,8 @@ def test_a_time_is_a_number_or_one_per_sample():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_times_keep_single_precision_whatever_x_has(dtype):
-    x, t = torch.zeros(2, 3, 4, dtype=dtype), 1 - 2.0**-20
+    x = torch.zeros(2, 3, 4, dtype=dtype)
+    t = 1 - 2.0**-20
     times = batch_time(t, x)
     assert times.dtype == torch.promote_types(dtype, torch.float32)
     assert (times == t).all()

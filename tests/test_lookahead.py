@@ -16,7 +16,8 @@ from steer.guidance import ClassifierFree
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Denoiser, Identity, Lookahead, MapJump, Posterior, ShortOde
 from steer.solvers import Euler, Heun, Rk4
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
+from steer.value import Value
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 CLASSES = [c for c in vars(lookahead).values() if inspect.isclass(c) and issubclass(c, Lookahead)]

@@ -20,7 +20,8 @@ from steer.metrics.energy_distance import energy_distance
 from steer.metrics.floor import sampling_floor
 from steer.networks import ClassCondition, ContextCondition, Mlp, WithContext
 from steer.samplers import TrajectoryTilting
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
+from steer.value import Value
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 
@@ -46,8 +47,10 @@ def learned(condition=None):
 @pytest.mark.parametrize("t", [0.0, 0.5, 0.9])
 def test_an_exact_inner_map_gives_exact_draws(schedule, t):
     """Energy distance below the largest of 100 between sets of exact draws."""
-    law, n = mixture(schedule), 300
-    exact, x = PosteriorMap(law, ExactInner(law, steps=16)), normal(1, 2)
+    law = mixture(schedule)
+    n = 300
+    exact = PosteriorMap(law, ExactInner(law, steps=16))
+    x = normal(1, 2)
     guesses = exact.posterior_guesses(x, t, n, generator())
     assert torch.equal(guesses.log_w, torch.full((n, 1), -math.log(n), dtype=torch.float64))
     real, pool = (law.posterior_sample(x, t, k * n, generator(k))[0] for k in (1, 2))
@@ -58,14 +61,18 @@ def test_an_exact_inner_map_gives_exact_draws(schedule, t):
 
 
 def test_by_integration_it_is_the_look_ahead_glass():
-    law, x = mixture(), normal(4, 2)
+    law = mixture()
+    x = normal(4, 2)
     found = Posterior(3)(PosteriorMap(law, GlassFlow(law, steps=2)), x, 0.4, None, generator())
     expected = Glass(3, steps=2)(law, x, 0.4, None, generator())
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_a_guess_is_one_jump_of_the_inner_map():
-    law, inner, x, t = mixture(), learned(), normal(3, 2), torch.tensor([0.0, 0.6, 1.0]).double()
+    law = mixture()
+    inner = learned()
+    x = normal(3, 2)
+    t = torch.tensor([0.0, 0.6, 1.0]).double()
     guesses = PosteriorMap(law, inner).posterior_guesses(x, t, 2, generator(4))
     for x1, e in zip(guesses.x1, normal(2, 3, 2, seed=4), strict=True):
         context = Context(x, t, law.schedule)
@@ -76,16 +83,12 @@ def test_a_guess_is_one_jump_of_the_inner_map():
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    model, h, t = (
-        PosteriorMap(mixture(), learned()),
-        1e-6,
-        torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64),
-    )
+    model = PosteriorMap(mixture(), learned())
+    h = 1e-6
+    t = torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64)
     value = Value(Tilt(Quadratic([1.0, 0.0], 1.0)), Posterior(4))
-    x, (dx, dt) = (
-        normal(3, 2),
-        (normal(3, 2, seed=5), torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)),
-    )
+    x = normal(3, 2)
+    dx, dt = (normal(3, 2, seed=5), torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64))
 
     def of(x, t):
         return value(model, x, t, None, generator())
@@ -97,7 +100,8 @@ def test_the_gradient_is_that_of_finite_differences():
 
 @pytest.mark.parametrize("cond", [torch.tensor([0, 1, -1]), None], ids=["classes", "none"])
 def test_samples_do_not_see_each_other(cond):
-    inner, context = learned(ClassCondition(2, 16)), Context(normal(3, 2), 0.4, Linear(), cond)
+    inner = learned(ClassCondition(2, 16))
+    context = Context(normal(3, 2), 0.4, Linear(), cond)
     e = normal(3, 2, seed=1)
     together = inner(e, 0.0, 1.0, context)
     alone = [inner(e[i : i + 1], 0.0, 1.0, context[i : i + 1]) for i in range(3)]
@@ -117,7 +121,8 @@ def test_weighted_particles_are_exact_with_draws_of_any_quality():
     """An untrained inner map is a poor look-ahead, and its weights say so: log Z is right within
     its error.
     """
-    law, reward = mixture(steps=8), Quadratic([1.0, 0.5], 0.5)
+    law = mixture(steps=8)
+    reward = Quadratic([1.0, 0.5], 0.5)
     sampler = TrajectoryTilting(30, Posterior(2))
     result = sampler(
         PosteriorMap(law, learned()), normal(16, 48, 2), Tilt(reward), None, generator()
@@ -131,7 +136,9 @@ def test_weighted_particles_are_exact_with_draws_of_any_quality():
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_everything_else_is_the_outer_map(schedule):
-    law, x, cond = mixture(schedule), normal(4, 2), torch.tensor([0, 1, -1, 0])
+    law = mixture(schedule)
+    x = normal(4, 2)
+    cond = torch.tensor([0, 1, -1, 0])
     model = PosteriorMap(law, learned())
     assert model.schedule == law.schedule
     assert torch.equal(model(x, 0.2, 0.7, cond), law(x, 0.2, 0.7, cond))
@@ -163,7 +170,8 @@ def test_it_comes_back_from_a_checkpoint(tmp_path):
         "network": {**mlp, "beside": 2, "condition": context},
     }
     residual = {"_target_": "steer.flow_map.ResidualMap", "schedule": linear}
-    outer, inner = {**residual, "network": mlp}, {**residual, "network": told}
+    outer = {**residual, "network": mlp}
+    inner = {**residual, "network": told}
     model = PosteriorMap(ResidualMap(Mlp(width=16, depth=2), Linear()), learned().float())
     recipe = {"_target_": "steer.maps.posterior.PosteriorMap", "flow_map": outer, "inner": inner}
     checkpoint.save(model, tmp_path / "map.safetensors", recipe)

@@ -60,11 +60,9 @@ class Perfect(nn.Module):
 
     def __init__(self, prediction, law):
         super().__init__()
-        self.prediction, self.law, self.gain = (
-            prediction,
-            law,
-            nn.Parameter(torch.ones((), dtype=torch.float64)),
-        )
+        self.prediction = prediction
+        self.law = law
+        self.gain = nn.Parameter(torch.ones((), dtype=torch.float64))
         self.asked = []
 
     def forward(self, x, t, cond):
@@ -98,10 +96,13 @@ def test_any_pair_comes_back(prediction, schedule):
 @every_schedule
 def test_predictions_are_what_their_papers_say(schedule):
     """Against the law's own velocity, posterior mean and log density."""
-    law, t, x = mixture(schedule), INSIDE, normal(25, 2)
+    law = mixture(schedule)
+    t = INSIDE
+    x = normal(25, 2)
     alpha, sigma, _, _ = (c[:, None] for c in schedule(t))
     score = torch.func.grad(lambda x: law.log_prob(x, t).sum())(x)
-    clean, noise = law.denoise(x, t), -sigma * score
+    clean = law.denoise(x, t)
+    noise = -sigma * score
     said = [prediction.output(law.endpoints(x, t), x, t, schedule) for prediction in PREDICTIONS]
     v = (alpha * noise - sigma * clean) / (alpha**2 + sigma**2).sqrt()
     for output, exact in zip(said, (law.velocity(x, t), clean, noise, score, v), strict=True):
@@ -109,7 +110,8 @@ def test_predictions_are_what_their_papers_say(schedule):
 
 
 def test_the_v_of_salimans_and_ho_is_the_velocity_backwards_on_the_circle():
-    law, x = mixture(Trigonometric()), normal(25, 2)
+    law = mixture(Trigonometric())
+    x = normal(25, 2)
     v = SalimansHoPrediction().output(law.endpoints(x, INSIDE), x, INSIDE, law.schedule)
     close(law.velocity(x, INSIDE), -math.pi / 2 * v)
 
@@ -118,7 +120,9 @@ def test_predictions_of_the_ratio_are_the_same_on_every_path():
     """Same signal to noise, same output, whatever the scale of x: what networks of other
     conventions rely on.
     """
-    law, other, x = mixture(Linear()), mixture(Trigonometric()), normal(25, 2)
+    law = mixture(Linear())
+    other = mixture(Trigonometric())
+    x = normal(25, 2)
     y, t = Rescheduled(law, other.schedule).inner(x, INSIDE)
     for prediction in PREDICTIONS:
         ours = prediction.output(law.endpoints(y, t), y, t, law.schedule)
@@ -154,7 +158,9 @@ def test_what_a_prediction_cannot_tell_is_refused(schedule):
 @every_schedule
 @every_prediction
 def test_a_perfect_network_makes_an_exact_model(prediction, schedule):
-    law, x, t = mixture(schedule), normal(25, 2), INSIDE
+    law = mixture(schedule)
+    x = normal(25, 2)
+    t = INSIDE
     found = model(prediction, schedule)
     close(found.velocity(x, t), law.velocity(x, t))
     close(found.denoise(x, t), law.denoise(x, t), 1e-8)
@@ -166,7 +172,8 @@ def test_a_perfect_network_makes_an_exact_model(prediction, schedule):
 @every_schedule
 @every_prediction
 def test_at_the_ends_it_is_exact_or_errs_by_the_margin(prediction, schedule):
-    x, t = normal(4, 2), torch.tensor([0.0, 1e-9, 1 - 1e-9, 1.0], dtype=torch.float64)
+    x = normal(4, 2)
+    t = torch.tensor([0.0, 1e-9, 1 - 1e-9, 1.0], dtype=torch.float64)
     exact = mixture(schedule).velocity(x, t)
     errors = [
         (model(prediction, schedule, margin=m).velocity(x, t) - exact).norm(dim=1)
@@ -189,7 +196,8 @@ def test_the_network_is_asked_at_least_the_margin_from_a_blind_end(prediction):
 
 @every_prediction
 def test_a_jump_is_the_ode_of_its_velocity(prediction):
-    x, law = normal(8, 2), mixture(Trigonometric())
+    x = normal(8, 2)
+    law = mixture(Trigonometric())
     found = model(prediction, law.schedule, steps=8, solver=Rk4())
     close(found(x, 0.25, 0.75), law(x, 0.25, 0.75), 1e-4)
     cond = torch.arange(8) % 4 - 1
@@ -200,7 +208,8 @@ def test_a_jump_is_the_ode_of_its_velocity(prediction):
 @every_prediction
 def test_a_diffusion_model_is_asked_on_any_path(prediction):
     """Trained on the variance-preserving path, sampled on the straight one."""
-    x, law = normal(25, 2), mixture(Linear())
+    x = normal(25, 2)
+    law = mixture(Linear())
     found = Rescheduled(model(prediction, VariancePreserving()), Linear())
     close(found.velocity(x, INSIDE), law.velocity(x, INSIDE), 1e-8)
     close(found.denoise(x, INSIDE), law.denoise(x, INSIDE), 1e-8)
@@ -208,7 +217,8 @@ def test_a_diffusion_model_is_asked_on_any_path(prediction):
 
 @every_prediction
 def test_costs(prediction):
-    x, found = normal(5, 2), model(prediction, Linear(), steps=3, solver=Euler())
+    x = normal(5, 2)
+    found = model(prediction, Linear(), steps=3, solver=Euler())
     for ask, cost in (
         (lambda: found.velocity(x, 0.5), 5),
         (lambda: found.denoise(x, 0.5), 5),
@@ -226,7 +236,8 @@ def test_costs(prediction):
 @every_schedule
 @every_prediction
 def test_derivatives_flow_forwards_and_backwards(prediction, schedule):
-    t, x = INSIDE.clone(), normal(25, 2)
+    t = INSIDE.clone()
+    x = normal(25, 2)
     way = (normal(25, 2, seed=1), torch.ones_like(t))
     _, found = torch.func.jvp(model(prediction, schedule).velocity, (x, t), way)
     _, exact = torch.func.jvp(mixture(schedule).velocity, (x, t), way)
@@ -234,7 +245,8 @@ def test_derivatives_flow_forwards_and_backwards(prediction, schedule):
     asked = model(prediction, schedule)
     asked.velocity(x, t).square().sum().backward()
     assert asked.network.gain.grad.abs() > 0
-    at_ends, x = ENDS.clone().requires_grad_(), normal(6, 2).requires_grad_()
+    at_ends = ENDS.clone().requires_grad_()
+    x = normal(6, 2).requires_grad_()
     for gradient in torch.autograd.grad(asked.velocity(x, at_ends).square().sum(), (x, at_ends)):
         assert gradient.isfinite().all()
 
@@ -245,7 +257,8 @@ def test_single_precision_is_good_to_four_digits(prediction, schedule):
     """For alpha and sigma above .02: reading D off the noise, or the noise off D, divides the
     rounding by either.
     """
-    t, x = INSIDE[2:-2], normal(21, 2)
+    t = INSIDE[2:-2]
+    x = normal(21, 2)
     single = Predicted(Perfect(prediction, mixture(schedule).float()), prediction, schedule)
     found = single.velocity(x.float(), t.float())
     assert found.dtype == torch.float32

@@ -15,7 +15,8 @@ from steer.lookahead.renoise_weights import gauss_legendre
 from steer.metrics.energy_distance import energy_distance
 from steer.metrics.floor import sampling_floor
 from steer.samplers import TrajectoryTilting
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
+from steer.value import Value
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 

@@ -10,7 +10,8 @@ import torch
 from steer.resampling import effective_sample_size, multinomial, residual, stratified, systematic
 
 SCHEMES = [systematic, stratified, multinomial, residual]
-N, ROWS = 7, 20_000
+N = 7
+ROWS = 20_000
 W = torch.tensor([0.31, 0.02, 0.0, 0.17, 0.05, 0.29, 0.16], dtype=torch.float64)
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.__name__)

@@ -45,7 +45,8 @@ def mixture(schedule, steps=32):
 
 def covered(old, new, times=TIMES):
     """The times of the new path whose signal to noise the old path has."""
-    first, at = old(0.0), new(times)
+    first = old(0.0)
+    at = new(times)
     return times[at.alpha * first.sigma >= first.alpha * at.sigma * (1 - 1e-9)]
 
 
@@ -60,7 +61,9 @@ def first_covered(old, new):
 @every_pair
 def test_velocity_denoiser_and_score_are_those_of_the_law_on_the_new_path(old, new):
     t = covered(old, new)
-    x, exact, found = normal(len(t), 2), mixture(new), Rescheduled(mixture(old), new)
+    x = normal(len(t), 2)
+    exact = mixture(new)
+    found = Rescheduled(mixture(old), new)
     close(found.velocity(x, t), exact.velocity(x, t), 1e-9)
     close(found.denoise(x, t), exact.denoise(x, t), 1e-9)
     for a, b in zip(found.endpoints(x, t), exact.endpoints(x, t), strict=True):
@@ -74,7 +77,9 @@ def test_jumps_are_those_of_the_law_on_the_new_path(old, new):
     """One Gaussian, whose map is known: between all pairs of times, backwards too."""
     times = covered(old, new)
     s, t = torch.cartesian_prod(times, times).T
-    x, exact, found = normal(len(s), 2), OneGaussian(new), Rescheduled(OneGaussian(old), new)
+    x = normal(len(s), 2)
+    exact = OneGaussian(new)
+    found = Rescheduled(OneGaussian(old), new)
     close(found(x, s, t), exact(x, s, t), 1e-9)
     close(found.lookahead(x, s), exact.lookahead(x, s), 1e-9)
 
@@ -84,7 +89,8 @@ def test_jumps_are_those_of_the_law_on_the_new_path(old, new):
 )
 def test_jumps_of_a_mixture_agree_up_to_the_oracles_own_error(old, new):
     """Both integrate, on different clocks, by Runge-Kutta: the difference is of order steps^-4."""
-    x, s = normal(16, 2), first_covered(old, new)
+    x = normal(16, 2)
+    s = first_covered(old, new)
     exact = mixture(new, 128)(x, s, 1.0)
     errors = [
         (Rescheduled(mixture(old, n), new)(x, s, 1.0) - exact).norm(dim=1).median()
@@ -97,7 +103,8 @@ def test_jumps_of_a_mixture_agree_up_to_the_oracles_own_error(old, new):
 @every_pair
 def test_the_posterior_is_that_of_the_law_on_the_new_path(old, new):
     t = covered(old, new)
-    x, chance = normal(len(t), 2), torch.Generator
+    x = normal(len(t), 2)
+    chance = torch.Generator
     found = Posterior(6)(Rescheduled(mixture(old), new), x, t, None, chance().manual_seed(1))
     exact = Posterior(6)(mixture(new), x, t, None, chance().manual_seed(1))
     close(found.x1, exact.x1, 1e-9)
@@ -116,7 +123,8 @@ def test_a_model_without_a_posterior_is_named():
 @every_pair
 def test_there_and_back_is_the_model(old, new):
     t = covered(new, old, covered(old, new))
-    x, law = normal(len(t), 2), OneGaussian(old)
+    x = normal(len(t), 2)
+    law = OneGaussian(old)
     back = Rescheduled(Rescheduled(law, new), old)
     close(back.velocity(x, t), law.velocity(x, t), 1e-9)
     close(back(x, t, t.flip(0)), law(x, t, t.flip(0)), 1e-9)
@@ -125,8 +133,10 @@ def test_there_and_back_is_the_model(old, new):
 @every_pair
 def test_identity_semigroup_and_tangent(old, new):
     """At both ends too. Times before the model's start are left to their own test."""
-    t, model = covered(old, new), Rescheduled(OneGaussian(old), new)
-    x, middle = normal(len(t), 2), t.flip(0)
+    t = covered(old, new)
+    model = Rescheduled(OneGaussian(old), new)
+    x = normal(len(t), 2)
+    middle = t.flip(0)
     close(model(x, t, t), x)
     close(model(model(x, t, middle), middle, 1.0), model(x, t, 1.0), 1e-9)
     moved, tangent = torch.func.jvp(lambda r: model(x, t, r), (t,), (torch.ones_like(t),))
@@ -139,11 +149,9 @@ def test_identity_semigroup_and_tangent(old, new):
 
 @every_pair
 def test_derivatives_are_finite_everywhere(old, new):
-    model, x, t = (
-        Rescheduled(mixture(old, 4), new),
-        normal(len(TIMES), 2).requires_grad_(),
-        TIMES.clone().requires_grad_(),
-    )
+    model = Rescheduled(mixture(old, 4), new)
+    x = normal(len(TIMES), 2).requires_grad_()
+    t = TIMES.clone().requires_grad_()
     for output in (model.velocity(x, t), model.denoise(x, t), model(x, t, 1.0), model(x, 0.5, t)):
         gradients = torch.autograd.grad(output.square().sum(), (x, t), allow_unused=True)
         assert all(g is None or g.isfinite().all() for g in gradients)
@@ -156,7 +164,8 @@ def test_derivatives_are_finite_everywhere(old, new):
 @every_pair
 def test_gradients_in_place_and_time_are_those_of_the_law_on_the_new_path(old, new):
     t = covered(old, new, torch.linspace(0.3, 1.0, 8, dtype=torch.float64))
-    x, way = normal(len(t), 2), normal(len(t), 2, seed=1)
+    x = normal(len(t), 2)
+    way = normal(len(t), 2, seed=1)
     found, exact = (
         torch.func.jvp(model.endpoints, (x, t), (way, torch.ones_like(t)))[1]
         for model in (Rescheduled(mixture(old), new), mixture(new))
@@ -172,9 +181,12 @@ def test_before_its_start_the_model_answers_as_at_its_start():
     """A variance-preserving model knows nothing below alpha_0 = .0066; from there back to 0 it errs
     by O(alpha_0).
     """
-    old, new = VariancePreserving(), Linear()
-    model, alpha_0 = Rescheduled(OneGaussian(old), new), float(old(0.0).alpha)
-    r, x = torch.linspace(0, first_covered(old, new), 9, dtype=torch.float64), normal(9, 2)
+    old = VariancePreserving()
+    new = Linear()
+    model = Rescheduled(OneGaussian(old), new)
+    alpha_0 = float(old(0.0).alpha)
+    r = torch.linspace(0, first_covered(old, new), 9, dtype=torch.float64)
+    x = normal(9, 2)
     close(model(x, 0.0, 1.0), model.flow_map(x, 0.0, 1.0), 1e-9)  # the samples it always drew
     error = (model.velocity(x, r) - OneGaussian(new).velocity(x, r)).norm(dim=1)
     assert error[:-1].min() > 0.01 * alpha_0
@@ -198,7 +210,9 @@ def test_the_model_is_never_asked_outside_its_own_times(old, new):
 
 
 def test_conditions_costs_and_claims_pass_through():
-    law, x, cond = mixture(Linear()), normal(5, 2), torch.tensor([0, 2, -1, 1, 0])
+    law = mixture(Linear())
+    x = normal(5, 2)
+    cond = torch.tensor([0, 2, -1, 1, 0])
     model = Rescheduled(law, Trigonometric())
     exact = mixture(Trigonometric())
     close(model.velocity(x, 0.3, cond), exact.velocity(x, 0.3, cond), 1e-9)
@@ -224,11 +238,9 @@ def test_conditions_costs_and_claims_pass_through():
 
 
 def test_samplers_max_batch_and_batch_mates_do_not_notice():
-    model, x, x0 = (
-        Rescheduled(OneGaussian(VariancePreserving()), Linear()),
-        normal(len(TIMES), 2),
-        normal(2, 5, 2),
-    )
+    model = Rescheduled(OneGaussian(VariancePreserving()), Linear())
+    x = normal(len(TIMES), 2)
+    x0 = normal(2, 5, 2)
     close(
         model(x, TIMES, 1.0), torch.cat([model(x[i : i + 1], TIMES[i], 1.0) for i in range(len(x))])
     )
@@ -243,7 +255,8 @@ def test_parameters_are_those_of_the_model_and_images_are_welcome():
     network = Mlp(2, 8, 1, ClassCondition(3, 8))
     model = Rescheduled(ResidualMap(network, Linear()), Trigonometric())
     assert {id(p) for p in model.parameters()} == {id(p) for p in network.parameters()}
-    x, ball = normal(4, 3, 5, 5), Rescheduled(Ball(), Trigonometric())
+    x = normal(4, 3, 5, 5)
+    ball = Rescheduled(Ball(), Trigonometric())
     close(ball(x, 0.0, 1.0), x)  # on this path standard normal data stay where they are
     close(ball.velocity(x, torch.linspace(0, 1, 4)), 0 * x)
 
@@ -256,7 +269,8 @@ def test_parameters_are_those_of_the_model_and_images_are_welcome():
 )
 def test_single_precision_is_good_to_five_digits(old, new):
     t = covered(old, new, torch.linspace(0.02, 0.98, 25, dtype=torch.float64))
-    x, model = normal(len(t), 2), Rescheduled(OneGaussian(old), new)
+    x = normal(len(t), 2)
+    model = Rescheduled(OneGaussian(old), new)
     single = Rescheduled(OneGaussian(old).float(), new)
     for a, b in (
         (single(x.float(), t.float(), 1.0), model(x, t, 1.0)),
@@ -267,10 +281,8 @@ def test_single_precision_is_good_to_five_digits(old, new):
 
 
 def test_half_precision_stays_half_and_times_do_not():
-    model, x = (
-        Rescheduled(OneGaussian(Linear()), Trigonometric()),
-        torch.ones(2, 2, dtype=torch.bfloat16),
-    )
+    model = Rescheduled(OneGaussian(Linear()), Trigonometric())
+    x = torch.ones(2, 2, dtype=torch.bfloat16)
     model(x, 0.5, 1 - 2.0**-12)
     assert all(t.dtype == torch.float32 for t in model.flow_map.asked)
     assert (model.flow_map.asked[1] < 1).all()

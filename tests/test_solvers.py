@@ -31,7 +31,9 @@ def times(*values):
 
 @every_solver
 def test_order_is_the_slope_of_the_error(solver):
-    x, s, t = torch.ones(1, 1, dtype=torch.float64), times(0.0), times(2.0)
+    x = torch.ones(1, 1, dtype=torch.float64)
+    s = times(0.0)
+    t = times(2.0)
     errors = [
         abs(integrate(solver, decay, x, s, t, steps).item() - math.exp(math.sin(2.0)))
         for steps in (32, 64, 128, 256)
@@ -44,7 +46,9 @@ def test_order_is_the_slope_of_the_error(solver):
 @every_solver
 def test_polynomials_in_time_up_to_the_order_are_exact(solver):
     """dx/dt = d t^(d-1) is a quadrature: exact below the order, and not at the next odd degree."""
-    x, s, h = torch.zeros(1, 1, dtype=torch.float64), times(0.3), times(0.5)
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    s = times(0.3)
+    h = times(0.5)
     for degree in range(1, solver.order + 1):
         step = solver.step(lambda x, t, d=degree: (d * t ** (d - 1))[:, None], x, s, h)
         assert step.item() == pytest.approx(0.8**degree - 0.3**degree, abs=1e-14)
@@ -52,7 +56,9 @@ def test_polynomials_in_time_up_to_the_order_are_exact(solver):
 
 @every_solver
 def test_backwards_undoes_forwards(solver):
-    x, s, t = times(0.5, -1.5, 2.0)[:, None], times(0.0, 0.2, 0.9), times(1.0, 0.9, 0.1)
+    x = times(0.5, -1.5, 2.0)[:, None]
+    s = times(0.0, 0.2, 0.9)
+    t = times(1.0, 0.9, 0.1)
     coarse, fine = (
         (integrate(solver, decay, integrate(solver, decay, x, s, t, steps), t, s, steps) - x)
         .abs()
@@ -80,7 +86,9 @@ def test_calls_the_field_as_often_as_it_says(solver):
 
 @every_solver
 def test_every_sample_has_its_own_time_and_step(solver):
-    x, t, h = times(0.5, -1.5, 2.0)[:, None], times(0.0, 0.2, 0.9), times(0.1, 0.0, -0.3)
+    x = times(0.5, -1.5, 2.0)[:, None]
+    t = times(0.0, 0.2, 0.9)
+    h = times(0.1, 0.0, -0.3)
     together = solver.step(decay, x, t, h)
     alone = [solver.step(decay, x[i : i + 1], t[i : i + 1], h[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=0)

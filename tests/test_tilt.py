@@ -11,7 +11,8 @@ from rewards import Quadratic
 from steer import analytic, counting, samplers
 from steer.guidance import Unconditional
 from steer.lookahead import Guesses, Identity, Lookahead, Posterior
-from steer.tilt import NonFiniteReward, Tilt, Value, check_finite, no_gradient
+from steer.tilt import NonFiniteReward, Tilt, check_finite, no_gradient
+from steer.value import Value
 
 
 def points(n, d=2, seed=0):
@@ -77,10 +78,7 @@ def test_rewards_of_one_argument_are_not(reward):
 
 
 def test_a_second_argument_that_is_no_condition_is_refused():
-    with pytest.raises(
-        ValueError,
-        match="the argument 'strength' of the reward <lambda> has no value; give it a default",
-    ):
+    with pytest.raises(ValueError, match=r"<lambda>.*'strength'"):
         Tilt(lambda x, strength: strength * x.sum(1))
 
 

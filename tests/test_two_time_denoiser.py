@@ -29,14 +29,16 @@ class Aim(nn.Module):
 
     def __init__(self, schedule):
         super().__init__()
-        self.schedule, self.gain = schedule, nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.schedule = schedule
+        self.gain = nn.Parameter(torch.ones((), dtype=torch.float64))
 
     def forward(self, x, s, t, cond):
         assert s.shape == t.shape == x.shape[:1]
         (a, b, *_), (c, d, *_) = (
             (c[:, None] for c in self.schedule.coefficients(r)) for r in (s, t)
         )
-        before, after = (a**2 * STD**2 + b**2).sqrt(), (c**2 * STD**2 + d**2).sqrt()
+        before = (a**2 * STD**2 + b**2).sqrt()
+        after = (c**2 * STD**2 + d**2).sqrt()
         mean = MEAN.to(x) if cond is None else MEAN.to(x) + cond[:, None]
         factor = STD**2 * (c * b + a * d) / (after * b + before * d)
         return self.gain.to(x) * (mean + factor * (x - a * mean) / before)
@@ -53,7 +55,8 @@ def pairs():
 @every_schedule
 def test_jumps_are_the_flow_both_ways(schedule):
     s, t = pairs()
-    x, found = normal(len(s), 2), TwoTimeDenoiser(Aim(schedule), schedule)
+    x = normal(len(s), 2)
+    found = TwoTimeDenoiser(Aim(schedule), schedule)
     close(found(x, s, t), flow(schedule, x, s, t))
     close(found.lookahead(x, s), flow(schedule, x, s, 1.0))
     cond = torch.arange(len(s)).double()
@@ -64,7 +67,8 @@ def test_jumps_are_the_flow_both_ways(schedule):
 def test_it_is_a_step_of_the_papers_form(schedule):
     """(sigma_t / sigma_s) x + (alpha_t - alpha_s sigma_t / sigma_s) D, whatever D is."""
     s, t = pairs()
-    x, aim = normal(len(s), 2), normal(len(s), 2, seed=1)
+    x = normal(len(s), 2)
+    aim = normal(len(s), 2, seed=1)
     (a, b, *_), (c, d, *_) = (schedule.at(r, x) for r in (s, t))
     close(
         TwoTimeDenoiser(lambda x, s, t, cond: aim, schedule)(x, s, t),
@@ -74,7 +78,8 @@ def test_it_is_a_step_of_the_papers_form(schedule):
 
 @every_schedule
 def test_velocity_denoiser_and_score_are_the_laws(schedule):
-    law, x = GaussianMixture(MEAN, STD, schedule=schedule), normal(12, 2)
+    law = GaussianMixture(MEAN, STD, schedule=schedule)
+    x = normal(12, 2)
     found = TwoTimeDenoiser(Aim(schedule), schedule)
     close(found.velocity(x, TIMES), law.velocity(x, TIMES))
     close(found.denoise(x, TIMES), law.denoise(x, TIMES))
@@ -84,7 +89,8 @@ def test_velocity_denoiser_and_score_are_the_laws(schedule):
 @every_schedule
 def test_identity_and_tangent_up_to_the_data(schedule):
     t = torch.cat((TIMES, torch.tensor([1 - 1e-4, 1.0], dtype=torch.float64)))
-    x, found = normal(len(t), 2), TwoTimeDenoiser(Aim(schedule), schedule)
+    x = normal(len(t), 2)
+    found = TwoTimeDenoiser(Aim(schedule), schedule)
     moved, tangent = torch.func.jvp(lambda r: found(x, t, r), (t,), (torch.ones_like(t),))
     close(moved, x, 0)
     close(tangent, found.velocity(x, t))
@@ -92,7 +98,8 @@ def test_identity_and_tangent_up_to_the_data(schedule):
 
 @every_schedule
 def test_from_the_data_it_errs_by_the_margin(schedule):
-    law, x = GaussianMixture(MEAN, STD, schedule=schedule), normal(5, 2)
+    law = GaussianMixture(MEAN, STD, schedule=schedule)
+    x = normal(5, 2)
     errors = []
     for margin in (1e-3, 1e-4):
         found = TwoTimeDenoiser(Aim(schedule), schedule, margin)
@@ -112,11 +119,9 @@ def test_on_another_path():
 
 
 def test_costs_derivatives_and_samplers():
-    found, x, s = (
-        TwoTimeDenoiser(Aim(Linear()), Linear()),
-        normal(12, 2).requires_grad_(),
-        TIMES.clone().requires_grad_(),
-    )
+    found = TwoTimeDenoiser(Aim(Linear()), Linear())
+    x = normal(12, 2).requires_grad_()
+    s = TIMES.clone().requires_grad_()
     for ask in (
         lambda: found(x, s, 0.7),
         lambda: found.velocity(x, s),

@@ -6,8 +6,9 @@ import pytest
 import torch
 from chance import generator, normal
 
+from rewards import Quadratic
 from steer.analytic import ring
-from steer.analytic.benchmarks import WORLDS, Closed, Linear, Lobes, Quadratic, Summed, numbers
+from steer.analytic.benchmarks import WORLDS, Closed, Linear, Lobes, Summed, numbers
 
 N = 20_000
 worlds = pytest.mark.parametrize("name", WORLDS)
@@ -15,7 +16,8 @@ worlds = pytest.mark.parametrize("name", WORLDS)
 
 def off(values, truth):
     """The largest error of a mean in standard errors; coordinates without chance must be right."""
-    error, noise = (values.mean(0) - truth).abs(), values.std(0) / len(values) ** 0.5
+    error = (values.mean(0) - truth).abs()
+    noise = values.std(0) / len(values) ** 0.5
     return float((error / (noise + 1e-12)).max())
 
 
@@ -46,10 +48,8 @@ def test_exact_draws_have_the_stated_mean_and_weights(name):
 def test_exact_draws_follow_the_tilted_law_beyond_its_mean(name):
     """E*[exp(-r)] = 1 / Z, where exp(-r) has a variance; and E*[r] by importance sampling."""
     world = WORLDS[name]()
-    r, base = (
-        world.reward(world.sample(N, generator(4))),
-        world.reward(world.flow_map.sample(N, generator(5))),
-    )
+    r = world.reward(world.sample(N, generator(4)))
+    base = world.reward(world.flow_map.sample(N, generator(5)))
     ratio = (base - world.log_z).exp()
     error = r.mean() - (ratio * base).mean()
     assert abs(error) < 4 * (r.var() + (ratio * (base - r.mean())).var()).sqrt() / N**0.5
@@ -73,7 +73,8 @@ def test_the_tilt_moves_every_world_by_something_to_see():
     ids=["quadratic", "linear"],
 )
 def test_sums_over_the_grid_agree_with_closed_forms(reward):
-    closed, summed = Closed(ring(), reward), Summed(ring(), reward, highest=10.0, extent=12.0)
+    closed = Closed(ring(), reward)
+    summed = Summed(ring(), reward, highest=10.0, extent=12.0)
     assert summed.log_z == pytest.approx(closed.log_z, abs=1e-10)
     assert torch.allclose(summed.mean, closed.mean, atol=1e-10)
     assert torch.allclose(summed.weights, closed.weights, atol=1e-10)
@@ -89,7 +90,8 @@ def test_the_grid_of_the_lobes_is_fine_and_wide_enough():
 
 
 def test_lobes_are_a_cosine_far_out_and_smooth_at_the_origin():
-    reward, angle = Lobes(1.5, 3), torch.linspace(0, 6, 50, dtype=torch.float64)
+    reward = Lobes(1.5, 3)
+    angle = torch.linspace(0, 6, 50, dtype=torch.float64)
     circle = torch.stack((angle.cos(), angle.sin()), 1)
     assert torch.allclose(reward(1e6 * circle), 1.5 * (3 * angle).cos(), atol=1e-9)
     assert torch.allclose(reward(2.0 * circle), 1.5 * 0.8**1.5 * (3 * angle).cos())

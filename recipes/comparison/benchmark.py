@@ -1,16 +1,15 @@
-"""What the methods of a comparison are given alike: the map, the tilt, the prompts, and chance of
-their own.
+"""The common ground of all methods of a comparison: map, tilt, prompts and keyed randomness.
 
 A method that returns as many samples as it draws gets a population for each prompt. One that
-chooses, such as best of N, gets a group of candidates for each sample it is to return, and is
-handed as many groups at once as memory allows.
+chooses, such as best of N, gets a group of candidates for each sample it is to return; as many
+groups are batched as memory allows.
 """
 
 import inspect
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from steer import counting
 from steer.data.stream import keyed_generator
@@ -20,14 +19,15 @@ from steer.tilt import Tilt
 
 
 @dataclass(frozen=True)
-class Arena:
-    """The common ground of all methods.
+class Benchmark:
+    """What every method of a comparison is given.
 
     Args:
         flow_map, tilt, cond: as samplers take them; cond has one entry per prompt.
-        prompts, particles: how many, and the samples to return for each.
+        prompts: P, how many prompts.
+        particles: samples to return for each prompt.
         blank: an empty tensor (0, *shape), of the noise's dtype and device.
-        max_batch: the most noise particles a sampler is handed at once, if a group has no more.
+        max_batch: the most noise particles given to a sampler at once, unless one group has more.
 
     Raises:
         ValueError: a max_batch below 1.
@@ -48,71 +48,91 @@ class Arena:
     def draw(
         self, sampler: Sampler, drawn: int, groups: int, *key: int | str, keep: int | None = None
     ) -> Result:
-        """Samples (prompts, groups x returned, *shape) of `groups` calls a prompt, on `drawn` noise
-        particles each.
+        """Samples of each prompt, in groups of `drawn` noise particles.
 
-        All randomness comes from the key, whatever max_batch. Evaluations are counted here, per
-        sample that is kept, and not taken from the sampler. Weights of several groups are
-        normalised group by group, and have no log Z. Of more than `keep` samples, so many are drawn
-        by their weights, and have none then.
+        All randomness is keyed, so that results do not depend on max_batch. Evaluations are counted
+        here per kept sample, not taken from the sampler. Weights of several groups are normalised
+        group by group, and have no log Z.
+
+        Args:
+            sampler: the method.
+            drawn: noise particles of a group.
+            groups: how many groups for each prompt.
+            key: of all randomness.
+            keep: the most samples kept of a prompt, drawn by their weights and then unweighted;
+                None keeps all.
+
+        Returns:
+            x (prompts, groups x returned, *shape) with log_w, or `keep` samples of each prompt.
         """
-        rows = [p for p in range(self.prompts) for _ in range(groups)]
+        indices = [p for p in range(self.prompts) for _ in range(groups)]
         noise = keyed_generator("noise", *key)
         at_once = max(self.max_batch // drawn, 1)
         with counting.count() as tally:
-            parts = [
-                self.call(sampler, drawn, rows[i : i + at_once], noise, i, *key)
-                for i in range(0, len(rows), at_once)
+            batches = [
+                self.call(sampler, drawn, indices[i : i + at_once], noise, i, *key)
+                for i in range(0, len(indices), at_once)
             ]
-        x, log_w = torch.cat([part.x for part in parts]), torch.cat([part.log_w for part in parts])
-        log_w = torch.where(
-            (log_w == -torch.inf).all(1, keepdim=True), 0.0, log_w
-        )  # no particle is left: all alike
-        log_w, log_z = (
-            (log_w, [part.log_z for part in parts])
-            if groups == 1
-            else (log_w.log_softmax(1), [None])
+        result = self.joined(batches, groups, tally)
+        if keep is None or result.x.shape[1] <= keep:
+            return result
+        return replace(
+            result,
+            x=result.resampled(keep, keyed_generator("kept", *key)),
+            log_w=result.log_w.new_zeros(self.prompts, keep),
+            evaluations=tally.per(self.prompts * keep),
         )
-        whole = Result(
+
+    def joined(self, batches: list[Result], groups: int, tally: counting.Evaluations) -> Result:
+        """The groups of all batches as one result, by prompt."""
+        x = torch.cat([batch.x for batch in batches])
+        log_w = torch.cat([batch.log_w for batch in batches])
+        dead = (log_w == -torch.inf).all(1, keepdim=True)  # no particle is left: equal weights
+        log_w = torch.where(dead, 0.0, log_w)
+        log_z: list[Tensor | None] = [None]
+        if groups == 1:
+            log_z = [batch.log_z for batch in batches]
+        else:
+            log_w = log_w.log_softmax(1)
+        known = [each for each in log_z if each is not None]
+        return Result(
             x.unflatten(0, (self.prompts, groups)).flatten(1, 2),
             log_w.unflatten(0, (self.prompts, groups)).flatten(1, 2),
-            None if any(z is None for z in log_z) else torch.cat(log_z),  # type: ignore[arg-type]
+            torch.cat(known) if len(known) == len(log_z) else None,
             evaluations=tally.per(log_w.numel()),
-        )
-        if keep is None or whole.x.shape[1] <= keep:
-            return whole
-        kept = whole.resampled(keep, keyed_generator("kept", *key))
-        spent = tally.per(self.prompts * keep)
-        return replace(
-            whole, x=kept, log_w=whole.log_w.new_zeros(self.prompts, keep), evaluations=spent
         )
 
     def call(
         self,
         sampler: Sampler,
         drawn: int,
-        rows: list[int],
-        noise: torch.Generator,
+        indices: list[int],
+        noise: Generator,
         first: int,
         *key: int | str,
     ) -> Result:
-        """One call of the sampler, with a group for each row; a row is the number of its prompt,
-        `first` the place of the first one.
+        """One call of the sampler.
 
-        All calls start from one generator, and the place of a row keys its randomness. A sampler
-        that takes no prompt_keys has a generator for each call.
+        A sampler that takes prompt_keys has its randomness keyed by the place of each group; any
+        other has a generator for each call.
+
+        Args:
+            sampler: the method.
+            drawn: noise particles of a group.
+            indices: the prompt of each group.
+            noise: source of x0, shared by all calls.
+            first: the place of the first group among all.
+            key: of the sampler's randomness.
         """
         shape = (drawn, *self.blank.shape[1:])
-        x0 = torch.stack(
-            [torch.randn(shape, generator=noise, dtype=self.blank.dtype) for _ in rows]
-        )
-        tilt = (
-            self.tilt if self.tilt.scale.ndim == 0 else self.tilt.with_scale(self.tilt.scale[rows])
-        )
-        inputs = (self.flow_map, x0.to(self.blank.device), tilt, pick(self.cond, rows))
+        dtype = self.blank.dtype
+        x0 = torch.stack([torch.randn(shape, generator=noise, dtype=dtype) for _ in indices])
+        tilt = self.tilt
+        if tilt.scale.ndim:
+            tilt = tilt.with_scale(tilt.scale[indices])
+        device = self.blank.device
+        inputs = (self.flow_map, x0.to(device), tilt, pick(self.cond, indices))
         if "prompt_keys" not in inspect.signature(sampler.__call__).parameters:
-            return sampler(
-                *inputs, keyed_generator("sampler", *key, first, device=self.blank.device)
-            )
-        generator = keyed_generator("sampler", *key, device=self.blank.device)
-        return sampler(*inputs, generator, range(first, first + len(rows)))
+            return sampler(*inputs, keyed_generator("sampler", *key, first, device=device))
+        prompt_keys = range(first, first + len(indices))
+        return sampler(*inputs, keyed_generator("sampler", *key, device=device), prompt_keys)

@@ -1,10 +1,9 @@
-"""How large a method may be for what it may spend: the size is one of its whole numbers, its cost
-is found by trying.
+"""The size of a method within a budget: one of its integer settings, its cost found by trial runs.
 
-A trial runs the method at some size on two samples of one prompt (on one group, if it chooses) and
-prices what was counted. The largest size within a budget is searched for by secants, which an
-affine cost obeys at once; that this size fits, and that the next does not, are trials as well. A
-size that the method refuses counts as the next smaller one.
+A trial runs the method at some size on two samples of one prompt (on one group, if it chooses among
+candidates) and prices the evaluations counted. The largest size within a budget is searched for by
+secants, exact at once for an affine cost; that this size fits, and that the next does not, are
+trials as well. A size that the method refuses counts as the next smaller one.
 """
 
 import hashlib
@@ -16,39 +15,48 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipes.comparison.benchmark import Arena
+from recipes.comparison.benchmark import Benchmark
 from recipes.setup.builders import sampler_of
-from recipes.setup.config import nearest
 from steer.build import resolve
 from steer.counting import Evaluations
+from steer.nearest import suggestion
 from steer.samplers import Sampler
 from steer.tilt import NonFiniteReward
 
 CANDIDATES = "candidates"
 REFUSALS = 16  # so many sizes in a row may be refused
-FEW = range(1, REFUSALS + 1)
-RULES = 2  # of sizes and of what is kept of a population: what was measured by other rules is measured anew
+SMALL = range(1, REFUSALS + 1)
+RULES = 2  # version of how sizes and kept samples are chosen; others are measured anew
 
 
 @dataclass(frozen=True)
 class Price:
-    """In forwards of the network: its backward, and forward and backward of the reward."""
+    """price(evaluations) -> their cost, in forward passes of the network.
+
+    Args:
+        backward: of one backward pass of the network.
+        reward_forward: of one evaluation of the reward.
+        reward_backward: of one gradient of the reward.
+    """
 
     backward: float = 2.0
     reward_forward: float = 0.0
     reward_backward: float = 0.0
 
     def __call__(self, spent: Evaluations) -> float:
-        reward = (
-            self.reward_forward * spent.reward_forward
-            + self.reward_backward * spent.reward_backward
-        )
+        forward = self.reward_forward * spent.reward_forward
+        reward = forward + self.reward_backward * spent.reward_backward
         return spent.forward_equivalents(self.backward) + reward
 
 
 class Fit(NamedTuple):
-    """A size; the noise particles of a call, the samples it returns, and what each sample costs
-    that is kept.
+    """A trial of one size.
+
+    Attributes:
+        size: the value of the setting.
+        drawn: noise particles of a call.
+        returned: samples that a call returns.
+        cost: per kept sample.
     """
 
     size: int
@@ -58,8 +66,13 @@ class Fit(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What was solved for, the least that a sample costs, the largest size within each budget, or
-    why there is none.
+    """The sizes of a method for all budgets.
+
+    Attributes:
+        setting: the name of the integer setting that was varied.
+        least: the cost of the smallest size; None where the method cannot be run.
+        fits: the largest size within each budget, by str(budget).
+        errors: why there is none, likewise.
     """
 
     setting: str
@@ -69,9 +82,7 @@ class Plan(NamedTuple):
 
 
 def integer_settings(node: Any, prefix: str = "") -> list[str]:
-    """The dotted names of the whole numbers that the object of a node, or of one inside it, is
-    built with.
-    """
+    """The dotted names of the integer arguments of a node's object, and of those inside it."""
     if not isinstance(node, dict) or "_target_" not in node:
         return []
     names = []
@@ -89,7 +100,7 @@ def is_whole(annotation: Any) -> bool:
 
 
 def files_of(node: Any) -> list[str]:
-    """The files of one's own that a node is built from: those of file.py:Name."""
+    """The user's files that a node is built from: the paths of its targets file.py:Name."""
     if isinstance(node, dict):
         return [path for value in node.values() for path in files_of(value)]
     path, colon, _ = node.rpartition(":") if isinstance(node, str) else ("", "", "")
@@ -108,11 +119,12 @@ class Sizer:
 
     Args:
         node: of its sampler.
-        size: what is solved for: CANDIDATES, the dotted name of an integer setting, or None to find
-            out.
+        size: the setting that is varied: CANDIDATES, the dotted name of an integer setting, or None
+            to find out.
         candidates: the noise particles of a call, where they are not the size; None for the samples
             of a prompt.
-        arena, price: what it is run on, and what that costs.
+        benchmark: what it is run on.
+        price: of its evaluations.
         most: the largest budget it is run at; None for no bound.
 
     Raises:
@@ -122,7 +134,7 @@ class Sizer:
     node: dict[str, Any]
     size: str | None
     candidates: int | None
-    arena: Arena
+    benchmark: Benchmark
     price: Price
     most: float | None = None
     trials: dict[int, Fit] = field(default_factory=dict)
@@ -131,41 +143,32 @@ class Sizer:
         self.settings = integer_settings(self.node)
         if self.size not in (None, CANDIDATES, *self.settings):
             known = ", ".join([CANDIDATES, *self.settings])
-            raise ValueError(
-                f"size is one of {known}; got {self.size!r}{nearest(str(self.size), self.settings)}"
-            )
-        if self.candidates is not None and (
-            type(self.candidates) is not int or self.candidates < 1
-        ):
+            near = suggestion(str(self.size), self.settings)
+            raise ValueError(f"size is one of {known}; got {self.size!r}{near}")
+        known_count = type(self.candidates) is int and self.candidates >= 1
+        if self.candidates is not None and not known_count:
             raise ValueError(f"candidates is a whole number, at least 1; got {self.candidates!r}")
         if self.most is not None and (type(self.most) not in (int, float) or not self.most > 0):
             raise ValueError(f"most is the largest budget it is run at, above 0; got {self.most!r}")
 
     @property
-    def said(self) -> dict[str, Any]:
-        """What a run of it at some size depends on: what the config says, and what stands in the
-        files that it names.
-        """
-        code = [
-            hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in files_of(self.node)
-        ]
+    def identity(self) -> dict[str, Any]:
+        """What a result at some size depends on, the contents of the user's files included."""
+        contents = [Path(path).read_bytes() for path in files_of(self.node)]
         return {
             "sampler": self.node,
             "size": self.size,
             "candidates": self.candidates,
-            "code": code,
+            "code": [hashlib.sha256(content).hexdigest()[:16] for content in contents],
             "rules": RULES,
         }
 
     def plan(self, budgets: Sequence[float]) -> Plan:
-        """The largest size for each budget, or why there is none. The least is None for what cannot
-        be run at all.
-        """
+        """The largest size for each budget, or why there is none."""
         try:
-            setting, least = self.setting, self.least
+            plan = Plan(self.setting, self.least.cost, {}, {})
         except ValueError as error:
             return Plan("", None, {}, {str(b): str(error) for b in budgets})
-        plan = Plan(setting, least.cost, {}, {})
         for b in budgets:
             try:
                 if self.most is not None and b > self.most:
@@ -177,72 +180,76 @@ class Sizer:
 
     def sampler(self, setting: str, size: int) -> Sampler:
         """The method at a size."""
-        return sampler_of(
-            self.node if setting == CANDIDATES else with_setting(self.node, setting, size)
-        )
+        chosen = setting == CANDIDATES
+        return sampler_of(self.node if chosen else with_setting(self.node, setting, size))
 
     # --- trials ----------------------------------------------------------------------------------
     @cached_property
     def setting(self) -> str:
-        """The name of the size: the candidates of a method that chooses among them, otherwise its
-        steps.
+        """The setting that is varied.
+
+        The candidates of a method that chooses among them, otherwise its steps.
         """
         if self.size is not None:
             return self.size
         steps = "steps" if "steps" in self.settings else CANDIDATES
-        if (
-            self.candidates is None
-            and first_taken(lambda k: self.run(steps, k, 2), FEW).returned < 2
-        ):
+        if self.candidates is None and self.chooses(steps):
             return CANDIDATES
         if steps == CANDIDATES:
-            raise ValueError(
-                f"it has no steps; say which size to vary: {', '.join(self.settings) or 'it has none'}"
-            )
+            sizes = ", ".join(self.settings) or "it has none"
+            raise ValueError(f"it has no steps; set its size to the setting to vary: {sizes}")
         return steps
+
+    def chooses(self, setting: str) -> bool:
+        """Whether the method returns one of two candidates."""
+        return first_accepted(lambda size: self.run(setting, size, 2), SMALL).returned < 2
 
     def run(self, setting: str, size: int, drawn: int) -> Fit:
         """The method at a size, on one group; the cost is per sample that it returns."""
-        result = replace(self.arena, prompts=1).draw(self.sampler(setting, size), drawn, 1, "trial")
+        one_prompt = replace(self.benchmark, prompts=1)
+        result = one_prompt.draw(self.sampler(setting, size), drawn, 1, "trial")
         return Fit(size, drawn, result.x.shape[1], self.price(result.evaluations))
 
-    def kept(self, fit: Fit) -> Fit:
-        """The same with the cost per sample that is kept, where the last group of a prompt returns
-        more than are wanted.
+    def per_kept_sample(self, fit: Fit) -> Fit:
+        """The same with its cost per kept sample.
+
+        The last group of a prompt may return more samples than are wanted.
         """
-        groups = math.ceil(self.arena.particles / fit.returned)
-        return fit._replace(cost=fit.cost * groups * fit.returned / self.arena.particles)
+        groups = math.ceil(self.benchmark.particles / fit.returned)
+        return fit._replace(cost=fit.cost * groups * fit.returned / self.benchmark.particles)
 
     def trial(self, size: int) -> Fit:
-        """The same, once for each size, and told of all the samples of a prompt where they are a
-        population.
-        """
+        """The method at a size, run once, as it will be for all samples of a prompt."""
         if size not in self.trials:
             own = size if self.setting == CANDIDATES else self.candidates
             fit = self.run(self.setting, size, own or 2)
-            if own is None and fit.returned != fit.drawn:
-                raise ValueError(
-                    f"it returns {fit.returned} of 2 samples; say candidates=N beside size={self.size}"
-                )
-            whole = self.arena.particles
-            self.trials[size] = self.kept(fit if own else fit._replace(drawn=whole, returned=whole))
+            if own is None:
+                if fit.returned != fit.drawn:
+                    raise ValueError(
+                        f"it returns {fit.returned} of 2 samples; "
+                        f"give candidates=N beside size={self.size}"
+                    )
+                population = self.benchmark.particles
+                fit = fit._replace(drawn=population, returned=population)
+            self.trials[size] = self.per_kept_sample(fit)
         return self.trials[size]
 
-    def taken(self, size: int) -> Fit:
+    def accepted(self, size: int) -> Fit:
         """The trial of the largest size up to this one that is not refused."""
-        return first_taken(self.trial, range(size, max(size - REFUSALS, self.least.size - 1), -1))
+        lowest = max(size - REFUSALS, self.least.size - 1)
+        return first_accepted(self.trial, range(size, lowest, -1))
 
     # --- the search ------------------------------------------------------------------------------
     @cached_property
     def least(self) -> Fit:
         """The smallest size."""
-        return first_taken(self.trial, FEW)
+        return first_accepted(self.trial, SMALL)
 
     @cached_property
     def slope(self) -> float:
-        """What one size more costs, at the lower end."""
+        """The cost of one size more, at the lower end."""
         for more in (1, REFUSALS):
-            ahead = self.taken(self.least.size + more)
+            ahead = self.accepted(self.least.size + more)
             if ahead.cost > self.least.cost:
                 return (ahead.cost - self.least.cost) / (ahead.size - self.least.size)
         raise ValueError(f"its cost does not grow with {self.setting}; name another size")
@@ -254,38 +261,38 @@ class Sizer:
             ValueError: there is none, or a cost that does not grow.
         """
         if self.least.cost > budget:
-            raise ValueError(
-                f"the smallest, {self.least.size} {self.setting}, costs {self.least.cost:g} evaluations"
-            )
-        fits, top, over, slope = (
-            self.least,
-            self.least.size,
-            None,
-            self.slope,
-        )  # up to top, nothing costs more than fits
+            smallest = f"{self.least.size} {self.setting}"
+            raise ValueError(f"the smallest, {smallest}, costs {self.least.cost:g} evaluations")
+        fits = self.least
+        top = self.least.size  # up to here, nothing costs more than `fits`
+        over: int | None = None  # the smallest size known to cost too much
+        slope = self.slope
         for turn in range(1, 64):
             guess = top + max(int((budget - fits.cost) / slope), 1)
             if over is not None:
                 guess = (top + over) // 2 if turn % 3 == 0 else min(guess, over - 1)
-            try:
-                tried = self.taken(guess)
-            except NonFiniteReward:
-                raise
-            except ValueError:  # none so large
-                tried = Fit(guess, 0, 0, math.inf)
+            tried = self.tried(guess)
             if tried.cost <= budget:
-                fits, top = tried, guess
+                fits = tried
+                top = guess
             else:
-                over, slope = (
-                    tried.size,
-                    min((tried.cost - fits.cost) / (tried.size - fits.size), 1e9),
-                )
+                slope = min((tried.cost - fits.cost) / (tried.size - fits.size), 1e9)
+                over = tried.size
             if over is not None and over - top <= 1:
                 return fits
         raise ValueError(f"its cost hardly grows with {self.setting}; name another size")
 
+    def tried(self, size: int) -> Fit:
+        """The trial of the largest accepted size up to this one, of infinite cost if none is."""
+        try:
+            return self.accepted(size)
+        except NonFiniteReward:
+            raise
+        except ValueError:
+            return Fit(size, 0, 0, math.inf)
 
-def first_taken(trial: Callable[[int], Fit], sizes: Sequence[int]) -> Fit:
+
+def first_accepted(trial: Callable[[int], Fit], sizes: Sequence[int]) -> Fit:
     """The trial of the first size that is not refused; raises the first refusal if all are."""
     refusals = []
     for size in sizes:

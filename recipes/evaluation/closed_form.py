@@ -1,4 +1,4 @@
-"""Where the tilted law is known: a Gaussian mixture under a quadratic or linear reward."""
+"""Tilted laws in closed form: a Gaussian mixture under a quadratic or linear reward."""
 
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -24,10 +24,11 @@ class ClosedForm(NamedTuple):
 
 
 def closed_form(flow_map: FlowMap, tilt: Tilt | None) -> ClosedForm | None:
-    """p_1 exp(scale r) / Z, or None where it is not known."""
+    """p_1 exp(scale r) / Z, or None where it has no closed form."""
     if tilt is None or not isinstance(flow_map, GaussianMixture) or tilt.scale.ndim > 0:
         return None
-    scale, reward = float(tilt.scale), tilt.reward
+    scale = float(tilt.scale)
+    reward = tilt.reward
     if isinstance(reward, Quadratic):
         law, log_z = flow_map.tilted(
             SimpleNamespace(center=reward.center, precision=scale * reward.precision)

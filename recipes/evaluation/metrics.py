@@ -1,4 +1,4 @@
-"""From samples to figures."""
+"""Metrics of samples."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,10 +22,11 @@ from steer.metrics import (
 from steer.resampling import effective_sample_size
 from steer.samplers import Result
 
+PATH = {"path_length": "thermodynamic_length", "path_discrepancy": "total_discrepancy"}
 Figures = dict[str, Any]
 NOTHING = Estimate(*torch.full((3,), torch.nan, dtype=torch.float64))
-# The samples of a Result are all in this process: a gather would wait for processes that have none,
-# or count them twice.
+# All samples of a Result are in this process: a gather would wait for processes without samples, or
+# count them twice.
 LOCAL = {"sync_on_compute": False}
 
 
@@ -41,15 +42,13 @@ def rejecting(reward: Reward) -> Callable[..., Tensor]:
 
 @dataclass(frozen=True)
 class Measure:
-    """measure(result) -> reward, held-out reward, judge's accuracy and diversity, under the weights
-    of the samples.
+    """measure(result) -> weighted means of reward, held-out reward, judge's accuracy and diversity.
 
-    The result is taken to be whole: among several processes nothing is gathered, so that one alone
-    can measure.
+    Nothing is gathered over processes, so that one of them alone can measure.
 
     Args:
-        reward: what was steered by, unscaled.
-        heldout: what was not.
+        reward: the reward that is steered by, unscaled.
+        heldout: a reward that is not.
         judge: a classifier; without one, diversity is the Euclidean distance of the samples
             themselves.
         decode: samples -> what the judge looks at; the samples as they are if None.
@@ -65,12 +64,12 @@ class Measure:
     reject_nan: bool = False
 
     def __call__(self, result: Result) -> Figures:
-        x, log_w = result.x, result.log_w
-        lost = (log_w == -torch.inf).all(
-            dim=1, keepdim=True
-        )  # prompts of which nothing is left, measured unweighted
-        log_w = torch.where(lost, 0.0, log_w)
-        reward, heldout = self.mean(self.reward, x, log_w), self.mean(self.heldout, x, log_w)
+        x = result.x
+        log_w = result.log_w
+        dead = (log_w == -torch.inf).all(dim=1, keepdim=True)  # measured unweighted
+        log_w = torch.where(dead, 0.0, log_w)
+        reward = self.mean(self.reward, x, log_w)
+        heldout = self.mean(self.heldout, x, log_w)
         accuracy = self.accuracy(x, log_w)
         return {
             "reward_mean": float(reward.mean),
@@ -83,7 +82,7 @@ class Measure:
         }
 
     def decoded(self, x: Tensor) -> Tensor:
-        """What the judge looks at."""
+        """The input of the judge."""
         return x if self.decode is None else self.decode(x)
 
     def mean(self, reward: Reward | None, x: Tensor, log_w: Tensor) -> Estimate:
@@ -95,7 +94,7 @@ class Measure:
         return metric.compute()
 
     def accuracy(self, x: Tensor, log_w: Tensor) -> Estimate:
-        """How often the judge sees the label asked for, NaN without a judge or labels."""
+        """How often the judge assigns the label asked for, NaN without a judge or labels."""
         if self.judge is None or not isinstance(self.cond, Tensor) or self.cond.is_floating_point():
             return NOTHING
         judge = self.judge
@@ -120,10 +119,10 @@ class Measure:
 
 
 def of_population(result: Result) -> Figures:
-    """What the sampler says of itself: log Z (the mean over prompts), smallest ESS, number of
-    resamplings, how uneven
-    the path made the weights in all (thermodynamic length, total discrepancy; means over prompts),
-    cost.
+    """The sampler's own statistics.
+
+    log Z (mean over prompts, and of each), smallest ESS, number of resamplings, thermodynamic
+    length and total discrepancy of the path (means over prompts), and evaluations.
     """
     ess = [effective_sample_size(result.log_w).min().item()]
     if "ess" in result.trace:
@@ -135,8 +134,8 @@ def of_population(result: Result) -> Figures:
         "ess_min": min(ess),
         "resamples": int(resampled.sum()),
         **{
-            f"path_{name}": float(result.trace[name].sum(0).mean())
-            for name in ("length", "discrepancy")
+            key: float(result.trace[name].sum(0).mean())
+            for key, name in PATH.items()
             if name in result.trace
         },
         "evaluations": asdict(result.evaluations),

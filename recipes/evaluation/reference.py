@@ -1,6 +1,4 @@
-"""What the samples of a map are held against: pictures, by a judge's features, or exact draws in
-the plane.
-"""
+"""References that samples are compared with: a data set of images, or exact draws in the plane."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,34 +15,33 @@ from steer.metrics.energy_distance import energy_distance
 Figures = dict[str, float]
 
 
-class Yardstick(ABC):
-    """yardstick(x (P, N, *shape), labels (P,) or None) -> figures; `floor(n)` -> the same for n
-    samples of the data.
-    """
+class Reference(ABC):
+    """reference(x (P, N, *shape), labels (P,) or None) -> distances of samples to the data."""
 
     @abstractmethod
     def __call__(self, x: Tensor, labels: Tensor | None) -> Figures:
-        """How far the samples are from the data."""
+        """The distances of the samples to the data."""
 
     @abstractmethod
     def floor(self, n: int) -> Figures:
-        """How far n samples of the data's own law are."""
+        """The same distances of n samples of the data distribution itself."""
 
 
-class AgainstImages(Yardstick):
-    """Feature Frechet distance to the test images, and the judge's accuracy where labels were asked
-    for.
+class ImageReference(Reference):
+    """Frechet distance to test images in a classifier's features, and its accuracy on the labels.
 
     Args:
-        judge: classifier of images in [0, 1], whose features count.
-        test: (images (n, C, H, W) as bytes, labels (n,)): what to be near to.
+        judge: classifier of images in [0, 1], whose features are compared.
+        test: images (n, C, H, W) as bytes and labels (n,), to compare with.
         train: the same of other images, for the floor.
     """
 
     def __init__(
         self, judge: Classifier, test: tuple[Tensor, Tensor], train: tuple[Tensor, Tensor]
     ):
-        self.judge, self.test, self.train = judge, test, train
+        self.judge = judge
+        self.test = test
+        self.train = train
 
     def __call__(self, x: Tensor, labels: Tensor | None) -> Figures:
         figures = {"frechet_distance": self.distance(x.flatten(0, 1))}
@@ -69,20 +66,21 @@ class AgainstImages(Yardstick):
         }
 
     def distance(self, images: Tensor) -> float:
-        """To the test images."""
+        """Frechet distance to the test images."""
         metric = FrechetDistance(self.judge.features, self.judge.head.in_features)
         metric.update(self.test[0] / 255, real=True)
         metric.update(images, real=False)
         return float(metric.compute())
 
 
-class AgainstDraws(Yardstick):
-    """Energy distance and grid KL to exact draws in the plane.
+class PlaneReference(Reference):
+    """Energy distance and KL divergence on a grid to exact draws in the plane.
 
     Args:
         draw: draw(n, generator) -> (n, 2), such as steer.data.checkerboard.
-        draws: how many exact ones to hold the samples against.
-        extent, bins: of the grid over [-extent, extent]^2.
+        draws: how many exact ones to compare with.
+        extent: the grid covers [-extent, extent]^2.
+        bins: of the grid along each axis.
     """
 
     def __init__(
@@ -92,7 +90,9 @@ class AgainstDraws(Yardstick):
         extent: Positive = 3.0,
         bins: Count = 60,
     ):
-        self.draw, self.extent, self.bins = draw, extent, bins
+        self.draw = draw
+        self.extent = extent
+        self.bins = bins
         self.real = draw(draws, keyed_generator("real"))
 
     def __call__(self, x: Tensor, labels: Tensor | None) -> Figures:
@@ -102,14 +102,12 @@ class AgainstDraws(Yardstick):
         return self.figures(self.draw(n, keyed_generator("floor")))
 
     def figures(self, x: Tensor) -> Figures:
-        kl = GridKl(
-            cell_frequencies(self.real, self.bins, -self.extent, self.extent),
-            -self.extent,
-            self.extent,
-        )
+        low = -self.extent
+        high = self.extent
+        kl = GridKl(cell_frequencies(self.real, self.bins, low, high), low, high)
         kl.update(x)
-        few = slice(None, 10_000)  # energy distance takes all pairs
+        first = slice(None, 10_000)  # energy distance takes all pairs
         return {
             "grid_kl": float(kl.compute()),
-            "energy_distance": float(energy_distance(x[few], self.real[few])),
+            "energy_distance": float(energy_distance(x[first], self.real[first])),
         }

@@ -1,6 +1,5 @@
-"""The measurements behind docs/results.md, one script per figure: `python -m
-recipes.experiments.NAME`.
+"""The experiments behind docs/results.md, one script each: `python -m recipes.experiments.NAME`.
 
-Each keeps its cells in docs/figures/NAME.json as it goes, takes up where it was stopped, and draws
+Each writes its cells to docs/figures/NAME.json as it goes, resumes where it was stopped, and draws
 docs/figures/NAME.png.
 """

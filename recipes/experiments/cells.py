@@ -1,10 +1,9 @@
-"""A table of measurements that is filled cell by cell, survives being stopped, and remembers how
-each cell was made.
+"""Tables of measurements, filled cell by cell, resumable, with the provenance of each cell.
 
 docs/figures/NAME.json holds {"provenance": [record, ...], "cells": {key: value}}. A record is the
 command, the date, the commit, the SHA-256 of each shipped file of weights that was used, and the
-keys of the cells that were measured so. A cell is valid only while the shipped weights are those of
-its record: otherwise it is measured again, and the script says so.
+keys of the cells measured so. A cell is valid only while the shipped weights are those of its
+record: otherwise it is measured again, and the script says so.
 """
 
 import hashlib
@@ -52,7 +51,7 @@ class Cells:
             file_of(each)
 
     def get(self, key: str, measure: Callable[[], Any]) -> Any:
-        """The cell of that key, measured if it is not there yet or was made with other weights."""
+        """The cell of that key, measured if it is missing or was measured with other weights."""
         self.asked.add(key)
         changes = self.changes(key)
         if key in self.cells and not changes:
@@ -74,7 +73,7 @@ class Cells:
         return value
 
     def put(self, key: str, value: Any, record: Record) -> None:
-        """Keeps a cell and how it was made."""
+        """Writes a cell with its provenance."""
         self.forget([key])
         self.cells[key] = value
         same = [
@@ -86,7 +85,7 @@ class Cells:
         self.write()
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Drops cells and what is known of their making."""
+        """Drops cells and their provenance."""
         for key in keys:
             self.cells.pop(key, None)
             for record in self.provenance:
@@ -94,13 +93,13 @@ class Cells:
         self.provenance = [record for record in self.provenance if record["cells"]]
 
     def prune(self) -> None:
-        """Drops the cells that this run has not asked for: those of settings that are no more."""
+        """Drops the cells that this run has not asked for, those of removed settings."""
         if unasked := self.cells.keys() - self.asked:
             self.forget(unasked)
             self.write()
 
     def write(self) -> None:
-        """The file, whole or not at all."""
+        """Writes the file atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self.path.with_suffix(".tmp")
         scratch.write_text(
@@ -109,9 +108,7 @@ class Cells:
         os.replace(scratch, self.path)
 
     def changes(self, key: str, now: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
-        """The weights that are no longer those that the cell was measured with: name -> (then,
-        now).
-        """
+        """The weights that have changed since the cell was measured: name -> (then, now)."""
         now = digests(self.weights) if now is None else now
         record = next((each for each in self.provenance if key in each["cells"]), None)
         then = {} if record is None else record["weights"]
@@ -122,7 +119,7 @@ class Cells:
         }
 
     def stale(self) -> dict[str, tuple[str, str]]:
-        """The same over all cells."""
+        """The weights that have changed since any cell was measured."""
         now = digests(self.weights)
         return {
             name: change for key in self.cells for name, change in self.changes(key, now).items()
@@ -131,7 +128,7 @@ class Cells:
 
 # --- how a cell was made ------------------------------------------------------------------------
 def digests(names: Sequence[str]) -> dict[str, str]:
-    """The beginning of the SHA-256 of shipped weights, by name."""
+    """The first DIGITS hex digits of the SHA-256 of shipped weights, by name."""
     return {name: hashlib.sha256(file_of(name).read_bytes()).hexdigest()[:DIGITS] for name in names}
 
 
@@ -140,7 +137,8 @@ def file_of(name: str) -> Path:
     found = [path for folder in SHIPPED if (path := folder / f"{name}.safetensors").exists()]
     if not found:
         raise ValueError(
-            f"no weights are shipped as {name!r}; run from the repository, and name a file of {SHIPPED}"
+            f"no weights are shipped as {name!r}; run from the repository, and name a file of"
+            f" {SHIPPED}"
         )
     return found[0]
 
@@ -151,7 +149,7 @@ def shipped() -> list[str]:
 
 
 def said(changes: Mapping[str, tuple[str, str]]) -> str:
-    """In words."""
+    """The changes as text."""
     return "; ".join(
         f"it has {name} {then}, shipped is {now}" for name, (then, now) in changes.items()
     )
@@ -170,9 +168,7 @@ def today() -> str:
 
 
 def commit() -> str:
-    """The commit of the code that runs, with a plus where files of it have been changed since;
-    "unknown" without git.
-    """
+    """The commit of the code, with a plus where files have changed since; "unknown" without git."""
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -1,14 +1,13 @@
-"""Every objective on the checkerboard: KL at 1 to 16 jumps, at equal steps and at equal cost, over
-two seeds.
+"""Every objective on the checkerboard: KL at 1 to 16 jumps, at equal steps and at equal cost.
 
-    python -m recipes.experiments.checkerboard      # an hour and a half on one core; stopped, it goes on where it was
+    python -m recipes.experiments.checkerboard      # 90 minutes on one core, resumable
 
-One network, one optimizer, one law of the data; what differs is the objective, by its name in
-`steer.training.named`. At equal steps each takes STEPS of them; at equal cost each is given the
-cost of STEPS steps of Lagrangian self-distillation, by the time of short trainings, each in turn
-with one of flow matching. Methods that distil get the flow-matching map of the same seed as their
-teacher, whose own training is not counted. KL(data || samples) on 32 x 32 cells that fit the
-board's squares, from 50 000 samples; samples of the law itself have .005.
+One network, one optimiser, one data distribution and two seeds; only the objective differs, by its
+name in `steer.training.named`. At equal steps each takes STEPS of them; at equal cost each is given
+the cost of STEPS steps of Lagrangian self-distillation, by the time of short trainings, each in
+turn with one of flow matching. Methods that distil get the flow-matching map of the same seed as
+their teacher, whose own training is not counted. KL(data || samples) on 32 x 32 cells that fit the
+board's squares, from 50 000 samples; samples of the data distribution itself have .005.
 """
 
 import copy
@@ -26,7 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table
+from recipes.experiments.findings import Finding, short, table
 from recipes.experiments.step_time import plane_map
 from recipes.experiments.training import train as fit
 from steer.data import Checkerboard
@@ -38,9 +37,15 @@ from steer.solvers import Euler
 from steer.training import METHODS, Joint, Objective, OnGrid, Plain, ToData, Uniform
 from steer.training import named as by_name
 
-STEPS, BATCH, SEEDS, JUMPS = 2000, 512, (0, 1), (1, 2, 4, 8, 16)
-TIMED, ROUNDS_TIMED = 60, 3  # steps of a training that is timed, and how often
-SAMPLES, BINS, EXTENT = 50_000, 32, 2.0
+STEPS = 2000
+BATCH = 512
+SEEDS = (0, 1)
+JUMPS = (1, 2, 4, 8, 16)
+TIMED = 60  # steps of a training that is timed
+ROUNDS_TIMED = 3  # timings of each
+SAMPLES = 50_000
+BINS = 32
+EXTENT = 2.0
 ROUNDS = (16, 8, 4, 2, 1)  # of progressive distillation: jumps of the student of each
 
 PLANE = ", for the plane"  # behind a name: with settings that suit the plane, not its paper's
@@ -54,7 +59,7 @@ Get = Callable[[str, Callable[[], Any]], Any]  # a cell, measured or as it was k
 
 
 def names() -> list[str]:
-    """Those of the literature, each that has settings for the plane followed by that variant."""
+    """The names of the literature, each followed by its variant for the plane if it has one."""
     both = ([m.name, m.name + PLANE] if m.name in SUITED else [m.name] for m in METHODS)
     return [name for pair in both for name in pair]
 
@@ -66,7 +71,7 @@ def named(
     teacher: FlowMap | None = None,
     grid: int = 32,
 ) -> Objective:
-    """The objective of a name: every residual and every time alike, if it is the one for the plane."""
+    """The objective of a name; its variant for the plane has uniform times and no weights."""
     if not name.endswith(PLANE):
         return by_name(name, steps, student, teacher, grid)
     own = name.removesuffix(PLANE)
@@ -101,35 +106,34 @@ class Stopwatch(Callback):
 
 
 def timed(name: str) -> float:
-    """Seconds that a short training takes, all phases of a long one in proportion."""
-    flow_map, watch = student(0), Stopwatch()
+    """Seconds that a short training takes, with all phases of a long one in proportion."""
+    flow_map = student(0)
+    watch = Stopwatch()
     train(flow_map, named(name, TIMED, copy.deepcopy(flow_map), student(1)), TIMED, 0, watch)
     return watch.seconds
 
 
 def cost(name: str) -> float:
-    """A training's seconds over those of flow matching: the median of ratios taken in turn."""
+    """The seconds of a training over those of flow matching: the median of interleaved ratios."""
     if name == "flow-matching":
         return 1.0
     return statistics.median(timed(name) / timed("flow-matching") for _ in range(ROUNDS_TIMED))
 
 
 def student(seed: int) -> ResidualMap:
-    """An untrained one."""
+    """An untrained map."""
     torch.manual_seed(seed)
     return plane_map()
 
 
 @cache
 def teacher(seed: int) -> ResidualMap:
-    """Flow matching, STEPS of it."""
+    """A map trained by STEPS steps of flow matching."""
     return train(student(seed), named("flow-matching", STEPS), STEPS, seed)
 
 
 def learned(name: str, steps: int, seed: int) -> Maps:
-    """By number of jumps, the map to take them with: of progressive distillation each round's, else
-    one for all it knows.
-    """
+    """The map for each number of jumps; of progressive distillation, that of each round."""
     if name == "progressive":
         return progressive(steps, seed)
     if name == "flow-matching" and steps == STEPS:
@@ -143,8 +147,9 @@ def learned(name: str, steps: int, seed: int) -> Maps:
 
 
 def progressive(steps: int, seed: int) -> Maps:
-    """Rounds of Salimans & Ho 2022: each student jumps as far as two jumps of the one before, the
-    first as two Euler steps.
+    """Rounds of progressive distillation (Salimans & Ho 2022).
+
+    A jump of each student spans two jumps of the one before, that of the first two Euler steps.
     """
     before: FlowMap = OdeMap(teacher(seed), teacher(seed).schedule, steps=1, solver=Euler())
     flow_map = copy.deepcopy(teacher(seed)).requires_grad_(True)
@@ -152,7 +157,8 @@ def progressive(steps: int, seed: int) -> Maps:
     for jumps in ROUNDS:
         objective = named("progressive", steps // len(ROUNDS), teacher=before, grid=jumps)
         maps[jumps] = train(flow_map, objective, steps // len(ROUNDS), seed)
-        before, flow_map = maps[jumps], copy.deepcopy(flow_map).requires_grad_(True)
+        before = maps[jumps]
+        flow_map = copy.deepcopy(flow_map).requires_grad_(True)
     return maps
 
 
@@ -162,8 +168,10 @@ def source(name: str) -> str:
 
 
 def sampler(name: str, jumps: int) -> Sampler:
-    """Euler steps for a velocity, jumps to data with fresh noise for a consistency model, jumps for
-    a flow map.
+    """The sampler of a method.
+
+    Euler steps for a velocity, jumps to data with fresh noise for a consistency model, jumps for a
+    flow map.
     """
     if name == "flow-matching":
         return Ode(jumps)
@@ -186,7 +194,7 @@ def kl(flow_map: FlowMap, by: Sampler) -> float:
 
 
 def measure(name: str, steps: int, seed: int) -> dict[str, Any]:
-    """KL by number of jumps; a training that diverges is a result too."""
+    """KL by number of jumps, or that the training diverged."""
     try:
         maps = learned(name, steps, seed)
     except Diverged as error:
@@ -198,7 +206,7 @@ def measure(name: str, steps: int, seed: int) -> dict[str, Any]:
 
 
 def row(get: Get, name: str, steps: int) -> Row:
-    """A method's cells of both seeds, together."""
+    """A method's cells of both seeds, combined."""
     cells = [
         get(f"{name} steps={steps} seed={seed}", partial(measure, name, steps, seed))
         for seed in SEEDS
@@ -213,7 +221,7 @@ def row(get: Get, name: str, steps: int) -> Row:
 
 
 def affordable(get: Get, name: str) -> int:
-    """Steps of the method that cost what STEPS steps of Lagrangian self-distillation do."""
+    """The steps of a method at the cost of STEPS steps of Lagrangian self-distillation."""
     ours, its = (get(f"cost {of}", partial(cost, of)) for of in ("lsd", name))
     return round(STEPS * ours / its)
 
@@ -227,22 +235,25 @@ def numbers(row: Row) -> str:
 
 HEAD = """# The checkerboard table
 
-Written by `python -m recipes.experiments.checkerboard`. KL(data || samples) after 1, 2, 4, 8 and 16 jumps (Euler steps for flow
-matching, jumps to data with fresh noise for consistency models), the mean of {seeds} seeds; 50 000 samples on 32 x 32 cells
-that fit the board; samples of the law itself have .005; blank where a method learns one jump alone. One network for all, an
-MLP of 4 x 256 that sees sines of x; batches of {batch}, Adam at 1e-3 with a linear decay over the last third, moving average
-.995; progressive distillation alone starts from its teacher's weights. At equal steps: {steps} each. At equal cost: as many
-as cost what {steps} steps of `lsd` do. `cost` is the time of a training against flow matching's, measured on {timed} steps
-that pass through all phases of a long one, data, optimizer and averages included. A teacher's own training is not counted.
-Names stand for their papers' settings, but for what [the taxonomy](taxonomy.md) says; "for the plane" is the same with uniform
-times and unweighted residuals, where papers on images have logit-normal times and divide each residual by itself (p = 1).
-The two seeds differ by {typical:.3f} in the median cell, by {most:.3f} at the most.
+Written by `python -m recipes.experiments.checkerboard`. KL(data || samples) after 1, 2, 4, 8 and 16
+jumps (Euler steps for flow matching, jumps to data with fresh noise for consistency models), the
+mean of {seeds} seeds; 50 000 samples on 32 x 32 cells that fit the board; samples of the data
+distribution itself have .005; blank where a method learns one jump alone. One network for all, an
+MLP of 4 x 256 on sines of x; batches of {batch}, Adam at 1e-3 with a linear decay over the last
+third, moving average .995; progressive distillation alone starts from its teacher's weights. At
+equal steps: {steps} each. At equal cost: the cost of {steps} steps of `lsd`. `cost` is the time of
+a training over flow matching's, measured on {timed} steps that pass through all phases of a long
+one, data, optimiser and averages included. A teacher's own training is not counted. Names stand for
+their papers' settings, except as [the taxonomy](taxonomy.md) says; "for the plane" is the same with
+uniform times and unweighted residuals, where papers on images have logit-normal times and divide
+each residual by itself (p = 1). The two seeds differ by {typical:.3f} in the median cell, by
+{most:.3f} at the most.
 
 """
 
 
 def page(costs: dict[str, float], by_steps: dict[str, Row], by_cost: dict[str, Row]) -> str:
-    """docs/checkerboard.md."""
+    """The text of docs/checkerboard.md."""
     spreads = [
         gap
         for rows in (by_steps, by_cost)
@@ -266,13 +277,14 @@ def page(costs: dict[str, float], by_steps: dict[str, Row], by_cost: dict[str, R
     for name, row in by_steps.items():
         paid = by_cost[name]
         lines.append(
-            f"| {title(name)} | {costs[name]:.2f} | {numbers(row)} | {paid['steps']} | {numbers(paid)} |"
+            f"| {title(name)} | {costs[name]:.2f} | {numbers(row)} | {paid['steps']} |"
+            f" {numbers(paid)} |"
         )
     return head + "\n".join(lines) + "\n\n![KL against jumps](figures/checkerboard.png)\n"
 
 
 def title(name: str) -> str:
-    """A name, as code, and what it is for."""
+    """A name as code, with its variant."""
     own = name.removesuffix(PLANE)
     return f"`{own}`{name[len(own) :]}"
 
@@ -291,8 +303,9 @@ def family(name: str) -> str:
 
 
 def draw(rows: dict[str, Row]) -> None:
-    """KL against jumps at equal cost, a panel for each notion; flow matching, and what knows one
-    jump alone, in all.
+    """Draws KL against jumps at equal cost, a panel for each identity.
+
+    Flow matching and methods of one jump are in all.
     """
     families = [name for name in dict.fromkeys(map(family, rows)) if name not in ("", ALONE)]
     figure = Figure(figsize=(4 * len(families), 5.6), layout="constrained")
@@ -333,19 +346,19 @@ def draw(rows: dict[str, Row]) -> None:
 
 
 def rows_by(get: Get) -> tuple[dict[str, float], dict[str, Row], dict[str, Row]]:
-    """By method: what a training costs, and the rows at equal steps and at equal cost."""
+    """For each method the cost of a training, and the rows at equal steps and at equal cost."""
     costs = {name: get(f"cost {name}", partial(cost, name)) for name in names()}
     by_steps = {name: row(get, name, STEPS) for name in names()}
     return costs, by_steps, {name: row(get, name, affordable(get, name)) for name in names()}
 
 
 def page_of(cells: Mapping[str, Any]) -> str:
-    """docs/checkerboard.md from kept cells. Raises KeyError for one that was not measured."""
+    """docs/checkerboard.md from kept cells. Raises KeyError for a missing one."""
     return page(*rows_by(lambda key, measure: cells[key]))
 
 
 def results(cells: Mapping[str, Any]) -> str:
-    """The best at one jump and at the most, at equal cost."""
+    """The best methods at one jump and at most jumps, at equal cost."""
     by_cost = rows_by(lambda key, measure: cells[key])[2]
     rows = []
     for k in (0, len(JUMPS) - 1):
@@ -359,13 +372,13 @@ def results(cells: Mapping[str, Any]) -> str:
     return table([f"at the cost of {STEPS} steps of `lsd`", "the best six, KL"], rows)
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """None of them may diverge."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """That no training diverges."""
     _, by_steps, by_cost = rows_by(lambda key, measure: cells[key])
     diverged = sum(row["kl"] is None for rows in (by_steps, by_cost) for row in rows.values())
     found = f"{diverged} of {2 * len(by_steps)} trainings"
     return [
-        Claim("Every objective trains on the checkerboard", "none diverges", found, diverged == 0)
+        Finding("Every objective trains on the checkerboard", "none diverges", found, diverged == 0)
     ]
 
 

@@ -1,5 +1,4 @@
-"""A map of the checkerboard: a velocity, and jumps held against many legs of it, trained and
-measured by the command.
+"""A flow map of the checkerboard by the command: a velocity, then jumps distilled from many legs.
 
     python -m recipes.experiments.checkerboard_distill      # half an hour on one core
 
@@ -15,15 +14,17 @@ from typing import Any
 
 from recipes.cli import main as steer
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table
+from recipes.experiments.findings import Finding, short, table
 
 RUNS = Path("runs/figures/checkerboard")
 JUMPS = ("1_jump", "2_jumps", "4_jumps", "8_jumps", "16_jumps")
-ODE, FLOOR, AIM = "64-step_ode", "floor", 0.10
+ODE = "64-step_ode"
+FLOOR = "floor"
+AIM = 0.10
 
 
 def run(command: str, config: str, name: str, *words: str) -> Path:
-    """The folder of a run; one that ended is not run again."""
+    """The folder of a run, which is not repeated if it has ended."""
     folder = RUNS / name
     if not (folder / "metrics.json").exists():
         resume = (
@@ -35,7 +36,7 @@ def run(command: str, config: str, name: str, *words: str) -> Path:
 
 
 def measure() -> dict[str, float]:
-    """KL by way of sampling."""
+    """KL of each sampler."""
     velocity = run("train", "checkerboard/velocity", "velocity")
     start = (f"start={velocity}", f"teacher={velocity}")
     distilled = run("train", "checkerboard/distill", "distill", *start)
@@ -55,12 +56,12 @@ def results(cells: Mapping[str, Any]) -> str:
     return table(heads, [[short(kl[name]) for name in (*JUMPS, ODE, FLOOR)]])
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """At every number of jumps."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """KL at every number of jumps."""
     worst = max(cells["kl"][name] for name in JUMPS)
     claim = "A map of the checkerboard at 1 to 16 jumps"
     return [
-        Claim(
+        Finding(
             claim,
             f"KL below {short(AIM, 2)} at every number",
             f"at most {short(worst)}",

@@ -1,5 +1,4 @@
-"""What `make demo` shows: steering to ten classes and tuning to one, by the two commands of the
-README.
+"""The demonstration of `make demo`: the README's commands for steering and for tuning.
 
 python -m recipes.experiments.demo      # a minute or two on one core
 """
@@ -14,7 +13,7 @@ from typing import Any
 
 from recipes.cli import main as steer
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table, within
+from recipes.experiments.findings import Finding, short, table, within
 from steer.counting import Evaluations
 
 WEIGHTS = ("fashion", "fashion-patch", "fashion-residual")
@@ -23,7 +22,7 @@ KEPT = ("judge_accuracy", "judge_accuracy_std_error", "diversity")
 
 
 def measure(words: str) -> dict[str, Any]:
-    """Figures before and after, and what it took."""
+    """Metrics before and after, evaluations and seconds."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         if steer([*words.split(), f"run.dir={folder}", "--quiet"]) != 0:
@@ -72,8 +71,8 @@ def results(cells: Mapping[str, Any]) -> str:
     return table(heads, rows)
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """None was aimed at."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """None."""
     return []
 
 

@@ -1,14 +1,13 @@
-"""Restoring Fashion-MNIST images from poor measurements of them, by one unconditional map and
-several samplers.
+"""Inverse problems on Fashion-MNIST, solved by one unconditional map and several samplers.
 
     python -m recipes.experiments.fashion_inverse          # ten minutes on one core
-    python -m recipes.experiments.fashion_inverse tune     # the grid behind STRENGTHS, on training images
+    python -m recipes.experiments.fashion_inverse tune     # STRENGTHS by a grid search
 
-A box is hidden, the image is shrunk four times, or blurred; noise of .05 is added. The measurement
-becomes a reward, its log likelihood, and 40 test images are restored: PSNR over them, how often the
-judge sees their class, and what each restoration cost in evaluations of the network, all particles
-together. Trajectory tilting follows the posterior, and a draw of it has about twice the least
-squared error; PSNR asks for its mean, as plug and play does.
+A box is hidden, the image is downsampled four times, or blurred; noise of .05 is added. The reward
+is the log likelihood of the measurement. 40 test images are restored; reported are their PSNR, how
+often the judge assigns their class, and the evaluations of the network for each restoration, all
+particles together. Trajectory tilting draws from the posterior, and a draw has about twice the
+least mean squared error; PSNR favours the posterior mean, as plug and play does.
 """
 
 import sys
@@ -22,8 +21,8 @@ from torch import Tensor
 
 import steer
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table
-from recipes.reporting.pictures.axes import FAINT, LETTERS, SMALL, Paper, width_of
+from recipes.experiments.findings import Finding, short, table
+from recipes.reporting.pictures.axes import FAINT, LETTERS, SMALL, Canvas, width_of
 from recipes.reporting.pictures.mosaic import GAP, mosaic
 from rewards import Measurement, from_signed, load_classifier
 from rewards.operators import Blur, Downsample, LinearOperator, Mask
@@ -42,7 +41,11 @@ from steer.samplers import (
 )
 from steer.tilt import Tilt
 
-IMAGES, NOISE, SHOWN, JUDGE_BY, TILE = 40, 0.05, (0, 2, 6, 8, 13, 18, 19, 20), "fashion-patch", 56
+IMAGES = 40
+NOISE = 0.05
+SHOWN = (0, 2, 6, 8, 13, 18, 19, 20)
+JUDGE_BY = "fashion-patch"
+TILE = 56
 WEIGHTS = ("fashion", JUDGE_BY)
 NO_MAP = "ridge regression, no map"
 TRUTH = "the true images"
@@ -51,7 +54,7 @@ SEEN: dict[tuple[str, str], Tensor] = {}  # by problem and method
 
 @dataclass(frozen=True)
 class Problem:
-    """A camera, |A|^2, and how to show a measurement as an image."""
+    """A measurement operator, |A|^2, and how to show a measurement as an image."""
 
     operator: LinearOperator
     square: float
@@ -64,7 +67,8 @@ PROBLEMS = {
     "4x super-resolution": Problem(Downsample(4), 1 / 16, lambda y: 16 * Downsample(4).adjoint(y)),
     "deblurring": Problem(Blur.gaussian(1.5), 1.0),
 }
-STRENGTHS = {  # for each problem, of the best PSNR in `tune`: rho of DPS, eps of FMTT, the power of PnP-Flow
+# for each problem, of the best PSNR in `tune`: rho of DPS, eps of FMTT, the power of PnP-Flow
+STRENGTHS = {
     "DPS": (0.6, 1.0, 2.0),
     "FMTT": (2.0, 4.0, 1.0),
     "PnP-Flow": (0.3, 0.5, 0.1),
@@ -73,8 +77,10 @@ STRENGTHS = {  # for each problem, of the best PSNR in `tune`: rho of DPS, eps o
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler for a measurement of signed images and |A|^2, its particles for one image, and
-    which result is meant; and whether it follows -|A(x) - y| instead of the log likelihood.
+    """A restoration method.
+
+    Its sampler, its particles for one image, which result counts, and whether it follows
+    -|A(x) - y| instead of the log likelihood.
     """
 
     sampler: Callable[[Measurement, float, float], Sampler]
@@ -85,24 +91,24 @@ class Method:
 
 
 def dps(reward: Measurement, square: float, rho: float) -> Sampler:
-    """The paper's steps along the gradient of |A(x) - y| through the denoiser, 100 of them."""
+    """100 of the paper's steps along the gradient of |A(x) - y| through the denoiser."""
     return training_free.dps(
         100, rho, norm=None, max_batch=160
     )  # the residual's norm is in the reward
 
 
 def fmtt(reward: Measurement, square: float, eps: float) -> Sampler:
-    """Trajectory tilting by the map's look-ahead, weighed and resampled."""
+    """Trajectory tilting by the map's look-ahead, weighted and resampled."""
     return TrajectoryTilting(50, MapJump(), eps=eps, max_batch=160)
 
 
 def pnp_flow(reward: Measurement, square: float, power: float) -> Sampler:
-    """The paper's gradient steps, of noise^2 / |A|^2 falling with time."""
+    """The paper's gradient steps, of size noise^2 / |A|^2 decreasing with time."""
     return PlugAndPlay(100, Denoiser(), Decaying(reward.noise**2 / square, power))
 
 
 def flow_map_denoiser(reward: Measurement, square: float, reach: float) -> Sampler:
-    """Exact proximal steps of the variance that x_t / alpha_t has."""
+    """Exact proximal steps at the variance of x_t / alpha_t."""
     return PlugAndPlay(100, FlowMapDenoiser(reach), Matched(), prox=reward.prox)
 
 
@@ -137,7 +143,7 @@ def observed(problem: Problem, x: Tensor) -> Tensor:
 
 
 def residual_of(reward: Measurement) -> Callable[[Tensor, Tensor], Tensor]:
-    """-|A(x) - y|, whose gradient has one length everywhere."""
+    """The reward -|A(x) - y|, whose gradient has constant norm."""
     return lambda x, cond: -reward.noise * (-2 * reward(x, cond)).sqrt()
 
 
@@ -151,26 +157,23 @@ def drawn(
     split: str,
     n: int,
 ) -> Result:
-    """The sampler's result for the first n images: as in any longer batch, since prompts do not
-    know of each other.
-    """
-    problem, (x, _) = PROBLEMS[name], images(split)
+    """The sampler's result for the first n images, independent of the rest of the batch."""
+    problem = PROBLEMS[name]
+    (x, _) = images(split)
     reward = Measurement(problem.operator, observed(problem, x), NOISE).signed()
     x0 = torch.randn(IMAGES, particles, 1, 28, 28, generator=torch.Generator().manual_seed(2))
-    flow_map, tilt = (
-        Unconditional(steer.load("fashion")),
-        Tilt(residual_of(reward) if by_residual else reward),
-    )
-    chance = torch.Generator().manual_seed(3)
+    flow_map = Unconditional(steer.load("fashion"))
+    tilt = Tilt(residual_of(reward) if by_residual else reward)
+    generator = torch.Generator().manual_seed(3)
     return sampler(reward, problem.square, strength)(
-        flow_map, x0[:n], tilt, torch.arange(n), chance
+        flow_map, x0[:n], tilt, torch.arange(n), generator
     )
 
 
 def restored(
     name: str, method: Method, strength: float | None = None, split: str = "test", n: int = IMAGES
 ) -> tuple[Tensor, Evaluations]:
-    """Images in [0, 1], and the evaluations of one of them."""
+    """Images in [0, 1], and the evaluations for one of them."""
     if strength is None:
         strength = (
             STRENGTHS[method.strength][list(PROBLEMS).index(name)] if method.strength else 0.0
@@ -191,7 +194,7 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
 
 
 def judged(x: Tensor, evaluations: Evaluations, split: str = "test") -> dict[str, Any]:
-    """The figures of one cell."""
+    """The metrics of one cell."""
     truth, labels = images(split)
     decibels = psnr(x, truth[: len(x)])
     with torch.no_grad():
@@ -213,7 +216,7 @@ def measure(name: str, label: str) -> dict[str, Any]:
 
 
 def shown(name: str, label: str) -> Tensor:
-    """The images of the picture, restored again if their cell was measured on another day."""
+    """The images of the picture, restored again if their cell is from an earlier run."""
     return (
         SEEN[name, label]
         if (name, label) in SEEN
@@ -222,8 +225,9 @@ def shown(name: str, label: str) -> Tensor:
 
 
 def no_map(name: str) -> tuple[Tensor, Evaluations]:
-    """The proximal step from mid-grey alone: ridge regression, what can be had without a prior."""
-    problem, (x, _) = PROBLEMS[name], images("test")
+    """Ridge regression, the baseline without a prior: the proximal step from mid-grey."""
+    problem = PROBLEMS[name]
+    (x, _) = images("test")
     reward = Measurement(problem.operator, observed(problem, x), NOISE)
     return reward.prox(torch.full_like(x, 0.5), 0.1, torch.arange(IMAGES)).clamp(
         0, 1
@@ -231,24 +235,29 @@ def no_map(name: str) -> tuple[Tensor, Evaluations]:
 
 
 def of_no_map(name: str) -> dict[str, Any]:
-    """The cell of it."""
+    """The cell of ridge regression."""
     return judged(*no_map(name))
 
 
 def draw() -> None:
-    """A block for each problem; rows are the truth, the measurement and the methods."""
-    (truth, _), n, labels = images("test"), len(SHOWN), ["truth", "measurement", *METHODS]
-    pitch, top, left, apart = TILE + GAP, 56, width_of(labels, SMALL) + 40, 36
-    paper = Paper(left + len(PROBLEMS) * (n * pitch + apart), top + len(labels) * pitch + 20)
+    """Draws a block for each problem, with rows of the truth, the measurement and the methods."""
+    (truth, _) = images("test")
+    n = len(SHOWN)
+    labels = ["truth", "measurement", *METHODS]
+    pitch = TILE + GAP
+    top = 56
+    left = width_of(labels, SMALL) + 40
+    apart = 36
+    canvas = Canvas(left + len(PROBLEMS) * (n * pitch + apart), top + len(labels) * pitch + 20)
     for i, label in enumerate(labels):
-        paper.write(label, left - 20, top + i * pitch + TILE / 2, SMALL, FAINT, ha="right")
+        canvas.write(label, left - 20, top + i * pitch + TILE / 2, SMALL, FAINT, ha="right")
     for i, (name, problem) in enumerate(PROBLEMS.items()):
         seen = problem.show(observed(problem, truth))[:n]
         rows = torch.stack([truth[:n], seen, *(shown(name, label) for label in METHODS)])
         place = left + i * (n * pitch + apart)
-        paper.write(name, place, top - 26, LETTERS)
-        paper.lay(mosaic(rows, TILE), place, top)
-    paper.save(FOLDER / "fashion_inverse.png")
+        canvas.write(name, place, top - 26, LETTERS)
+        canvas.lay(mosaic(rows, TILE), place, top)
+    canvas.save(FOLDER / "fashion_inverse.png")
 
 
 GRID = {
@@ -259,8 +268,9 @@ GRID = {
 
 
 def tune() -> None:
-    """PSNR and the judge's accuracy on the first training images, at a few strengths; and the best,
-    with a word where it is at an end of the grid, which then does not bracket it.
+    """Prints PSNR and the judge's accuracy on training images over a grid of strengths.
+
+    Marks a best value at an end of the grid, which then does not bracket it.
     """
     n = len(SHOWN)
     for label, strengths in GRID.items():
@@ -280,30 +290,31 @@ def tune() -> None:
             best = max(range(len(strengths)), key=column.__getitem__)
             inside = 0 < best < len(strengths) - 1
             print(
-                f"{label}, {name}: best {strengths[best]:g}{'' if inside else ', at an end of the grid'}",
+                f"{label}, {name}: best"
+                f" {strengths[best]:g}{'' if inside else ', at an end of the grid'}",
                 flush=True,
             )
 
 
 def results(cells: Mapping[str, Any]) -> str:
-    """PSNR and, after the comma, how often the judge sees the right class."""
+    """PSNR and the judge's accuracy."""
     rows = []
     for label in (*METHODS, NO_MAP):
         row = [cells[f"{label} {name}"] for name in PROBLEMS]
         cost = f"{row[0]['forward']:.0f} F" + (
             f" + {row[0]['backward']:.0f} B" if row[0]["backward"] else ""
         )
-        told = [
+        row = [
             f"{c['psnr']:.1f} ± {short(c['psnr_std_error'], 1)} dB, {short(c['accuracy'], 2)}"
             for c in row
         ]
-        rows.append([label, cost, *told])
+        rows.append([label, cost, *row])
     truth = f"On the true images the judge's accuracy is {short(cells[TRUTH], 2)}."
     return table(["method", "evaluations", *PROBLEMS], rows) + "\n\n" + truth
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """None was aimed at."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """None."""
     return []
 
 

@@ -1,12 +1,11 @@
-"""How good is the shipped Fashion-MNIST map, told the class and not told it, at 1 to 8 jumps and by
-its ODE?
+"""Sample quality of the shipped Fashion-MNIST map, with and without its condition.
 
-    python -m recipes.experiments.fashion_map          # an hour and a half on one core; stopped, it goes on where it was
+    python -m recipes.experiments.fashion_map          # 90 minutes on one core, resumable
     python -m recipes.experiments.fashion_map 200      # on so many samples of each class
 
-Frechet distance in the features of the judge, `fashion-patch`, to the 10 000 test images, and how
-often the judge sees the class asked for. Told: as many samples of each class. Not told: the null
-condition, as steering and tuning run the map.
+1 to 8 jumps and the ODE: Frechet distance in the features of the judge, `fashion-patch`, to the
+10 000 test images, and how often the judge assigns the class asked for. With the condition: as many
+samples of each class. Without: the null condition, as steering and tuning run the map.
 """
 
 import sys
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 
 import steer
-from recipes.evaluation.reference import AgainstImages
+from recipes.evaluation.reference import ImageReference
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table, within
+from recipes.experiments.findings import Finding, short, table, within
 from recipes.reporting import pictures
 from rewards import from_signed, load_classifier
 from steer.data import fashion_mnist
@@ -28,15 +27,20 @@ from steer.data.fashion import CLASSES
 from steer.guidance import Unconditional
 from steer.samplers import Jump, Ode, Sampler
 
-EACH, JUDGE_BY, SHOWN = 1000, "fashion-patch", 8
+EACH = 1000
+JUDGE_BY = "fashion-patch"
+SHOWN = 8
 WEIGHTS = ("fashion", JUDGE_BY)
-TOLD, UNTOLD = "told the class", "not told"
-JUMPS, FEW = (1, 2, 4, 8), (1, 2, 4)
-ODE, FLOOR = "64-step ODE", "training images"
+TOLD = "told the class"
+UNTOLD = "not told"
+JUMPS = (1, 2, 4, 8)
+FEW = (1, 2, 4)
+ODE = "64-step ODE"
+FLOOR = "training images"
 
 
 def sampler_of(name: str) -> Sampler:
-    """By the name of a row."""
+    """The sampler of a row."""
     return Ode(64, max_batch=500) if name == ODE else Jump(int(name.split()[0]), max_batch=500)
 
 
@@ -46,7 +50,7 @@ def rows_of() -> list[str]:
 
 
 def drawn(whose: str, name: str, each: int) -> Tensor:
-    """Samples (classes, each, 1, 28, 28) in [0, 1]; all from the same noise."""
+    """Samples (classes, each, 1, 28, 28) in [0, 1], all from the same noise."""
     flow_map = steer.load("fashion")
     x0 = torch.randn(10, each, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     model = Unconditional(flow_map) if whose == UNTOLD else flow_map
@@ -55,29 +59,30 @@ def drawn(whose: str, name: str, each: int) -> Tensor:
     )
 
 
-def yardstick() -> AgainstImages:
-    """The judge's, against the test images."""
-    return AgainstImages(load_classifier(JUDGE_BY), fashion_mnist("test"), fashion_mnist("train"))
+def reference() -> ImageReference:
+    """Distances to the test images in the judge's features."""
+    return ImageReference(load_classifier(JUDGE_BY), fashion_mnist("test"), fashion_mnist("train"))
 
 
 def measure(whose: str, name: str, each: int) -> dict[str, float]:
     """One cell."""
     with torch.no_grad():
-        return yardstick()(drawn(whose, name, each), torch.arange(10) if whose == TOLD else None)
+        return reference()(drawn(whose, name, each), torch.arange(10) if whose == TOLD else None)
 
 
 def draw() -> None:
-    """A panel for each number of jumps, told above and not told below."""
+    """Draws a panel for each number of jumps, with the condition and without."""
     for whose, file in ((TOLD, "fashion_map.png"), (UNTOLD, "fashion_map_untold.png")):
         panels = [(name, drawn(whose, name, SHOWN).clamp(0, 1)) for name in rows_of()]
         pictures.grid(FOLDER / file, panels, CLASSES if whose == TOLD else (), 4)
 
 
 def results(cells: Mapping[str, Any]) -> str:
-    """Distances of the map told and not told, and their ratios."""
+    """Distances with and without the condition, and their ratios."""
     rows = []
     for name in rows_of():
-        told, untold = cells[f"{TOLD}, {name}"], cells.get(f"{UNTOLD}, {name}")
+        told = cells[f"{TOLD}, {name}"]
+        untold = cells.get(f"{UNTOLD}, {name}")
         far = told["frechet_distance"]
         over = far / cells[f"{TOLD}, {ODE}"]["frechet_distance"]
         judge = within(told["judge_accuracy"], told["judge_accuracy_std_error"])
@@ -104,8 +109,8 @@ def results(cells: Mapping[str, Any]) -> str:
     return f"{10 * cells['each']:,} samples in each row.\n\n" + table(heads, rows)
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """Few jumps against the ODE; not told against told."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """Few jumps against the ODE, and no condition against the condition."""
 
     def far(whose: str, name: str) -> float:
         return cells[f"{whose}, {name}"]["frechet_distance"]
@@ -116,16 +121,16 @@ def claims(cells: Mapping[str, Any]) -> list[Claim]:
     ratios = [far(UNTOLD, name) / far(TOLD, name) for name in names] if known else []
     blind = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     return [
-        Claim(
+        Finding(
             "One jump of the shipped map is near to its ODE",
             "1.5 times its distance",
             f"{one:.2f} times",
             one <= 1.5,
         ),
-        Claim(
+        Finding(
             "Four jumps of it are too", "1.1 times its distance", f"{four:.2f} times", four <= 1.1
         ),
-        Claim(
+        Finding(
             "Not told the class it is as good, at 1, 2 and 4 jumps",
             "1.5 times the distance",
             blind,
@@ -139,7 +144,7 @@ def main(each: int = EACH) -> None:
     if kept.cells.get("each") != each:
         kept.forget(list(kept.cells))
     kept.get("each", lambda: each)
-    kept.get(FLOOR, lambda: yardstick().floor(10 * each))
+    kept.get(FLOOR, lambda: reference().floor(10 * each))
     for name in rows_of():
         for whose in (TOLD, UNTOLD):
             kept.get(f"{whose}, {name}", partial(measure, whose, name, each))

@@ -1,12 +1,13 @@
-"""Which objective teaches few jumps best? Fashion-MNIST, from one velocity, at equal cost.
+"""Objectives for few-jump sampling on Fashion-MNIST, from one velocity, at equal cost.
 
-    python -m recipes.experiments.fashion_objectives      # an hour on one core; stopped, it goes on where it was
+    python -m recipes.experiments.fashion_objectives      # an hour on one core, resumable
 
-A small U-Net (half a million parameters, told the class) learns the velocity by flow matching. From
-its weights, each objective then trains the jumps for the cost of STEPS steps of Lagrangian
-self-distillation, by ratios measured in turn. Shown is the Frechet distance of 5000 samples in the
-judge's features at 1, 2, 4 and 8 jumps, beside the first velocity's own 64-step ODE. Self-distilled
-methods give half of each batch to the diagonal; those from a teacher take the first velocity.
+A small class-conditional U-Net (half a million parameters) learns the velocity by flow matching.
+From its weights, each objective then trains the jumps for the cost of STEPS steps of Lagrangian
+self-distillation, by interleaved timings. Shown is the Frechet distance of 5000 samples in the
+judge's features at 1, 2, 4 and 8 jumps, beside that of the first velocity's own 64-step ODE.
+Self-distilled methods give half of each batch to the diagonal; those from a teacher use the first
+velocity.
 """
 
 import copy
@@ -19,9 +20,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from recipes.evaluation.reference import AgainstImages
+from recipes.evaluation.reference import ImageReference
 from recipes.experiments.cells import Cells
-from recipes.experiments.claim import Claim, short, table
+from recipes.experiments.findings import Finding, short, table
 from recipes.experiments.step_time import Noise, seconds, step_of
 from recipes.experiments.training import train as fit
 from rewards import from_signed, load_classifier
@@ -45,7 +46,12 @@ from steer.training import (
     VelocityMatching,
 )
 
-FIRST, STEPS, BATCH, SAMPLES, JUMPS, ROUNDS = 2000, 1000, 64, 5000, (1, 2, 4, 8), 5
+FIRST = 2000
+STEPS = 1000
+BATCH = 64
+SAMPLES = 5000
+JUMPS = (1, 2, 4, 8)
+ROUNDS = 5
 VELOCITY = Path("runs/figures/fashion_objectives.safetensors")
 REFERENCE = "LSD: Lagrangian, itself"
 WEIGHTS = ("fashion-residual", "fashion-patch")
@@ -64,7 +70,7 @@ def paths(teacher: ResidualMap, metric: Perceptual | None = None) -> Objective:
 
 
 def seen_by_a_classifier(teacher: ResidualMap) -> Objective:
-    """The same by the eyes of the classifier that does not judge."""
+    """The same with a perceptual loss of the classifier that does not judge."""
     layers = ["stem", "blocks.0", "blocks.1", "blocks.2"]
     return paths(teacher, Perceptual(load_classifier("fashion-residual"), layers, from_signed))
 
@@ -91,7 +97,7 @@ def untrained() -> ResidualMap:
 
 
 def train(flow_map: ResidualMap, objective: Objective, steps: int, lr: float) -> ResidualMap:
-    """The map after so many steps, its averaged weights on it."""
+    """The map after so many steps, with its averaged weights."""
     schedule = Warmup(100, Trapezoid(steps, steps // 2))
     return fit(
         flow_map.train(),
@@ -106,7 +112,7 @@ def train(flow_map: ResidualMap, objective: Objective, steps: int, lr: float) ->
 
 
 def velocity() -> ResidualMap:
-    """The map whose diagonal alone is trained, kept in a file."""
+    """The map with only its diagonal trained, kept in a file."""
     flow_map = untrained()
     if VELOCITY.exists():
         flow_map.load_state_dict(load_file(VELOCITY))
@@ -120,7 +126,7 @@ def velocity() -> ResidualMap:
 
 
 def cost(name: str) -> float:
-    """A step's seconds over one of LSD: the median of ratios taken in turn."""
+    """The seconds of a step over those of one of LSD: the median of interleaved ratios."""
     if name == REFERENCE:
         return 1.0
     x1, cond = Noise(BATCH).draw(torch.Generator().manual_seed(0))
@@ -141,24 +147,24 @@ def measure(name: str, steps: int) -> dict[str, float]:
 
 
 def distance(flow_map: ResidualMap, sampler: Sampler) -> float:
-    """Of SAMPLES samples, as many of each class, to the test images."""
+    """Frechet distance of SAMPLES samples, as many of each class, to the test images."""
     labels = torch.arange(10)
     x0 = torch.randn(10, SAMPLES // 10, 1, 28, 28, generator=torch.Generator().manual_seed(7))
     x = sampler(flow_map, x0, None, labels, torch.Generator().manual_seed(7)).x
     judge = load_classifier("fashion-patch")
     with torch.no_grad():
-        return AgainstImages(judge, fashion_mnist("test"), fashion_mnist("train")).distance(
+        return ImageReference(judge, fashion_mnist("test"), fashion_mnist("train")).distance(
             from_signed(x).flatten(0, 1)
         )
 
 
 def affordable(cells: Mapping[str, Any], name: str) -> int:
-    """Steps of the objective for the cost of STEPS steps of the reference."""
+    """The steps of the objective at the cost of STEPS steps of the reference."""
     return round(STEPS / cells[f"cost {name}"])
 
 
 def results(cells: Mapping[str, Any]) -> str:
-    """A row for each objective; last, the ODE of the velocity that they start from."""
+    """A row for each objective; last, the ODE of the initial velocity."""
     rows = []
     for name in OBJECTIVES:
         steps = affordable(cells, name)
@@ -183,8 +189,8 @@ def results(cells: Mapping[str, Any]) -> str:
     )
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """None was aimed at."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """None."""
     return []
 
 

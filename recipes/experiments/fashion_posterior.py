@@ -1,14 +1,12 @@
-"""What could this noisy image become? One-jump draws from p(x1 | x_t) on Fashion-MNIST, growing
-certain as t grows.
+"""One-jump draws from p(x1 | x_t) on Fashion-MNIST, against GLASS.
 
     python -m recipes.experiments.fashion_posterior      # ten minutes on one core
 
-Test images are noised to x_t; the shipped posterior map draws what they may have been, one
-evaluation a draw, told no class. Beside it stands GLASS at 4 and 16 steps of Heun, 8 and 32
-evaluations a draw, of the same outer map's velocity. Held against other draws of the last: energy
-distance in the judge's features, over what two sets of the last have between them (1 is perfect);
-and how often the judge sees the class of the image that was noised, and how different the draws
-are.
+Test images are noised to x_t; the shipped posterior map draws from p(x1 | x_t) without a class, one
+evaluation a draw. Beside it stands GLASS at 4 and 16 steps of Heun, 8 and 32 evaluations a draw, of
+the same outer map's velocity. The reference are other draws of the last: energy distance in the
+judge's features, over that between two sets of the last (1 is perfect); and how often the judge
+assigns the class of the noised image, and how different the draws are.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +20,7 @@ from torch import Tensor
 
 import steer
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table, within
+from recipes.experiments.findings import Finding, short, table, within
 from rewards import from_signed, load_classifier
 from steer.data import fashion_mnist
 from steer.data.fashion import to_signed
@@ -32,14 +30,18 @@ from steer.maps.posterior import PosteriorMap
 from steer.metrics.diversity import cosine_diversity
 from steer.metrics.energy_distance import energy_distance
 
-TIMES, IMAGES, DRAWS = (0.0, 0.2, 0.4, 0.6, 0.8), 16, 16
-SHOWN, SHOWN_DRAWS, SHOWN_TIMES = (0, 3, 23), 5, (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+TIMES = (0.0, 0.2, 0.4, 0.6, 0.8)
+IMAGES = 16
+DRAWS = 16
+SHOWN = (0, 3, 23)
+SHOWN_DRAWS = 5
+SHOWN_TIMES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 JUDGE_BY = "fashion-patch"
 WEIGHTS = ("fashion", "fashion-posterior", JUDGE_BY)
 
 
 def posterior_map() -> PosteriorMap:
-    """The shipped outer map and its inner one."""
+    """The shipped posterior map, of an outer and an inner map."""
     return PosteriorMap(steer.load("fashion"), steer.load("fashion-posterior"))
 
 
@@ -52,11 +54,10 @@ BEST = "GLASS, 32 evaluations"
 
 
 def noised(chosen: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """Test images at time t, the noise of each its own and the same at every time; and their
-    labels.
-    """
+    """Test images at time t, each with its own noise, the same at every time; and their labels."""
     images, labels = fashion_mnist("test")
-    x1, path = to_signed(images[chosen]), steer.Linear()
+    x1 = to_signed(images[chosen])
+    path = steer.Linear()
     x0 = torch.randn(x1.shape, generator=torch.Generator().manual_seed(5))
     return path.interpolate(x0, x1, torch.full((len(chosen),), t)), labels[chosen]
 
@@ -70,8 +71,9 @@ def drawn(flow_map: FlowMap, name: str, x_t: Tensor, t: float, draws: int, seed:
 
 
 class Seen(NamedTuple):
-    """At one time, the judge's features of draws (draws, images, d), and whether it sees the class
-    of the noised image.
+    """The judge's view of draws at one time.
+
+    Their features (draws, images, d), and whether the class of the noised image is assigned.
     """
 
     features: Tensor
@@ -80,13 +82,16 @@ class Seen(NamedTuple):
 
 @cache
 def seen(name: str, seed: int) -> list[Seen]:
-    """Draws of a method at every time, in the judge's eyes."""
-    flow_map, judge, found = posterior_map(), load_classifier(JUDGE_BY), []
+    """The judge's features of a method's draws at every time."""
+    flow_map = posterior_map()
+    judge = load_classifier(JUDGE_BY)
+    found = []
     for t in TIMES:
         x_t, labels = noised(torch.arange(100, 100 + IMAGES), t)
         x = drawn(flow_map, name, x_t, t, DRAWS, seed)
         with torch.no_grad():
-            features, logits = judge.features(x.flatten(0, 1)), judge(x.flatten(0, 1))
+            features = judge.features(x.flatten(0, 1))
+            logits = judge(x.flatten(0, 1))
         found.append(
             Seen(
                 *(
@@ -99,10 +104,12 @@ def seen(name: str, seed: int) -> list[Seen]:
 
 
 def compare(name: str) -> list[dict[str, float]]:
-    """At each time: distance to the best draws over its floor, the judge's agreement, the draws'
-    diversity.
+    """The distance to the best draws over its floor, the judge's agreement and the diversity.
+
+    Each at every time.
     """
-    found, even = [], torch.full((DRAWS,), 1 / DRAWS)
+    found = []
+    even = torch.full((DRAWS,), 1 / DRAWS)
     for ours, reference, again in zip(seen(name, 1), seen(BEST, 2), seen(BEST, 1), strict=True):
         far, floor = (
             torch.stack(
@@ -125,10 +132,12 @@ def compare(name: str) -> list[dict[str, float]]:
 
 
 def film() -> None:
-    """For each image a block: above, x_t as t grows; below, draws of what it may have been, each
-    column of its own time.
+    """Draws a block for each image.
+
+    Above, x_t as t grows; below, draws from p(x1 | x_t), each column at its own time.
     """
-    flow_map, columns = posterior_map(), len(SHOWN_TIMES)
+    flow_map = posterior_map()
+    columns = len(SHOWN_TIMES)
     figure = Figure(
         figsize=(1.0 * columns * len(SHOWN), 1.02 * (SHOWN_DRAWS + 1) + 0.3), layout="constrained"
     )
@@ -161,18 +170,18 @@ def results(cells: Mapping[str, Any]) -> str:
         for name in METHODS:
             if what == "distance" and name == BEST:
                 continue  # 1 by definition
-            told = [
+            row = [
                 within(cell[what], cell["std_error"], 2)
                 if what == "distance"
                 else short(cell[what], 2)
                 for cell in cells[name]
             ]
-            rows.append([f"{what}: {name}", *told])
+            rows.append([f"{what}: {name}", *row])
     return table(["draws", *(f"t = {short(t, 1)}" if t else "t = 0" for t in TIMES)], rows)
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """None was aimed at: a picture."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """None."""
     return []
 
 

@@ -1,14 +1,13 @@
-"""How good must a map be for its look-ahead to pay? The same steering by maps that have learned for
-less and less.
+"""The benefit of a look-ahead against the quality of its map: steering by less trained maps.
 
-    python -m recipes.experiments.fashion_quality      # half an hour on one core; stopped, it goes on where it was
+    python -m recipes.experiments.fashion_quality      # half an hour on one core, resumable
 
-The velocity is always that of the shipped map, and no jump is taken to follow it, so that what
-changes is the look-ahead alone: jumps of a small U-Net after 100, 300 and 1000 steps of
-self-distillation from nothing, and the shipped map's. In their place: the denoiser, which is what a
-model without jumps has, and nothing. Steered to ten classes by trajectory tilting, by noise
-optimisation and by the best of N single jumps, at 150 forward-equivalents a sample as in
-`fashion_steering`. Across, the Frechet distance of 5000 single jumps: how good the map is.
+The velocity is always that of the shipped map, and no jump is assumed to follow it, so that only
+the look-ahead changes: jumps of a small U-Net after 100, 300 and 1000 steps of self-distillation
+from random weights, and the shipped map's. As baselines: the denoiser, which a model without jumps
+has, and no look-ahead. Steered to ten classes by trajectory tilting, by noise optimisation and by
+the best of N single jumps, at 150 forward-equivalents a sample as in `fashion_steering`. The
+x axis is the Frechet distance of 5000 single jumps.
 """
 
 from collections.abc import Mapping
@@ -24,7 +23,6 @@ from torch import Tensor
 
 import steer
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table, within
 from recipes.experiments.fashion_objectives import distance
 from recipes.experiments.fashion_steering import (
     CLASSES,
@@ -38,6 +36,7 @@ from recipes.experiments.fashion_steering import (
     over_seeds,
     spent,
 )
+from recipes.experiments.findings import Finding, short, table, within
 from recipes.experiments.training import train
 from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
 from steer.data import FashionMnist
@@ -51,7 +50,9 @@ from steer.samplers import BestOfN, Jump, NoiseOptimisation, TrajectoryTilting
 from steer.tilt import Tilt
 from steer.training import FlowMatching, Joint, Semigroup
 
-SEEDS, BUDGET, LEARNED = 2, 150, (100, 300, 1000)
+SEEDS = 2
+BUDGET = 150
+LEARNED = (100, 300, 1000)
 LEARNERS = Path("runs/figures")
 WEIGHTS = ("fashion", STEER_BY, JUDGE_BY)
 SHIPPED = "shipped"
@@ -59,18 +60,20 @@ MAPS = (SHIPPED, *map(str, reversed(LEARNED)))
 
 
 class Unlabelled(FashionMnist):
-    """The pictures without their classes."""
+    """The images without their classes."""
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Cond]:
         return super().draw(generator)[0], None
 
 
 class Patched(FlowMap):
-    """The velocity of one map and the jumps of another, which then do not follow it."""
+    """The velocity of one map and the jumps of another, which are inconsistent."""
 
     def __init__(self, flow_map: FlowMap, jumps: FlowMap):
         super().__init__()
-        self.flow_map, self.jumps, self.schedule = flow_map, jumps, flow_map.schedule
+        self.flow_map = flow_map
+        self.jumps = jumps
+        self.schedule = flow_map.schedule
 
     def velocity(self, x: Tensor, t: Time, cond: Cond = None) -> Tensor:
         return self.flow_map.velocity(x, t, cond)
@@ -87,10 +90,8 @@ def learner(steps: int) -> ResidualMap:
     if path.exists():
         flow_map.load_state_dict(load_file(path))
         return flow_map.eval().requires_grad_(False)
-    objective, schedule = (
-        Joint(FlowMatching(), Semigroup(), 0.5),
-        Warmup(min(steps // 4, 100), Trapezoid(steps, steps // 2)),
-    )
+    objective = Joint(FlowMatching(), Semigroup(), 0.5)
+    schedule = Warmup(min(steps // 4, 100), Trapezoid(steps, steps // 2))
     train(
         flow_map.train(),
         objective,
@@ -107,13 +108,13 @@ def learner(steps: int) -> ResidualMap:
 
 
 def model(name: str) -> FlowMap:
-    """The shipped map, or its velocity with the jumps of a learner; told no class."""
+    """The unconditional shipped map, or its velocity with the jumps of a learner."""
     shipped = Unconditional(steer.load("fashion"))
     return shipped if name == SHIPPED else Patched(shipped, learner(int(name)))
 
 
 def tilting(lookahead: Lookahead, passes: int, budget: int) -> TrajectoryTilting:
-    """As many steps as the budget has for so many forward-equivalents a step."""
+    """Trajectory tilting with the steps that the budget allows."""
     return TrajectoryTilting(budget // passes - 1, lookahead, eps=EPS, max_batch=160)
 
 
@@ -130,19 +131,16 @@ INSTEAD: dict[str, Method] = {
 
 def measure(method: Method, name: str, seed: int) -> dict:
     """One cell: the method with one map."""
-    judge, reward = (
-        load_classifier(JUDGE_BY),
-        Decoded(ClassLogProbability(load_classifier(STEER_BY)), from_signed),
-    )
-    generator, n = torch.Generator().manual_seed(seed), method.candidates(BUDGET)
+    judge = load_classifier(JUDGE_BY)
+    reward = Decoded(ClassLogProbability(load_classifier(STEER_BY)), from_signed)
+    generator = torch.Generator().manual_seed(seed)
+    n = method.candidates(BUDGET)
     prompts, particles = (CLASSES, PARTICLES) if n == 1 else (CLASSES * PARTICLES, n)
     labels = torch.arange(CLASSES).repeat_interleave(prompts // CLASSES)
     x0 = torch.randn(prompts, particles, 1, 28, 28, generator=generator)
     result = method.sampler(BUDGET)(model(name), x0, Tilt(reward, SCALE), labels, generator)
-    x, log_w = (
-        result.x.reshape(CLASSES, PARTICLES, 1, 28, 28),
-        result.log_w.reshape(CLASSES, PARTICLES),
-    )
+    x = result.x.reshape(CLASSES, PARTICLES, 1, 28, 28)
+    log_w = result.log_w.reshape(CLASSES, PARTICLES)
     return {**judged(x, log_w, reward, judge), "evaluations": vars(result.evaluations)}
 
 
@@ -154,7 +152,7 @@ def quality(name: str) -> float:
 def draw(
     maps: dict[str, float], rows: dict[str, dict[str, list[dict]]], instead: dict[str, list[dict]]
 ) -> None:
-    """Judge's accuracy and diversity against the map's distance, best to the left."""
+    """Draws the judge's accuracy and diversity against the map's distance, the best map first."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     titles = {
@@ -189,8 +187,8 @@ def draw(
     figure.savefig(FOLDER / "fashion_quality.png", dpi=150)
 
 
-def told(name: str) -> str:
-    """A map as the picture calls it."""
+def label(name: str) -> str:
+    """The label of a map in the picture."""
     return name if name == SHIPPED else f"{name} steps"
 
 
@@ -205,7 +203,7 @@ def results(cells: Mapping[str, Any]) -> str:
         figures = [
             over_seeds(seeds, f) for f in ("accuracy_weighted", "accuracy", "reward", "diversity")
         ]
-        which = ["", ""] if key in INSTEAD else [told(name), short(cells[f"distance {name}"], 2)]
+        which = ["", ""] if key in INSTEAD else [label(name), short(cells[f"distance {name}"], 2)]
         rows.append(
             [
                 key,
@@ -227,8 +225,8 @@ def results(cells: Mapping[str, Any]) -> str:
     return table(heads, rows)
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """None was aimed at."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """None."""
     return []
 
 

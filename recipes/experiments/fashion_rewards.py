@@ -1,17 +1,14 @@
-"""Several rewards on Fashion-MNIST, 10 to 1000 evaluations a sample: how far each method gets on
-what nobody steered by.
+"""Several rewards on Fashion-MNIST at 10 to 1000 evaluations a sample: held-out rewards by method.
 
-    python -m recipes.experiments.fashion_rewards              # forty minutes on one core; stopped, it goes on where it was
+    python -m recipes.experiments.fashion_rewards              # 40 minutes on one core, resumable
     python -m recipes.experiments.fashion_rewards left two     # some of them
-    python -m recipes.experiments.fashion_rewards seeds=4 budgets=[10,100,1000]    # by other settings of `steer compare`
+    python -m recipes.experiments.fashion_rewards seeds=4      # other settings of `steer compare`
 
 Runs `steer compare` on fashion/compare and on its four variants: five classes, two seeds, 10 to 300
-evaluations a sample and
-best of N at 1000. Draws their curves together: held-out reward, judge's accuracy (of the class that
-was asked for) and
-diversity. Printed for each method that steers single particles: the evaluations it needs to reach
-the held-out reward that
-the better best of N (single jumps, or four) has at 1000 evaluations, and the factor saved.
+evaluations a sample and best of N at 1000. Draws their curves together: held-out reward, judge's
+accuracy (of the class asked for) and diversity. Printed for each method that steers single
+particles: the evaluations it needs to reach the held-out reward of the better best of N (single
+jumps, or four) at 1000 evaluations, and the factor saved.
 """
 
 import json
@@ -30,7 +27,7 @@ from omegaconf import OmegaConf
 from recipes.cli import main as steer
 from recipes.comparison.budget import RULES
 from recipes.experiments.cells import FOLDER, Cells, digests
-from recipes.experiments.claim import Claim
+from recipes.experiments.findings import Finding
 from recipes.reporting.tables import words as spaced
 from recipes.setup.config import load
 from recipes.verification.summary import markdown
@@ -56,11 +53,9 @@ PANELS = {
     "judge_accuracy": "judge's accuracy",
     "diversity": "diversity",
 }
-HELDOUT, REFERENCES, AT = (
-    "heldout_reward_mean",
-    ("best_of_N_by_1_jump", "best_of_N_by_4_jumps"),
-    1000,
-)
+HELDOUT = "heldout_reward_mean"
+REFERENCES = ("best_of_N_by_1_jump", "best_of_N_by_4_jumps")
+AT = 1000
 KEPT = ("method", "budget", "claim", "setting", "size", "spent", "error")
 METHODS = (
     *(
@@ -91,7 +86,7 @@ Row = dict[str, Any]
 
 
 def settings_of(name: str, settings: Sequence[str]) -> list[str]:
-    """What the comparison is told beyond its config."""
+    """The settings of a comparison beyond its config."""
     methods: Any = load("compare", f"fashion/{REWARDS[name]}", []).methods
     dear = [
         method for method, node in methods.items() if node is not None and method not in REFERENCES
@@ -100,7 +95,10 @@ def settings_of(name: str, settings: Sequence[str]) -> list[str]:
 
 
 def cell_of(name: str, settings: Sequence[str] = ()) -> str:
-    """The key of a comparison's rows: another once its config is, or the rules of what is kept."""
+    """The key of a comparison's rows.
+
+    It changes with the config and with the rules for kept samples.
+    """
     config: Any = OmegaConf.to_container(
         load("compare", f"fashion/{REWARDS[name]}", settings_of(name, settings))
     )
@@ -109,7 +107,7 @@ def cell_of(name: str, settings: Sequence[str] = ()) -> str:
 
 
 def measure(name: str, settings: Sequence[str] = ()) -> list[Row]:
-    """The rows of one comparison, taken up where it was stopped with the same weights."""
+    """The rows of one comparison, resumed with the same weights."""
     made_with = f"{key(cell_of(name, settings), str(digests(WEIGHTS))):016x}"
     folder = Path("runs/figures/fashion_rewards") / name / made_with
     resume = ["run.resume=true"] if (folder / "config.yaml").exists() else []
@@ -122,19 +120,21 @@ def measure(name: str, settings: Sequence[str] = ()) -> list[Row]:
 
 
 def error_of(name: str) -> str:
-    """The name of a figure's standard error."""
+    """The name of a metric's standard error."""
     return f"{name.removesuffix('_mean')}_std_error"
 
 
 def curve(rows: Iterable[Row], method: str) -> list[Row]:
-    """What was measured of a method, the cheapest first; each size once."""
+    """The measurements of a method, the cheapest first, each size once."""
     done = {row["size"]: row for row in rows if row["method"] == method and "error" not in row}
     return sorted(done.values(), key=lambda row: row["spent"])
 
 
 def needed(rows: list[Row], level: float, lift: float = 0.0) -> float:
-    """The evaluations at which the held-out reward first comes up to a level, straight in their
-    logarithm; infinite if it never does. The curve is lifted by so many standard errors first.
+    """The evaluations at which the held-out reward first reaches a level.
+
+    Interpolated in their logarithm; infinite if it never does. The curve is first raised by so
+    many standard errors.
     """
     points = [(row["spent"], row[HELDOUT] + lift * row[error_of(HELDOUT)]) for row in rows]
     for (low, below), (high, above) in pairwise([(points[0][0], -math.inf), *points]):
@@ -145,13 +145,16 @@ def needed(rows: list[Row], level: float, lift: float = 0.0) -> float:
 
 
 def saved(rows: list[Row]) -> list[list[str]]:
-    """For each method that steers single particles: evaluations up to the held-out reward of the
-    better best of N, and the
-    factor saved, with what one standard error of both curves does to it.
+    """The cost to reach best of N, for each method that steers single particles.
+
+    The evaluations to the held-out reward of the better best of N, and the factor saved, also with
+    both curves moved by one standard error.
     """
     bests = [row for row in rows if row["method"] in REFERENCES and row["budget"] == AT]
     best = max(bests, key=lambda row: row[HELDOUT])
-    level, error, lines = best[HELDOUT], best[error_of(HELDOUT)], []
+    level = best[HELDOUT]
+    error = best[error_of(HELDOUT)]
+    lines = []
     for method in ONE_BY_ONE:
         if not (found := curve(rows, method)):
             continue
@@ -166,7 +169,13 @@ def saved(rows: list[Row]) -> list[list[str]]:
         up_to = f"{ns[0]:.0f}" if ns[0] < math.inf else ""
         top = max(found, key=lambda row: row[HELDOUT])
         lines.append(
-            [spaced(method), up_to, first + factors[0], f"{factors[2]} to {factors[1]}", told(top)]
+            [
+                spaced(method),
+                up_to,
+                first + factors[0],
+                f"{factors[2]} to {factors[1]}",
+                reward_and_cost(top),
+            ]
         )
     return [
         *lines,
@@ -176,20 +185,20 @@ def saved(rows: list[Row]) -> list[list[str]]:
                 f"{row['spent']:.0f}",
                 "",
                 "",
-                told(row),
+                reward_and_cost(row),
             ]
             for row in bests
         ),
     ]
 
 
-def told(row: Row) -> str:
-    """A held-out reward and what it cost."""
+def reward_and_cost(row: Row) -> str:
+    """A held-out reward and its cost, as text."""
     return f"{row[HELDOUT]:.3f} ± {row[error_of(HELDOUT)]:.3f} at {row['spent']:.0f}"
 
 
 def draw(table: dict[str, list[Row]]) -> None:
-    """A column for each reward, a row for each figure, a line for each method."""
+    """Draws a column for each reward, a row for each metric, a line for each method."""
     figure = Figure(figsize=(3.1 * len(table) + 0.6, 8.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(PANELS), len(table), squeeze=False, sharex=True)
@@ -199,7 +208,8 @@ def draw(table: dict[str, list[Row]]) -> None:
             for k, method in enumerate(METHODS):
                 if not (found := curve(rows, method)):
                     continue
-                x, y = [row["spent"] for row in found], [row[panel] for row in found]
+                x = [row["spent"] for row in found]
+                y = [row[panel] for row in found]
                 error = [row[error_of(panel)] for row in found]
                 style = {
                     "linestyle": "--",
@@ -244,14 +254,14 @@ def draw(table: dict[str, list[Row]]) -> None:
 
 
 def rows_from(cells: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """By reward, the rows that were measured last."""
+    """The latest rows by reward."""
     return {
         name: rows for name in REWARDS for key, rows in cells.items() if key.startswith(f"{name} ")
     }
 
 
 def results(cells: Mapping[str, Any]) -> str:
-    """For each reward, what single particles need to come up to best of N."""
+    """For each reward, the evaluations at which single particles reach best of N."""
     head = [
         "",
         "evaluations up to the level",
@@ -265,22 +275,28 @@ def results(cells: Mapping[str, Any]) -> str:
     )
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
     """One posterior draw a step against best of N, reward by reward."""
-    rows, found = rows_from(cells), {}
+    rows = rows_from(cells)
+    found = {}
     for name in ("left", "symmetry", "class", "two"):
         bests = [row for row in rows[name] if row["method"] in REFERENCES and row["budget"] == AT]
         best = max(bests, key=lambda row: row[HELDOUT])
         found[name] = best["spent"] / needed(curve(rows[name], ONE_BY_ONE[0]), best[HELDOUT])
-    told_of = ", ".join(
+    found_by_reward = ", ".join(
         f"{TITLES[n]} {f'{f:.0f} times' if f else 'not reached'}" for n, f in found.items()
     )
     claim = "Guided by posterior draws, single particles reach best of N at 1000"
-    return [Claim(claim, "a hundred times fewer evaluations", told_of, min(found.values()) >= 100)]
+    return [
+        Finding(
+            claim, "a hundred times fewer evaluations", found_by_reward, min(found.values()) >= 100
+        )
+    ]
 
 
 def main(arguments: list[str]) -> None:
-    names, settings = [a for a in arguments if "=" not in a], [a for a in arguments if "=" in a]
+    names = [a for a in arguments if "=" not in a]
+    settings = [a for a in arguments if "=" in a]
     if unknown := set(names) - set(REWARDS):
         raise SystemExit(
             f"no comparison is called {', '.join(sorted(unknown))}; there are {', '.join(REWARDS)}"

@@ -1,12 +1,12 @@
-"""Steering the unconditional map to a class, at equal evaluations: trajectory tilting against best
-of N.
+"""Class steering of the unconditional map: trajectory tilting against best of N, at equal cost.
 
     python -m recipes.experiments.fashion_steering      # about an hour on one core
     python -m recipes.experiments.fashion_steering 3    # with so many seeds
 
 Every method may spend 40, 80 or 150 forward-equivalents of the network per returned sample (a
 backward is priced at two forwards). The reward is the log-probability of the wanted class under one
-classifier; another, of different make and seed, judges. Ten classes, 16 samples each, six seeds.
+classifier; another, of different architecture and seed, judges. Ten classes, 16 samples each, six
+seeds.
 """
 
 import math
@@ -23,7 +23,7 @@ from torch import Tensor
 
 import steer
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, table, within
+from recipes.experiments.findings import Finding, table, within
 from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
 from rewards.networks import Classifier
 from steer.guidance import Unconditional
@@ -32,17 +32,21 @@ from steer.metrics import ClassAgreement, PairwiseDiversity
 from steer.samplers import BestOfN, Jump, Sampler, TrajectoryTilting
 from steer.tilt import Tilt
 
-SEEDS, PARTICLES, CLASSES, SCALE, EPS, JUMPS = 6, 16, 10, 10.0, 4.0, 4
+SEEDS = 6
+PARTICLES = 16
+CLASSES = 10
+SCALE = 10.0
+EPS = 4.0
+JUMPS = 4
 BUDGETS = (40, 80, 150)
-STEER_BY, JUDGE_BY = "fashion-residual", "fashion-patch"
+STEER_BY = "fashion-residual"
+JUDGE_BY = "fashion-patch"
 WEIGHTS = ("fashion", STEER_BY, JUDGE_BY)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler for a budget of forward-equivalents, and how many candidates it wants per returned
-    sample.
-    """
+    """A sampler for a budget of forward-equivalents, and its candidates per returned sample."""
 
     sampler: Callable[[int], Sampler]
     candidates: Callable[[int], int] = lambda budget: 1
@@ -63,27 +67,27 @@ METHODS = {
 
 
 def measure(method: Method, budget: int, seed: int) -> dict:
-    """One cell: reward, judge's accuracy, diversity and what was spent."""
+    """One cell: reward, judge's accuracy, diversity and evaluations."""
     flow_map = Unconditional(steer.load("fashion"))
     judge = load_classifier(JUDGE_BY)
     reward = Decoded(ClassLogProbability(load_classifier(STEER_BY)), from_signed)
-    generator, n = torch.Generator().manual_seed(seed), method.candidates(budget)
+    generator = torch.Generator().manual_seed(seed)
+    n = method.candidates(budget)
     prompts, particles = (CLASSES, PARTICLES) if n == 1 else (CLASSES * PARTICLES, n)
     labels = torch.arange(CLASSES).repeat_interleave(prompts // CLASSES)
     x0 = torch.randn(prompts, particles, 1, 28, 28, generator=generator)
     result = method.sampler(budget)(flow_map, x0, Tilt(reward, SCALE), labels, generator)
-    x, log_w = (
-        result.x.reshape(CLASSES, PARTICLES, 1, 28, 28),
-        result.log_w.reshape(CLASSES, PARTICLES),
-    )
+    x = result.x.reshape(CLASSES, PARTICLES, 1, 28, 28)
+    log_w = result.log_w.reshape(CLASSES, PARTICLES)
     return {**judged(x, log_w, reward, judge), "evaluations": vars(result.evaluations)}
 
 
 def judged(x: Tensor, log_w: Tensor, reward: torch.nn.Module, judge: Classifier) -> dict:
-    """What the reward and the judge say of samples (classes, particles, ...), plain and weighted."""
+    """Metrics of samples (classes, particles, ...) by reward and judge, plain and weighted."""
     classes = torch.arange(len(x))
     images = from_signed(x)
-    plain, weighted = ClassAgreement(judge), ClassAgreement(judge)
+    plain = ClassAgreement(judge)
+    weighted = ClassAgreement(judge)
     plain.update(images, classes)
     weighted.update(images, classes, log_w=log_w)
     diversity = PairwiseDiversity(judge.features)
@@ -99,7 +103,7 @@ def judged(x: Tensor, log_w: Tensor, reward: torch.nn.Module, judge: Classifier)
 
 
 def over_seeds(cells: list[dict], name: str) -> tuple[float, float]:
-    """Mean and standard error of a figure over the seeds."""
+    """Mean and standard error of a metric over the seeds."""
     values = torch.tensor([cell[name] for cell in cells], dtype=torch.float64)
     return float(values.mean()), float(values.std() / math.sqrt(len(values)))
 
@@ -110,9 +114,7 @@ def spent(cell: dict) -> float:
 
 
 def draw(rows: dict[str, list[list[dict]]]) -> None:
-    """Reward, judge's accuracy and diversity against evaluations, with standard errors over the
-    seeds.
-    """
+    """Draws reward, accuracy and diversity against evaluations, with standard errors over seeds."""
     figure = Figure(figsize=(14, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     titles = {
@@ -170,12 +172,12 @@ def results(cells: Mapping[str, Any]) -> str:
     )
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """At the largest budget."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """Accuracy and diversity at the largest budget."""
     name = "FMTT, map look-ahead"
     mean, error = over_seeds(rows_from(cells)[name][-1], "accuracy_weighted")
     claim = f"Steered to a class at {BUDGETS[-1]} evaluations, the judge agrees"
-    return [Claim(claim, "at least .95, by the weights", within(mean, error), mean >= 0.95)]
+    return [Finding(claim, "at least .95, by the weights", within(mean, error), mean >= 0.95)]
 
 
 def main(seeds: int = SEEDS) -> None:

@@ -1,13 +1,12 @@
-"""Tuning the unconditional map to one class: the one-jump look-ahead against DRaFT-K on a 50-step
-sampler.
+"""Tuning the unconditional map to one class: the one-jump look-ahead against DRaFT-K on 50 steps.
 
     python -m recipes.experiments.fashion_tuning      # about half an hour on one core
 
 Each method ascends the log-probability of "bag" under the steering classifier from the shipped map,
-with the same penalty and each learning rate of RATES; what is compared is each method at the rate
-that serves it best. As it goes, samples of its own sampler (one jump, or 50 Euler steps) are shown
-to the judge, of different make and seed. Shown: judge's accuracy, diversity and distance to the
-base against evaluations and seconds; and what the tuned map does under other samplers.
+with the same penalty and each learning rate of RATES; each is compared at its best rate. During
+tuning, samples of its own sampler (one jump, or 50 Euler steps) are judged by a classifier of
+different architecture and seed. Shown: judge's accuracy, diversity and distance to the base against
+evaluations and seconds; and the tuned map under other samplers.
 """
 
 import copy
@@ -23,8 +22,8 @@ from matplotlib.figure import Figure
 
 import steer
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table, thousands
 from recipes.experiments.fashion_steering import JUDGE_BY, STEER_BY
+from recipes.experiments.findings import Finding, short, table, thousands
 from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
 from steer import counting
 from steer.flow_map import FlowMap
@@ -34,7 +33,10 @@ from steer.tilt import Tilt
 from steer.tuning import Direct
 from steer.tuning.rollouts import EulerSteps, Jumps
 
-TARGET, BATCH, SAMPLES, PENALTY = 8, 32, 128, 0.0005
+TARGET = 8
+BATCH = 32
+SAMPLES = 128
+PENALTY = 0.0005
 RATES = (3e-4, 1e-3, 3e-3)
 WEIGHTS = ("fashion", STEER_BY, JUDGE_BY)
 DRAFT = "DRaFT-10 of 50 steps"
@@ -45,8 +47,10 @@ CLOSELY = 8  # updates after each of which the judge looks; later every few
 
 @dataclass(frozen=True)
 class Method:
-    """An objective, the sampler that its samples are judged by, how many updates, and how many
-    between late judgements.
+    """A tuning method.
+
+    Its objective, the sampler of its judged samples, the number of updates, and how many lie
+    between late evaluations.
     """
 
     objective: Direct
@@ -70,13 +74,15 @@ METHODS = {
 def judge(
     flow_map: FlowMap, sampler: Sampler, base: torch.Tensor | None
 ) -> tuple[dict, torch.Tensor]:
-    """Accuracy and diversity by the judge, and the mean distance of samples to the base's from the
-    same noise.
+    """Accuracy and diversity by the judge, and the mean distance to the base's samples.
+
+    The base's samples are from the same noise.
     """
     network = load_classifier(JUDGE_BY)
     x0 = torch.randn(1, SAMPLES, 1, 28, 28, generator=torch.Generator().manual_seed(99))
     x = sampler(flow_map, x0, generator=torch.Generator().manual_seed(99)).x
-    accuracy, diversity = ClassAgreement(network), PairwiseDiversity(network.features)
+    accuracy = ClassAgreement(network)
+    diversity = PairwiseDiversity(network.features)
     accuracy.update(from_signed(x), torch.tensor([TARGET]))
     diversity.update(from_signed(x))
     distance = 0.0 if base is None else float((x - base).flatten(2).norm(dim=2).mean())
@@ -89,14 +95,16 @@ def judge(
 
 
 def tune(method: Method, lr: float) -> list[dict]:
-    """The course of one tuning, and at its end the tuned map under other samplers."""
+    """The course of one tuning, and the tuned map under other samplers."""
     base: Any = steer.load("fashion")
     flow_map = copy.deepcopy(base).requires_grad_(True)
     reward = Decoded(ClassLogProbability(load_classifier(STEER_BY), target=TARGET), from_signed)
-    tilt, generator = Tilt(reward), torch.Generator().manual_seed(0)
+    tilt = Tilt(reward)
+    generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(flow_map.parameters(), lr=lr)
     first, base_x = judge(flow_map, method.sampler, None)
-    course, seconds = [{**first, "evaluations": 0.0, "backwards": 0.0, "seconds": 0.0}], 0.0
+    course = [{**first, "evaluations": 0.0, "backwards": 0.0, "seconds": 0.0}]
+    seconds = 0.0
     with counting.count() as tally:
         for update in range(1, method.updates + 1):
             start = time.perf_counter()
@@ -127,7 +135,7 @@ def reached(course: list[dict], accuracy: float) -> dict | None:
 
 
 def draw(courses: dict[str, list[dict]]) -> None:
-    """Accuracy against evaluations and seconds; diversity and distance against accuracy."""
+    """Draws accuracy against evaluations and seconds; diversity and distance against accuracy."""
     figure = Figure(figsize=(13, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = (
@@ -165,21 +173,23 @@ def draw(courses: dict[str, list[dict]]) -> None:
 
 
 def price(course: list[dict]) -> tuple[float, float]:
-    """What 95% of the judge cost, or infinity; then how far from it the course ended: less is
-    better.
+    """The evaluations to 95 % of the judge, or infinity; then the final gap to it.
+
+    Less is better.
     """
     point = reached(course, 0.95)
     return (point["evaluations"] if point else float("inf"), -max(p["accuracy"] for p in course))
 
 
 def best_rate(cells: Mapping[str, Any], name: str) -> float:
-    """The learning rate that serves a method best."""
+    """The best learning rate of a method."""
     return min(RATES, key=lambda lr: price(cells[f"{name} lr={lr:g}"]))
 
 
 def results(cells: Mapping[str, Any]) -> str:
-    """What each method spent until the judge accepted, and what it ended at; in bold at its best
-    rate.
+    """The evaluations of each method until the judge accepts, and its final metrics.
+
+    Its best rate in bold.
     """
     rows = []
     for name in METHODS:
@@ -194,7 +204,7 @@ def results(cells: Mapping[str, Any]) -> str:
     return table([*heads, *(f"end: {end}" for end in ENDS)], rows)
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
     """Look-ahead against DRaFT, each at its best rate."""
     ours, draft = (
         price(cells[f"{name} lr={best_rate(cells, name):g}"])[0]
@@ -207,7 +217,7 @@ def claims(cells: Mapping[str, Any]) -> list[Claim]:
         else "not reached"
     )
     claim = "Tuned to a class by the look-ahead, in fewer evaluations than DRaFT-10"
-    return [Claim(claim, "ten times fewer until the judge sees it in 95%", found, factor >= 10)]
+    return [Finding(claim, "ten times fewer until the judge sees it in 95%", found, factor >= 10)]
 
 
 def main() -> None:

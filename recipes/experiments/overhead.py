@@ -1,13 +1,12 @@
-"""What does steering cost beyond the evaluations it counts, in time and in memory?
+"""The overhead of steering beyond its evaluations, in time and in memory.
 
     make bench        # three minutes on one core
 
 Time: a run of each method on the shipped map, over the part of it that is spent inside the network,
-the reward and the
-gradients through both; everything else is the method's own. One run measures both, so a busy
-machine slows both alike. Memory: how far the peak of a process rises while it samples, by particles
-with `max_batch` fixed and by draws with `at_once` fixed, and for comparison without either (Linux
-only).
+the reward and the gradients through both; the rest is the method's own. Both are taken in one run,
+so that a busy machine slows both alike. Memory: by how much the peak of a process rises during
+sampling, by particles with `max_batch` fixed and by draws with `at_once` fixed, and without either
+for comparison (Linux only).
 """
 
 import statistics
@@ -24,7 +23,7 @@ import torch
 
 import steer
 from recipes.experiments.cells import Cells
-from recipes.experiments.claim import Claim, short, table
+from recipes.experiments.findings import Finding, short, table
 from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
 from steer.flow_map import FlowMap
 from steer.guidance import Guided, Unconditional, ValueGuidance
@@ -44,15 +43,20 @@ from steer.samplers import (
     Svdd,
     Tempering,
     TrajectoryTilting,
+    UnguidedTilting,
     ValueGuided,
     ValueSmc,
     das,
     tds,
 )
 from steer.samplers.training_free import dps, tfg
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
+from steer.value import Value
 
-ROUNDS, STEPS, PROMPTS, PARTICLES = 5, 6, 4, 8
+ROUNDS = 5
+STEPS = 6
+PROMPTS = 4
+PARTICLES = 8
 MEMORY = {"particles": (64, 256, 1024), "draws": (16, 64, 256)}
 
 METHODS: dict[str, Callable[[], Sampler]] = {
@@ -68,8 +72,10 @@ METHODS: dict[str, Callable[[], Sampler]] = {
     "NoiseOptimisation": lambda: NoiseOptimisation(STEPS),
     "TrajectoryTilting, map": lambda: TrajectoryTilting(STEPS, MapJump()),
     "TrajectoryTilting, denoiser": lambda: TrajectoryTilting(STEPS, Denoiser()),
-    "TrajectoryTilting, tempering": lambda: TrajectoryTilting(STEPS, MapJump(), level=Tempering()),
-    "TrajectoryTilting, unguided": lambda: TrajectoryTilting(STEPS, MapJump(), guide=False),
+    "TrajectoryTilting, tempering": lambda: TrajectoryTilting(
+        STEPS, MapJump(), annealing=Tempering()
+    ),
+    "TrajectoryTilting, unguided": lambda: UnguidedTilting(STEPS, MapJump()),
     "tds": lambda: tds(STEPS),
     "das": lambda: das(STEPS),
     "ValueSmc, GLASS of 2 draws": lambda: ValueSmc(3, Glass(2, steps=2)),
@@ -82,7 +88,7 @@ METHODS: dict[str, Callable[[], Sampler]] = {
 
 
 class Clock:
-    """Seconds inside the calls it has wrapped."""
+    """Seconds inside the functions it has wrapped."""
 
     def __init__(self) -> None:
         self.inside = 0.0
@@ -103,8 +109,10 @@ class Clock:
 
 @contextmanager
 def clocked(flow_map: FlowMap, tilt: Tilt) -> Iterator[Clock]:
-    """Network, reward and gradients are timed inside the `with`."""
-    clock, network, reward = Clock(), flow_map.get_submodule("flow_map.network"), tilt.reward
+    """Times network, reward and gradients in the `with`."""
+    clock = Clock()
+    network = flow_map.get_submodule("flow_map.network")
+    reward = tilt.reward
     owners = [(network, "forward"), (reward, "forward"), (torch.autograd, "grad")]
     plain = [getattr(owner, name) for owner, name in owners]
     for (owner, name), function in zip(owners, plain, strict=True):
@@ -117,13 +125,13 @@ def clocked(flow_map: FlowMap, tilt: Tilt) -> Iterator[Clock]:
 
 
 def ask() -> tuple[FlowMap, Tilt]:
-    """The shipped map, and a classifier's reward at a scale that resamples now and then."""
+    """The shipped map, and a classifier's reward at a scale that causes some resampling."""
     reward = Decoded(ClassLogProbability(load_classifier("fashion-patch")), from_signed)
     return Unconditional(steer.load("fashion")), Tilt(reward, 3.0)
 
 
 def run(name: str) -> tuple[float, float]:
-    """Seconds of a run of the method, and those inside its evaluations."""
+    """The seconds of a run of the method, and those inside its evaluations."""
     flow_map, tilt = ask()
     model = (
         Guided(flow_map, ValueGuidance(Value(tilt, Denoiser())))
@@ -131,7 +139,8 @@ def run(name: str) -> tuple[float, float]:
         else flow_map
     )
     x0 = torch.randn(PROMPTS, PARTICLES, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    sampler, generator = METHODS[name](), torch.Generator().manual_seed(1)
+    sampler = METHODS[name]()
+    generator = torch.Generator().manual_seed(1)
     with clocked(flow_map, tilt) as clock:
         start = time.perf_counter()
         sampler(model, x0, tilt, torch.arange(PROMPTS), generator)
@@ -139,8 +148,9 @@ def run(name: str) -> tuple[float, float]:
 
 
 def rise(what: str, size: int, most: int | None) -> float:
-    """MiB by which the peak memory of this process rises in sampling, with at most so many
-    particles or draws at once.
+    """MiB by which sampling raises the peak memory of this process.
+
+    With at most so many particles or draws at once.
     """
     flow_map, tilt = ask()
     particles = size if what == "particles" else 1
@@ -165,7 +175,7 @@ def peak() -> float:
 
 
 def alone(what: str, size: int, most: int | None) -> float:
-    """The same in a process of its own."""
+    """The same in a separate process."""
     words = [sys.executable, "-m", "recipes.experiments.overhead", what, str(size), str(most or "")]
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
@@ -178,7 +188,7 @@ def ratios(name: str) -> dict[str, float]:
 
 
 def memory_key(what: str, size: int, most: int | None) -> str:
-    """Of a cell of the memory."""
+    """The key of a cell of memory."""
     return f"memory by {what}={size}, at most {most or 'all'}"
 
 
@@ -200,12 +210,12 @@ def results(cells: Mapping[str, Any]) -> str:
     )
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """The worst of all."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """The largest ratio."""
     worst = max((name for name in METHODS if name in cells), key=lambda name: cells[name]["ratio"])
     found = f"at most {short(cells[worst]['ratio'])} ({worst})"
     met = cells[worst]["ratio"] <= 1.05 if all(name in cells for name in METHODS) else None
-    return [Claim("A sampler's own time is small", "1.05 of its evaluations' time", found, met)]
+    return [Finding("A sampler's own time is small", "1.05 of its evaluations' time", found, met)]
 
 
 def main() -> None:

@@ -1,5 +1,4 @@
-"""How good is guidance alone? Eight Gaussians in the plane, a reward that dislikes the left half,
-no weights.
+"""The bias of guidance without weights, on eight Gaussians with a reward against the left half.
 
     python -m recipes.experiments.plane_guidance      # some minutes on one core
 
@@ -19,15 +18,19 @@ from matplotlib.figure import Figure
 from scipy.integrate import quad
 
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table, within
+from recipes.experiments.findings import Finding, short, table, within
 from steer.analytic import ring
 from steer.guidance import Guided, ValueGuidance
 from steer.lookahead import Denoiser, Identity, Lookahead, MapJump, Posterior
 from steer.samplers import PathWeights, Result, Sde, TrajectoryTilting
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
+from steer.value import Value
 
-SEEDS, PARTICLES, STEPS = 10, 1024, 100
-MANY, FINER = 4096, (100, 300)
+SEEDS = 10
+PARTICLES = 1024
+STEPS = 100
+MANY = 4096
+FINER = (100, 300)
 LOOKAHEADS: dict[str, Lookahead] = {
     "map": MapJump(),
     "denoiser": Denoiser(),
@@ -42,12 +45,12 @@ SOURCES: dict[str, Lookahead] = {
 
 
 def reward(x: torch.Tensor) -> torch.Tensor:
-    """-x_0^2 on the left, nothing on the right."""
+    """-x_0^2 where x_0 < 0, else 0."""
     return -x[:, 0].clamp_max(0).square()
 
 
 def true_fraction() -> float:
-    """Share of the tilted law right of zero, by quadrature of the first coordinate."""
+    """The tilted law's probability of x_0 > 0, by quadrature of the first coordinate."""
     world = ring()
 
     def density(x: float, tilted: bool) -> float:
@@ -59,9 +62,7 @@ def true_fraction() -> float:
 
 
 def measure(result: Result) -> dict:
-    """Fractions right of zero over the seeds, plain and weighted, and one seed's samples for the
-    picture.
-    """
+    """Fractions right of zero over the seeds, plain and weighted, and the samples of one seed."""
     right = (result.x[..., 0] > 0).double()
     weighted = (result.log_w.softmax(1) * right).sum(1)
     plain = right.mean(1)
@@ -75,13 +76,13 @@ def measure(result: Result) -> dict:
 
 
 def corrected(particles: int, steps: int) -> dict:
-    """The map's fractions alone, at other numbers of particles and steps."""
+    """The fractions of the map's look-ahead alone, at other numbers of particles and steps."""
     found = tilting(MapJump(), particles, steps)
     return {name: found[name] for name in ("weighted", "weighted_std_error")}
 
 
 def tilting(lookahead: Lookahead, particles: int = PARTICLES, steps: int = STEPS) -> dict:
-    """Trajectory tilting whose particles never meet."""
+    """Trajectory tilting without resampling."""
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(SEEDS, particles, 2, generator=generator, dtype=torch.float64)
     sampler = TrajectoryTilting(
@@ -99,7 +100,7 @@ def value_guided(lookahead: Lookahead) -> dict:
 
 
 def draw(cells: dict[str, dict]) -> None:
-    """Samples of each method side by side, the fraction right of zero above."""
+    """Draws the samples of each method side by side, with the fraction right of zero."""
     figure = Figure(figsize=(3 * len(cells) / 2, 6.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(cells) // 2, sharex=True, sharey=True).flatten()
@@ -121,27 +122,29 @@ def draw(cells: dict[str, dict]) -> None:
 def results(cells: Mapping[str, Any]) -> str:
     """Fractions right of zero, plain and corrected once."""
 
-    def told(cell: dict, name: str) -> str:
+    def fractions(cell: dict, name: str) -> str:
         return within(cell[name], cell[f"{name}_std_error"], 4)
 
     tilted = [(f"FMTT's drift, {n}", cells[f"tilting {n}"]) for n in LOOKAHEADS]
-    rows = [[name, told(cell, "plain"), told(cell, "weighted")] for name, cell in tilted]
-    rows += [[f"value-guided SDE, {n}", told(cells[f"value {n}"], "plain"), ""] for n in SOURCES]
+    rows = [[name, fractions(cell, "plain"), fractions(cell, "weighted")] for name, cell in tilted]
+    rows += [
+        [f"value-guided SDE, {n}", fractions(cells[f"value {n}"], "plain"), ""] for n in SOURCES
+    ]
     for steps in FINER:
         cell = cells[f"tilting map, {MANY} particles, {steps} steps"]
         rows.append(
-            [f"FMTT's drift, map, {MANY} particles, {steps} steps", "", told(cell, "weighted")]
+            [f"FMTT's drift, map, {MANY} particles, {steps} steps", "", fractions(cell, "weighted")]
         )
     return table(["method", "right of 0, unweighted", "corrected once by the final weights"], rows)
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """As published: the better the look-ahead, the nearer is guidance alone."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """That guidance alone is the less biased, the better the look-ahead (as published)."""
     drift = [cells[f"tilting {n}"]["plain"] for n in ("map", "denoiser", "identity")]
     found = " > ".join(short(value) for value in drift) + f", the law's {short(true_fraction())}"
     claim = "Without weights, the drift of the map is nearest to the law"
     return [
-        Claim(
+        Finding(
             claim,
             "map > denoiser > identity, as published",
             found,

@@ -1,12 +1,11 @@
-"""Draws from p(x1 | x_t) on a mixture in the plane, held against the exact posterior at several
-times.
+"""Draws from p(x1 | x_t) of a mixture in the plane against the exact posterior, at several times.
 
     python -m recipes.experiments.plane_posterior      # about twenty minutes on one core
 
 Shown is the energy distance of 400 draws to as many exact ones, at 24 points x_t, over that of two
-exact sets of 400: 1 is
-perfect, for draws of equal weight. Posterior maps draw by one evaluation; GLASS by as many as its
-inner steps take, and renoising by one more than it has nodes, of the exact velocity or map.
+exact sets of 400: 1 is perfect, for draws of equal weight. Posterior maps draw by one evaluation;
+GLASS by as many as its inner steps take, and renoising by one more than it has nodes, of the exact
+velocity or map.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, short, table, within
+from recipes.experiments.findings import Finding, short, table, within
 from recipes.experiments.training import train
 from steer.analytic import GaussianMixture
 from steer.data import StreamData
@@ -42,18 +41,21 @@ from steer.training import (
 )
 from steer.training import Posterior as OfPosterior
 
-TIMES, POINTS, DRAWS = (0.05, 0.3, 0.6, 0.9), 24, 400
-STEPS, BATCH = 4000, 512
+TIMES = (0.05, 0.3, 0.6, 0.9)
+POINTS = 24
+DRAWS = 400
+STEPS = 4000
+BATCH = 512
 
 
 def law() -> GaussianMixture:
-    """Three lopsided components."""
+    """A mixture of three anisotropic components."""
     std = torch.tensor([[0.3, 0.9], [0.7, 0.5], [1.1, 0.4]], dtype=torch.float64)
     return GaussianMixture([[2.0, -1.0], [0.5, 1.5], [-2.0, 0.0]], std, [1.0, 2.0, 3.0], steps=16)
 
 
 class Draws(StreamData):
-    """Endless exact samples."""
+    """An endless data set of exact samples."""
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, None]:
         return law().sample(self.batch_size, generator).float(), None
@@ -84,7 +86,8 @@ def learned(name: str) -> PosteriorMap:
     """The mixture with an inner map trained to draw from its posterior."""
     torch.manual_seed(0)
     network = Mlp(2, 128, 3, ContextCondition(128), data_std=1.5, beside=2)
-    inner, objective = ResidualMap(WithContext(network), Linear()), OfPosterior(OBJECTIVES[name]())
+    inner = ResidualMap(WithContext(network), Linear())
+    objective = OfPosterior(OBJECTIVES[name]())
     train(
         inner,
         objective,
@@ -98,16 +101,18 @@ def learned(name: str) -> PosteriorMap:
 
 
 def misses(guesses: Callable[[Tensor, float], Guesses]) -> list[list[float]]:
-    """At each time, the mean over points of the energy distance to exact draws over its floor; and
-    its standard error.
+    """The mean over points of the energy distance to exact draws over its floor, at each time.
+
+    With its standard error.
     """
-    world, found = law(), []
+    world = law()
+    found = []
     for k, t in enumerate(TIMES):
-        chance = torch.Generator().manual_seed(k)
-        x1 = world.sample(POINTS, chance)
-        x0 = torch.randn(POINTS, 2, generator=chance, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(k)
+        x1 = world.sample(POINTS, generator)
+        x0 = torch.randn(POINTS, 2, generator=generator, dtype=torch.float64)
         x_t = world.schedule.interpolate(x0, x1, torch.full((POINTS,), t, dtype=torch.float64))
-        exact, again = (world.posterior_sample(x_t, t, DRAWS, chance) for _ in range(2))
+        exact, again = (world.posterior_sample(x_t, t, DRAWS, generator) for _ in range(2))
         drawn = guesses(x_t, t)
         far = [
             energy_distance(drawn.x1[:, i], exact[i], drawn.log_w[:, i]).abs()
@@ -122,15 +127,16 @@ def misses(guesses: Callable[[Tensor, float], Guesses]) -> list[list[float]]:
 
 
 def of_map(name: str) -> list[list[float]]:
-    """A trained posterior map's."""
-    flow_map, lookahead = learned(name), Posterior(DRAWS)
+    """The ratios of a trained posterior map."""
+    flow_map = learned(name)
+    lookahead = Posterior(DRAWS)
     return misses(
         lambda x, t: lookahead(flow_map, x, t, generator=torch.Generator().manual_seed(7))
     )
 
 
 def of_lookahead(name: str) -> list[list[float]]:
-    """Those of draws that need no training."""
+    """The ratios of look-aheads that need no training."""
     world = law()
     return misses(
         lambda x, t: LOOKAHEADS[name](world, x, t, generator=torch.Generator().manual_seed(7))
@@ -138,7 +144,7 @@ def of_lookahead(name: str) -> list[list[float]]:
 
 
 def draw(rows: dict[str, list[list[float]]]) -> None:
-    """Ratio against t."""
+    """Draws the ratios against t."""
     figure = Figure(figsize=(8.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()
@@ -171,12 +177,12 @@ def results(cells: Mapping[str, Any]) -> str:
     return table(["draws", *(f"t = {short(t, 2)}" for t in TIMES)], rows)
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
     """The best of the posterior maps."""
     worst = min(max(ratio for ratio, _ in cells[name]) for name in OBJECTIVES)
     claim = "One evaluation of a posterior map is a draw from the posterior of x1"
     return [
-        Claim(
+        Finding(
             claim,
             "within twice the sampling floor at all times",
             f"{worst:.2f} at worst, by the best",

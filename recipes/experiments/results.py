@@ -1,13 +1,12 @@
-"""docs/results.md from the kept cells: tables, a summary of the claims, and how every cell was
-made.
+"""docs/results.md from the kept cells: tables, a summary of the findings, and their provenance.
 
-    make results                                   # writes docs/results.md, docs/verify.md and docs/checkerboard.md
-    python -m recipes.experiments.results --check      # writes nothing; ends with code 1 where a page is out of date or stale
+    make results                                     # writes the pages in docs/
+    python -m recipes.experiments.results --check    # writes nothing; exit code 1 if out of date
 
-Between `<!-- results: NAME -->` and `<!-- /results -->` stands what the figure NAME makes of its
-cells, and one line: command, date, commit, weights. All else on the page is written by hand. A
-block whose weights are no longer those that are shipped begins with STALE, one whose cells are not
-all there with NOT MEASURED.
+Between `<!-- results: NAME -->` and `<!-- /results -->` are the tables that the experiment NAME
+makes of its cells, and one line: command, date, commit, weights. All else on the page is written by
+hand. A block begins with STALE if its weights are no longer those shipped, and with NOT MEASURED if
+cells are missing.
 """
 
 import re
@@ -20,7 +19,7 @@ from types import ModuleType
 
 from recipes.experiments import checkerboard, verify
 from recipes.experiments.cells import Cells
-from recipes.experiments.claim import Claim, table
+from recipes.experiments.findings import Finding, table
 
 PAGE = Path("docs/results.md")
 FIGURES = (
@@ -57,7 +56,6 @@ AWAITING = {  # figures without all of their cells, and why; a test holds that t
     "fashion_inverse": WEIGHTS_TO_COME,
     "fashion_rewards": WEIGHTS_TO_COME,
     "fashion_quality": WEIGHTS_TO_COME,
-    "ring_tilting": "the default weights by the map's look-ahead came later",
     "overhead": "one row came later",
     "demo": "the script came later",
     "verify": "the tests of a method changed, and not all cells are measured anew",
@@ -69,17 +67,17 @@ MET = {True: "met", False: "**missed**", None: "**not measured**"}
 
 
 def figure(name: str) -> ModuleType:
-    """The script."""
+    """The module of an experiment."""
     return import_module(f"recipes.experiments.{name}")
 
 
 def kept(name: str) -> Cells:
-    """Its cells."""
+    """The cells of an experiment."""
     return Cells(name, getattr(figure(name), "WEIGHTS", ()))
 
 
 def made(cells: Cells) -> str:
-    """How the cells were made, in one line."""
+    """The provenance of the cells, in one line."""
     records = cells.provenance
     if not records:
         return "Not measured."
@@ -101,14 +99,12 @@ def made(cells: Cells) -> str:
 
 
 def unique(words: Iterable[str]) -> list[str]:
-    """Each once, in order."""
+    """Each item once, in order."""
     return list(dict.fromkeys(words))
 
 
 def faults(name: str) -> list[str]:
-    """What keeps a figure's cells from standing for the shipped weights: nothing, where all is
-    well.
-    """
+    """What is wrong with the cells of an experiment: stale or missing."""
     cells = kept(name)
     found = [
         f"STALE: measured on {weights} {then}, shipped is {now}"
@@ -116,7 +112,7 @@ def faults(name: str) -> list[str]:
     ]
     try:
         figure(name).results(cells.cells)
-        if any(claim.met is None for claim in figure(name).claims(cells.cells)):
+        if any(finding.met is None for finding in figure(name).findings(cells.cells)):
             found.append("NOT MEASURED: some of it")
     except KeyError as error:
         found.append(f"NOT MEASURED: {error.args[0]}")
@@ -126,7 +122,7 @@ def faults(name: str) -> list[str]:
 
 
 def block(name: str) -> str:
-    """What stands between the marks."""
+    """The text between the marks."""
     cells = kept(name)
     lines = [f"**{fault}.**" for fault in faults(name)]
     with suppress(KeyError):  # a fault that has been said
@@ -135,24 +131,26 @@ def block(name: str) -> str:
 
 
 def summary() -> str:
-    """Every claim beside its aim, what was found, and whether that meets it."""
+    """A table of all findings beside their aims."""
     rows = []
     for name in FIGURES:
         try:
-            claims: list[Claim] = figure(name).claims(kept(name).cells)
+            found: list[Finding] = figure(name).findings(kept(name).cells)
         except KeyError as error:
-            claims = [Claim(f"`{name}`", "", f"no cell {error.args[0]!r}", None)]
-        stale = " (stale)" if claims and kept(name).stale() else ""
+            found = [Finding(f"`{name}`", "", f"no cell {error.args[0]!r}", None)]
+        stale = " (stale)" if found and kept(name).stale() else ""
         rows += [
-            [claim.claim, claim.aim, claim.found, MET[claim.met] + stale, f"`{name}`"]
-            for claim in claims
+            [finding.claim, finding.aim, finding.found, MET[finding.met] + stale, f"`{name}`"]
+            for finding in found
         ]
     return table(["claim", "aim", "found", "", "figure"], rows) + "\n"
 
 
 def page(text: str) -> str:
-    """The page with all its blocks made anew. Raises ValueError for a figure without a block, or a
-    block without a figure.
+    """The page with all its blocks regenerated.
+
+    Raises:
+        ValueError: an experiment without a block, or a block without an experiment.
     """
     named = BLOCK.findall(text)
     if (found := [name for _, name, _ in named]) and set(found) != {SUMMARY, *FIGURES}:
@@ -168,9 +166,7 @@ def page(text: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """All generated pages as they should be; a page of a figure whose cells are not all there stays
-    as it is.
-    """
+    """All generated pages; a page with missing cells is left as it is."""
     made = {PAGE: page(PAGE.read_text())}
     for name, (path, page_of) in PAGES.items():
         try:

@@ -1,12 +1,12 @@
-"""Why look ahead by the map? A reward of twelve fine lobes on a ring of eight narrow modes.
+"""The benefit of the map's look-ahead, for a reward of twelve fine lobes on a ring of eight modes.
 
     python -m recipes.experiments.ring_lobes      # ten minutes on one core
 
 r(x) = 40 cos(12 theta), smoothed at the origin, on the ring of radius 4.75 with modes of std .3;
 1024 particles, resampling below nine tenths of them, five seeds. Shown are the squared maximum mean
-discrepancy (bandwidth .3) of the weighted samples to exact ones, beside what as many exact draws
-have, the number of resamplings, the error of log Z, and how much of the final reward a look-ahead
-does not foresee.
+discrepancy (bandwidth .3) of the weighted samples to exact ones, beside that of as many exact
+draws, the number of resamplings, the error of log Z, and how much of the final reward's variance a
+look-ahead does not predict.
 """
 
 import statistics
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, table
+from recipes.experiments.findings import Finding, table
 from steer.analytic import ring
 from steer.analytic.benchmarks import Summed
 from steer.lookahead import Denoiser, Identity, Lookahead, MapJump
@@ -28,8 +28,14 @@ from steer.metrics.mmd import mmd
 from steer.samplers import PathWeights, TrajectoryTilting
 from steer.tilt import Tilt
 
-SEEDS, PARTICLES, STEPS, BELOW, BANDWIDTH, TRUTH = 5, 1024, (50, 100, 200, 500), 0.9, 0.3, 4096
-HIGHEST, LOBES = 40.0, 12
+SEEDS = 5
+PARTICLES = 1024
+STEPS = (50, 100, 200, 500)
+BELOW = 0.9
+BANDWIDTH = 0.3
+TRUTH = 4096
+HIGHEST = 40.0
+LOBES = 12
 LOOKAHEADS: dict[str, Lookahead] = {
     "no look-ahead": Identity(),
     "denoiser": Denoiser(),
@@ -44,14 +50,14 @@ Row = dict[str, list[float]]
 
 
 def lobes(x: Tensor) -> Tensor:
-    """HIGHEST cos(LOBES theta), smooth at the origin."""
+    """The reward, HIGHEST cos(LOBES theta), smoothed at the origin."""
     z = torch.complex(x[:, 0], x[:, 1]) / (0.01 + x.square().sum(1)).sqrt()
     return HIGHEST * (z**LOBES).real
 
 
 @cache
 def world() -> Summed:
-    """The ring, the lobes, and their law by sums over a grid."""
+    """The ring, the lobes, and the tilted law by sums over a grid."""
     return Summed(ring(std=0.3, steps=16), lobes, HIGHEST, extent=7.0, spacing=0.01)
 
 
@@ -62,14 +68,15 @@ def truth() -> Tensor:
 
 
 def measure(name: str, steps: int) -> Row:
-    """One look-ahead at one number of steps: a figure for each seed."""
+    """The metrics of one look-ahead at one number of steps, for each seed."""
     generator = torch.Generator().manual_seed(steps)
     x0 = torch.randn(SEEDS, PARTICLES, 2, generator=generator, dtype=torch.float64)
     sampler = TrajectoryTilting(
         steps, LOOKAHEADS[name], BELOW, weighting=PathWeights()
     )  # the paper's
     result = sampler(world().flow_map, x0, Tilt(world().reward), generator=generator)
-    rewards, log_z = torch.stack([world().reward(x) for x in result.x]), result.log_z
+    rewards = torch.stack([world().reward(x) for x in result.x])
+    log_z = result.log_z
     assert log_z is not None
     return {
         "mmd": [
@@ -79,12 +86,12 @@ def measure(name: str, steps: int) -> Row:
         "resamples": result.trace["resampled"].sum(0).double().tolist(),
         "log_z_error": (log_z - world().log_z).abs().tolist(),
         "reward": (result.log_w.softmax(1) * rewards).sum(1).tolist(),
-        "length": result.trace["length"].sum(0).tolist(),
+        "length": result.trace["thermodynamic_length"].sum(0).tolist(),
     }
 
 
 def floor() -> Row:
-    """As many exact draws."""
+    """The metrics of as many exact draws."""
     draws = [
         world().sample(PARTICLES, torch.Generator().manual_seed(100 + seed))
         for seed in range(4 * SEEDS)
@@ -96,13 +103,12 @@ def floor() -> Row:
 
 
 def foresight(name: str) -> list[float]:
-    """At t = 0, .1, ..., .9, along unguided flow lines: E[(r(end) - r(look-ahead))^2] / (2 var
-    r(end)); 1 is a blind guess.
+    """E[(r(end) - r(look-ahead))^2] / (2 var r(end)), at t = 0, .1, ..., .9.
+
+    Along unguided flow lines; 1 is the value of an independent guess.
     """
-    flow_map, x0 = (
-        world().flow_map,
-        torch.randn(4096, 2, generator=torch.Generator().manual_seed(5)).double(),
-    )
+    flow_map = world().flow_map
+    x0 = torch.randn(4096, 2, generator=torch.Generator().manual_seed(5)).double()
     end = world().reward(flow_map(x0, 0.0, 1.0))
     missed = []
     for t in [k / 10 for k in range(10)]:
@@ -111,14 +117,15 @@ def foresight(name: str) -> list[float]:
     return missed
 
 
-def told(values: list[float]) -> str:
-    """Mean and standard error over the seeds."""
-    mean, error = statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
+def mean_and_error(values: list[float]) -> str:
+    """Mean and standard error over the seeds, as text."""
+    mean = statistics.mean(values)
+    error = statistics.stdev(values) / len(values) ** 0.5
     return f"{mean:.4f} ± {error:.4f}" if abs(mean) < 1 else f"{mean:.1f} ± {error:.1f}"
 
 
 def draw(rows: dict[str, list[Row]], missed: dict[str, list[float]], exact: Row) -> None:
-    """Figures against steps, and what each look-ahead misses against time."""
+    """Draws the metrics against steps, and the unpredicted variance against time."""
     figure = Figure(figsize=(15, 3.7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 4)
@@ -151,31 +158,33 @@ def draw(rows: dict[str, list[Row]], missed: dict[str, list[float]], exact: Row)
 
 
 def results(cells: Mapping[str, Any]) -> str:
-    """Every figure by look-ahead and steps."""
+    """Every metric by look-ahead and steps."""
     rows = [
-        [f"{title}: {name}", *(told(cells[f"{name} {n}"][key]) for n in STEPS)]
+        [f"{title}: {name}", *(mean_and_error(cells[f"{name} {n}"][key]) for n in STEPS)]
         for key, title in {**FIGURES, "reward": "reward", "length": "thermodynamic length"}.items()
         for name in LOOKAHEADS
     ]
     size = statistics.mean(map(abs, cells["floor"]["mmd"]))
     exact = (
-        f"As many exact draws: MMD² {size:.5f} in size, reward {told(cells['floor']['reward'])}."
+        f"As many exact draws: MMD² {size:.5f} in size, reward"
+        f" {mean_and_error(cells['floor']['reward'])}."
     )
     return table(["", *(f"{n} steps" for n in STEPS)], rows) + "\n\n" + exact
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
     """At the fewest steps, against the better of the others."""
 
     def factor(key: str) -> float:
         means = {name: statistics.mean(cells[f"{name} {STEPS[0]}"][key]) for name in LOOKAHEADS}
         return min(mean for name, mean in means.items() if name != "flow map") / means["flow map"]
 
-    nearer, fewer = factor("mmd"), factor("resamples")
+    nearer = factor("mmd")
+    fewer = factor("resamples")
     lobes = f"A reward of fine lobes, {STEPS[0]} steps, by the map's look-ahead"
     return [
-        Claim(f"{lobes}: nearer to the law", "7 times", f"{nearer:.1f} times", nearer >= 7),
-        Claim(f"{lobes}: fewer resamplings", "6 times", f"{fewer:.1f} times", fewer >= 6),
+        Finding(f"{lobes}: nearer to the law", "7 times", f"{nearer:.1f} times", nearer >= 7),
+        Finding(f"{lobes}: fewer resamplings", "6 times", f"{fewer:.1f} times", fewer >= 6),
     ]
 
 

@@ -1,11 +1,10 @@
-"""Is trajectory tilting exact for every look-ahead? log Z and mode weights on a ring of eight
-against the closed form.
+"""Exactness of trajectory tilting for every look-ahead: log Z and mode weights on a ring of eight.
 
-    python -m recipes.experiments.ring_tilting        # half an hour on one core, nearly all of it the oracle's jumps
+    python -m recipes.experiments.ring_tilting        # half an hour on one core
 
 Quadratic reward (center (3, 2), precision 1/2), 4096 particles, 10 seeds, eps = 1 - t, extra drift
-chi = 0 or (1 - t)/2. The oracle jumps by 16 Runge-Kutta steps per unit of time, which errs by 3e-5
-in the median.
+chi = 0 or (1 - t)/2. The oracle jumps by 16 Runge-Kutta steps per unit of time, which takes nearly
+all of the half hour and errs by 3e-5 in the median.
 """
 
 from collections.abc import Mapping
@@ -17,20 +16,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim, signed, table
+from recipes.experiments.findings import Finding, signed, table
 from rewards import Quadratic
 from steer.analytic import ring
 from steer.lookahead import Denoiser, Identity, Lookahead, MapJump
 from steer.samplers import PathWeights, TrajectoryTilting, TransitionWeights
 from steer.tilt import Tilt
 
-SEEDS, PARTICLES, STEPS = 10, 4096, (50, 100, 200, 400)
+SEEDS = 10
+PARTICLES = 4096
+STEPS = (50, 100, 200, 400)
 LOOKAHEADS: dict[str, Lookahead] = {
     "identity": Identity(),
     "denoiser": Denoiser(),
     "map": MapJump(),
 }
-SETTINGS = [  # look-ahead, weighting, chi; ratios of transitions, the default, have their kicks inside a trust region
+# look-ahead, weighting, chi; with the default, transition ratios, kicks stay in a trust region
+SETTINGS = [
     (name, weighting, chi)
     for name in LOOKAHEADS
     for weighting, chi in (("path", 0.0), ("path", 0.5), ("transition", 0.0), ("left", 0.0))
@@ -45,10 +47,12 @@ WEIGHTINGS = {
 
 
 def measure(lookahead: Lookahead, weighting: str, chi: float, steps: int) -> dict:
-    """Errors of one setting over the seeds: log Z (mean, standard error), the worst mode weight,
-    ESS, resamples.
+    """Errors of one setting over the seeds.
+
+    Log Z (mean, standard error), the worst mode weight, ESS, resamplings.
     """
-    world, reward = ring(steps=16), Quadratic(torch.tensor([3.0, 2.0], dtype=torch.float64), 0.5)
+    world = ring(steps=16)
+    reward = Quadratic(torch.tensor([3.0, 2.0], dtype=torch.float64), 0.5)
     law, log_z = world.tilted(reward)
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(SEEDS, PARTICLES, 2, generator=generator, dtype=torch.float64)
@@ -77,8 +81,9 @@ def measure(lookahead: Lookahead, weighting: str, chi: float, steps: int) -> dic
 
 
 def extrapolated(cells: list[dict]) -> tuple[float, float]:
-    """log-Z error at step zero and its standard error: a line in h through the settings, weighted
-    by their errors.
+    """The log-Z error at step zero and its standard error.
+
+    By a line in h through the settings, weighted by their errors.
     """
     h = torch.tensor([1 / steps for steps in STEPS], dtype=torch.float64)
     y = torch.tensor([cell["log_z_error"] for cell in cells], dtype=torch.float64)
@@ -90,7 +95,7 @@ def extrapolated(cells: list[dict]) -> tuple[float, float]:
 
 
 def draw(rows_of: dict[str, list[dict]]) -> None:
-    """The error of log Z against the step, one panel per look-ahead."""
+    """Draws the error of log Z against the step, one panel per look-ahead."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for ax, name in zip(figure.subplots(1, 3, sharey=True), LOOKAHEADS, strict=True):
@@ -150,14 +155,14 @@ def results(cells: Mapping[str, Any]) -> str:
     )
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """At 100 steps."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """The errors at 100 steps."""
     at_100 = [row[STEPS.index(100)] for row in rows_from(cells).values()]
     error = max((c["log_z_error"] for c in at_100), key=abs)
     fits = all(abs(c["log_z_error"]) < 0.02 + 3 * c["log_z_std_error"] for c in at_100)
     claim = "Trajectory tilting is exact on the ring by every look-ahead"
     return [
-        Claim(claim, "log Z within .02 + 3 s.e. at 100 steps", f"{signed(error)} at worst", fits)
+        Finding(claim, "log Z within .02 + 3 s.e. at 100 steps", f"{signed(error)} at worst", fits)
     ]
 
 

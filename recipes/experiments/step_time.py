@@ -1,13 +1,11 @@
-"""What does a training step cost: beyond its bare passes through the network, and against a step of
-flow matching?
+"""The cost of a training step: beyond its passes through the network, and against flow matching.
 
     python -m recipes.experiments.step_time      # ten minutes on one core
 
-Overhead: a step of the map's training after its warm-up (data, loop, clipping, optimizer, average
-and log: all that
-Lightning does in it), against nothing but the passes through the network that it cannot do without,
-in turn in one process. Cost: each method's loss and gradient, as `named` sets it up, against flow
-matching's on the same batch, in turn.
+Overhead: a step of the map's training after its warm-up (data, loop, clipping, optimiser, average
+and log: all that Lightning does in it), over the passes through the network that it needs,
+interleaved in one process. Cost: each method's loss and gradient, as `named` builds it, over flow
+matching's on the same batch, interleaved.
 """
 
 import statistics
@@ -23,7 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from recipes.experiments.cells import Cells
-from recipes.experiments.claim import Claim, short, table
+from recipes.experiments.findings import Finding, short, table
 from steer.data import StreamData
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
@@ -31,12 +29,15 @@ from steer.loops import CsvLog, Ema, MapTraining, quiet
 from steer.networks import ClassCondition, Mlp, UNet
 from steer.training import METHODS, FlowMatching, Joint, Lagrangian, Objective, named
 
-BATCH, SHARE, STEPS, ROUNDS = 64, 0.75, 30, 7
+BATCH = 64
+SHARE = 0.75
+STEPS = 30
+ROUNDS = 7
 Batch = tuple[Tensor, Tensor]
 
 
 class Noise(StreamData):
-    """Labelled images of noise, on which a step costs what it costs on any others."""
+    """Labelled images of noise, on which a step costs the same as on any others."""
 
     def draw(self, generator: torch.Generator) -> Batch:
         images = torch.randn(self.batch_size, 1, 28, 28, generator=generator)
@@ -58,16 +59,21 @@ def plane_map() -> ResidualMap:
 
 
 def bare(flow_map: ResidualMap, batch: Batch) -> None:
-    """Lagrangian self-distillation on a batch, no more than its passes: forward, forward with
-    derivative, forward, backward.
+    """The passes alone of Lagrangian self-distillation on a batch.
+
+    Forward, forward with derivative, forward, backward.
     """
     x, cond = batch
     n = round(len(x) * SHARE)
     times = torch.rand(2, len(x)).sort(dim=0).values
-    s, t = times[0], times[1]
+    s = times[0]
+    t = times[1]
     network = flow_map.network
     diagonal = network(x[:n], t[:n], t[:n], cond[:n]).square().mean()
-    x_s, s, t, cond = x[n:], s[n:], t[n:], cond[n:]
+    x_s = x[n:]
+    s = s[n:]
+    t = t[n:]
+    cond = cond[n:]
     u, d_t, *_ = torch.func.jvp(lambda t: network(x_s, s, t, cond), (t,), (torch.ones_like(t),))
     with torch.no_grad():
         b = network(x_s + u, t, t, cond)
@@ -75,12 +81,14 @@ def bare(flow_map: ResidualMap, batch: Batch) -> None:
 
 
 class InTurn(Callback):
-    """Last among the callbacks: takes the time from the end of one call of `other` to the beginning
-    of the next.
+    """The last callback, which times what lies between two calls of another one.
+
+    From the end of one call of `other` to the beginning of the next.
     """
 
     def __init__(self, other: Callable[[], None]):
-        self.other, self.since = other, 0.0
+        self.other = other
+        self.since = 0.0
         self.pairs: list[tuple[float, float]] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
@@ -93,9 +101,10 @@ class InTurn(Callback):
 
 
 def overhead() -> dict[str, float]:
-    """Whole steps over bare ones."""
+    """The time of whole steps over that of bare ones."""
     quiet()
-    flow_map, data = image_map(), Noise(BATCH)
+    flow_map = image_map()
+    data = Noise(BATCH)
     objective = Joint(FlowMatching(), Lagrangian(), SHARE)
     in_turn = InTurn(partial(bare, flow_map, data.draw(torch.Generator().manual_seed(0))))
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +136,7 @@ def seconds(run: Callable[[], object]) -> float:
 def step_of(
     objective: Objective, flow_map: ResidualMap, x1: Tensor, cond: Tensor | None
 ) -> Callable[[], None]:
-    """One loss and its gradient, past all warm-ups."""
+    """One loss and its gradient, after all warm-ups."""
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(x1.shape, generator=generator)
 
@@ -139,8 +148,9 @@ def step_of(
 
 
 def cost(name: str, flow_map: ResidualMap, x1: Tensor, cond: Tensor | None) -> float:
-    """Seconds of a step of the method over those of flow matching: the median of ratios taken in
-    turn.
+    """Seconds of a step of the method over those of flow matching.
+
+    The median of interleaved ratios.
     """
     if name == "flow-matching":
         return 1.0
@@ -153,17 +163,17 @@ def cost(name: str, flow_map: ResidualMap, x1: Tensor, cond: Tensor | None) -> f
 
 
 def teacher_of(flow_map: ResidualMap) -> ResidualMap:
-    """A teacher of the student's build."""
+    """A teacher of the student's architecture."""
     return image_map() if isinstance(flow_map.network, UNet) else plane_map()
 
 
 def plane_cost(name: str) -> float:
-    """In the plane, batches of 512."""
+    """The cost in the plane, with batches of 512."""
     return cost(name, plane_map(), torch.randn(512, 2), None)
 
 
 def image_cost(name: str) -> float:
-    """On labelled images, batches of 64."""
+    """The cost on labelled images, with batches of 64."""
     x1, cond = Noise(BATCH).draw(torch.Generator().manual_seed(0))
     return cost(name, image_map(), x1, cond)
 
@@ -176,15 +186,16 @@ def results(cells: Mapping[str, Any]) -> str:
         [f"`{name}`", f"{cells[f'plane {name}']:.2f}", f"{cells[f'images {name}']:.2f}"]
         for name in names
     ]
-    said = f"Whole step {short(whole['step'])} s, bare passes {short(whole['bare'])} s: {short(whole['ratio'])} times."
+    step = f"Whole step {short(whole['step'])} s, bare passes {short(whole['bare'])} s"
+    said = f"{step}: {short(whole['ratio'])} times."
     return said + "\n\n" + table(["method", "plane", "images"], rows)
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
-    """Overhead alone."""
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
+    """The overhead."""
     ratio = cells["overhead"]["ratio"]
     return [
-        Claim(
+        Finding(
             "A training step costs its passes",
             "1.05 of its bare passes",
             short(ratio),

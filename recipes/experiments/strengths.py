@@ -1,16 +1,16 @@
 """The default strengths of the baselines, tuned on worlds that no table uses.
 
-    python -m recipes.experiments.strengths                # all of them, a quarter of an hour on one core
+    python -m recipes.experiments.strengths                # all, 15 minutes on one core
     python -m recipes.experiments.strengths mpgd fmrg_j    # some
-    python -m recipes.experiments.strengths fashion        # FMRG on images, for the comparisons of Fashion-MNIST
+    python -m recipes.experiments.strengths fashion        # FMRG on images
 
 The worlds are mixtures under quadratic and linear rewards, none of them of
 `steer.analytic.benchmarks`, each at a scale of 1 and of 6. A method that aims at the tilted law is
-judged by its sliced Wasserstein distance to it over that of the unsteered law, which is 1 where
+scored by its sliced Wasserstein distance to it over that of the unsteered law, which is 1 where
 nothing is gained. The geometric mean over worlds and scales is printed for every strength of the
-grid, and the largest of the ratios; a best at an end of the grid is marked, for then the grid does
-not bracket it. Maximisers (FMRG) are judged by the mean of log p_1(x) + scale r(x), higher being
-better: of their samples' density under the tilted law, but for a constant.
+grid, and the largest of the ratios; a best value at an end of the grid is marked, since the grid
+then does not bracket it. Maximisers (FMRG) are scored by the mean of log p_1(x) + scale r(x), the
+log density under the tilted law up to a constant; higher is better.
 """
 
 import math
@@ -21,9 +21,9 @@ from collections.abc import Callable
 import torch
 
 import steer
-from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
+from rewards import ClassLogProbability, Decoded, Quadratic, from_signed, load_classifier
 from steer.analytic import GaussianMixture
-from steer.analytic.benchmarks import Closed, Linear, Quadratic, numbers
+from steer.analytic.benchmarks import Closed, Linear, numbers
 from steer.guidance import Unconditional
 from steer.metrics.sliced_wasserstein import random_directions, sliced_wasserstein
 from steer.samplers import FlowMapRewardGuidance, Jump, Result, Sampler, training_free
@@ -31,12 +31,14 @@ from steer.samplers.divergence import Divergence
 from steer.samplers.training_free.guidance_schedules import AtMost
 from steer.tilt import NonFiniteReward, Tilt
 
-STEPS, PARTICLES, SCALES = 50, 200, (1.0, 6.0)
+STEPS = 50
+PARTICLES = 200
+SCALES = (1.0, 6.0)
 MAP = 8  # Runge-Kutta steps of a jump
 
 
 def triangle() -> tuple[GaussianMixture, Quadratic]:
-    """Three modes, the reward a pull to the middle of a side."""
+    """Three modes, with a reward toward the middle of a side."""
     means = numbers([0.0, 2.5], [-2.2, -1.2], [2.2, -1.2])
     return GaussianMixture(means, 0.5, [0.4, 0.3, 0.3], steps=MAP), Quadratic(
         numbers(1.0, 0.5), 0.6
@@ -44,7 +46,7 @@ def triangle() -> tuple[GaussianMixture, Quadratic]:
 
 
 def cross() -> tuple[GaussianMixture, Quadratic]:
-    """Five modes, one in the middle and rare."""
+    """Five modes, a rare one in the middle."""
     means = numbers([3.0, 0.0], [-3.0, 0.0], [0.0, 3.0], [0.0, -3.0], [0.0, 0.0])
     return GaussianMixture(means, 0.45, [0.25, 0.25, 0.25, 0.15, 0.1], steps=MAP), Quadratic(
         numbers(0.5, -1.0), 0.5
@@ -52,7 +54,7 @@ def cross() -> tuple[GaussianMixture, Quadratic]:
 
 
 def ellipse() -> tuple[GaussianMixture, Linear]:
-    """A broad normal law beside a narrow one, under a linear reward."""
+    """A broad Gaussian beside a narrow one, under a linear reward."""
     return GaussianMixture(
         numbers([-1.0, 0.0], [1.5, 1.0]), numbers(1.1, 0.4), [0.7, 0.3], steps=MAP
     ), Linear(numbers(0.4, 0.3))
@@ -92,7 +94,7 @@ GRIDS: dict[
 
 
 def ratio(result: Result, unsteered: Result, world: Closed) -> float:
-    """log of the distance to the tilted law over that of the unsteered law."""
+    """The log of the distance to the tilted law over that of the unsteered law."""
 
     exact = world.sample(4 * PARTICLES, torch.Generator().manual_seed(1))
     directions = random_directions(16, world.dimension, torch.Generator().manual_seed(2))
@@ -109,7 +111,10 @@ def density(result: Result, unsteered: Result, world: Closed) -> float:
 
 
 def worlds() -> list[tuple[Closed, Result]]:
-    """Every world at every scale, the scale in its reward; and what the model samples by itself."""
+    """Every world at every scale, with unsteered samples of its model.
+
+    The scale is in the reward.
+    """
     found = []
     for law, reward in (make() for make in WORLDS):
         for scale in SCALES:
@@ -133,14 +138,14 @@ def noise(world: Closed) -> torch.Tensor:
 
 
 def scores(sampler: Sampler, judge: Callable, places: list[tuple[Closed, Result]]) -> list[float]:
-    """The judge's figure in every world; infinite for samples that ran away to infinity."""
+    """The score in every world; infinite for samples that diverged."""
     found = []
     for world, unsteered in places:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Divergence)
-                chance = torch.Generator().manual_seed(3)
-                result = sampler(world.flow_map, noise(world), Tilt(world.reward), None, chance)
+                generator = torch.Generator().manual_seed(3)
+                result = sampler(world.flow_map, noise(world), Tilt(world.reward), None, generator)
         except NonFiniteReward:
             found.append(math.inf)
             continue
@@ -152,9 +157,10 @@ FASHION = {"jacobian": (0.5, 1.0, 2.0, 4.0, 8.0), "endpoint": (0.2, 0.5, 1.0, 2.
 
 
 def fashion() -> None:
-    """FMRG on images, untold of the class, with the classifiers of the tables in each other's
-    place, and noise of its own: the mean log probability of the class by the one that does not
-    steer.
+    """FMRG on images without a class, with noise of its own.
+
+    The classifiers of the tables are swapped: the score is the mean log probability of the class by
+    the one that does not steer.
     """
     flow_map = Unconditional(steer.load("fashion"))
     steers, judges = (

@@ -1,7 +1,6 @@
-"""docs/taxonomy.md, written from the objectives themselves: which name is which setting of which
-identity.
+"""docs/taxonomy.md from the objectives themselves: the settings behind each method's name.
 
-python -m recipes.experiments.taxonomy      # writes the page; the tests hold it to what this prints
+python -m recipes.experiments.taxonomy      # writes the page; tests compare it with this
 """
 
 import inspect
@@ -21,23 +20,28 @@ STEPS = 100_000
 
 HEAD = """# The taxonomy
 
-Written by `python -m recipes.experiments.taxonomy` from the objectives themselves. A flow map is characterised by its tangent, u_{t,t} =
-b_t, and any one of three identities; a method chooses one, where the gradient stops, who is believed and at which times:
+Written by `python -m recipes.experiments.taxonomy` from the objectives themselves. A flow map is
+characterised by its tangent, u_{t,t} = b_t, and any one of three identities; a method chooses one,
+where the gradient stops, which target network is used and at which times:
 
 | notion | identity | in the average velocity u |
 |---|---|---|
 | Lagrangian | d_t X_{s,t} = b_t(X_{s,t}) | u + (t-s) d_t u = b_t(x + (t-s) u) |
 | Eulerian | d_s X_{s,t} + grad X_{s,t} b_s = 0 | u = b_s + (t-s) (d_s u + grad u b_s) |
-| semigroup | X_{r,t} o X_{s,r} = X_{s,t} | u_{s,t} = (1-g) u_{s,r} + g u_{r,t}(X_{s,r}), r = g s + (1-g) t |
+| semigroup | X_{r,t} o X_{s,r} = X_{s,t} | u_{s,t} = (1-g) u_{s,r} + g u_{r,t}(X_{s,r}), \
+r = g s + (1-g) t |
 
-Or it does without: `Trajectory` follows a velocity b along x' = b_t(x) and holds the jumps against the path, u_{s,t}(x_s) =
-(x_t - x_s) / (t - s).
+Or it does without: `Trajectory` follows a velocity b along x' = b_t(x) and compares the jumps with
+the path, u_{s,t}(x_s) = (x_t - x_s) / (t - s).
 
-Each name below is built by `steer.training.named(name, steps, student, teacher)`; in a config, under `loop.objective`:
-`{_target_: steer.training.named, name: lsd, steps: "${trainer.max_steps}"}`. Cost is of one sample off the diagonal: F a
-forward of the network, J a forward with its derivative (about two), B a backward; a sample on the diagonal costs 1 F + 1 B.
-`times=`, `weighting=` and any argument of `Joint` change what a name stands for: `named("meanflow", steps, times=Uniform(),
-weighting=Plain())` suits the plane, where the paper's settings, made for images, do badly ([measured](checkerboard.md)).
+Each name below is built by `steer.training.named(name, steps, student, teacher)`; in a config,
+under `loop.objective`:
+`{_target_: steer.training.named, name: lsd, steps: "${trainer.max_steps}"}`. Cost is of one sample
+off the diagonal: F a forward of the network, J a forward with its derivative (about two), B a
+backward; a sample on the diagonal costs 1 F + 1 B. `times=`, `weighting=` and any argument of
+`Joint` change what a name stands for: `named("meanflow", steps, times=Uniform(),
+weighting=Plain())` suits the plane, where the paper's settings, made for images, do badly
+([measured](checkerboard.md)).
 
 """
 COLUMNS = (
@@ -63,7 +67,7 @@ def page() -> str:
 
 
 def row(method: Method) -> tuple[str, ...]:
-    """One method, by columns."""
+    """The columns of one method."""
     blank = ResidualMap(nn.Identity(), Linear())
     joint = method.build(Setting(STEPS, blank, blank))
     off = joint.off_diagonal
@@ -99,7 +103,7 @@ def row(method: Method) -> tuple[str, ...]:
 
 
 def believed(joint: Joint) -> str:
-    """Data, and whose velocity and jumps are held fixed, as far as the objective asks for them."""
+    """The data, and the target networks, as far as the objective uses them."""
     asks = joint.off_diagonal.asks if joint.off_diagonal is not None else frozenset()
     data = ["data"] if joint.diagonal is not None or "data" in asks else []
     held = [
@@ -114,7 +118,7 @@ def believed(joint: Joint) -> str:
 
 
 def who_is(teacher: nn.Module) -> str:
-    """In words."""
+    """A target network as text."""
     match teacher:
         case SelfTarget():
             return "itself"
@@ -126,7 +130,7 @@ def who_is(teacher: nn.Module) -> str:
 
 
 def times(joint: Joint) -> str:
-    """Two times, or jumps to data alone; and on which grid."""
+    """The distribution of times: two times, or jumps to data alone, and on which grid."""
     match joint.pairs:
         case ToData():
             words = "to data (t = 1)"

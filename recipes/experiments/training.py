@@ -1,6 +1,4 @@
-"""A training of a few minutes inside a figure: no log, no checkpoint, and the averaged weights at
-the end.
-"""
+"""Short trainings inside an experiment: no log, no checkpoint, averaged weights at the end."""
 
 from typing import Any
 
@@ -23,8 +21,17 @@ def train(
     watch: Callback | None = None,
     **trainer: Any,
 ) -> ResidualMap:
-    """The map after so many steps, frozen. `average` is the decay of its moving average; `trainer`
-    is for Lightning's.
+    """The frozen map after so many steps.
+
+    Args:
+        flow_map: trained in place.
+        objective, data: as in `steer.loops.MapTraining`.
+        steps: optimiser steps.
+        lr, schedule: of Adam.
+        average: decay of the moving average of the weights.
+        seed: of the loop.
+        watch: a further callback.
+        trainer: further arguments of Lightning's Trainer.
     """
     quiet()
     flow_map.requires_grad_(True)

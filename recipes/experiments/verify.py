@@ -1,12 +1,11 @@
-"""Every method that claims to be exact, held against every world of steer.analytic.benchmarks:
-docs/verify.md.
+"""Every method that claims to be exact in every world of steer.analytic.benchmarks: docs/verify.md.
 
-    python -m recipes.experiments.verify                 # hours on one core; taken up where it was stopped
-    python -m recipes.experiments.verify rounds=4        # what is not measured yet, by at most so many rounds
+    python -m recipes.experiments.verify                 # hours on one core, resumable
+    python -m recipes.experiments.verify rounds=4        # missing cells, by at most so many rounds
     python -m recipes.experiments.verify Ode "FK, max"   # these methods alone
 
-Every cell has noise of its own, so that of M cells M chance(|z| > 3) are to be expected beyond
-three standard errors.
+Every cell has its own noise, so that of M cells M P(|z| > 3) are expected beyond three standard
+errors.
 """
 
 import sys
@@ -23,10 +22,17 @@ from scipy import stats
 
 from recipes.evaluation.metrics import Figures
 from recipes.experiments.cells import FOLDER, Cells
-from recipes.experiments.claim import Claim
+from recipes.experiments.findings import Finding
 from recipes.reporting.html import plus_minus
-from recipes.verification.hypothesis_test import LIMITS, WITHIN, enough, figures, judge, settled
-from recipes.verification.measurement import Size, hold_until
+from recipes.verification.hypothesis_test import (
+    LIMITS,
+    WITHIN,
+    assess,
+    figures,
+    is_decided,
+    unless_unsettled,
+)
+from recipes.verification.measurement import SampleSize, measure_until
 from recipes.verification.summary import HOW_TO_READ, markdown
 from steer.analytic.benchmarks import WORLDS
 from steer.data.stream import key
@@ -40,6 +46,7 @@ from steer.samplers import (
     Sde,
     Tempering,
     TrajectoryTilting,
+    UnguidedTilting,
     ValueSmc,
     das,
     tds,
@@ -47,11 +54,13 @@ from steer.samplers import (
 from steer.solvers import Heun
 
 PAGE = Path("docs/verify.md")
-PROMPTS, PARTICLES, ROUNDS, STEPS, AIM = 32, 512, 20, (10, 40, 160), 0.02
-FEWER = {
-    "tilting, map": 256,
-    "tilting, map, extra drift": 256,
-}  # particles, where a look-ahead costs sixteen RK4 steps
+PROMPTS = 32
+PARTICLES = 512
+ROUNDS = 20
+STEPS = (10, 40, 160)
+AIM = 0.02
+# particles where a look-ahead costs sixteen RK4 steps
+FEWER = {"tilting, map": 256, "tilting, map, extra drift": 256}
 FEW = {"Jump": (1, 2, 4), "Jump, renoised": (2, 4, 8)}  # exact at every number of jumps
 
 
@@ -71,11 +80,11 @@ SETTINGS: dict[str, Callable[[int], Sampler]] = {
     "FK, difference": lambda n: FkSteering(n, potential="difference", every=n // 5),
     "FK, max": lambda n: FkSteering(n, potential="max", every=n // 3 + 1),
     "FK, sum": lambda n: FkSteering(n, potential="sum", every=n // 3 + 1),
-    "tilting, unguided": partial(TrajectoryTilting, lookahead=Denoiser(), guide=False),
+    "tilting, unguided": partial(UnguidedTilting, lookahead=Denoiser()),
     "tilting, denoiser, extra drift": partial(TrajectoryTilting, lookahead=Denoiser(), chi=chi),
     "tilting, identity, extra drift": partial(TrajectoryTilting, lookahead=Identity(), chi=chi),
     "tilting, posterior of 4": partial(TrajectoryTilting, lookahead=Posterior(4)),
-    "tilting, tempering": partial(TrajectoryTilting, lookahead=Denoiser(), level=Tempering()),
+    "tilting, tempering": partial(TrajectoryTilting, lookahead=Denoiser(), annealing=Tempering()),
     "tilting, reversal weights": partial(
         TrajectoryTilting, lookahead=Identity(), weighting=ReversalWeights(), chi=0.5
     ),
@@ -86,9 +95,8 @@ SETTINGS: dict[str, Callable[[int], Sampler]] = {
     "tilting, map, extra drift": partial(TrajectoryTilting, lookahead=MapJump(), chi=chi),
 }
 
-STRAINED: dict[
-    str, Callable[[int], Sampler]
-] = {  # the same potentials at five times, as the difference has them
+# the same potentials at five times, as the difference has them
+STRAINED: dict[str, Callable[[int], Sampler]] = {
     "FK, max, five times": lambda n: FkSteering(n, potential="max", every=n // 5),
     "FK, sum, five times": lambda n: FkSteering(n, potential="sum", every=n // 5),
 }
@@ -96,19 +104,22 @@ STRAINED: dict[
 
 def measure(setting: str, name: str, rounds: int = ROUNDS) -> Figures:
     """One setting in one world."""
-    start, world, build = time.process_time(), WORLDS[name](), (SETTINGS | STRAINED)[setting]
-    size = Size(PROMPTS, FEWER.get(setting, PARTICLES), key(setting))
+    start = time.process_time()
+    world = WORLDS[name]()
+    build = (SETTINGS | STRAINED)[setting]
+    size = SampleSize(PROMPTS, FEWER.get(setting, PARTICLES), key(setting))
     samplers: dict[int | None, Sampler] = {n: build(n) for n in FEW.get(setting, STEPS)}
-    held = hold_until(partial(enough, world=world), samplers, world, name, size, rounds)
-    found = figures(held, judge(held, world, build(STEPS[0]).claim), world)
+    runs = measure_until(partial(is_decided, world=world), samplers, world, name, size, rounds)
+    found = figures(runs, assess(runs, world, build(STEPS[0]).claim), world)
     return {**found, "cpu_seconds": round(time.process_time() - start, 1)}
 
 
 def page(
     table: Mapping[str, Mapping[str, Figures]], strained: Mapping[str, Mapping[str, Figures]]
 ) -> str:
-    """The matrices and what they add up to; last, and not counted, what goes beyond so few
-    particles.
+    """The page: matrices and their summary.
+
+    Last, and not counted, settings with too few particles.
     """
     found = [cell for row in table.values() for cell in row.values()]
     at_zero = matrix(table, lambda c: f"{c['log_z_error']:+.4f} ± {c['log_z_std_error']:.4f}")
@@ -120,29 +131,54 @@ def page(
         table,
         lambda c: "noise" if c["order"] is None else plus_minus(c["order"], c["order_std_error"]),
     )
-    return (
-        "# Every exact method against every world\n\n"
-        "Written by `python -m recipes.experiments.verify`; one method, or one of your own, by `steer verify worlds/verify "
-        "sampler._target_=mine.py:Mine`. The worlds are those of `steer/analytic/benchmarks.py`. "
-        f"Up to {ROUNDS} rounds of {PROMPTS} repetitions of {PARTICLES} particles (256 for the map's look-ahead), "
-        f"{', '.join(map(str, STEPS))} steps; "
-        "1, 2 and 4 jumps, or 2, 4 and 8 with fresh noise between them. "
-        "FK steering has potentials at five times, or at three for the maximum and the sum; see the end.\n\n"
-        f"{HOW_TO_READ}\n\n{summary(found)}\n\n"
-        f"## Verdicts: the largest of log Z, mean and mode weights at step 0, in standard errors\n\n{matrix(table, told)}\n\n"
-        f"![each log Z at step 0, in standard errors](figures/verify.png)\n\n"
-        f"## Error of log Z at step 0\n\n{at_zero}\n\n"
-        f"## The smallest error of log Z that is told\n\n{matrix(table, smallest)}\n\n"
-        f"## Error of log Z at the most steps\n\n{at_most}\n\n"
-        f"## Order of convergence of log Z\n\n{orders}\n\n"
-        "## Not counted above: where the particles do not suffice\n\n"
-        "Verdicts as above. Maximum and sum select by the same reward again at every potential and undo it at the end, by "
-        f"weights whose tails grow with the number of potentials.\n\n{matrix(strained, told)}\n"
-    )
+    steps = ", ".join(map(str, STEPS))
+    return f"""\
+# Every exact method in every world
+
+Written by `python -m recipes.experiments.verify`; one method, or one of your own, by
+`steer verify worlds/verify sampler._target_=mine.py:Mine`. The worlds are those of
+`steer/analytic/benchmarks.py`. Up to {ROUNDS} rounds of {PROMPTS} repetitions of {PARTICLES}
+particles (256 for the map's look-ahead), {steps} steps; 1, 2 and 4 jumps, or 2, 4 and 8 with fresh
+noise between them. FK steering has potentials at five times, or at three for the maximum and the
+sum; see the end.
+
+{HOW_TO_READ}
+
+{summary(found)}
+
+## Results: the largest of log Z, mean and mode weights at step 0, in standard errors
+
+{matrix(table, z_score_cell)}
+
+![each log Z at step 0, in standard errors](figures/verify.png)
+
+## Error of log Z at step 0
+
+{at_zero}
+
+## The smallest detectable error of log Z
+
+{matrix(table, smallest)}
+
+## Error of log Z at the most steps
+
+{at_most}
+
+## Order of convergence of log Z
+
+{orders}
+
+## Not counted above: settings with too few particles
+
+Results as above. Maximum and sum select by the same reward again at every potential and undo it at
+the end, by weights whose tails grow with the number of potentials.
+
+{matrix(strained, z_score_cell)}
+"""
 
 
-def told(cell: Figures) -> str:
-    """The worst of the three checks, and a verdict that is no pass."""
+def z_score_cell(cell: Figures) -> str:
+    """The worst of the three z-scores, and the result if it is no pass."""
     return (
         f"{worst_of(cell):.1f}"
         if cell["verdict"] == "pass"
@@ -151,52 +187,54 @@ def told(cell: Figures) -> str:
 
 
 def smallest(cell: Figures) -> str:
-    """Of log Z."""
+    """The smallest detectable error of log Z."""
     return f"{cell['smallest_error_told']['log_z']:.3f}"
 
 
 def worst_of(cell: Figures) -> float:
-    """The largest of the three."""
+    """The largest of the three z-scores."""
     return max(cell[f"{name}_in_std_errors"] for name in ("log_z", "mean", "mode_weights"))
 
 
 def summary(found: list[Figures]) -> str:
-    """How many are how far off, beside what chance makes of so many."""
+    """The numbers of large z-scores, beside those expected by chance."""
     checks = [
         cell[f"{name}_in_std_errors"]
         for cell in found
         for name in ("log_z", "mean", "mode_weights")
     ]
     log_z = [cell["log_z_in_std_errors"] for cell in found]
-    lines = [
-        f"{len(found)} cells; {', '.join(f'{n} {verdict}' for verdict, n in verdicts_of(found).items())}."
-    ]
+    results = ", ".join(f"{n} {result}" for result, n in counts_of(found).items())
+    lines = [f"{len(found)} cells; {results}."]
     for what, values in (("log Z alone", log_z), ("all three checks", checks)):
         counts = ", ".join(
-            f"{sum(v > z for v in values)} beyond {z} ({len(values) * 2 * stats.norm.sf(z):.1f} expected)"
+            f"{sum(v > z for v in values)} beyond {z} ({len(values) * 2 * stats.norm.sf(z):.1f}"
+            " expected)"
             for z in (2, 3)
         )
         median = stats.norm.isf((1 - 0.5 ** (1 / len(values))) / 2)
         lines.append(
-            f"- {what}, {len(values)} numbers: {counts}; the largest {max(values):.2f} (median by chance {median:.2f})."
+            f"- {what}, {len(values)} numbers: {counts}; the largest {max(values):.2f} (median by"
+            f" chance {median:.2f})."
         )
     last = [cell["sizes"][-1] for cell in found]
     beyond = [one for one in last if abs(one["log_z_error"]) > AIM]
     sure = sum(abs(one["log_z_error"]) - 2 * one["log_z_std_error"] > AIM for one in beyond)
     lines.append(
-        f"- log Z at the most steps is off by more than {AIM} in {len(beyond)} cells, by two standard errors more in {sure}."
+        f"- log Z at the most steps is off by more than {AIM} in {len(beyond)} cells, by two"
+        f" standard errors more in {sure}."
     )
     return "\n".join([lines[0], "", *lines[1:]])
 
 
-def verdicts_of(found: list[Figures]) -> dict[str, int]:
-    """How many have which."""
+def counts_of(found: list[Figures]) -> dict[str, int]:
+    """The number of cells with each result."""
     counted = Counter(cell["verdict"] for cell in found)
     return {v: counted[v] for v in ("pass", "fail", "inconclusive", "unsettled") if counted[v]}
 
 
 def matrix(table: Mapping[str, Mapping[str, Figures]], shown: Callable[[Figures], str]) -> str:
-    """Settings down, worlds across."""
+    """A table of settings by worlds."""
     rows = [
         [name, *(shown(row[w]) if w in row else "" for w in WORLDS)] for name, row in table.items()
     ]
@@ -204,7 +242,7 @@ def matrix(table: Mapping[str, Mapping[str, Figures]], shown: Callable[[Figures]
 
 
 def draw(table: Mapping[str, Mapping[str, Figures]]) -> None:
-    """log Z at step zero in standard errors: a row of dots for each setting, a dot for each world."""
+    """Draws log Z at step zero in standard errors: a row for each setting, a dot for each world."""
     figure = Figure(figsize=(8, 0.34 * len(SETTINGS) + 1.2), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()
@@ -236,15 +274,15 @@ def draw(table: Mapping[str, Mapping[str, Figures]]) -> None:
 
 
 def key_of(setting: str, name: str) -> str:
-    """Of a cell: another once the numbers of steps are."""
+    """The key of a cell, which includes the numbers of steps."""
     return f"{setting}, {name}, steps {' '.join(map(str, FEW.get(setting, STEPS)))}"
 
 
 def rows_from(cells: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
-    """By setting and world, what is measured; a pass that is not settled is called so."""
+    """The measured cells by setting and world."""
     return {
         setting: {
-            name: {**cell, "verdict": settled(cell["verdict"], cell["sizes"])}
+            name: {**cell, "verdict": unless_unsettled(cell["verdict"], cell["sizes"])}
             for name in WORLDS
             if (cell := cells.get(key_of(setting, name))) is not None
         }
@@ -253,7 +291,7 @@ def rows_from(cells: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
 
 
 def page_of(cells: Mapping[str, Any]) -> str:
-    """docs/verify.md, as far as it is known. Raises KeyError before any cell is."""
+    """docs/verify.md of the cells measured so far. Raises KeyError before there is any."""
     rows = {setting: row for setting, row in rows_from(cells).items() if row}
     if not rows:
         raise KeyError(key_of(next(iter(SETTINGS)), next(iter(WORLDS))))
@@ -264,23 +302,23 @@ def page_of(cells: Mapping[str, Any]) -> str:
 
 
 def results(cells: Mapping[str, Any]) -> str:
-    """What it adds up to. Raises KeyError for a cell that is not measured."""
+    """The summary. Raises KeyError for a missing cell."""
     return summary([cells_of(cells, setting, name) for setting in SETTINGS for name in WORLDS])
 
 
 def cells_of(cells: Mapping[str, Any], setting: str, name: str) -> Figures:
-    """One cell, with its verdict settled."""
+    """One cell, with its final result."""
     cell = cells[key_of(setting, name)]
-    return {**cell, "verdict": settled(cell["verdict"], cell["sizes"])}
+    return {**cell, "verdict": unless_unsettled(cell["verdict"], cell["sizes"])}
 
 
-def claims(cells: Mapping[str, Any]) -> list[Claim]:
+def findings(cells: Mapping[str, Any]) -> list[Finding]:
     """All exact methods in all worlds."""
     found = [cells_of(cells, setting, name) for setting in SETTINGS for name in WORLDS]
-    counted = verdicts_of(found)
-    claim = f"Every exact method in every world, at step zero, told to {LIMITS['log_z']:g} in log Z"
+    counted = counts_of(found)
+    claim = f"Every exact method in every world, at step zero, to {LIMITS['log_z']:g} in log Z"
     said = ", ".join(f"{n} {verdict}" for verdict, n in counted.items())
-    return [Claim(claim, "all pass", said, counted.get("pass", 0) == len(found))]
+    return [Finding(claim, "all pass", said, counted.get("pass", 0) == len(found))]
 
 
 def main(arguments: list[str]) -> None:
@@ -290,7 +328,8 @@ def main(arguments: list[str]) -> None:
     chosen = [a for a in arguments if not a.startswith("rounds=")] or list(SETTINGS | STRAINED)
     if unknown := set(chosen) - set(SETTINGS | STRAINED):
         raise SystemExit(
-            f"no method is called {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS | STRAINED)}"
+            f"no method is called {', '.join(sorted(unknown))}; there are"
+            f" {', '.join(SETTINGS | STRAINED)}"
         )
     kept = Cells("verify")
     for setting in chosen:

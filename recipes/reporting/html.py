@@ -1,4 +1,4 @@
-"""report.html: what a run did, what it showed and what it cost, in one file that needs no other."""
+"""report.html: the report of a run in one self-contained file."""
 
 import base64
 import html
@@ -12,33 +12,47 @@ from PIL import Image
 Cell = str | float | int | None
 
 CLAIMS = {
-    "exact": "Exact: with enough steps and particles, the weighted samples follow the base law tilted by the reward.",
-    "exact for the chain": "Exact for the chain: with enough particles, the weighted samples follow the law that the same"
-    " sampler draws from without the reward, at this noise level and number of steps, tilted by the reward. That is not the"
-    " law of the map's deterministic flow: its velocity is guided, or its jumps do not follow its velocity.",
-    "biased": "Biased: the samples lean toward the reward, but follow the tilted law only roughly, whatever the steps.",
-    "maximiser": "Maximiser: the samples are chosen for a high reward, and follow no stated law.",
+    "exact": (
+        "Exact: with enough steps and particles, the weighted samples follow the base law tilted by"
+        " the reward."
+    ),
+    "exact for the chain": (
+        "Exact for the chain: with enough particles, the weighted samples follow the law that the"
+        " same sampler draws from without the reward, at this noise level and number of steps,"
+        " tilted by the reward. That is not the law of the map's deterministic flow: its velocity"
+        " is guided, or its jumps do not follow its velocity."
+    ),
+    "biased": (
+        "Biased: the samples lean toward the reward, but follow the tilted law only roughly,"
+        " whatever the steps."
+    ),
+    "maximiser": ("Maximiser: the samples are chosen for a high reward, and follow no stated law."),
 }
 NUMBER = re.compile(r"[−+-]?([\d.,\u202f]+|inf)(e[−+-]?\d+)?( ± [\d.]+)?( ?[%s])?|[–]?")
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #20252b; --faint: #5d6672; --rule: #d9dde3; --page: #f7f8f9; --card: #fff; }
+:root { color-scheme: light dark; --ink: #20252b; --faint: #5d6672; --rule: #d9dde3;
+  --page: #f7f8f9; --card: #fff; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e7eb; --faint: #9aa4b1; --rule: #343b44; --page: #15181c; --card: #1d2126; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; padding: 3rem 1.25rem 4rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans",
+  sans-serif; }
 main { max-width: 58rem; margin: 0 auto; }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2; font-weight: 650; letter-spacing: -.01em; }
-.claim { margin: .6rem 0 0; max-width: 50rem; color: var(--faint); font-size: 1.05rem; text-wrap: pretty; }
+.claim { margin: .6rem 0 0; max-width: 50rem; color: var(--faint); font-size: 1.05rem;
+  text-wrap: pretty; }
 .headline { display: flex; flex-wrap: wrap; gap: 1rem 2.75rem; margin: 1.75rem 0 0; padding: 1rem 0;
   border-top: 1px solid var(--rule); border-bottom: 1px solid var(--rule); }
 .headline div { display: flex; flex-direction: column-reverse; }
 .headline dt { color: var(--faint); font-size: .8rem; }
-.headline dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.headline dd { margin: 0; font-size: 1.35rem; font-weight: 600;
+  font-variant-numeric: tabular-nums; }
 figure { margin: 2.25rem 0 0; }
-.paper { background: #fff; border: 1px solid var(--rule); border-radius: 6px; padding: .75rem; overflow-x: auto; }
+.paper { background: #fff; border: 1px solid var(--rule); border-radius: 6px; padding: .75rem;
+  overflow-x: auto; }
 .paper img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 figcaption { color: var(--faint); font-size: .9rem; text-align: left; text-wrap: pretty; }
 figcaption { max-width: 50rem; }
@@ -47,15 +61,17 @@ figcaption { margin-top: .6rem; }
 .table { min-width: 0; max-width: 100%; margin-top: 2.5rem; }
 .table figcaption { margin: 0 0 .5rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums lining-nums; }
+table { border-collapse: collapse; font-size: .92rem;
+  font-variant-numeric: tabular-nums lining-nums; }
 th, td { padding: .34rem 1.5rem .34rem 0; border-bottom: 1px solid var(--rule); text-align: left; }
 th { color: var(--faint); font-weight: 500; font-size: .82rem; border-bottom-color: var(--faint); }
 th.number, td.number { text-align: right; white-space: nowrap; }
 tr > :last-child { padding-right: 0; }
 details { margin-top: 2.5rem; }
 summary { cursor: pointer; color: var(--faint); font-size: .9rem; }
-pre { margin: .75rem 0 0; padding: 1rem; overflow-x: auto; background: var(--card); border: 1px solid var(--rule);
-  border-radius: 6px; font: .82rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+pre { margin: .75rem 0 0; padding: 1rem; overflow-x: auto; background: var(--card);
+  border: 1px solid var(--rule); border-radius: 6px;
+  font: .82rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 footer { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--rule); }
 footer p { margin: .15rem 0; color: var(--faint); font-size: .82rem; overflow-wrap: anywhere; }
 @media print {
@@ -96,21 +112,20 @@ def write(
     notes: Sequence[str] = (),
     headline: Sequence[tuple[str, Cell]] = (),
 ) -> None:
-    """Writes the report. All text is escaped; pictures are inlined; no script, link or font is
-    fetched.
+    """Writes the report, with all text escaped and pictures inlined; it loads nothing else.
 
     Args:
         path: of the HTML file.
         title: what was run.
-        claim_line: what was done and what its samples are; `CLAIMS` has words for each claim of a
+        claim_line: what was done and what its samples follow; `CLAIMS` explains the claim of a
             sampler.
         pictures: (caption, path of a PNG), in the order they are read.
         tables: (caption, rows); the first row is the head, the first cell of the others names the
             row. A column whose other cells are all numbers, from `number`, `plus_minus` or plain,
-            is set to the right; None is a dash.
+            is right-aligned; None is a dash.
         config_text: the configuration, folded away.
         notes: lines of small print: versions, seed, seconds, the command.
-        headline: (what, figure), the few that matter most.
+        headline: (name, figure), the most important ones.
 
     Raises:
         ValueError: a picture that is not there or is no PNG.
@@ -140,7 +155,7 @@ def write(
 
 
 def summary(headline: Sequence[tuple[str, Cell]]) -> str:
-    """The figures to see first."""
+    """The headline figures."""
     if not headline:
         return ""
     pairs = "".join(
@@ -158,21 +173,28 @@ def figure(caption: str, png: Path) -> str:
     except OSError as error:
         raise ValueError(f"the report needs a PNG at {png}; {error}") from error
     data = base64.b64encode(png.read_bytes()).decode("ascii")
-    image_tag = f'<img alt="{escape(caption)}" width="{width // 2}" height="{height // 2}" src="data:image/png;base64,{data}">'
-    return f'<figure><div class="paper">{image_tag}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    size = f'width="{width // 2}" height="{height // 2}"'
+    image_tag = f'<img alt="{escape(caption)}" {size} src="data:image/png;base64,{data}">'
+    return (
+        f'<figure><div class="paper">{image_tag}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
 
 
 def table(caption: str, rows: Sequence[Sequence[Cell]]) -> str:
     """A table whose first row is its head."""
     if len({len(row) for row in rows}) != 1:
         raise ValueError(
-            f"table {caption!r} needs a head and rows of one length; got lengths {[len(r) for r in rows]}"
+            f"table {caption!r} needs a head and rows of one length; got lengths"
+            f" {[len(r) for r in rows]}"
         )
     numeric = [all(is_number(row[j]) for row in rows[1:]) and j > 0 for j in range(len(rows[0]))]
     lines = [line(row, numeric, "td" if i else "th") for i, row in enumerate(rows)]
-    head, body = lines[0], "".join(lines[1:])
+    head = lines[0]
+    body = "".join(lines[1:])
     return (
-        f'<figure class="table"><figcaption>{escape(caption)}</figcaption><div class="scroll"><table>'
+        f'<figure class="table"><figcaption>{escape(caption)}</figcaption>'
+        f'<div class="scroll"><table>'
         f"<thead>{head}</thead><tbody>{body}</tbody></table></div></figure>"
     )
 
@@ -189,7 +211,7 @@ def line(row: Sequence[Cell], numeric: Sequence[bool], tag: str) -> str:
 
 
 def is_number(cell: Cell) -> bool:
-    """Whether a cell is a figure, or the lack of one."""
+    """Whether a cell is a number, or missing."""
     return not isinstance(cell, str) or NUMBER.fullmatch(cell) is not None
 
 
@@ -199,19 +221,18 @@ def shown(cell: Cell) -> str:
 
 
 def number(value: float | int | None) -> str:
-    """Four significant digits, thousands apart by narrow spaces, a true minus; a dash for None or
-    NaN.
+    """A number to four significant digits, thousands separated by narrow spaces.
+
+    A dash for None or NaN.
     """
     if value is None or value != value:
         return "–"
-    whole = float(value).is_integer() and abs(value) < 1e15
-    text = (
-        f"{int(value):,}"
-        if whole
-        else f"{value:,.0f}"
-        if 1e4 <= abs(value) < 1e15
-        else f"{value:.4g}"
-    )
+    if float(value).is_integer() and abs(value) < 1e15:
+        text = f"{int(value):,}"
+    elif 1e4 <= abs(value) < 1e15:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.4g}"
     return text.replace(",", "\u202f").replace("-", "−")
 
 

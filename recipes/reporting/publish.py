@@ -1,4 +1,4 @@
-"""The end of every run: metrics.json, html.html, and a word to whoever waits."""
+"""The end of every run: metrics.json, report.html, and the headline on standard error."""
 
 import sys
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def publish(
 
     Args:
         folder: the run folder.
-        job: what was asked.
+        job: the config and its command line.
         metrics: everything measured; seed and versions are added.
         title, claim_line: the head of the report.
         drawn, tables: its body.

@@ -20,7 +20,7 @@ PATH = {
     "path_length": "thermodynamic length of the path",
     "path_discrepancy": "total discrepancy of its steps",
 }
-CONTEST = {  # what steer compare measures of every cell
+METRICS = {  # of every cell of steer compare
     "reward_mean": "reward",
     "reward_mean_unweighted": "reward, unweighted",
     "heldout_reward_mean": "held-out reward",
@@ -33,7 +33,7 @@ CONTEST = {  # what steer compare measures of every cell
 
 
 def comparison(metrics: Figures, before: str, after: str) -> Table:
-    """The same figures of the samples before and after, those that were measured."""
+    """The metrics of the samples before and after, where they were measured."""
     rows = [
         [word, estimate(metrics, f"base_{name}"), estimate(metrics, name)]
         for name, word in WORDS.items()
@@ -49,8 +49,9 @@ def estimate(metrics: Figures, name: str) -> str:
 
 
 def cost(metrics: Figures) -> Table:
-    """What the steering did to the population, and what it cost, per returned sample."""
-    evaluations, base = metrics["evaluations"], metrics["base_evaluations"]
+    """The population's statistics and the evaluations per returned sample."""
+    evaluations = metrics["evaluations"]
+    base = metrics["base_evaluations"]
     rows = [
         ["log Z (mean over prompts)", "", number(metrics["log_z"])],
         ["log Z in closed form", "", number(metrics["log_z_exact"])],
@@ -67,7 +68,7 @@ def cost(metrics: Figures) -> Table:
 
 
 def spent_table(metrics: Figures) -> Table:
-    """What a tuning run cost in all."""
+    """The total cost of a tuning run."""
     rows = [
         *([name.replace("_", " ") + "s", n] for name, n in metrics["evaluations"].items()),
         ["parameters of the map", metrics["parameters"]],
@@ -83,22 +84,21 @@ def spent_table(metrics: Figures) -> Table:
 
 
 def tuned(metrics: Figures) -> str:
-    """How many parameters were tuned, and what share of the map's that is."""
+    """The number of tuned parameters, and their share of the map's."""
     share = metrics["tuned_parameters"] / metrics["parameters"]
     return f"{number(metrics['tuned_parameters'])} ({100 * share:.3g} %)"
 
 
 def logged_table(metrics: Figures) -> Table:
-    """The end of what was logged."""
+    """The final values of every logged quantity."""
     rows = [[name, value] for name, value in metrics["logged"].items()]
-    return "What was logged, averaged over the last tenth of the run.", [["", "value"], *rows]
+    return "Logged quantities, averaged over the last tenth of the run.", [["", "value"], *rows]
 
 
-def contest(metrics: Figures) -> list[Table]:
-    """For each figure a row for each method, in the order of the config, and a column for each
-    budget.
-    """
-    rows, draws = metrics["rows"], metrics["exact_draws"] or {}
+def method_tables(metrics: Figures) -> list[Table]:
+    """A table for each metric: a row for each method and a column for each budget."""
+    rows = metrics["rows"]
+    draws = metrics["exact_draws"] or {}
     names = {row["method"]: words(row["method"]) for row in rows}
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
     cells = {(row["method"], row["budget"]): row for row in rows if "error" not in row}
@@ -114,11 +114,12 @@ def contest(metrics: Figures) -> list[Table]:
         return caption, [["", *map(number, budgets)], *body]
 
     spent = (
-        "What each method claims (exact: in the limit of steps and particles, however few it has here), its size for each "
+        "What each method claims (exact: in the limit of steps and particles, however few it has"
+        " here), its size for each "
         "budget, and the evaluations per returned sample it spent, as counted."
     )
     tables = [table(spent, sized, claims)]
-    for name, word in CONTEST.items():
+    for name, word in METRICS.items():
         if any(measured(row, name) for row in cells.values()):
             caption, body = table(f"{word[0].upper()}{word[1:]}.", partial(estimate, name=name))
             exact = (
@@ -134,18 +135,18 @@ def contest(metrics: Figures) -> list[Table]:
 
 
 def sized(row: Figures) -> str:
-    """The size of a method, and what it spent."""
+    """The size of a method, and its cost."""
     over = " (over)" if row["spent"] > row["budget"] * (1 + 1e-9) else ""
     return f"{row['size']} {words(row['setting'])}: {number(row['spent'])}{over}"
 
 
 def measured(row: Figures, name: str) -> bool:
-    """Whether a row has that figure."""
+    """Whether a row has that metric, and it is not NaN."""
     return name in row and row[name] == row[name]
 
 
 def left_out(metrics: Figures) -> list[Table]:
-    """The cells that are empty, and why."""
+    """The cells without results, and the reasons."""
     rows = [
         [words(row["method"]), number(row["budget"]), row["error"]]
         for row in metrics["rows"]
@@ -155,12 +156,12 @@ def left_out(metrics: Figures) -> list[Table]:
 
 
 def words(name: str) -> str:
-    """A name of a config as it is read."""
+    """A name of a config with spaces."""
     return name.replace("_", " ")
 
 
 def markdown(title: str, claim_line: str, tables: Sequence[Table]) -> str:
-    """The tables as a Markdown page."""
+    """A Markdown page of tables."""
     lines = [f"# {title}", "", claim_line]
     for caption, (head, *body) in tables:
         lines += ["", caption, "", *map(ruled, [head, ["---"] * len(head), *body])]

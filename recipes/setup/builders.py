@@ -1,4 +1,4 @@
-"""From config to parts: what each command builds before it starts."""
+"""The parts of an experiment, built from its config."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -10,34 +10,75 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
-from recipes.setup.config import as_written, nearest
+from recipes.setup.config import as_written
 from rewards import Decoded, Reward, as_reward
 from rewards.networks import Classifier
 from steer import checkpoint
 from steer.analytic import GaussianMixture
 from steer.annotations import misfit, shown
-from steer.build import build, resolve
+from steer.build import below, build, resolve
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond, FlowMap
 from steer.guidance import Guidance, Guided, Unconditional
+from steer.nearest import suggestion
 from steer.samplers import Sampler
 from steer.tilt import Tilt
 
 Decode = Callable[[Tensor], Tensor]
 
 
-def make(node: Any, **live: Any) -> Any:
-    """The object a config node describes, with objects that no config can hold as further
-    arguments. Errors name its key.
+class Classifiers:
+    """Classifiers loaded for one run, each file once.
+
+    A reward, a held-out reward and a judge that name the same weights share one frozen module.
     """
-    plain, path = node, ""
+
+    LOADER = "rewards.load_classifier"
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Any] = {}
+
+    def put_into(self, node: Any, path: str) -> Any:
+        """`node` with its nodes of `rewards.load_classifier` replaced by what they load.
+
+        Args:
+            node: nested dictionaries, lists and plain values.
+            path: its key in the config, for errors to name.
+        """
+        if isinstance(node, list):
+            return [self.put_into(item, f"{path}[{i}]") for i, item in enumerate(node)]
+        if not isinstance(node, dict):
+            return node
+        if node.get("_target_") != self.LOADER:
+            return {key: self.put_into(value, below(path, key)) for key, value in node.items()}
+        source = repr(sorted(node.items()))
+        if source not in self.loaded:
+            self.loaded[source] = build(node, path=path)
+        return self.loaded[source]
+
+
+def make(node: Any, classifiers: Classifiers | None = None, **live: Any) -> Any:
+    """Builds the object that a config node describes.
+
+    Args:
+        node: a node with a `_target_`.
+        classifiers: those already loaded in this run; without it, all are loaded anew.
+        live: further arguments, objects that no config can hold.
+
+    Raises:
+        ValueError: no node with a `_target_`, or what building it raises; names its key.
+    """
+    plain = node
+    path = ""
     if isinstance(node, DictConfig | ListConfig):
-        plain, path = OmegaConf.to_container(node), node._get_full_key("")
+        plain = OmegaConf.to_container(node)
+        path = node._get_full_key("")
     if not isinstance(plain, dict) or "_target_" not in plain:
         at = f"{path}: " if path else ""
         raise ValueError(f"{at}expected a node with a _target_ (a class to build); got {plain!r}")
     try:
-        return build({**plain, **live}, path=path)
+        filled = plain if classifiers is None else classifiers.put_into(plain, path)
+        return build({**filled, **live}, path=path) if isinstance(filled, dict) else filled
     except ValueError as error:
         root: Any = OmegaConf.to_container(node._get_root()) if path else {}
         raise ValueError(as_written(str(error), root)) from error
@@ -47,7 +88,7 @@ Kind = TypeVar("Kind")
 
 
 def made_as(kind: type[Kind], node: Any, **live: Any) -> Kind:
-    """The object of a node, which is to be of that class."""
+    """Builds the object of a node. Raises ValueError unless it is of that class."""
     found = make(node, **live)
     if not isinstance(found, kind):
         key = node._get_full_key("") if isinstance(node, DictConfig) else "a node"
@@ -69,26 +110,28 @@ def at(key: str) -> Iterator[None]:
 
 
 def device_of(config: DictConfig) -> torch.device:
-    """config.device; "auto" takes a CUDA device if there is one, "gpu" is Lightning's word for it."""
+    """config.device; "auto" is a CUDA device if there is one, and "gpu" (Lightning's) always is."""
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     name = {"auto": auto, "gpu": "cuda"}.get(config.device, config.device)
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        key = (
-            "trainer.accelerator"
-            if "trainer" in config and config.device == config.trainer.accelerator
-            else "device"
-        )
-        raise ValueError(
-            f"{key} {name!r} cannot be used ({str(error).splitlines()[0]}); try device=cpu"
-        ) from error
+        from_trainer = "trainer" in config and config.device == config.trainer.accelerator
+        key = "trainer.accelerator" if from_trainer else "device"
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{key} {name!r} cannot be used ({reason}); try device=cpu") from error
 
 
 # --- the model ----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Model:
-    """A flow map with the shape of one sample, and what its checkpoint says of it ({} without one)."""
+    """A flow map.
+
+    Attributes:
+        flow_map: on its device, in evaluation mode.
+        shape: of one sample.
+        header: of its checkpoint; empty without one.
+    """
 
     flow_map: FlowMap
     shape: tuple[int, ...]
@@ -96,7 +139,7 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision its samples are made in."""
+        """The precision of its samples."""
         tensors = [*self.flow_map.parameters(), *self.flow_map.buffers()]
         return next(
             (tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32
@@ -121,7 +164,7 @@ def model_of(config: DictConfig) -> Model:
 
 
 def known_shape(flow_map: FlowMap) -> tuple[int, ...]:
-    """The shape of one sample, where the map itself can say."""
+    """The shape of one sample of an analytic map. Raises ValueError for any other."""
     if isinstance(flow_map, GaussianMixture):
         return tuple(flow_map.means.shape[1:])
     raise ValueError(
@@ -129,12 +172,10 @@ def known_shape(flow_map: FlowMap) -> tuple[int, ...]:
     )
 
 
-# --- what is asked of it ------------------------------------------------------------------------
+# --- prompts, guidance and noise ----------------------------------------------------------------
 @dataclass(frozen=True)
 class Prompts:
-    """What the samples are asked to be: one condition per prompt, or none, and what to call each in
-    a picture.
-    """
+    """One condition for each prompt, or none at all, and a title of each for pictures."""
 
     cond: Cond
     titles: list[str]
@@ -144,8 +185,9 @@ class Prompts:
 
 
 def prompts_of(config: DictConfig) -> Prompts:
-    """condition.labels, as numbers, as names among condition.names, or as free text; else `prompts`
-    times nothing.
+    """The prompts of condition.labels: numbers, names among condition.names, or free text.
+
+    Without labels, `prompts` unconditional ones.
     """
     labels = config.condition.labels
     with at("condition.names"):
@@ -164,7 +206,7 @@ def prompts_of(config: DictConfig) -> Prompts:
 
 
 def names_of(names: Any) -> list[str]:
-    """The class names: a list, or where in Python to find one."""
+    """The class names: a list, or the dotted name of one."""
     found = resolve(names) if isinstance(names, str) else names or []
     if isinstance(found, str) or not isinstance(found, Sequence):
         raise ValueError(
@@ -180,35 +222,43 @@ def number_of(label: Any, names: list[str]) -> int:
     if isinstance(label, int):
         return label
     raise ValueError(
-        f"condition.labels holds numbers, or names among {', '.join(names)}; got {label!r}{nearest(label, names)}"
+        f"condition.labels holds numbers, or names among {', '.join(names)}; got"
+        f" {label!r}{suggestion(label, names)}"
     )
 
 
-def told(flow_map: FlowMap, config: DictConfig) -> FlowMap:
-    """The map as it is, or one that is not told the condition; guided by config.guidances, one
-    after the other.
+def apply_guidance(
+    flow_map: FlowMap, config: DictConfig, classifiers: Classifiers | None = None
+) -> FlowMap:
+    """The map guided by config.guidances, one after the other.
+
+    Without its condition if condition.model is false.
     """
-    flow_map = flow_map if config.condition.model else Unconditional(flow_map)
+    if not config.condition.model:
+        flow_map = Unconditional(flow_map)
     device = device_of(config)
     for i, node in enumerate(config.get("guidances") or []):
-        chance = keyed_generator("guidance", i, config.seed, device=device)
-        flow_map = guided(flow_map, node, chance).to(device).eval()
+        generator = keyed_generator("guidance", i, config.seed, device=device)
+        flow_map = guided(flow_map, node, generator, classifiers).to(device).eval()
     return flow_map
 
 
-def guided(flow_map: FlowMap, node: Any, generator: torch.Generator) -> FlowMap:
-    """The map with one guidance more: a `Guidance`, or a flow map around a flow map such as
-    ClassifierFree.
+def guided(
+    flow_map: FlowMap, node: Any, generator: torch.Generator, classifiers: Classifiers | None = None
+) -> FlowMap:
+    """The map with one more guidance.
+
+    A `Guidance`, or a flow map around a flow map such as ClassifierFree.
     """
-    target = (
-        resolve(node["_target_"]) if isinstance(node, DictConfig) and "_target_" in node else None
-    )
+    has_target = isinstance(node, DictConfig) and "_target_" in node
+    target = resolve(node["_target_"]) if has_target else None
     if isinstance(target, type) and issubclass(target, FlowMap):
-        return make(node, flow_map=flow_map)
-    guidance = make(node)
+        return make(node, classifiers, flow_map=flow_map)
+    guidance = make(node, classifiers)
     if not isinstance(guidance, Guidance):
         raise ValueError(
-            f"guidances holds guidances and flow maps around flow maps; got a {type(guidance).__name__}"
+            "guidances holds guidances and flow maps around flow maps; "
+            f"got a {type(guidance).__name__}"
         )
     return Guided(flow_map, guidance, generator=generator)
 
@@ -219,44 +269,51 @@ def noise(
     """x0 (prompts, particles, *shape), the same for the same seed on every device."""
     if config.particles < 1:
         raise ValueError(f"particles is at least 1; got {config.particles}")
-    x0 = torch.randn(
-        prompts, config.particles, *shape, generator=keyed_generator("x0", config.seed), dtype=dtype
-    )
+    generator = keyed_generator("x0", config.seed)
+    x0 = torch.randn(prompts, config.particles, *shape, generator=generator, dtype=dtype)
     return x0.to(device_of(config))
 
 
-# --- who judges ---------------------------------------------------------------------------------
+# --- rewards and the judge ----------------------------------------------------------------------
 def decode_of(config: DictConfig) -> Decode | None:
-    """What makes images in [0, 1] of samples before rewards and eyes look at them, or None where
-    they look as it is.
-    """
+    """The function from samples to images in [0, 1] of rewards and pictures; None for none."""
     if config.reward_decode is None:
         return None
     with at("reward_decode"):
-        found = (
-            resolve(config.reward_decode)
-            if isinstance(config.reward_decode, str)
-            else make(config.reward_decode)
-        )
+        node = config.reward_decode
+        found = resolve(node) if isinstance(node, str) else make(node)
         if isinstance(found, type) or misfit(found, Callable[[Tensor], Any]) is not None:
             raise ValueError(f"it is a function of samples alone; got {shown(found)}")
     return found.to(device_of(config)).eval() if isinstance(found, nn.Module) else found
 
 
-def reward_of(node: Any, decode: Decode | None, config: DictConfig) -> Reward | None:
-    """A reward from a node, or from the bare name of a reward, a class of rewards or a function;
-    decoded if asked.
+def reward_of(
+    config: DictConfig,
+    key: str,
+    decode: Decode | None = None,
+    classifiers: Classifiers | None = None,
+) -> Reward | None:
+    """The reward of a key of the config, on its device; None if there is none.
+
+    Args:
+        config: the whole config.
+        key: "reward" or "heldout"; a node, or the name of a reward, a class of rewards or a
+            function.
+        decode: samples -> images, applied before the reward; None passes the samples themselves.
+        classifiers: those already loaded in this run.
     """
+    node = config.get(key)
     if node is None:
         return None
-    with at("heldout" if node is not config.reward and node == config.heldout else "reward"):
-        found = resolve(node) if isinstance(node, str) else make(node)
+    with at(key):
+        found = resolve(node) if isinstance(node, str) else make(node, classifiers)
         if isinstance(found, type):
             found = make({"_target_": node})
-        reward, name = as_reward(found), node if isinstance(node, str) else node["_target_"]
+        reward = as_reward(found)
     if decode is not None:
         reward = Decoded(reward, decode)
-    reward.__name__ = re.split("[.:]", name)[-1]  # what error messages call it
+    target = node if isinstance(node, str) else node["_target_"]
+    reward.__name__ = re.split("[.:]", target)[-1]  # what error messages call it
     return reward.to(device_of(config))
 
 
@@ -264,55 +321,67 @@ def tilt_of(reward: Reward | None, config: DictConfig, by_condition: bool = Fals
     """The reward at its scale, or None without a reward.
 
     Args:
-        reward: what is tilted by.
+        reward: unscaled.
         config: with tilt.scale, a number or one for each prompt.
         by_condition: whether samples come in any order, so that a scale for each prompt is found by
             its condition.
+
+    Raises:
+        ValueError: scales for another number of prompts, or, by condition, without conditions.
     """
-    scale = config.tilt.scale
     if reward is None:
         return None
+    scale = config.tilt.scale
     if isinstance(scale, ListConfig):
-        if len(scale) != len(prompts_of(config)):
+        prompts = len(prompts_of(config))
+        if len(scale) != prompts:
             raise ValueError(
-                f"tilt.scale has {len(scale)} numbers for {len(prompts_of(config))} prompts; give one each"
+                f"tilt.scale has {len(scale)} numbers for {prompts} prompts; give one each"
             )
         scale = torch.tensor(list(scale), dtype=torch.float64)
         if by_condition:
-            return Tilt(reward, scale, known_prompts(config), config.tilt.on_nonfinite).to(
-                device_of(config)
-            )
+            tilt = Tilt(reward, scale, known_prompts(config), config.tilt.on_nonfinite)
+            return tilt.to(device_of(config))
     return Tilt(reward, scale, on_nonfinite=config.tilt.on_nonfinite).to(device_of(config))
 
 
 def known_prompts(config: DictConfig) -> Cond:
-    """The condition of each prompt. Raises ValueError without: nothing then tells one prompt from
-    another.
-    """
+    """The condition of each prompt. Raises ValueError without: prompts are indistinguishable."""
     cond = prompts_of(config).cond
     if cond is None:
         raise ValueError(
-            "a tilt.scale for each prompt needs condition.labels, to tell prompts apart; or give one number"
+            "a tilt.scale for each prompt needs condition.labels, to tell prompts apart; or give"
+            " one number"
         )
     return cond
 
 
-def judge_of(config: DictConfig) -> Classifier | None:
-    """The classifier that judges, or None."""
-    judge = None if config.judge is None else make(config.judge)
-    if not isinstance(judge, Classifier | None):
+def judge_of(config: DictConfig, classifiers: Classifiers | None = None) -> Classifier | None:
+    """The classifier that judges, on the config's device, or None."""
+    node = config.get("judge")
+    if node is None:
+        return None
+    judge = make(node, classifiers)
+    if not isinstance(judge, Classifier):
         raise ValueError(
-            f"judge is a rewards.networks.Classifier, which has features; got a {type(judge).__name__}"
+            "judge is a rewards.networks.Classifier, which has features; "
+            f"got a {type(judge).__name__}"
         )
-    return judge if judge is None else judge.to(device_of(config))
+    return judge.to(device_of(config))
 
 
 def sampler_of(node: Any, key: str = "") -> Sampler:
-    """A sampler from its node; the key of a plain one is for errors."""
+    """Builds a sampler. Raises ValueError for anything else.
+
+    Args:
+        node: of a config, or a plain dictionary.
+        key: of a plain dictionary, for errors to name.
+    """
     sampler = build(node, path=key) if isinstance(node, dict) and "_target_" in node else make(node)
     if not isinstance(sampler, Sampler):
         key = node._get_full_key("") if isinstance(node, DictConfig) else key
         raise ValueError(
-            f"{key or 'sampler'} is a sampler, one of steer.samplers; got a {type(sampler).__name__}"
+            f"{key or 'sampler'} is a sampler, one of steer.samplers; got a"
+            f" {type(sampler).__name__}"
         )
     return sampler

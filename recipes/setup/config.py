@@ -7,7 +7,6 @@ describes an object, and what may stand in it is for that object to say; a node 
 have is refused. A config may begin with `extends: NAME`, and then says only what it changes.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from steer.nearest import suggestion
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MISSING = "???"
@@ -34,7 +35,8 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
             without a value.
     """
     defaults = read(CONFIGS / f"{command}.yaml")
-    file, line = extended(name), parse(overrides)
+    file = extended(name)
+    line = parse(overrides)
     for given, where in ((file, name), (line, "the command line")):
         refuse_unknown(given, defaults, command, where)
     merged = merge(defaults, file)
@@ -42,7 +44,8 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
     merged = merge(merged, line)
     if gap := next(gaps(merged), None):
         raise ValueError(
-            f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add {gap}=..."
+            f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add"
+            f" {gap}=..."
         )
     if merged["run"]["dir"] in (None, ""):
         merged["run"]["dir"] = f"runs/{short_name(name)}"
@@ -52,9 +55,7 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
 
 
 def refuse_misfits(command: str, config: DictConfig) -> None:
-    """Raises ValueError, naming the key, at the first value that is not of the kind that its reader
-    asks for.
-    """
+    """Raises ValueError at the first value whose kind does not fit its key; names the key."""
     from recipes.setup.schema import check  # loads what the command needs anyway
 
     plain: Any = OmegaConf.to_container(config)
@@ -65,9 +66,7 @@ def refuse_misfits(command: str, config: DictConfig) -> None:
 
 
 def as_written(error: str, config: dict[str, Any]) -> str:
-    """An error that begins with the key of a node, with the top-level key that node was written
-    under: model, for ${model}.
-    """
+    """An error about a node that was filled in for ${key}, with that top-level key in its place."""
     written = [
         (path, key)
         for key, one in config.items()
@@ -90,7 +89,7 @@ def nodes_of(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]
 
 
 def extended(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A config with what it `extends` below it, and that in turn."""
+    """A config merged over the one that it `extends`, recursively."""
     if name in above:
         raise ValueError(f"{' extends '.join((*above, name))}: configs cannot go round in a circle")
     content = read(find(name))
@@ -116,17 +115,12 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    near = nearest(name, shipped(), cutoff=0.4)
-    raise ValueError(
-        f"no config is called {name!r}{near}"
-        + ("" if near else "; `steer list` shows what there is")
-    )
+    near = suggestion(name, shipped(), cutoff=0.4) or "; `steer list` shows what there is"
+    raise ValueError(f"no config is called {name!r}{near}")
 
 
 def short_name(name: str) -> str:
-    """What a run of this config is called: fashion/steer -> fashion-steer, path/to/mine.yaml ->
-    mine.
-    """
+    """The name of a run of this config: fashion/steer -> fashion-steer, my/own.yaml -> own."""
     return name.replace("/", "-") if name in shipped() else Path(name).stem
 
 
@@ -161,7 +155,7 @@ def refuse_unknown(given: dict, known: dict, command: str, where: str, path: str
     for key, value in given.items():
         if key not in known:
             near = (
-                nearest(key, known, path=path)
+                suggestion(key, known, prefix=path)
                 or f"; it knows {', '.join(path + name for name in known)}"
             )
             raise ValueError(f"{where}: steer {command} knows no key {path + str(key)!r}{near}")
@@ -175,7 +169,7 @@ def refuse_unknown(given: dict, known: dict, command: str, where: str, path: str
 
 
 def refuse_nothing(given: dict, config: dict, where: str) -> None:
-    """Raises ValueError where a null would take a method, or a sampler, out that is not there."""
+    """Raises ValueError where a null would remove a method or a sampler that is not there."""
     for section in ("methods", "samplers"):
         known = config.get(section) or {}
         said = given.get(section)
@@ -184,24 +178,22 @@ def refuse_nothing(given: dict, config: dict, where: str) -> None:
         ):
             if value is None and name not in known:
                 raise ValueError(
-                    f"{where}: {section}.{name}=null takes out nothing{nearest(str(name), known)}"
+                    f"{where}: {section}.{name}=null takes out nothing{suggestion(name, known)}"
                 )
 
 
 def is_section(value: Any) -> bool:
-    """Whether a default fixes which keys may stand below it: a dictionary that neither is empty nor
-    names a target.
-    """
+    """Whether a default fixes the keys below it: a non-empty dictionary without a target."""
     return isinstance(value, dict) and bool(value) and "_target_" not in value
 
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`new` over `old`."""
+    """`new` over `old`, recursively."""
     return {**old, **{key: over(old.get(key), value) for key, value in new.items()}}
 
 
 def over(old: Any, new: Any) -> Any:
-    """What stands at a key after `new` came over `old`."""
+    """The value of a key under `new` over `old`; a new `_target_` replaces its whole node."""
     same = (
         isinstance(old, dict)
         and isinstance(new, dict)
@@ -220,7 +212,7 @@ def gaps(config: dict[str, Any], path: str = "") -> Iterator[str]:
 
 
 def resolved(merged: dict[str, Any], name: str) -> DictConfig:
-    """The interpolations filled in."""
+    """The merged config with its interpolations filled in, read-only."""
     try:
         config = OmegaConf.create(merged)
         OmegaConf.resolve(config)
@@ -244,9 +236,3 @@ def texts_of(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]
             yield from texts_of(value, f"{path}{key}.")
         elif isinstance(value, str):
             yield f"{path}{key}", value
-
-
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.5, path: str = "") -> str:
-    """ "; did you mean ...?", the path before it, or nothing."""
-    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=cutoff)
-    return f"; did you mean {path + close[0]!r}?" if close else ""

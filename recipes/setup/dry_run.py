@@ -1,6 +1,7 @@
-"""One sample through everything, so that parts that do not fit say so before the work begins."""
+"""A dry run: one sample through all parts, so that misfits are reported before the work begins."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,44 +12,41 @@ from steer.flow_map import FlowMap
 from steer.networks.shapes import WrongShape
 from steer.tilt import Tilt, name_of
 
-MISFITS = (
-    WrongShape,
-    RuntimeError,
-    TypeError,
-    IndexError,
-    KeyError,
-    AttributeError,
-)  # raised when shapes do not meet
+# raised by networks and rewards at inputs of the wrong shape or kind
+MISFITS = (WrongShape, RuntimeError, TypeError, IndexError, KeyError, AttributeError)
 
 
 @torch.no_grad()
-def rehearse(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
-    """Takes the first sample of x0 (P, N, *shape) to data, and past the rewards and the judge.
+def dry_run(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
+    """Takes the first sample of x0 (P, N, *shape) to data, then to the rewards and the judge.
 
     Raises:
         ValueError: naming the part that cannot take it.
     """
-    x, cond = x0[:1, 0], None if measure.cond is None else measure.cond[:1]
+    x = x0[:1, 0]
+    cond = None if measure.cond is None else measure.cond[:1]
     shape = tuple(x.shape[1:])
     x1 = attempt("model: the model", shape, lambda: flow_map.lookahead(x, 0.0, cond))
     for key, reward in (("reward", measure.reward), ("heldout", measure.heldout)):
         if reward is not None:
             tilt = Tilt(reward, on_nonfinite="reject" if measure.reject_nan else "raise")
-            attempt(f"{key}: the reward {name_of(reward)}", shape, lambda: tilt(x1, cond, 0.0))  # noqa: B023
-    rehearse_decode(measure.decode, x1)
+            name = f"{key}: the reward {name_of(reward)}"
+            attempt(name, shape, partial(tilt, x1, cond, 0.0))
+    check_decode(measure.decode, x1)
     if measure.judge is not None:
         judge = measure.judge
         attempt("judge: the judge", shape, lambda: judge(measure.decoded(x1)))
 
 
-def rehearse_decode(decode: Callable[[Tensor], Tensor] | None, x1: Tensor) -> None:
+def check_decode(decode: Callable[[Tensor], Tensor] | None, x1: Tensor) -> None:
     """Decodes a sample. Raises ValueError if that cannot be done, or gives no tensor."""
     if decode is None:
         return
     images = attempt("reward_decode: it", tuple(x1.shape[1:]), lambda: decode(x1))
     if not isinstance(images, Tensor) or len(images) != len(x1):
         raise ValueError(
-            f"reward_decode: it gives a tensor of as many images as samples; got a {type(images).__name__}"
+            "reward_decode: it gives a tensor of as many images as samples; got a"
+            f" {type(images).__name__}"
         )
 
 

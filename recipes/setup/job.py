@@ -1,4 +1,4 @@
-"""What one call of the command asks for."""
+"""One call of the command."""
 
 from dataclasses import dataclass
 

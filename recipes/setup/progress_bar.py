@@ -29,11 +29,13 @@ COLUMNS = (
 
 
 @contextmanager
-def warned_of(whom: str, where: str, said: set[tuple[str, str]]) -> Iterator[None]:
-    """Warnings from inside the `with` name who they are about, and where he was; they come when it
-    is left.
+def with_source(whom: str, where: str, said: set[tuple[str, str]]) -> Iterator[None]:
+    """Prefixes the warnings raised in the `with` by their source; they are issued at its end.
 
-    What was `said` of someone before is not said again.
+    Args:
+        whom: the method that they are about.
+        where: at which budget and seed.
+        said: (method, warning) already issued, which are not repeated; new ones are added.
     """
     heard: list[warnings.WarningMessage] = []
     try:
@@ -49,7 +51,7 @@ def warned_of(whom: str, where: str, said: set[tuple[str, str]]) -> Iterator[Non
 
 @contextmanager
 def bar(title: str, quiet: bool = False) -> Iterator[None]:
-    """Inside the `with`, tracked loops draw a bar of that title; it goes when they are done."""
+    """Draws a bar of that title for loops tracked in the `with`; it disappears at their end."""
 
     def shown(steps: Sequence[Any]) -> Iterator[Any]:
         with Progress(*COLUMNS, console=Console(stderr=True), transient=True) as progress:

@@ -1,4 +1,4 @@
-"""Where a run leaves what it made: a folder of its own, never one that was there before.
+"""Run folders: one new folder for each run, with all that it makes.
 
 config.yaml, metrics.json, samples.safetensors, pictures and report.html; training adds
 map.safetensors, last.ckpt (to resume from), log.csv and tensorboard/.
@@ -18,15 +18,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-opened: list[Path] = []  # the run folders that this process writes into, the last one last
-WORKER = (
-    "STEER_RUN_FOLDER"  # tells the other processes of a distributed run where the first one writes
-)
+opened: list[Path] = []  # the run folders of this process, the latest last
+WORKER = "STEER_RUN_FOLDER"  # where the first process of a distributed run writes
 
 
 def create(config: DictConfig) -> Path:
-    """A new folder with config.yaml in it: run.dir, or the first of run.dir-2, run.dir-3, ... that
-    is not taken.
+    """A new folder with config.yaml in it.
+
+    run.dir, or the first of run.dir-2, run.dir-3, ... that does not exist.
     """
     if WORKER in os.environ:
         return Path(os.environ[WORKER])
@@ -40,9 +39,7 @@ def create(config: DictConfig) -> Path:
 
 @contextmanager
 def dropped_if_refused(folder: Path) -> Iterator[None]:
-    """Takes a new folder away again if what follows is refused (ValueError) before anything but its
-    config was made.
-    """
+    """Removes a new folder on a ValueError in the `with`, if it holds nothing but its config."""
     try:
         yield
     except ValueError:
@@ -66,8 +63,9 @@ def resume(config: DictConfig) -> Path:
 
 
 def to_resume(config: DictConfig, free: Collection[str] = ()) -> Path:
-    """The newest folder of that name, as it is; under the keys in `free` its config may say
-    anything. Raises as `resume`.
+    """The newest folder of that name, unchanged; its config may differ under the keys in `free`.
+
+    Raises as `resume`.
     """
     folder = newest(Path(config.run.dir))
     if folder is None:
@@ -79,7 +77,8 @@ def to_resume(config: DictConfig, free: Collection[str] = ()) -> Path:
     )
     if changed := difference(before, now, free):
         raise ValueError(
-            f"{folder} was started with other settings, of {changed}; resume with the same, or start anew"
+            f"{folder} was started with other settings, of {changed}; resume with the same, or"
+            " start anew"
         )
     return folder
 
@@ -103,25 +102,21 @@ def newest(wanted: Path) -> Path | None:
 
 
 def difference(before: Any, now: Any, free: Collection[str] = ()) -> str:
-    """The first key on which two configs differ, with both values, or nothing; how long to train
-    and where may differ.
+    """The first key on which two configs differ, with both values; "" if there is none.
+
+    The trainer's settings, the run's and those of the keys in `free` may differ.
     """
-    keys = (before.keys() | now.keys()) - {"run", "trainer", *free}
-    return next(
-        (
-            told(before.get(key), now.get(key), key)
-            for key in sorted(keys)
-            if before.get(key) != now.get(key)
-        ),
-        "",
-    )
+    for key in sorted((before.keys() | now.keys()) - {"run", "trainer", *free}):
+        if before.get(key) != now.get(key):
+            return first_difference(before.get(key), now.get(key), key)
+    return ""
 
 
-def told(before: Any, now: Any, path: str) -> str:
-    """Where below that key two values first differ, and how, if it can be said in a few words."""
+def first_difference(before: Any, now: Any, path: str) -> str:
+    """The first key at or below `path` on which two values differ, with both if they are short."""
     if isinstance(before, dict) and isinstance(now, dict):
         key = min(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        return told(before.get(key), now.get(key), f"{path}.{key}")
+        return first_difference(before.get(key), now.get(key), f"{path}.{key}")
     words = f"{before!r} before, {now!r} now"
     return f"{path} ({words})" if len(words) < 80 else path
 
@@ -133,7 +128,7 @@ def names(wanted: Path) -> Iterator[Path]:
 
 
 def made(path: Path) -> bool:
-    """Makes the folder, unless it is there; whether it did."""
+    """Makes the folder unless it exists, and returns whether it did."""
     try:
         path.mkdir()
     except FileExistsError:
@@ -143,7 +138,7 @@ def made(path: Path) -> bool:
 
 @contextmanager
 def naming(folder: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a line that says where to write instead."""
+    """Turns an OSError in the `with` into a ValueError that says how to write elsewhere."""
     try:
         yield
     except OSError as error:
@@ -154,7 +149,7 @@ def naming(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def shared(folder: Path) -> Iterator[None]:
-    """Inside the `with`, processes started by this one write into the same folder."""
+    """Makes processes started in the `with` write into the same folder."""
     os.environ[WORKER] = str(folder)
     try:
         yield
@@ -163,13 +158,13 @@ def shared(folder: Path) -> Iterator[None]:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """metrics.json; what is not a number there is null."""
+    """Writes metrics.json; NaN and infinities become null."""
     text = json.dumps(numbers_only(metrics), indent=2, allow_nan=False)
     (folder / "metrics.json").write_text(text + "\n")
 
 
 def numbers_only(value: Any) -> Any:
-    """NaN, the error of a single sample, and infinities, those of a broken constraint, as None."""
+    """The same with None for NaN (errors of one sample) and infinities (broken constraints)."""
     if isinstance(value, Mapping):
         return {key: numbers_only(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -178,7 +173,7 @@ def numbers_only(value: Any) -> Any:
 
 
 def versions() -> dict[str, str | None]:
-    """Of what the figures depend on."""
+    """The versions that results depend on."""
     import torch
 
     try:

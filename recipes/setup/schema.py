@@ -1,9 +1,8 @@
-"""What each command's own keys may be, said once, as annotations; what stands in a node is for its
-target's to say.
+"""The schema of configs: the keys of each command and the kinds of their values, as annotations.
 
-`check(command, config)` holds a whole config against them before anything is built: the first value
-that does not fit is
-named by its key, with what was expected and how to change it.
+`check(command, config)` checks a whole config before anything is built, and names the first value
+that does not fit, what was expected and how to change it. The keys inside a node with a `_target_`
+are checked against the annotations of its target.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from torch import Tensor, nn
 
-from recipes.evaluation.reference import Yardstick
+from recipes.evaluation.reference import Reference
 from rewards.base import Reward
 from rewards.networks import Classifier
 from steer.annotations import (
@@ -35,9 +34,7 @@ RewardLike = str | Reward | Callable[..., Any]
 
 
 class Section:
-    """A dictionary that a recipe itself reads, its keys annotated; `...` in a node of the same
-    name.
-    """
+    """A section of a config that recipes read themselves, with annotated keys."""
 
 
 class Run(Section):
@@ -48,7 +45,7 @@ class Run(Section):
 
 
 class Common(Section):
-    """Of every command."""
+    """The keys of every command."""
 
     seed: int
     run: Run
@@ -62,8 +59,8 @@ class Condition(Section):
     model: bool
 
 
-class Asked(Common):
-    """Of the commands that draw samples of a map."""
+class Sampling(Common):
+    """The keys of all commands that draw samples of a map."""
 
     model: str | FlowMap
     shape: Shape | None
@@ -81,8 +78,8 @@ class Scale(Section):
     on_nonfinite: Literal["raise", "reject"]
 
 
-class Rewarded(Asked):
-    """Of the commands that ask a reward."""
+class Rewarded(Sampling):
+    """The keys of all commands that evaluate a reward."""
 
     reward: RewardLike | None
     heldout: RewardLike | None
@@ -98,12 +95,12 @@ class Sample(Rewarded):
     base: Sampler
 
 
-class Evaluate(Asked):
+class Evaluate(Sampling):
     """steer evaluate."""
 
     guidances: Sequence[Guidance | FlowMap]
     samplers: dict[str, Sampler | None]
-    yardstick: Yardstick
+    reference: Reference
 
 
 class Method(Section):
@@ -150,7 +147,7 @@ def learning() -> tuple[type[Section], type[Section]]:
 
     from steer.loops import Ema, Pictures, RewardTuning
 
-    class Train(Asked):
+    class Train(Sampling):
         """steer train."""
 
         model: nn.Module  # type: ignore[assignment]
@@ -187,8 +184,9 @@ def schema_of(command: str) -> type[Section]:
 
 
 def check(command: str, config: dict[str, Any]) -> None:
-    """Raises ValueError at the first value that is not of its key's kind: plain ones first, since
-    nodes may refer to them.
+    """Raises ValueError at the first value that is not of its key's kind.
+
+    Plain values are checked first, since nodes may refer to them.
 
     Args:
         command: whose keys they are.
@@ -196,12 +194,9 @@ def check(command: str, config: dict[str, Any]) -> None:
     """
     known = hints(schema_of(command))
     plain = [key for key, value in config.items() if not is_built(value)]
-    copied = (
-        ["device"] if "trainer" in config else []
-    )  # it is trainer.accelerator, unless it is said
-    nodes = sorted(
-        (key for key in config if key not in plain), key=lambda key: key != "trainer"
-    )  # others say its steps
+    copied = ["device"] if "trainer" in config else []  # by default trainer.accelerator
+    others = (key for key in config if key not in plain)
+    nodes = sorted(others, key=lambda key: key != "trainer")  # the rest may refer to its steps
     for key in [*(key for key in plain if key not in copied), *nodes, *copied]:
         check_key(config[key], known.get(key, Any), key)
     if "trainer" in config:
@@ -214,8 +209,12 @@ def hints(section: type[Section]) -> dict[str, Any]:
 
 
 def check_key(value: Any, annotation: Any, path: str) -> None:
-    """Raises ValueError if the value, or the first thing in it that is wrong, is not what was asked
-    for at that path.
+    """Raises ValueError if a value, or one inside it, does not fit the annotation of its key.
+
+    Args:
+        value: plain, or nested dictionaries and lists.
+        annotation: what was asked for.
+        path: the dotted key.
     """
     section = next(
         (one for one in options(annotation) if isinstance(one, type) and issubclass(one, Section)),
@@ -243,7 +242,7 @@ def check_key(value: Any, annotation: Any, path: str) -> None:
 
 
 def advice(value: Any, path: str) -> str:
-    """How to give another value."""
+    """How to set another value."""
     return "" if isinstance(value, dict) else f"; set it with {path}=..."
 
 
@@ -253,8 +252,9 @@ def options(annotation: Any) -> tuple:
 
 
 def takes_objects(annotation: Any, value: Any) -> bool:
-    """Whether a target may stand there, or in a list there: one of the options is a class of
-    objects, or a function.
+    """Whether a node may stand for the value, or for items of it.
+
+    One of the options is a class of objects or a function.
     """
     plain = (*PLAIN, type(None))
     return any(
@@ -280,22 +280,25 @@ def of_values(annotation: Any) -> Any:
 
 
 def is_built(value: Any) -> bool:
-    """Whether objects are to be built from a value, or from something in it."""
+    """Whether a value is, or holds, a node with a `_target_`."""
     if isinstance(value, dict):
         return "_target_" in value or any(is_built(item) for item in value.values())
     return isinstance(value, list) and any(is_built(item) for item in value)
 
 
 def check_length(trainer: dict[str, Any]) -> None:
-    """Raises ValueError for a training that would never end, or never begin."""
-    steps, bounds = trainer.get("max_steps"), [trainer.get("max_epochs"), trainer.get("max_time")]
+    """Raises ValueError for a training without a step, or without an end."""
+    steps = trainer.get("max_steps")
+    bounds = [trainer.get("max_epochs"), trainer.get("max_time")]
     bounded = steps == -1 and any(bound not in (None, -1) for bound in bounds)
     if isinstance(steps, int) and steps < 1 and not bounded:
         raise ValueError(
-            f"trainer.max_steps is a whole number, at least 1 (or -1, with trainer.max_epochs); got {steps};"
+            "trainer.max_steps is a whole number, at least 1 (or -1, with trainer.max_epochs);"
+            f" got {steps};"
             " set it with trainer.max_steps=..."
         )
     if steps is None:
         raise ValueError(
-            "trainer.max_steps is a whole number, at least 1; got None; set it with trainer.max_steps=..."
+            "trainer.max_steps is a whole number, at least 1; got None; set it with"
+            " trainer.max_steps=..."
         )

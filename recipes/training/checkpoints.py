@@ -1,4 +1,4 @@
-"""What a training run leaves besides its report: weights that know how to be built again."""
+"""The weights that a training run starts from and ends with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +22,7 @@ from steer.tuning import without_lora
 
 
 def learned(loop: Any) -> nn.Module:
-    """What a loop learns. Raises ValueError for what we could not save, before hours are spent on
-    it.
-    """
+    """The module that a loop trains. Raises ValueError for one that cannot be saved."""
     match loop:
         case (
             MapTraining(flow_map=FlowMap() as module)
@@ -33,7 +31,8 @@ def learned(loop: Any) -> nn.Module:
             return module
         case ClassifierTraining(network=module):
             raise ValueError(
-                f"network is one of rewards.networks, so that it can be saved; got {type(module).__name__}"
+                "network is one of rewards.networks, so that it can be saved; got"
+                f" {type(module).__name__}"
             )
     raise ValueError(
         f"loop is steer.loops.MapTraining or ClassifierTraining; got a {type(loop).__name__}"
@@ -41,51 +40,63 @@ def learned(loop: Any) -> nn.Module:
 
 
 def guidance_of(loop: Any) -> float:
-    """The weight of classifier-free guidance that the loop bakes into its map, 1 for none. Raises
-    ValueError if no map of its kind can remember it.
+    """The weight of classifier-free guidance that the loop distils into its map, 1 for none.
+
+    Raises ValueError if a map of its kind cannot record it.
     """
-    if (
-        not isinstance(loop, MapTraining)
-        or not isinstance(loop.objective, Objective)
-        or loop.objective.guidance == 1
-    ):
+    if not isinstance(loop, MapTraining) or not isinstance(loop.objective, Objective):
+        return 1.0
+    if loop.objective.guidance == 1:
         return 1.0
     if not isinstance(loop.flow_map, ResidualMap):
         raise ValueError(
-            f"only a ResidualMap remembers the guidance of its teacher; got a {type(loop.flow_map).__name__}"
+            "only a ResidualMap records the guidance of its teacher; got a"
+            f" {type(loop.flow_map).__name__}"
         )
     return loop.objective.guidance
 
 
 def start_from(module: nn.Module, name: str) -> None:
-    """Gives a map or a classifier the weights of another of the same build, be it of a run that
-    never ended. Raises ValueError, naming what differs.
+    """Loads the weights of another map or classifier of the same build into a module.
+
+    Args:
+        module: a map or a classifier.
+        name: a shipped name, a file or a run folder, that of an unfinished run included.
+
+    Raises:
+        ValueError: weights of another build; names the first difference.
     """
-    if (last := Path(name) / LAST).exists() and not list(Path(name).glob("*.safetensors")):
+    last = Path(name) / LAST
+    unfinished = last.exists() and not list(Path(name).glob("*.safetensors"))
+    if unfinished:
         saved = readable(last)
         refuse_other_guidance(module, saved.get("guidance", 1.0), name)
-        take(module, averaged(saved), f"start={name}")
+        load_into(module, averaged(saved), f"start={name}")
         return
     found: Any = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
     found = without_lora(found)
     refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
-    if told := told_more(module, found):
-        warm_start(*told)
+    if networks := conditioned_and_plain(module, found):
+        warm_start(*networks)
     else:
-        take(module, found.state_dict(), f"start={name}")
+        load_into(module, found.state_dict(), f"start={name}")
 
 
 def refuse_other_guidance(module: nn.Module, guidance: float, name: str) -> None:
-    """Raises ValueError if the weights hold guidance that the map to be trained does not know of."""
+    """Raises ValueError if the weights were distilled with other guidance than the map records."""
     if isinstance(module, FlowMap) and guidance != module.guidance:
         raise ValueError(
-            f"start={name} has guidance of weight {guidance} in it; say model.guidance={guidance}"
+            f"start={name} was distilled with guidance of weight {guidance}; set"
+            f" model.guidance={guidance}"
         )
 
 
-def told_more(module: nn.Module, found: nn.Module) -> tuple[WithContext, nn.Module] | None:
-    """The networks of an inner map of a posterior map and of the outer map that it may start from,
-    if that is what they are.
+def conditioned_and_plain(
+    module: nn.Module, found: nn.Module
+) -> tuple[WithContext, nn.Module] | None:
+    """The networks of a posterior map's inner map and of the outer map that it starts from.
+
+    None for any other pair.
     """
     match module, found:
         case ResidualMap(network=WithContext() as network), ResidualMap(network=plain) if (
@@ -95,20 +106,18 @@ def told_more(module: nn.Module, found: nn.Module) -> tuple[WithContext, nn.Modu
     return None
 
 
-def take(module: nn.Module, weights: Mapping[str, Tensor], whence: str) -> None:
-    """Gives the module the weights. Raises ValueError, naming the first that does not fit."""
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Loads weights into the module. Raises ValueError at the first that does not fit."""
     if differs := checkpoint.difference(module.state_dict(), weights):
-        raise ValueError(f"{whence} does not fit the model: {differs}; build it alike")
+        raise ValueError(f"{source} does not fit the model: {differs}; build both alike")
     module.load_state_dict(weights)
 
 
 def averaged(saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The averaged weights in a checkpoint to resume from, by their names in the map or the
-    classifier.
-    """
+    """The averaged weights in a checkpoint of Lightning, by their names in the module."""
     weights = {**saved["state_dict"], **saved["callbacks"]["Ema"]["average"]}
-    of = ("flow_map.", "network.")  # what `learned` finds in a loop
-    prefix = next(prefix for prefix in of if any(name.startswith(prefix) for name in weights))
+    attributes = ("flow_map.", "network.")  # the trained module of a loop, see `learned`
+    prefix = next(p for p in attributes if any(name.startswith(p) for name in weights))
     return {
         name.removeprefix(prefix): weight
         for name, weight in weights.items()
@@ -117,10 +126,17 @@ def averaged(saved: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def save(module: nn.Module, folder: Path, job: Job, steps: int, guidance: float = 1.0) -> None:
-    """map.safetensors or classifier.safetensors, with its recipe, any guidance it learned, and
-    where it comes from.
+    """Writes map.safetensors or classifier.safetensors, with how it is built and was trained.
+
+    Args:
+        module: a map or a classifier.
+        folder: the run folder.
+        job: what was asked for.
+        steps: optimizer steps taken.
+        guidance: weight of the classifier-free guidance distilled into the map.
     """
-    config, notes = job.config, {**origin(job, steps), "start": job.config.start}
+    config = job.config
+    notes = {**origin(job, steps), "start": job.config.start}
     if isinstance(module, Classifier):
         save_classifier(folder / "classifier.safetensors", module, notes)
     else:
@@ -133,7 +149,7 @@ def save(module: nn.Module, folder: Path, job: Job, steps: int, guidance: float 
 
 
 def origin(job: Job, steps: int) -> dict[str, Any]:
-    """What a checkpoint should remember of its making."""
+    """How a checkpoint was made: command, steps, seed and versions."""
     return {
         "command": job.command,
         "steps": steps,

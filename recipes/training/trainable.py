@@ -1,6 +1,4 @@
-"""The map that is being tuned: a copy of the base, perhaps by low-rank adapters, perhaps not told
-the condition.
-"""
+"""The map that is tuned: a copy of its base, with all weights or low-rank adapters trainable."""
 
 import copy
 from dataclasses import dataclass
@@ -18,8 +16,8 @@ from steer.tuning import without_lora
 from steer.tuning.lora import adapters, has_lora
 
 
-class Untold(nn.Module):
-    """A network that is not told the condition, to tune the law it has without one."""
+class WithoutCondition(nn.Module):
+    """A network that ignores the condition, so that its unconditional law is tuned."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -31,7 +29,7 @@ class Untold(nn.Module):
 
 @dataclass(frozen=True)
 class Labels:
-    """prompts(n, generator): n of the given conditions at random, all alike likely."""
+    """prompts(n, generator) -> n of the given conditions, uniformly at random."""
 
     cond: Cond
 
@@ -45,29 +43,34 @@ class Labels:
 
 
 def learner_of(base: FlowMap, config: DictConfig) -> ResidualMap:
-    """A copy of the base whose weights, or whose new adapters, may move."""
+    """A copy of the base whose weights, or whose new adapters, are trainable.
+
+    Raises:
+        ValueError: a base that is no trained map.
+    """
     if not isinstance(base, ResidualMap) or not isinstance(config.model, str):
         raise ValueError(
-            "only a trained map can be tuned; let model be the name of a shipped one, or a run folder"
+            "only a trained map can be tuned; let model be the name of a shipped one, or a run"
+            " folder"
         )
     learner = without_lora(copy.deepcopy(base)).train().requires_grad_(True)
     if not config.condition.model:
-        learner.network = Untold(learner.network)
-    return (
-        learner
-        if config.lora is None
-        else builders.made_as(ResidualMap, config.lora, flow_map=learner)
-    )
+        learner.network = WithoutCondition(learner.network)
+    if config.lora is None:
+        return learner
+    return builders.made_as(ResidualMap, config.lora, flow_map=learner)
 
 
 def save(
     learner: ResidualMap, folder: Path, config: DictConfig, model: builders.Model, **notes: Any
 ) -> None:
-    """adapters.safetensors, if adapters were tuned; map.safetensors, plain weights, if not or if
-    both are asked for.
+    """Writes the tuned weights.
+
+    adapters.safetensors if adapters were tuned, and map.safetensors with merged weights if not, or
+    if config.merge asks for both.
     """
     about = {"shape": list(model.shape), **notes}
-    if isinstance(learner.network, Untold):
+    if isinstance(learner.network, WithoutCondition):
         learner.network = learner.network.network
     if has_lora(learner):
         checkpoint.save_adapters(learner, folder / "adapters.safetensors", config.model, **about)
@@ -80,7 +83,7 @@ def save(
 
 
 def parameters(learner: ResidualMap) -> dict[str, int]:
-    """How many parameters the base has, and how many are tuned."""
+    """The numbers of parameters of the base, and of those that are tuned."""
     update = sum(tensor.numel() for tensor in adapters(learner).values())
     return {
         "parameters": sum(weight.numel() for weight in learner.parameters()) - update,

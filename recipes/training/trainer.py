@@ -1,6 +1,4 @@
-"""A Lightning run inside a run folder: logs, averages, checkpoints, pictures, and a way back after
-a kill.
-"""
+"""A Lightning run inside a run folder, with logs, checkpoints and resumption."""
 
 import sys
 import time
@@ -24,14 +22,15 @@ from steer.loops import CsvLog, Ema, LastCheckpoint, StepProgress
 from steer.loops import quiet as quiet_lightning
 
 LOG = "log.csv"
-FLUSH = 1  # seconds that TensorBoard may wait before it closes after Ctrl-C; by default two minutes
+FLUSH = 1  # seconds until TensorBoard closes after Ctrl-C; its default is two minutes
 
 
 class Clock(Callback):
-    """Seconds of training, over all the times a run was resumed."""
+    """Seconds of training, summed over all resumptions of a run."""
 
     def __init__(self) -> None:
-        self.before, self.start = 0.0, 0.0
+        self.before = 0.0
+        self.start = 0.0
 
     @property
     def seconds(self) -> float:
@@ -42,7 +41,8 @@ class Clock(Callback):
         self.start = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.before, self.start = self.seconds, 0.0
+        self.before = self.seconds
+        self.start = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
@@ -66,18 +66,19 @@ def fit(
     ema: Ema,
     callbacks: Sequence[Callback] = (),
 ) -> Fitted:
-    """Trains from where the folder's checkpoint stands, or from the beginning; the loop ends with
-    its averaged weights.
+    """Trains from the folder's checkpoint, or from the beginning.
 
-    Other processes of a distributed run end here; only the first returns, and is alone from then
-    on.
+    The loop ends with its averaged weights.
+
+    In a distributed run only the first process returns; the others exit.
 
     Raises:
         ValueError: arguments that the Trainer does not take, a damaged checkpoint, a loss that is
             not finite.
         KeyboardInterrupt: on Ctrl-C, with Lightning shut down.
     """
-    clock, last = Clock(), LastCheckpoint(folder, job.config.checkpoint_every)
+    clock = Clock()
+    last = LastCheckpoint(folder, job.config.checkpoint_every)
     bar = [] if job.quiet else [StepProgress()]
     trainer = trainer_of(job.config, folder, [ema, clock, *callbacks, last, *bar])
     try:
@@ -101,9 +102,9 @@ def fit(
 
 
 def leave_group(trainer: Trainer) -> None:
-    """Ends all processes of a distributed run but the first, and the group they were: what follows
-    is not theirs, and a
-    metric of it that gathered would wait for them for ever.
+    """Ends the process group of a distributed run, and all processes but the first.
+
+    A metric that gathered over the group afterwards would wait for ever.
     """
     trainer.strategy.barrier("the end of training")
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -113,14 +114,14 @@ def leave_group(trainer: Trainer) -> None:
 
 
 def check_trainer(config: DictConfig) -> None:
-    """Raises ValueError for arguments that the Trainer does not take, before there is a run folder."""
+    """Raises ValueError for arguments that the Trainer does not take; makes no run folder."""
     make_trainer(
         config, callbacks=[], logger=False, default_root_dir=".", enable_progress_bar=False
     )
 
 
 def trainer_of(config: DictConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
-    """config.trainer, Lightning's own arguments, with our callbacks and logs."""
+    """The Trainer of config.trainer, with callbacks and loggers of the run folder."""
     tensorboard = TensorBoardLogger(folder, name="", version="tensorboard", flush_secs=FLUSH)
     return make_trainer(
         config,
@@ -132,7 +133,7 @@ def trainer_of(config: DictConfig, folder: Path, callbacks: list[Callback]) -> T
 
 
 def make_trainer(config: DictConfig, **ours: Any) -> Trainer:
-    """The Trainer, its complaints as ValueErrors."""
+    """Builds the Trainer. Raises ValueError for arguments that it does not take."""
     quiet_lightning()
     if taken := sorted(ours.keys() & config.trainer.keys()):
         raise ValueError(f"trainer.{taken[0]} is set by the recipe; leave it out")
@@ -143,9 +144,7 @@ def make_trainer(config: DictConfig, **ours: Any) -> Trainer:
 
 
 def readable(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, on the CPU and left on the disk until it is used. Raises ValueError
-    if it is damaged.
-    """
+    """The contents of a checkpoint, mapped on the CPU. Raises ValueError if it is damaged."""
     try:
         return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except (RuntimeError, UnpicklingError, EOFError, OSError) as error:

@@ -1,16 +1,16 @@
-"""The one failure that is a finding: a run that went well and showed that a claim does not hold."""
+"""The error of a complete run whose method does not keep its claim."""
 
 from pathlib import Path
 
 
 class ClaimFailed(Exception):
-    """A method does not keep its claim, or its run is inconclusive.
+    """A method that claims to be exact fails its test, or the test is inconclusive.
 
     Args:
         folder: the complete run folder.
-        what: in one line.
+        summary: the result, in one line.
     """
 
-    def __init__(self, folder: Path, what: str):
-        super().__init__(what)
+    def __init__(self, folder: Path, summary: str):
+        super().__init__(summary)
         self.folder = folder

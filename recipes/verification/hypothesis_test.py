@@ -1,5 +1,8 @@
-"""What several step sizes of one sampler in one world add up to: the errors at step zero, the
-order, the verdict.
+"""The test of a sampler's claim in one world: errors extrapolated to step zero, in standard errors.
+
+Several numbers of steps of one sampler are combined by Richardson extrapolation. An exact method
+passes if log Z, mean and mode weights are then within `WITHIN` standard errors of the truth, and if
+the run was large enough to detect errors of `LIMITS`.
 """
 
 import math
@@ -12,168 +15,178 @@ from scipy import stats
 from torch import Tensor
 
 from recipes.evaluation.metrics import Figures
-from recipes.verification.measurement import Held, Numbers, std_error
+from recipes.verification.measurement import Measurement, Statistics, std_error
 from steer.analytic.benchmarks import World
 from steer.data.stream import keyed_generator
 from steer.samplers.base import Claim
 
 WITHIN = 3.0  # standard errors
-LIMITS = {
-    "log_z": 0.02,
-    "mean": 0.05,
-    "mode_weights": 0.05,
-}  # the smallest errors that a pass must be able to tell
-SURE = 6.0  # standard errors at which no further repetitions are asked for
+LIMITS = {"log_z": 0.02, "mean": 0.05, "mode_weights": 0.05}  # errors that a pass must detect
+CERTAIN = 6.0  # standard errors at which no further repetitions are asked for
 SPREAD_DRAWS = 4096  # of the true law, for its standard deviations
-RARE = 0.01  # a mode of less weight gets too few samples for a standard error, and is not judged
-ROUNDING = 1e-6  # of the truth: what the worlds' quadratures and the suite's numbers may be off by
+RARE = 0.01  # a mode of less weight gets too few samples for a standard error, and is not tested
+ROUNDING = 1e-6  # of the truth: error of the worlds' quadratures
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What a world says of a sampler.
+class Assessment:
+    """The outcome of the test of a sampler in a world.
 
     Attributes:
         error, std_error: at step zero.
-        log_z, mean, weights: how many standard errors those errors are, as `surprise` counts; log_z
-            NaN without one.
-        order: of convergence of log Z, and its standard error; None below the noise.
-        smallest: the smallest errors that would be told at this size, of "log_z", "mean" and
-            "mode_weights": see `smallest`.
-        verdict: "pass", "fail" or "inconclusive" on an exact method, "none" on any other.
+        log_z, mean, weights: the largest of these errors in standard errors, as `z_score` counts;
+            log_z is NaN without an estimate of it.
+        order: of convergence of log Z, and its standard error; None where errors are below the
+            noise.
+        smallest: the smallest detectable errors, of "log_z", "mean" and "mode_weights": see
+            `smallest_detectable`.
+        result: "pass", "fail" or "inconclusive" for a claim to be exact, "none" for any other.
     """
 
-    error: Numbers
-    std_error: Numbers
+    error: Statistics
+    std_error: Statistics
     log_z: float
     mean: float
     weights: float
     order: tuple[float, float] | None
     smallest: dict[str, float]
-    verdict: str
+    result: str
 
 
-def judge(held: Sequence[Held], world: World, claim: Claim) -> Judgement:
-    """All sizes of a sampler in one world."""
-    error, influence = at_step_zero(held)
-    noise, repetitions, judged = std_error(influence), len(influence.mean), world.weights > RARE
-    log_z, mean = (surprise(e, s, repetitions) for e, s in zip(error[:2], noise[:2], strict=True))
-    weights = surprise(error.weights[judged], noise.weights[judged], repetitions)
-    told, verdict = smallest(noise, world, repetitions), "none"
+def assess(runs: Sequence[Measurement], world: World, claim: Claim) -> Assessment:
+    """Tests the claim of a sampler in one world.
+
+    Args:
+        runs: of the same sampler at different numbers of steps.
+        world: with the true log Z, mean and mode weights.
+        claim: only "exact" is tested.
+    """
+    error, influence = at_step_zero(runs)
+    noise = std_error(influence)
+    repetitions = len(influence.mean)
+    tested = world.weights > RARE
+    log_z = z_score(error.log_z, noise.log_z, repetitions)
+    mean = z_score(error.mean, noise.mean, repetitions)
+    weights = z_score(error.weights[tested], noise.weights[tested], repetitions)
+    smallest = smallest_detectable(noise, world, repetitions)
+    result = "none"
     if claim == "exact":
         off = any(value > WITHIN for value in (log_z, mean, weights))
-        vague = any(
-            told[name] > limit for name, limit in LIMITS.items()
-        )  # not of log Z where there is none: NaN
-        verdict = "fail" if off else "inconclusive" if vague else "pass"
-    return Judgement(error, noise, log_z, mean, weights, order(held), told, verdict)
+        # without an estimate of log Z its smallest error is NaN, which is not above the limit
+        vague = any(smallest[name] > limit for name, limit in LIMITS.items())
+        result = "fail" if off else "inconclusive" if vague else "pass"
+    return Assessment(error, noise, log_z, mean, weights, order(runs), smallest, result)
 
 
-def enough(held: Sequence[Held], world: World) -> bool:
-    """Whether further repetitions would change nothing: all that must be told can be, or an error
-    is beyond doubt.
+def is_decided(runs: Sequence[Measurement], world: World) -> bool:
+    """Whether further repetitions are unnecessary.
+
+    All errors of LIMITS can be detected, or one error is certain.
     """
-    found = judge(held, world, "exact")
-    beyond = (
-        max(value for value in (found.log_z, found.mean, found.weights) if value == value) > SURE
-    )
-    return beyond or not any(found.smallest[name] > limit for name, limit in LIMITS.items())
+    found = assess(runs, world, "exact")
+    known = [value for value in (found.log_z, found.mean, found.weights) if value == value]
+    vague = any(found.smallest[name] > limit for name, limit in LIMITS.items())
+    return max(known) > CERTAIN or not vague
 
 
-def smallest(noise: Numbers, world: World, repetitions: int) -> dict[str, float]:
-    """The smallest errors that lie beyond WITHIN standard errors, each as the factor on the weights
-    that it stands for.
+def smallest_detectable(noise: Statistics, world: World, repetitions: int) -> dict[str, float]:
+    """The smallest errors beyond WITHIN standard errors.
 
-    log_z: of log Z: all weights wrong by exp of it. mean: of the worst coordinate, in standard
-    deviations of the true law,
-    by which weights wrong by factors up to exp(+-e) move a mean by at most e. mode_weights: of the
-    logarithm of a mode's odds, w / (1 - w), in the mode where it is told best: the weights of that
-    mode wrong by exp of it. An error equal to it is told every second time, one of 1.3 times its
-    size five times in six.
+    Each is given as the log factor on the weights that causes it.
+
+    log_z: of log Z, all weights wrong by exp of it. mean: of the worst coordinate, in standard
+    deviations of the true law; weights wrong by factors up to exp(+-e) move a mean by at most e.
+    mode_weights: of the log odds of a mode, w / (1 - w), where they are estimated best; the weights
+    of that mode are wrong by exp of it. An error of this size is detected every second time, one of
+    1.3 times its size five times in six.
     """
     spread = world.sample(SPREAD_DRAWS, keyed_generator("spread")).std(0)
-    w, judged = world.weights, world.weights > RARE
-    odds = noise.weights[judged] / (w * (1 - w))[judged]
+    w = world.weights
+    tested = w > RARE
+    odds = noise.weights[tested] / (w * (1 - w))[tested]
+    modes = int(tested.sum())
     return {
-        "log_z": beyond(1, repetitions) * float(noise.log_z),
-        "mean": beyond(len(spread), repetitions) * float((noise.mean / spread).max()),
-        "mode_weights": beyond(int(judged.sum()), repetitions) * float(odds.min()),
+        "log_z": critical_value(1, repetitions) * float(noise.log_z),
+        "mean": critical_value(len(spread), repetitions) * float((noise.mean / spread).max()),
+        "mode_weights": critical_value(modes, repetitions) * float(odds.min()),
     }
 
 
-def beyond(count: int, repetitions: int) -> float:
-    """The standard errors at which `surprise` says WITHIN, of the largest of so many errors."""
+def critical_value(count: int, repetitions: int) -> float:
+    """The standard errors at which the `z_score` of `count` errors is WITHIN."""
     return float(stats.t.isf(stats.norm.sf(WITHIN) / count, repetitions - 1))
 
 
-def at_step_zero(held: Sequence[Held]) -> tuple[Numbers, Numbers]:
-    """Richardson's extrapolation: least squares in 1, h and h^2, or as many powers as there are
-    sizes.
+def at_step_zero(runs: Sequence[Measurement]) -> tuple[Statistics, Statistics]:
+    """Errors and influences by Richardson extrapolation to step zero.
 
-    The influences are extrapolated likewise, so that what the sizes have in common is accounted
-    for.
+    Least squares in 1, h and h^2, or in as many powers as there are numbers of steps. Extrapolating
+    the influences accounts for noise that different numbers of steps have in common.
     """
-    h = torch.tensor([1 / (one.steps or 1) for one in held], dtype=torch.float64)
+    h = torch.tensor([1 / (one.steps or 1) for one in runs], dtype=torch.float64)
     powers = torch.arange(min(len(h), 3), dtype=torch.float64)
-    share = torch.linalg.pinv((h / h.max())[:, None] ** powers)[
-        0
-    ]  # of each size in the value at h = 0
-    sums = [
-        Numbers(
-            *(torch.tensordot(share, torch.stack(column), 1) for column in zip(*rows, strict=True))
-        )
-        for rows in ([one.error for one in held], [one.influence for one in held])
-    ]
-    return sums[0], sums[1]
+    to_zero = torch.linalg.pinv((h / h.max())[:, None] ** powers)[0]  # coefficients of the value
+
+    def extrapolated(statistics: Sequence[Statistics]) -> Statistics:
+        columns = zip(*statistics, strict=True)
+        return Statistics(*(torch.tensordot(to_zero, torch.stack(c), 1) for c in columns))
+
+    return extrapolated([one.error for one in runs]), extrapolated([one.influence for one in runs])
 
 
-def order(held: Sequence[Held]) -> tuple[float, float] | None:
-    """p in error ~ h^p of log Z and its standard error, by a line through the sizes that stand out
-    of the noise.
+def order(runs: Sequence[Measurement]) -> tuple[float, float] | None:
+    """p in error ~ h^p of log Z and its standard error, by weighted regression.
+
+    None where fewer than two errors are significant, or their signs differ.
     """
-    all_sizes = [
+    all_steps = [
         (one.steps, float(one.error.log_z), float(std_error(one.influence).log_z))
-        for one in held
+        for one in runs
         if one.steps
     ]
-    rows = [row for row in all_sizes if abs(row[1]) > WITHIN * row[2]]
+    rows = [row for row in all_steps if abs(row[1]) > WITHIN * row[2]]
     if len(rows) < 2 or len({error > 0 for _, error, _ in rows}) > 1:
         return None
     steps, error, noise = torch.tensor(rows, dtype=torch.float64).T
-    x, y, precision = -steps.log(), error.abs().log(), (error / noise) ** 2
+    x = -steps.log()
+    y = error.abs().log()
+    precision = (error / noise) ** 2
     x = x - (precision * x).sum() / precision.sum()
     scatter = (precision * x**2).sum()
     return float((precision * x * y).sum() / scatter), float(scatter**-0.5)
 
 
-def surprise(error: Tensor, noise: Tensor, repetitions: int) -> float:
-    """The largest of some errors in standard errors, put as if it were of one Gaussian number; NaN
-    for NaN.
+def z_score(error: Tensor, noise: Tensor, repetitions: int) -> float:
+    """The largest of several errors as a two-sided Gaussian z-score; NaN for NaN.
 
-    That is: a Gaussian goes as far with the chance that a Student t of repetitions - 1 degrees of
-    freedom goes as far as
-    the largest, times the number of errors.
+    Its p-value is that of Student's t with repetitions - 1 degrees of freedom, times the number of
+    errors (Bonferroni).
     """
     t = float((error.abs() / (noise + ROUNDING)).max())
-    chance = min(2 * len(error) * float(stats.t.sf(t, repetitions - 1)), 1.0)
-    return float(stats.norm.isf(max(chance, 1e-300) / 2)) if t == t else math.nan
+    if t != t:
+        return math.nan
+    p = min(2 * len(error) * float(stats.t.sf(t, repetitions - 1)), 1.0)
+    return float(stats.norm.isf(max(p, 1e-300) / 2))
 
 
-def settled(verdict: str, sizes: Sequence[Figures]) -> str:
-    """The verdict, or "unsettled" where a pass is only that of a noisy extrapolation: log Z is
-    surely off at the most steps, and no nearer there, by two standard errors, than at the fewest.
+def unless_unsettled(result: str, sizes: Sequence[Figures]) -> str:
+    """The result, or "unsettled" for a pass that rests on a noisy extrapolation alone.
+
+    That is where log Z is significantly off at the most steps, and its error there is not smaller,
+    by two standard errors, than at the fewest.
     """
-    first, last = sizes[0], sizes[-1]
-    if verdict != "pass" or len(sizes) < 2 or not last["log_z_in_std_errors"] > WITHIN:
-        return verdict
+    first = sizes[0]
+    last = sizes[-1]
+    if result != "pass" or len(sizes) < 2 or not last["log_z_in_std_errors"] > WITHIN:
+        return result
     nearer = abs(first["log_z_error"]) - abs(last["log_z_error"])
     noise = math.hypot(first["log_z_std_error"], last["log_z_std_error"])
     return "pass" if nearer > 2 * noise else "unsettled"
 
 
-def figures(held: Sequence[Held], found: Judgement, world: World) -> Figures:
-    """All of it in plain numbers."""
-    sizes = [of_size(one, world) for one in held]
+def figures(runs: Sequence[Measurement], found: Assessment, world: World) -> Figures:
+    """Everything as plain numbers, for metrics.json."""
+    sizes = [of_steps(one, world) for one in runs]
     return {
         "dimension": world.dimension,
         "log_z": world.log_z,
@@ -184,24 +197,26 @@ def figures(held: Sequence[Held], found: Judgement, world: World) -> Figures:
         "mean_in_std_errors": found.mean,
         "mode_weights_in_std_errors": found.weights,
         "smallest_error_told": found.smallest,
-        "repetitions": len(held[0].influence.mean),
+        "repetitions": len(runs[0].influence.mean),
         "order": found.order[0] if found.order else None,
         "order_std_error": found.order[1] if found.order else None,
-        "verdict": settled(found.verdict, sizes),
+        "verdict": unless_unsettled(found.result, sizes),
     }
 
 
-def of_size(one: Held, world: World) -> dict[str, Any]:
-    """One number of steps: log Z, the worst coordinate of the mean, the worst mode, distance and
-    cost.
+def of_steps(one: Measurement, world: World) -> dict[str, Any]:
+    """The figures of one number of steps.
+
+    Log Z, the worst coordinate of the mean, the worst mode, distance and cost.
     """
     noise = std_error(one.influence)
-    axis, mode = int(one.error.mean.abs().argmax()), int(one.error.weights.abs().argmax())
+    axis = int(one.error.mean.abs().argmax())
+    mode = int(one.error.weights.abs().argmax())
     return {
         "steps": one.steps,
         "log_z_error": float(one.error.log_z),
         "log_z_std_error": float(noise.log_z),
-        "log_z_in_std_errors": surprise(one.error.log_z, noise.log_z, len(one.influence.mean)),
+        "log_z_in_std_errors": z_score(one.error.log_z, noise.log_z, len(one.influence.mean)),
         "mean_error": float(one.error.mean[axis]),
         "mean_std_error": float(noise.mean[axis]),
         "mode_weight_error": float(one.error.weights[mode]),

@@ -12,27 +12,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.analytic import GaussianMixture, ring
+from steer.analytic.gaussian_mixture import GaussianMixture, ring
 
 __all__ = ["WORLDS", "World"]
 
 STEPS = 16  # Runge-Kutta steps per unit of time of the worlds' maps
-
-
-@dataclass(eq=False)
-class Quadratic:
-    """r(x) = -precision/2 |x - center|^2."""
-
-    center: Tensor
-    precision: float
-
-    def __call__(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
-        return -self.precision / 2 * (x - self.center.to(x)).square().sum(1)
 
 
 @dataclass(eq=False)
@@ -94,10 +84,12 @@ class World(ABC):
 class Closed(World):
     """A quadratic or linear reward: the tilted law is a mixture."""
 
-    def __init__(self, flow_map: GaussianMixture, reward: Quadratic | Linear):
-        self.flow_map, self.reward = flow_map, reward
+    def __init__(self, flow_map: GaussianMixture, reward: Any):
+        self.flow_map = flow_map
+        self.reward = reward
         self.law, log_z = flow_map.tilted(reward)
-        self.log_z, self.weights = float(log_z), self.law.weights
+        self.log_z = float(log_z)
+        self.weights = self.law.weights
         self.mean = self.law.weights @ self.law.means
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
@@ -124,13 +116,16 @@ class Summed(World):
         extent: float = 8.0,
         spacing: float = 0.05,
     ):
-        self.flow_map, self.reward, self.highest = flow_map, reward, highest
+        self.flow_map = flow_map
+        self.reward = reward
+        self.highest = highest
         line = torch.linspace(-extent, extent, round(2 * extent / spacing) + 1, dtype=torch.float64)
         grid = torch.cartesian_prod(line, line)
         log_p = flow_map.log_prob(grid) + reward(grid)
         p = log_p.softmax(0)
         self.log_z = float(log_p.logsumexp(0)) + 2 * math.log(float(line[1] - line[0]))
-        self.mean, self.weights = p @ grid, p @ flow_map.responsibilities(grid)
+        self.mean = p @ grid
+        self.weights = p @ flow_map.responsibilities(grid)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         taken: list[Tensor] = []
@@ -144,7 +139,7 @@ class Summed(World):
 # --- the suite ----------------------------------------------------------------------------------
 def ring_of_eight() -> World:
     """Eight equal modes, the reward a pull to a place between two of them."""
-    return Closed(ring(steps=STEPS), Quadratic(numbers(3, 2), 0.5))
+    return Closed(ring(steps=STEPS), quadratic(numbers(3, 2), 0.5))
 
 
 def overlapping() -> World:
@@ -165,10 +160,11 @@ def far() -> World:
 
 def uneven() -> World:
     """Three modes of unequal weights and widths, the reward a pull to the rarest and narrowest."""
-    means, std = numbers([-2, 0], [1, 1.5], [2, -1.5]), numbers(0.4, 0.9, 0.3)
+    means = numbers([-2, 0], [1, 1.5], [2, -1.5])
+    std = numbers(0.4, 0.9, 0.3)
     return Closed(
         GaussianMixture(means, std, [0.7, 0.25, 0.05], steps=STEPS),
-        Quadratic(numbers(1.5, -1), 0.4),
+        quadratic(numbers(1.5, -1), 0.4),
     )
 
 
@@ -180,7 +176,7 @@ def correlated() -> World:
     base = GaussianMixture.from_covariances(
         numbers([-1.5, 0], [1.5, 0]), lean, weights=[0.5, 0.5], steps=STEPS
     )
-    return Closed(base, Quadratic(numbers(0.5, 1), 0.6))
+    return Closed(base, quadratic(numbers(0.5, 1), 0.6))
 
 
 def eight_dimensions() -> World:
@@ -200,7 +196,7 @@ def sixty_four_dimensions() -> World:
     side = torch.full((64,), 0.25, dtype=torch.float64)
     return Closed(
         GaussianMixture(torch.stack((-side, side)), 0.6, [0.7, 0.3], steps=STEPS),
-        Quadratic(1.5 * side, 0.15),
+        quadratic(1.5 * side, 0.15),
     )
 
 
@@ -227,3 +223,10 @@ WORLDS: dict[str, Callable[[], World]] = {
 def numbers(*values: float | list[float]) -> Tensor:
     """A tensor in float64."""
     return torch.tensor(values, dtype=torch.float64)
+
+
+def quadratic(center: Tensor, precision: float) -> Any:
+    """Build the reward -precision/2 |x - center|^2 of `rewards`, which lies above this package."""
+    from rewards.quadratic import Quadratic
+
+    return Quadratic(center, precision)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steer import counting
-from steer.analytic.gaussians import Gaussians, LinearReward, QuadraticReward, tilt
+from steer.analytic.gaussians import Gaussians, tilt
 from steer.flow_map import FlowMap
 from steer.interpolant import Endpoints, Linear, Schedule, Time, batch_time
 from steer.lookahead import Guesses
@@ -50,7 +50,7 @@ class GaussianMixture(FlowMap):
 
     def __init__(
         self,
-        means: Float[Tensor, "k d"] | list,
+        means: Tensor | list,
         std: float | Tensor,
         weights: Float[Tensor, "k"] | list | None = None,
         schedule: Schedule | None = None,
@@ -82,7 +82,8 @@ class GaussianMixture(FlowMap):
         self.register_buffer("std", std)
         self.register_buffer("weights", weights / weights.sum())
         self.register_buffer("axes", axes)
-        self.schedule, self.steps = schedule or Linear(), steps
+        self.schedule = schedule or Linear()
+        self.steps = steps
         self.round = bool((std == std[0, 0]).all())
 
     @classmethod
@@ -122,7 +123,7 @@ class GaussianMixture(FlowMap):
         return y if self.axes is None else torch.einsum("kij,bkj->bki", self.axes, y)
 
     def _posterior(
-        self, x: Float[Tensor, "b d"], t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
     ) -> tuple[Gaussians, Tensor, Tensor]:
         """p(x1 | x_t = x) along the axes, E[x0 | x_t, k] (B, K, d), and log p_t(x) (B,). Raises
         WrongShape.
@@ -139,10 +140,8 @@ class GaussianMixture(FlowMap):
             if ((cond < -1) | (cond >= len(log_w))).any():
                 known = f"a component, 0..{len(log_w) - 1}, or -1 for none"
                 raise ValueError(f"a condition is {known}; got {cond.unique().tolist()}")
-            told, other = (
-                (cond >= 0)[:, None],
-                torch.arange(len(log_w), device=x.device) != cond[:, None],
-            )
+            told = (cond >= 0)[:, None]
+            other = torch.arange(len(log_w), device=x.device) != cond[:, None]
             log_joint = (log_joint - log_w).masked_fill(other & told, -torch.inf) + torch.where(
                 told, 0.0, log_w
             )
@@ -153,19 +152,21 @@ class GaussianMixture(FlowMap):
         return posterior, sigma * y / total, log_p
 
     def log_prob(
-        self, x: Float[Tensor, "b d"], t: Time = 1.0, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time = 1.0, cond: Tensor | None = None
     ) -> Float[Tensor, "b"]:
         """log p_t(x)."""
         return self._posterior(x, t, cond)[2]
 
-    def endpoints(self, x: Float[Tensor, "b d"], t: Time, cond: Tensor | None = None) -> Endpoints:
+    def endpoints(
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
+    ) -> Endpoints:
         """E[x1 | x_t] and E[x0 | x_t], finite at every t in [0, 1]."""
         posterior, noise, _ = self._posterior(x, t, cond)
         w = posterior.log_w.exp()[:, :, None]
         return Endpoints((w * self._back(posterior.mean)).sum(1), (w * self._back(noise)).sum(1))
 
     def velocity(
-        self, x: Float[Tensor, "b d"], t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
     ) -> Float[Tensor, "b d"]:
         return counting.network(self._velocity(x, t, cond))
 
@@ -195,12 +196,12 @@ class GaussianMixture(FlowMap):
         return g * x + (d_alpha - alpha * g) * (torch.softmax(logits, dim=1) @ self.means)
 
     def denoise(
-        self, x: Float[Tensor, "b d"], t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
     ) -> Float[Tensor, "b d"]:
         return counting.network(self.endpoints(x, t, cond).clean)
 
     def score(
-        self, x: Float[Tensor, "b d"], t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
     ) -> Float[Tensor, "b d"]:
         """grad log p_t(x), at t = 1 too, where the mixture has a density."""
         alpha, sigma, _, _ = (
@@ -212,7 +213,7 @@ class GaussianMixture(FlowMap):
         return -counting.network((posterior.log_w.exp()[:, :, None] * self._back(pull)).sum(1))
 
     def forward(
-        self, x: Float[Tensor, "b d"], s: Time, t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Tensor | None = None
     ) -> Float[Tensor, "b d"]:
         """X_{s,t}(x) by RK4 on one fixed grid, cut to each sample's own [s, t]; counted as the one
         evaluation of a map.
@@ -302,7 +303,7 @@ class GaussianMixture(FlowMap):
         return y if self.axes is None else torch.einsum("nij,nj->ni", self.axes[k], y)
 
     # --- tilting by a reward ---------------------------------------------------------------------
-    def tilted(self, reward: QuadraticReward | LinearReward) -> tuple["GaussianMixture", Tensor]:
+    def tilted(self, reward: object) -> tuple["GaussianMixture", Tensor]:
         """The law p_1(x) exp(r(x)) / Z, and log Z.
 
         Raises:
@@ -316,9 +317,7 @@ class GaussianMixture(FlowMap):
         )
         return law, torch.logsumexp(log_w, dim=0)
 
-    def value(
-        self, reward: QuadraticReward | LinearReward, x: Float[Tensor, "b d"], t: Time
-    ) -> Float[Tensor, "b"]:
+    def value(self, reward: object, x: Float[Tensor, "b d"], t: Time) -> Float[Tensor, "b"]:
         """V_t(x) = log E[exp(r(X_1)) | x_t = x], in closed form."""
         return torch.logsumexp(tilt(self._posterior(x, t)[0], reward, self._point).log_w, dim=-1)
 

@@ -11,7 +11,7 @@ __all__ = ["Gaussians"]
 
 @runtime_checkable
 class QuadraticReward(Protocol):
-    """r(x) = -precision/2 |x - center|^2."""
+    """A reward r(x) = -precision/2 |x - center|^2, such as `rewards.Quadratic`."""
 
     center: Any
     precision: Any
@@ -19,7 +19,7 @@ class QuadraticReward(Protocol):
 
 @runtime_checkable
 class LinearReward(Protocol):
-    """r(x) = direction . x"""
+    """A reward r(x) = direction . x, such as `rewards.Linear`."""
 
     direction: Any
 
@@ -34,9 +34,7 @@ class Gaussians(NamedTuple):
     var: Tensor
 
 
-def tilt(
-    g: Gaussians, reward: QuadraticReward | LinearReward, point: Callable[[Any], Tensor]
-) -> Gaussians:
+def tilt(g: Gaussians, reward: object, point: Callable[[Any], Tensor]) -> Gaussians:
     """Each Gaussian times exp(r), again a Gaussian; the mass it gains or loses is added to its log
     weight.
 
@@ -50,10 +48,8 @@ def tilt(
             decays.
     """
     if isinstance(reward, QuadraticReward):
-        center, precision = (
-            point(reward.center),
-            torch.as_tensor(reward.precision, dtype=g.mean.dtype),
-        )
+        center = point(reward.center)
+        precision = torch.as_tensor(reward.precision, dtype=g.mean.dtype)
         shrink = 1 + precision * g.var
         if not (shrink > 0).all():
             raise ValueError(

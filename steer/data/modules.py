@@ -32,7 +32,8 @@ class StreamData(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size = batch_size
+        self.seed = seed
 
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Batch:
@@ -85,7 +86,9 @@ class _Chunks(IterableDataset):
     """(images, labels) in order, `size` at a time."""
 
     def __init__(self, images: Tensor, labels: Tensor, size: int):
-        self.images, self.labels, self.size = images, labels, size
+        self.images = images
+        self.labels = labels
+        self.size = size
 
     def __iter__(self):
         for images, labels in zip(

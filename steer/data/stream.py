@@ -49,7 +49,10 @@ class StepStream(IterableDataset):
         first: int | Callable[[], int] = 0,
         rank: int = 0,
     ):
-        self.draw, self.seed, self.first, self.rank = draw, seed, first, rank
+        self.draw = draw
+        self.seed = seed
+        self.first = first
+        self.rank = rank
 
     def __iter__(self) -> Iterator[Any]:
         first = self.first() if callable(self.first) else self.first

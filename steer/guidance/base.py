@@ -57,9 +57,13 @@ class Guided(FlowMap):
         super().__init__()
         if steps < 1:
             raise ValueError(f"Guided needs at least one step for its jumps; got steps={steps}")
-        self.flow_map, self.guidances, self.schedule = flow_map, guidances, flow_map.schedule
+        self.flow_map = flow_map
+        self.guidances = guidances
+        self.schedule = flow_map.schedule
         self.guidance = flow_map.guidance
-        self.steps, self.solver, self.generator = steps, solver or Euler(), generator
+        self.steps = steps
+        self.solver = solver or Euler()
+        self.generator = generator
         self.held = nn.ModuleList(
             m for g in guidances for m in vars(g).values() if isinstance(m, nn.Module)
         )

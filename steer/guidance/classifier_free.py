@@ -41,7 +41,9 @@ class ClassifierFree(FlowMap):
             raise ValueError(
                 f"this map has guidance of weight {flow_map.guidance} in it already, from its training; use it as it is"
             )
-        self.flow_map, self.weight, self.schedule = flow_map, weight, flow_map.schedule
+        self.flow_map = flow_map
+        self.weight = weight
+        self.schedule = flow_map.schedule
         self.guidance = weight
 
     @property
@@ -76,11 +78,10 @@ class Unconditional(FlowMap):
 
     def __init__(self, flow_map: FlowMap):
         super().__init__()
-        self.flow_map, self.schedule = flow_map, flow_map.schedule
-        self.jumps_follow_velocity, self.guidance = (
-            flow_map.jumps_follow_velocity,
-            flow_map.guidance,
-        )
+        self.flow_map = flow_map
+        self.schedule = flow_map.schedule
+        self.jumps_follow_velocity = flow_map.jumps_follow_velocity
+        self.guidance = flow_map.guidance
 
     @property
     def score_matches_flow(self) -> bool:

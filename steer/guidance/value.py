@@ -15,8 +15,8 @@ from torch import Tensor
 from steer.flow_map import Cond, FlowMap
 from steer.guidance.base import Guidance
 from steer.interpolant import expand
-from steer.tilt import Value, check_finite, name_of, no_gradient
-from steer.value import Asked, rise
+from steer.tilt import check_finite, name_of, no_gradient
+from steer.value import Query, Value
 
 __all__ = ["ValueGuidance"]
 
@@ -50,23 +50,24 @@ class ValueGuidance(Guidance):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b *shape"]:
         t = flow_map.schedule.inside(t)
-        watched = torch.is_grad_enabled() and (
-            x.requires_grad or t.requires_grad
-        )  # then stay differentiable
-        asked = Asked(flow_map, x, t, cond, generator)
+        watched = torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)
+        query = Query(flow_map, x, t, cond, generator)
         if watched or len(self.value.lookahead.pieces()) == 1:
-            gradient = self.at_once(asked, watched)
+            gradient = self.gradient(query, watched)
         else:
-            gradient = rise(self.value, asked, "BestOfN", in_time=False, velocity=False).slope
+            found = self.value.look(query, gradient=True, instead="BestOfN").gradient
+            assert found is not None
+            gradient = found
         return expand(flow_map.schedule.c_t(t), x) * gradient
 
     @torch.enable_grad()
-    def at_once(self, asked: Asked, watched: bool) -> Float[Tensor, "b *shape"]:
-        """grad V_t from the value itself, and with `watched` differentiable in x and t in its turn."""
-        x = asked.x if watched and asked.x.requires_grad else asked.x.detach().requires_grad_()
-        v = self.value(*asked._replace(x=x))
+    def gradient(self, query: Query, watched: bool) -> Float[Tensor, "b *shape"]:
+        """Evaluates grad V_t at once; differentiable in x and t itself if `watched`."""
+        follows = watched and query.x.requires_grad
+        x = query.x if follows else query.x.detach().requires_grad_()
+        v = self.value(*query._replace(x=x))
         if not v.requires_grad:
             raise ValueError(no_gradient(self.value.tilt.reward, "BestOfN"))
         (gradient,) = torch.autograd.grad(v.sum(), x, create_graph=watched)
-        check_finite(gradient, f"the gradient of {name_of(self.value.tilt.reward)}", asked.t)
+        check_finite(gradient, f"the gradient of {name_of(self.value.tilt.reward)}", query.t)
         return gradient

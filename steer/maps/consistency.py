@@ -53,7 +53,9 @@ class ConsistencyMap(FlowMap):
             raise ValueError(
                 f"the jumps run on {schedule}, the velocity on {velocity.schedule}; pass steer.Rescheduled(velocity, schedule)"
             )
-        self.network, self.schedule, self.field = network, schedule, velocity
+        self.network = network
+        self.schedule = schedule
+        self.field = velocity
         self.guidance = 1.0 if velocity is None else velocity.guidance
 
     @property

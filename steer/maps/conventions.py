@@ -47,7 +47,8 @@ class Circular(VelocityField):
         solver: Solver | None = None,
     ):
         super().__init__(schedule, steps, solver)
-        self.network, self.sigma_data = network, _positive(sigma_data)
+        self.network = network
+        self.sigma_data = _positive(sigma_data)
 
     @abstractmethod
     def turning(self, y: Tensor, at: Coefficients, cond: Cond) -> Tensor:
@@ -141,7 +142,9 @@ class TrigFlowJump(nn.Module):
 
     def __init__(self, network: Network, sigma_data: float, schedule: Schedule):
         super().__init__()
-        self.network, self.sigma_data, self.schedule = network, _positive(sigma_data), schedule
+        self.network = network
+        self.sigma_data = _positive(sigma_data)
+        self.schedule = schedule
 
     def forward(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
@@ -187,7 +190,8 @@ class Ddpm(VelocityField):
     ):
         super().__init__(schedule, steps, solver)
         abar = torch.as_tensor(alphas_cumprod, dtype=torch.float64)
-        self.network, self.prediction = network, prediction or NoisePrediction()
+        self.network = network
+        self.prediction = prediction or NoisePrediction()
         self._check(abar)
         self.angles = torch.atan2(
             (1 - abar).sqrt(), abar.sqrt()
@@ -222,7 +226,8 @@ class Ddpm(VelocityField):
     ) -> Float[Tensor, "b *shape"]:
         t = batch_time(t, x).clamp(*self.seen)
         alpha, sigma, _, _ = self.schedule.coefficients(t)
-        z, step = x / expand(torch.hypot(alpha, sigma), x), self.step(torch.atan2(sigma, alpha))
+        z = x / expand(torch.hypot(alpha, sigma), x)
+        step = self.step(torch.atan2(sigma, alpha))
         output = counting.network(self.network(z, step, cond))
         return self.schedule.velocity(self.prediction.endpoints(output, x, t, self.schedule), x, t)
 
@@ -239,7 +244,8 @@ class Ddpm(VelocityField):
 
 def _on_circle(x: Tensor, at: Coefficients, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
     """cos, sin and y of Circular, shaped to multiply x."""
-    cos, size = sigma_data * at.alpha, torch.hypot(sigma_data * at.alpha, at.sigma)
+    cos = sigma_data * at.alpha
+    size = torch.hypot(sigma_data * at.alpha, at.sigma)
     return expand(cos / size, x), expand(at.sigma / size, x), x / expand(size, x)
 
 

@@ -43,11 +43,11 @@ class PosteriorMap(FlowMap):
             raise ValueError(
                 f"the inner map of a PosteriorMap is on the path Linear(); got {inner.schedule}"
             )
-        self.flow_map, self.inner, self.schedule = flow_map, inner, flow_map.schedule
-        self.jumps_follow_velocity, self.guidance = (
-            flow_map.jumps_follow_velocity,
-            flow_map.guidance,
-        )
+        self.flow_map = flow_map
+        self.inner = inner
+        self.schedule = flow_map.schedule
+        self.jumps_follow_velocity = flow_map.jumps_follow_velocity
+        self.guidance = flow_map.guidance
 
     @property
     def score_matches_flow(self) -> bool:

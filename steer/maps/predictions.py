@@ -99,7 +99,8 @@ class ScorePrediction(Prediction):
     exist.
     """
 
-    blind_at_noise, of_the_ratio = True, False
+    blind_at_noise = True
+    of_the_ratio = False
 
     def endpoints(self, output: Tensor, x: Tensor, t: Time, schedule: Schedule) -> Endpoints:
         return schedule.from_score(output, x, t)
@@ -149,7 +150,9 @@ class VelocityField(FlowMap, ABC):
             raise ValueError(
                 f"{type(self).__name__} needs at least one step for its jumps; got steps={steps}"
             )
-        self.schedule, self.steps, self.solver = schedule, steps, solver or Heun()
+        self.schedule = schedule
+        self.steps = steps
+        self.solver = solver or Heun()
 
     def forward(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
@@ -189,7 +192,8 @@ class Predicted(VelocityField):
             raise ValueError(
                 f"the margin is a time in (0, 0.5) to keep from a blind end; got {margin}, try 1e-3"
             )
-        self.network, self.prediction = network, prediction
+        self.network = network
+        self.prediction = prediction
         self.seen = prediction.seen(schedule, margin)
 
     def velocity(

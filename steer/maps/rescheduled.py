@@ -46,11 +46,10 @@ class Rescheduled(FlowMap):
 
     def __init__(self, flow_map: FlowMap, schedule: Schedule):
         super().__init__()
-        self.flow_map, self.schedule = flow_map, schedule
-        self.jumps_follow_velocity, self.guidance = (
-            flow_map.jumps_follow_velocity,
-            flow_map.guidance,
-        )
+        self.flow_map = flow_map
+        self.schedule = schedule
+        self.jumps_follow_velocity = flow_map.jumps_follow_velocity
+        self.guidance = flow_map.guidance
         self.start = [
             float(c) for c in flow_map.schedule(0.0)[:2]
         ]  # alpha and sigma where the model begins
@@ -62,7 +61,8 @@ class Rescheduled(FlowMap):
     def forward(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        (y, s), (k, t) = self.inner(x, s), self._clock(x, t)
+        y, s = self.inner(x, s)
+        k, t = self._clock(x, t)
         return expand(k, x) * self.flow_map(y, s, t, cond)
 
     def velocity(

@@ -49,7 +49,9 @@ class TwoTimeDenoiser(FlowMap):
             raise ValueError(
                 f"the margin is a time in (0, 0.5) to keep from t = 1; got {margin}, try 1e-3"
             )
-        self.network, self.schedule, self.margin = network, schedule, margin
+        self.network = network
+        self.schedule = schedule
+        self.margin = margin
 
     def forward(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None

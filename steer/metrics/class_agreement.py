@@ -31,7 +31,8 @@ class ClassAgreement(PromptMean):
         self, classifier: Callable[[Tensor], Tensor], max_batch: int = 512, **metric: Any
     ) -> None:
         super().__init__(**metric)
-        self.classifier, self.max_batch = classifier, max_batch
+        self.classifier = classifier
+        self.max_batch = max_batch
 
     def update(
         self,

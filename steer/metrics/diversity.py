@@ -36,7 +36,8 @@ def cosine_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[T
         raise ValueError(
             "a feature vector is zero and has no cosine; use distance=euclidean_diversity or other features"
         )
-    n, along = len(f), (w @ (f / length)).square().sum()
+    n = len(f)
+    along = (w @ (f / length)).square().sum()
     return (
         n / (n - 1) * torch.where(along > 1 - n * torch.finfo(along.dtype).eps, 0.0, 1 - along)
     )  # 0 up to rounding
@@ -44,7 +45,8 @@ def cosine_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[T
 
 def euclidean_diversity(f: Float[Tensor, "n d"], w: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """N / (N - 1) sum_ij w_i w_j |f_i - f_j|: the choice for points of the plane."""
-    f, n = f - w @ f, len(f)
+    n = len(f)
+    f = f - w @ f
     return n / (n - 1) * distance_between(f, f, w, w)
 
 
@@ -76,7 +78,9 @@ class PairwiseDiversity(Metric):
         **metric: Any,
     ) -> None:
         super().__init__(**metric)
-        self.features, self.distance, self.max_batch = features, distance, max_batch
+        self.features = features
+        self.distance = distance
+        self.max_batch = max_batch
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("prompts", torch.tensor(0), dist_reduce_fx="sum")
 

@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from steer.metrics.weights import MIN_PAIR_MASS, normalized, pair_mass
 
-__all__ = ["Estimate", "prompt_mean"]
+__all__ = ["Estimate"]
 
 
 class Estimate(NamedTuple):
@@ -56,15 +56,6 @@ def over_prompts(mean: Float[Tensor, " p"], variance: Float[Tensor, " p"]) -> Es
     """The mean over prompts: std_error = sqrt(sum_p var_p) / P."""
     between = mean.std(correction=1) if len(mean) > 1 else mean.new_tensor(torch.nan)
     return Estimate(mean.mean(), variance.sum().sqrt() / len(mean), between / len(mean) ** 0.5)
-
-
-def prompt_mean(
-    values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None = None
-) -> Estimate:
-    """Mean and standard errors of numbers already at hand, such as the steering reward of (prompts,
-    particles).
-    """
-    return over_prompts(*particle_mean(values, log_w))
 
 
 class PromptMean(Metric, ABC):

@@ -75,7 +75,9 @@ class FrechetDistance(Metric):
         self, features: Callable[[Tensor], Tensor], dimension: int, max_batch: int = 512
     ) -> None:
         super().__init__()
-        self.features, self.dimension, self.max_batch = features, dimension, max_batch
+        self.features = features
+        self.dimension = dimension
+        self.max_batch = max_batch
         for name in ("real", "model"):
             empty = torch.zeros(dimension + 1, dimension + 1, dtype=torch.float64)
             self.add_state(name, empty, dist_reduce_fx=pool)

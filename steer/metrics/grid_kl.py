@@ -28,7 +28,8 @@ def grid_kl(
         pseudo_samples: a >= 0, spread evenly over the cells; at 0 a missed cell makes the KL
             infinite.
     """
-    p, n = true.double(), counts.double()
+    p = true.double()
+    n = counts.double()
     q = (n + pseudo_samples / len(n)) / (n.sum() + pseudo_samples)
     return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum()
 
@@ -99,12 +100,10 @@ class GridKl(Metric):
                 f"expected low < high and pseudo_samples >= 0, got {low}, {high} and {pseudo_samples}"
             )
         super().__init__()
-        self.bins, self.low, self.high, self.pseudo_samples = (
-            len(probabilities),
-            low,
-            high,
-            pseudo_samples,
-        )
+        self.bins = len(probabilities)
+        self.low = low
+        self.high = high
+        self.pseudo_samples = pseudo_samples
         inside = probabilities.double().flatten()
         outside = (1 - inside.sum()).clamp(min=0)  # negative by rounding only: checked above
         self.register_buffer("true", torch.cat([inside, outside[None]]), persistent=False)

@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import for_particles
+from steer.conditions import for_particles
 from steer.metrics.batches import in_batches
 from steer.metrics.estimate import PromptMean
 
@@ -31,7 +31,8 @@ class HeldoutReward(PromptMean):
 
     def __init__(self, reward: Callable[..., Tensor], max_batch: int = 512, **metric: Any) -> None:
         super().__init__(**metric)
-        self.reward, self.max_batch = reward, max_batch
+        self.reward = reward
+        self.max_batch = max_batch
 
     def update(
         self,

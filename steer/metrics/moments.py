@@ -23,7 +23,9 @@ def moments(f: Float[Tensor, "n d"]) -> Float[Tensor, "d1 d1"]:
 
 def pool(parts: Float[Tensor, "k d1 d1"]) -> Float[Tensor, "d1 d1"]:
     """M of the union of k sets from the M of each; a matrix of zeros is the empty set."""
-    n, means, scatters = parts[:, 0, 0], parts[:, 0, 1:], parts[:, 1:, 1:]
+    n = parts[:, 0, 0]
+    means = parts[:, 0, 1:]
+    scatters = parts[:, 1:, 1:]
     if n.sum() == 0:
         return parts[0]
     mean = n @ means / n.sum()

@@ -110,7 +110,9 @@ class SlicedWasserstein(TwoSamples):
                 f"expected projections >= 1 and p >= 1, got {projections} and {p}; 128 and 2.0 serve well"
             )
         super().__init__()
-        self.projections, self.p, self.seed = projections, p, seed
+        self.projections = projections
+        self.p = p
+        self.seed = seed
 
     def distance(
         self,

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 __all__ = ["ClassCondition", "EmbeddingCondition", "NoCondition"]
@@ -31,7 +31,8 @@ class TimeEmbedding(nn.Module):
             raise ValueError(
                 f"TimeEmbedding has as many sines as cosines, so features is even; got {features}"
             )
-        self.features, self.highest = features, highest
+        self.features = features
+        self.highest = highest
         self.perceptron = nn.Sequential(
             nn.Linear(2 * features, dim), nn.SiLU(), nn.Linear(dim, dim)
         )
@@ -78,9 +79,7 @@ class ClassCondition(Condition):
         self.classes = classes
         self.table = nn.Embedding(classes + 1, dim)
 
-    def forward(
-        self, cond: Int[Tensor, "b"] | None, like: Float[Tensor, "b dim"]
-    ) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is None:
             cond = torch.full((len(like),), -1, device=like.device)
         if cond.shape != like.shape[:1] or cond.is_floating_point():
@@ -108,9 +107,7 @@ class EmbeddingCondition(Condition):
         super().__init__()
         self.linear = nn.Linear(features, dim)
 
-    def forward(
-        self, cond: Float[Tensor, "b features"] | None, like: Float[Tensor, "b dim"]
-    ) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is None:
             cond = like.new_zeros(len(like), self.linear.in_features)
         expected = (len(like), self.linear.in_features)

@@ -51,7 +51,8 @@ class ContextCondition(Condition):
 
     def __init__(self, dim: int, condition: Condition | None = None):
         super().__init__()
-        self.condition, self.times = condition or NoCondition(), TimeEmbedding(dim)
+        self.condition = condition or NoCondition()
+        self.times = TimeEmbedding(dim)
         last = self.times.perceptron[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)

@@ -43,7 +43,9 @@ class Mlp(nn.Module):
         period: float = 8.0,
     ):
         super().__init__()
-        self.data_std, self.frequencies, self.period = data_std, frequencies, period
+        self.data_std = data_std
+        self.frequencies = frequencies
+        self.period = period
         self.condition = condition or NoCondition()
         self.first = nn.Linear(dim * (1 + 2 * frequencies) + 2 + beside, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))

@@ -35,7 +35,8 @@ class LayerNorm(nn.Module):
         super().__init__()
         if width < 1:
             raise ValueError(f"LayerNorm normalises over at least one number; got width={width}")
-        self.width, self.eps = width, eps
+        self.width = width
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(width)) if elementwise_affine else None
         self.bias = nn.Parameter(torch.zeros(width)) if elementwise_affine else None
 

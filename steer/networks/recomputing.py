@@ -35,7 +35,8 @@ def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
         return module(*inputs)
     learned = dict(module.named_parameters())
     device = inputs[0].device.type
-    half, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    half = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device)
 
     def run(*tensors: Tensor) -> Tensor:
         inner, own = tensors[: len(inputs)], tensors[len(inputs) :]

@@ -31,7 +31,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
         self.sharpness = nn.Parameter(
             torch.full((heads, 1, 1), math.log(10.0))
         )  # of the softmax, as a logarithm
@@ -99,19 +100,16 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"width divides by 4, for places, and by heads; got width={width}, heads={heads}"
             )
-        self.image_channels, self.patch, self.width, self.recompute = (
-            image_channels,
-            patch,
-            width,
-            recompute,
-        )
-        self.condition, self.times = condition or NoCondition(), TimeEmbedding(width)
+        self.image_channels = image_channels
+        self.patch = patch
+        self.width = width
+        self.recompute = recompute
+        self.condition = condition or NoCondition()
+        self.times = TimeEmbedding(width)
         self.enter = nn.Conv2d(image_channels + beside, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(depth))
-        self.norm, self.modulate = (
-            LayerNorm(width, elementwise_affine=False),
-            nn.Linear(width, 2 * width),
-        )
+        self.norm = LayerNorm(width, elementwise_affine=False)
+        self.modulate = nn.Linear(width, 2 * width)
         self.leave = nn.Linear(width, image_channels * patch**2)
         for layer in (self.modulate, self.leave):
             nn.init.zeros_(layer.weight)
@@ -119,12 +117,12 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "b c h w"],
+        x: Float[Tensor, "b *shape"],
         s: Float[Tensor, "b"],
         t: Float[Tensor, "b"],
         cond: Cond = None,
         beside: Float[Tensor, "b more h w"] | None = None,
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b *shape"]:
         check_images(x, self.image_channels, self.patch, "Transformer")
         embedding = self.times(s, t)
         embedding = F.silu(embedding + self.condition(cond, like=embedding))

@@ -29,9 +29,11 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, dim: int):
         super().__init__()
-        self.norm1, self.conv1 = GroupNorm(8, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1 = GroupNorm(8, inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulate = nn.Linear(dim, 2 * outputs)
-        self.norm2, self.conv2 = GroupNorm(8, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2 = GroupNorm(8, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
 
@@ -49,7 +51,8 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int = 4):
         super().__init__()
         self.heads = heads
-        self.norm, self.qkv = GroupNorm(8, channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.norm = GroupNorm(8, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.project.weight)
 
@@ -85,12 +88,16 @@ class UNet(nn.Module):
     ):
         super().__init__()
         dim = 4 * channels[0]
-        self.image_channels, self.patch, self.recompute = image_channels, patch, recompute
+        self.image_channels = image_channels
+        self.patch = patch
+        self.recompute = recompute
         self.condition = condition or NoCondition()
         self.times = TimeEmbedding(dim)
         self.enter = nn.Conv2d((image_channels + beside) * patch**2, channels[0], 3, padding=1)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        width, skips = channels[0], []
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        width = channels[0]
+        skips = []
         for level, c in enumerate(channels):
             stage = nn.ModuleList([nn.Conv2d(width, c, 3, stride=2, padding=1)] if level else [])
             width = c

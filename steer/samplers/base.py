@@ -1,35 +1,33 @@
-"""What every sampler shares: prompts x particles in one batch, one loop over time, and what comes
-back.
+"""The sampler interface, the loop over time that most share, and the result.
 
 x0 (prompts, particles, *shape) is flattened to (B, *shape) with the particles of a prompt side by
-side; a sampler is a `start`, a `step` from s to t and a `finish` on that batch. Chance is drawn per
-prompt, so what happens to a prompt does not depend on which others share the batch, and the network
-is called on at most `max_batch` samples at a time.
+side; a sampler is a `start`, a `step` from s to t and a `finish` on that batch. Randomness is
+keyed per prompt, so that results are independent of batch composition, and the network is called
+on at most `max_batch` samples at a time.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from operator import index
 from typing import Any, Generic, Literal, SupportsIndex, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from steer import counting
 from steer.annotations import checked
 from steer.counting import Evaluations
-from steer.flow_map import Cond, FlowMap, for_particles
+from steer.flow_map import Cond, FlowMap
 from steer.progress import track
 from steer.randomness import PromptKeys as PromptKeys
-from steer.randomness import prompt_generators
 from steer.resampling import log_mean_exp, unweighted
 from steer.samplers.divergence import Reach
-from steer.tilt import NonFiniteReward, Tilt
+from steer.samplers.run import Run as Run
+from steer.tilt import Tilt
 
-__all__ = ["Result", "Run", "Sampler", "Stepwise"]
+__all__ = ["Result", "Sampler", "Stepwise"]
 
 Claim = Literal["exact", "exact for the chain", "biased", "maximiser"]
 State = TypeVar("State")
@@ -63,10 +61,9 @@ class Result:
     def resampled(
         self, n: int, generator: torch.Generator | None = None, prompt_keys: PromptKeys = None
     ) -> Float[Tensor, "p n *shape"]:
-        """n samples of each prompt, drawn by the weights, to be used without them: see
-        `steer.resampling.unweighted`.
+        """Draws n samples of each prompt by their weights, to be used without weights.
 
-        The order of the population does not matter; equal weights give a random subset without
+        See `steer.resampling.unweighted`. The order of the population does not matter; equal weights give a random subset without
         replacement. Sample i occurs n w_i times, rounded down or up.
 
         Args:
@@ -83,129 +80,6 @@ class Result:
         return torch.stack([x[index] for x, index in zip(self.x, kept, strict=True)])
 
 
-class Run:
-    """One call of a sampler: its inputs on the flattened batch, its random generators, and the
-    record of its steps.
-    """
-
-    def __init__(
-        self,
-        flow_map: FlowMap,
-        x0: Tensor,
-        tilt: Tilt | None,
-        cond: Cond,
-        generator: torch.Generator | None,
-        prompt_keys: PromptKeys = None,
-    ):
-        if x0.ndim < 3:
-            raise ValueError(
-                f"x0 has shape (prompts, particles, *shape); got {tuple(x0.shape)}. Use x0[None] for one prompt"
-            )
-        if x0.numel() == 0:
-            raise ValueError(
-                f"x0 needs at least one prompt and one particle; got shape {tuple(x0.shape)}"
-            )
-        if not x0.isfinite().all():
-            raise ValueError("x0 has entries that are NaN or infinite; draw it with torch.randn")
-        self.prompts, self.particles = x0.shape[:2]
-        if cond is not None and len(cond) != self.prompts:
-            raise ValueError(
-                f"cond has one entry per prompt, {self.prompts} of them; got {len(cond)}"
-            )
-        if tilt is not None and not isinstance(tilt, Tilt):
-            raise ValueError(
-                f"tilt is a reward at a scale; got a {type(tilt).__name__}: pass tilt=steer.Tilt(reward)"
-            )
-        tilt = None if tilt is None else tilt.in_order(cond)
-        if tilt is not None and tilt.scale.ndim and len(tilt.scale) != self.prompts:
-            raise ValueError(
-                f"a tilt has one scale, or one per prompt, {self.prompts} of them; got {len(tilt.scale)}"
-            )
-        self.flow_map, self.tilt, self.device = flow_map, tilt, x0.device
-        self.cond = for_particles(cond, self.particles)
-        self.prompt = torch.arange(self.prompts).repeat_interleave(
-            self.particles
-        )  # of each sample of the batch
-        self.generators = prompt_generators(self.prompts, prompt_keys, generator, x0.device)
-        self.collapsed = (
-            False  # whether it has been said that the weights have come down to one particle
-        )
-        self.records: list[dict[str, Tensor]] = []
-
-    def by_prompt(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "p n *shape"]:
-        """The batch as (prompts, particles, ...)."""
-        return x.unflatten(0, (self.prompts, self.particles))
-
-    def normal(
-        self, like: Float[Tensor, "b *shape"], rows: Int[Tensor, "b"] | None = None
-    ) -> Float[Tensor, "b *shape"]:
-        """Standard normal noise for the batch, or for these rows of it, every prompt's from its own
-        generator.
-        """
-        shape, dtype, device = like.shape[1:], like.dtype, like.device
-        shares = zip(self.shares(rows), self.generators, strict=True)
-        return torch.cat(
-            [
-                torch.randn((n, *shape), generator=g, dtype=dtype, device=device)
-                for n, g in shares
-                if n
-            ]
-        )
-
-    def shares(self, rows: Int[Tensor, "b"] | None = None) -> list[int]:
-        """How many samples of the batch, or of these rows of it, each prompt has."""
-        prompt = self.prompt if rows is None else self.prompt[rows.cpu()]
-        return prompt.bincount(minlength=self.prompts).tolist()
-
-    def ancestors(
-        self, scheme: Callable, log_w: Float[Tensor, "p n"], chosen: Bool[Tensor, "p"]
-    ) -> Int[Tensor, "p n"]:
-        """A resampling scheme applied to each chosen prompt with its own generator; the others stay
-        as they are.
-        """
-        stay = torch.arange(self.particles, device=self.device)[None]
-        rows = zip(log_w, self.generators, chosen.tolist(), strict=True)
-        return torch.cat([scheme(row[None], g) if due else stay for row, g, due in rows])
-
-    def batches(
-        self, most: int | None, apart: bool = False, rows: Int[Tensor, "b"] | None = None
-    ) -> list[slice]:
-        """The batch, or these rows of it, in pieces of at most `most`, and with `apart` no two
-        prompts in one piece.
-        """
-        wholes = self.shares(rows) if apart else [sum(self.shares(rows))]
-        ends = zip(wholes, accumulate(wholes), strict=True)
-        return [
-            slice(i, min(i + (most or n), end))
-            for n, end in ends
-            if n
-            for i in range(end - n, end, most or n)
-        ]
-
-    def cond_of(self, rows: Int[Tensor, "b"] | None = None) -> Cond:
-        """The conditions of the batch, or of these rows of it."""
-        if rows is None or self.cond is None:
-            return self.cond
-        return (
-            [self.cond[i] for i in rows.tolist()]
-            if isinstance(self.cond, list)
-            else self.cond[rows]
-        )
-
-    def record(self, **row: Tensor | float) -> None:
-        """Adds a row to the trace."""
-        self.records.append(
-            {name: torch.as_tensor(value).detach().cpu() for name, value in row.items()}
-        )
-
-    def trace(self) -> dict[str, Tensor]:
-        """The rows stacked; a quantity is stacked over the steps that recorded it."""
-        names = dict.fromkeys(name for row in self.records for name in row)
-        return {
-            name: torch.stack([row[name] for row in self.records if name in row]) for name in names
-        }
-
-
 class Sampler(ABC):
     """sampler(flow_map, x0, tilt, cond, generator, prompt_keys) -> Result.
 
@@ -220,12 +94,18 @@ class Sampler(ABC):
     - "maximiser": high reward, no stated law.
 
     A claim belongs to a sampler and a map: `claim_on(flow_map)` is the one that holds for both, and
-    `Result.claim` reports it.
-    With classifier-free guidance, for one, the velocity's score is not that of its flow, and every
-    noise level has a law of its own.
+    `Result.claim` reports it. With classifier-free guidance, for example, the velocity's score is
+    not that of its flow, and every noise level has a law of its own.
+
+    Attributes:
+        claim: the claim above.
+        deterministic: whether the samples are a function of x0 alone.
+        needs_gradient: whether it follows the gradient of the reward.
     """
 
     claim: Claim
+    deterministic: bool = False
+    needs_gradient: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -266,7 +146,7 @@ class Sampler(ABC):
 
 
 class Stepwise(Sampler, Generic[State]):
-    """A sampler that walks a grid of times: a `start`, a `step` from s to t, a `finish`.
+    """A sampler on a grid of times: a `start`, a `step` from s to t, a `finish`.
 
     Args:
         steps: steps from t = 0 to t = 1.
@@ -319,12 +199,13 @@ class Stepwise(Sampler, Generic[State]):
                 raise ValueError(
                     f"{name} is the class {value.__name__}; build one: {name}={value.__name__}()"
                 )
-        run = Run(flow_map, x0, tilt, cond, generator, prompt_keys)
+        run = Run(flow_map, x0, tilt, cond, generator, prompt_keys, self.max_batch)
         with counting.count() as tally:
             state = self.start(run, x0.flatten(0, 1))
             reach = Reach(type(self).__name__, x0.flatten(0, 1))
             for s, t in track(list(pairwise(self.times()))):
                 state = self.step(run, state, s, t)
+                run.steps += 1
                 reach.keep(state, t)
             reach.warn()
             result = self.finish(run, state)
@@ -332,58 +213,19 @@ class Stepwise(Sampler, Generic[State]):
         claim = self.claim_on(flow_map)
         return replace(result, trace=run.trace(), evaluations=tally.per(returned), claim=claim)
 
-    def in_batches(
-        self,
-        function: Callable,
-        run: Run,
-        *tensors: Tensor,
-        apart: bool = False,
-        rows: Int[Tensor, "b"] | None = None,
-    ):
-        """function(*parts, cond part) on at most max_batch samples at a time; the results, tensors
-        or tuples, joined.
 
-        With `apart`, samples of different prompts do not meet in a part, so that the part may draw
-        for its prompt. With `rows`, in rising order, the tensors are of those samples of the batch
-        alone.
-        """
-        parts, cond = [], run.cond_of(rows)
-        for piece in run.batches(self.max_batch, apart, rows):
-            try:
-                parts.append(
-                    function(*(x[piece] for x in tensors), None if cond is None else cond[piece])
-                )
-            except NonFiniteReward as error:
-                at = piece.start + error.sample
-                raise error.further(
-                    (at if rows is None else int(rows[at])) - error.sample
-                ) from None
-        if isinstance(parts[0], Tensor):
-            return torch.cat(parts)
-        columns = zip(*parts, strict=True)
-        return type(parts[0])(
-            *(None if column[0] is None else torch.cat(column) for column in columns)
-        )
+def importance_weighted(run: Run, x: Float[Tensor, "b *shape"]) -> Result:
+    """Weighs samples of the model itself by the tilt: exact, if wasteful, for p_1 exp(scale r)."""
+    if not run.steered:
+        zeros = x.new_zeros(run.prompts, run.particles, dtype=torch.float64)
+        return Result(run.by_prompt(x), zeros, zeros[:, 0])
+    tilt = run.tilt_of(x)
+    return Result(run.by_prompt(x), tilt, log_mean_exp(tilt), tilt)
 
-    def weigh(self, run: Run, x: Float[Tensor, "b *shape"]) -> Result:
-        """x as samples of the model itself, importance-weighted by the tilt: exact, if wasteful,
-        for p_1 exp(scale r).
-        """
-        if run.tilt is None:
-            zeros = x.new_zeros(run.prompts, run.particles, dtype=torch.float64)
-            return Result(run.by_prompt(x), zeros, zeros[:, 0])
-        tilt = self.tilt_of(run, x)
-        return Result(run.by_prompt(x), tilt, log_mean_exp(tilt), tilt)
 
-    def tilt_of(self, run: Run, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "p n"]:
-        """scale * r at clean samples."""
-        tilt = run.tilt
-        assert tilt is not None
-        return run.by_prompt(
-            self.in_batches(
-                lambda x, scale, cond: tilt.with_scale(scale)(x, cond, 1.0),
-                run,
-                x,
-                tilt.scale_for(len(x)),
-            )
-        )
+def unweighted_result(
+    run: Run, x: Float[Tensor, "b *shape"], tilt: Float[Tensor, "p n"] | None = None
+) -> Result:
+    """Samples of equal weight without an estimate of Z; their tilt is evaluated unless known."""
+    tilt = run.tilt_of(x) if tilt is None else tilt
+    return Result(run.by_prompt(x), torch.zeros_like(tilt), None, tilt)

@@ -1,15 +1,11 @@
-"""Beam search: the plain noisy dynamics, and every few steps the particles that promise most branch
-and the rest end.
+"""Beam search on the plain noisy dynamics: every few steps the best particles branch.
 
 Each prompt's N particles are beams times branches. At every `every` steps they are ranked by the
 value of their look-ahead, the best `beams` survive, and each becomes N / beams copies, which the
-noise of the next steps tells apart.
+noise of the next steps separates.
 
-The selection is that of TrajectoryTilting(guide=False, search=Search(every, beams / N)), and where
-both select the samples are the same. That one looks ahead at every step, for its trace and film;
-this one only where it selects: with the map's jump steps + steps / every evaluations instead of 2
-steps. And it refuses what would leave copies alike. (As a baseline: Sabour et al. 2025, arXiv
-2511.22688.)
+It looks ahead only where it selects: with the map's jump, steps + steps / every evaluations. (As a
+baseline: Sabour et al. 2025, arXiv 2511.22688.)
 """
 
 from typing import NamedTuple
@@ -19,22 +15,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.lookahead import Lookahead, MapJump
-from steer.samplers.base import Result, Run, Stepwise
-from steer.samplers.looking import look
-from steer.samplers.sde import NoiseLevel, noise_level, noisy_step, will_part
-from steer.samplers.smc.particles import Search, of_ancestors
+from steer.samplers.base import Result, Stepwise, unweighted_result
+from steer.samplers.run import Run
+from steer.samplers.sde import NoiseLevel, copies_separate, noise_level, noisy_step
+from steer.samplers.smc.trajectory_search import best
 
 __all__ = ["BeamSearch"]
 
 
 class Beams(NamedTuple):
-    """Particles x (B, *shape), their values (P, N) where last looked at, and the velocity at x (B,
-    *shape), where that look has just computed it.
+    """The particles of all prompts.
+
+    Attributes:
+        x: (B, *shape).
+        value: their values where last looked at, (P, N).
+        velocity: b_t(x), (B, *shape), where that look has just computed it.
     """
 
     x: Tensor
     value: Tensor
-    steps: int
     velocity: Tensor | None = None
 
 
@@ -79,13 +78,13 @@ class BeamSearch(Stepwise[Beams]):
             raise ValueError(
                 f"BeamSearch needs beams >= 1 and every >= 1; got beams={beams}, every={every}"
             )
-        self.beams, self.lookahead, self.every, self.eps = beams, lookahead or MapJump(), every, eps
+        self.beams = beams
+        self.lookahead = lookahead or MapJump()
+        self.every = every
+        self.eps = eps
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Beams:
-        if run.tilt is None:
-            raise ValueError(
-                "BeamSearch follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde"
-            )
+        run.require_tilt(self, "Sde")
         if self.beams > run.particles:
             raise ValueError(
                 f"{self.beams} beams cannot survive of {run.particles} particles; draw more, or keep fewer"
@@ -94,32 +93,33 @@ class BeamSearch(Stepwise[Beams]):
             raise ValueError(
                 f"particles are a multiple of the beams, {self.beams}; got {run.particles} of them"
             )
-        return Beams(x, x.new_zeros(run.prompts, run.particles, dtype=torch.float64), 0)
+        return Beams(x, x.new_zeros(run.prompts, run.particles, dtype=torch.float64))
 
     def step(self, run: Run, now: Beams, s: float, t: float) -> Beams:
-        branching = self.beams < run.particles
-        x = noisy_step(self, run, now.x, s, t, noise_level(self.eps, run, s, t), now.velocity)
-        now = Beams(x, now.value, now.steps + 1)
-        due = (
-            branching and now.steps % self.every == 0 and will_part(self.eps, run, self.times(), t)
-        )
+        x = noisy_step(run, now.x, s, t, noise_level(self.eps, run, s, t), now.velocity)
+        now = Beams(x, now.value)
+        due = self.branching_is_due(run, t)
         figures: dict[str, Tensor | float] = {"t": t, "resampled": torch.full((run.prompts,), due)}
         if due or t == 1.0:
-            seen = look(self, run, now.x, t, self.lookahead)
-            figures |= {"seen_t": t, "reward": run.by_prompt(seen.reward).mean(1)}
-            now = now._replace(value=run.by_prompt(seen.value), velocity=seen.velocity)
+            ahead = run.value(self.lookahead, x, t)
+            figures |= {"seen_t": t, "reward": run.by_prompt(ahead.reward).mean(1)}
+            now = Beams(x, run.by_prompt(ahead.value), ahead.velocity)
         run.record(**figures)
         return self.branch(run, now) if due else now
 
     def finish(self, run: Run, last: Beams) -> Result:
-        return Result(run.by_prompt(last.x), torch.zeros_like(last.value), None, last.value)
+        return unweighted_result(run, last.x, last.value)
 
-    # --- its parts -------------------------------------------------------------------------------
+    # --- its phases -----------------------------------------------------------------------------
+    def branching_is_due(self, run: Run, t: float) -> bool:
+        """Whether to select at t: every so many steps, if noise will separate the copies."""
+        if self.beams == run.particles or (run.steps + 1) % self.every:
+            return False
+        return copies_separate(self.eps, run, self.times(), t)
+
     def branch(self, run: Run, now: Beams) -> Beams:
-        """The best beams of each prompt, best first, over and over."""
-        ancestors = Search(self.every, self.beams / run.particles)(now.value)
-        rows = torch.arange(run.prompts, device=run.device)[:, None]
-        velocity = None if now.velocity is None else of_ancestors(run, now.velocity, ancestors)
-        return Beams(
-            of_ancestors(run, now.x, ancestors), now.value[rows, ancestors], now.steps, velocity
-        )
+        """Copies the best beams of each prompt, best first, over and over."""
+        ancestors = best(now.value, self.beams)
+        velocity = None if now.velocity is None else run.descendants(now.velocity, ancestors)
+        value = run.of_particles(now.value, ancestors)
+        return Beams(run.descendants(now.x, ancestors), value, velocity)

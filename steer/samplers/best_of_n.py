@@ -29,12 +29,9 @@ class BestOfN(Sampler):
 
     def __init__(self, base_sampler: Sampler):
         if not isinstance(base_sampler, Sampler):
-            name = getattr(base_sampler, "__name__", "")
-            got = (
-                f"the class {name}: build one, {name}()"
-                if name
-                else f"a {type(base_sampler).__name__}"
-            )
+            got = f"a {type(base_sampler).__name__}"
+            if name := getattr(base_sampler, "__name__", ""):
+                got = f"the class {name}: build one, {name}()"
             raise ValueError(f"BestOfN takes a sampler; got {got}")
         self.base_sampler = base_sampler
 

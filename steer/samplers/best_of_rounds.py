@@ -18,16 +18,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.lookahead import Identity
-from steer.samplers.base import Result, Run, Stepwise
-from steer.samplers.looking import look
+from steer.samplers.base import Result, Stepwise
+from steer.samplers.run import Run
 
 __all__ = ["BestOfRounds"]
 
 
 class Kept(NamedTuple):
-    """The best so far, best first: x (P, keep, *shape), value and reward (P, keep). Then what comes
-    next: where its jumps
-    start (B, *shape), and at which time.
+    """The best samples so far, best first, and where the next jumps start.
+
+    Attributes:
+        x: (P, keep, *shape).
+        value: scale * r, (P, keep).
+        reward: r, (P, keep).
+        start: noisy samples that the next jumps start from, (B, *shape).
+        t: their time.
     """
 
     x: Tensor
@@ -35,14 +40,12 @@ class Kept(NamedTuple):
     reward: Tensor
     start: Tensor
     t: float
-    rounds: int
 
 
 class BestOfRounds(Stepwise[Kept]):
     """The best `keep` of all candidates of all rounds, as x (prompts, keep, *shape), best first.
-    Takes any reward.
 
-    One round with keep=1 is BestOfN(Jump(jumps)). A maximiser: what it returns follows no stated
+    Takes any reward. One round with keep=1 is BestOfN(Jump(jumps)). A maximiser: what it returns follows no stated
     law. It costs particles * rounds * jumps evaluations for each prompt, and a reward per
     candidate.
 
@@ -86,49 +89,44 @@ class BestOfRounds(Stepwise[Kept]):
             raise ValueError(
                 f"renoise_to is a time in [0, 1), or one for each of the {steps - 1} rounds after the first; got {renoise_to}"
             )
-        self.keep, self.jumps = keep, jumps
+        self.keep = keep
+        self.jumps = jumps
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Kept:
-        if run.tilt is None:
-            raise ValueError(
-                "BestOfRounds needs a reward to choose by; pass tilt=steer.Tilt(reward)"
-            )
+        run.require_tilt(self, "Jump")
         if self.keep > run.particles:
             raise ValueError(
                 f"BestOfRounds keeps {self.keep} of {run.particles} particles; draw more, or keep fewer"
             )
         none = x.new_zeros(run.prompts, 0, dtype=torch.float64)
-        return Kept(run.by_prompt(x)[:, :0], none, none, x, 0.0, 0)
+        return Kept(run.by_prompt(x)[:, :0], none, none, x, 0.0)
 
     def step(self, run: Run, now: Kept, s: float, t: float) -> Kept:
-        """One round: here the grid of times counts rounds, t = k / R."""
+        """Takes one round; the grid of times counts rounds, t = k / R."""
         x1 = self.land(run, now.start, now.t)
-        seen = look(self, run, x1, 1.0, Identity())
-        drawn = run.by_prompt(seen.reward)
-        value = torch.cat((now.value, run.by_prompt(seen.value)), dim=1)
-        best = value.argsort(dim=1, descending=True, stable=True)[
-            :, : self.keep
-        ]  # of equals, the one found first
-        rows = torch.arange(run.prompts, device=run.device)[:, None]
-        x = torch.cat((now.x, run.by_prompt(x1)), dim=1)[rows, best]
-        reward = torch.cat((now.reward, drawn), dim=1)[rows, best]
+        ahead = run.value(Identity(), x1, 1.0)
+        drawn = run.by_prompt(ahead.reward)
+        value = torch.cat((now.value, run.by_prompt(ahead.value)), dim=1)
+        order = value.argsort(dim=1, descending=True, stable=True)  # of equals, the first found
+        kept = order[:, : self.keep]
+        x = run.of_particles(torch.cat((now.x, run.by_prompt(x1)), dim=1), kept)
+        reward = run.of_particles(torch.cat((now.reward, drawn), dim=1), kept)
         run.record(t=t, reward=reward.mean(1), drawn=drawn.mean(1))
-        now = Kept(x, value[rows, best], reward, x1, 1.0, now.rounds + 1)
-        return now if t == 1.0 else self.back(run, now, self.renoise_to[now.rounds - 1])
+        now = Kept(x, run.of_particles(value, kept), reward, x1, 1.0)
+        return now if t == 1.0 else self.renoised(run, now, self.renoise_to[run.steps])
 
     def finish(self, run: Run, last: Kept) -> Result:
         return Result(last.x, torch.zeros_like(last.value), None, last.value)
 
-    # --- its parts -------------------------------------------------------------------------------
+    # --- its phases -----------------------------------------------------------------------------
     def land(self, run: Run, x: Tensor, t: float) -> Tensor:
-        """The data, by equal jumps from time t."""
+        """Reaches the data by equal jumps from time t."""
         for a, b in pairwise(torch.linspace(t, 1, self.jumps + 1, dtype=torch.float64).tolist()):
-            x = self.in_batches(lambda x, cond, a=a, b=b: run.flow_map(x, a, b, cond), run, x)
+            x = run.jump(x, a, b)
         return x
 
-    def back(self, run: Run, now: Kept, t: float) -> Kept:
-        """The kept, over and over, with noise of time t on each copy."""
+    def renoised(self, run: Run, now: Kept, t: float) -> Kept:
+        """Copies the kept to all particles and adds fresh noise of time t to each."""
         copies = now.x[:, torch.arange(run.particles) % self.keep].flatten(0, 1)
-        return now._replace(
-            start=run.flow_map.schedule.interpolate(run.normal(copies), copies, t), t=t
-        )
+        start = run.flow_map.schedule.interpolate(run.normal(copies), copies, t)
+        return now._replace(start=start, t=t)

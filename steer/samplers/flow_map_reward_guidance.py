@@ -34,19 +34,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
-from steer.samplers.base import Result, Run, Stepwise
+from steer.samplers.base import Result, Stepwise, unweighted_result
+from steer.samplers.run import Run
 from steer.samplers.training_free.guidance_schedules import of_length
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
-from steer.value import refuse_without_gradient
+from steer.value import require_gradient
 
 __all__ = ["FlowMapRewardGuidance"]
 
+INSTEAD = "FkSteering or BestOfN"
 Form = Literal["jacobian", "endpoint"]
 STRENGTHS: dict[str, float] = {"jacobian": 2.0, "endpoint": 1.0}  # of Adam
 
 
-class Bend(NamedTuple):
-    """Where a guided step leads (B, *shape), and r at the end it set out for (B,)."""
+class State(NamedTuple):
+    """Samples after a step (B, *shape), and r at the landing point it set out for (B,)."""
 
     x: Tensor
     reward: Tensor
@@ -81,6 +83,8 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
     """
 
     claim = "maximiser"
+    needs_gradient = True
+    deterministic = True
 
     def __init__(
         self,
@@ -106,8 +110,11 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
             raise ValueError(
                 "Adam forgets the length of a gradient, so rescale has no effect on it; give adam=False"
             )
-        self.form, self.n_opt, self.chord = form, n_opt, chord
-        self.adam, self.rescale = not rescale if adam is None else adam, rescale
+        self.form = form
+        self.n_opt = n_opt
+        self.chord = chord
+        self.adam = not rescale if adam is None else adam
+        self.rescale = rescale
         self.strength = (STRENGTHS[form] if self.adam else 1.0) if strength is None else strength
         self.guided = steps if guided is None else guided
 
@@ -116,60 +123,55 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
         return grid if self.guided == self.steps else [*grid[: self.guided + 1], 1.0]
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Tensor:
-        if run.tilt is None:
-            raise ValueError(
-                "FlowMapRewardGuidance climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump"
-            )
-        refuse_without_gradient(run.tilt, "FkSteering or BestOfN")
+        require_gradient(run.require_tilt(self, "Jump"), INSTEAD)
         return x
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
-        tilt, steered = run.tilt, round(s * self.steps) < self.guided
-        assert tilt is not None
+        tilt = run.tilt
+        guided = round(s * self.steps) < self.guided
 
-        def part(x: Tensor, scale: Tensor, cond: Cond) -> Bend:
-            if steered:
-                return self.bend(run.flow_map, x, tilt.with_scale(scale), s, t, cond)
+        def part(x: Tensor, scale: Tensor, cond: Cond) -> State:
+            if guided:
+                return self.guided_step(run.flow_map, x, tilt.with_scale(scale), s, t, cond)
             x = run.flow_map(x, s, t, cond)
-            return Bend(x, tilt.rewards(x, cond, t))
+            return State(x, tilt.rewards(x, cond, t))
 
-        bend = self.in_batches(part, run, x, tilt.scale_for(len(x)))
-        run.record(t=t, reward=run.by_prompt(bend.reward).mean(1))
-        return bend.x
+        state = run.in_batches(part, x, tilt.scale_for(len(x)))
+        run.record(t=t, reward=run.by_prompt(state.reward).mean(1))
+        return state.x
 
     def finish(self, run: Run, x: Tensor) -> Result:
-        tilt = self.tilt_of(run, x)
-        return Result(run.by_prompt(x), torch.zeros_like(tilt), None, tilt)
+        return unweighted_result(run, x)
 
-    # --- its parts -------------------------------------------------------------------------------
-    def bend(
+    # --- its phases -----------------------------------------------------------------------------
+    def guided_step(
         self, flow_map: FlowMap, x: Tensor, tilt: Tilt, s: float, t: float, cond: Cond
-    ) -> Bend:
-        """A guided step, for some of the samples."""
+    ) -> State:
+        """Takes a guided step for some of the samples."""
         jacobian = self.form == "jacobian"
         with torch.set_grad_enabled(jacobian):
             y = x.detach().requires_grad_(jacobian)
             z = flow_map.lookahead(y, s, cond)
         u = self.average_velocity(flow_map, x, z.detach(), s, t, cond)
         if jacobian:
-            moved, reward = self.climb(
+            moved, reward = self.ascend(
                 tilt, y, z, lambda y: flow_map.lookahead(y, s, cond), u, s, cond
             )
-            return Bend(x + (t - s) * (u + moved), reward)
+            return State(x + (t - s) * (u + moved), reward)
         z = z.detach().requires_grad_()
-        moved, reward = self.climb(tilt, z, z, lambda z: z, u, s, cond)
+        moved, reward = self.ascend(tilt, z, z, lambda z: z, u, s, cond)
         weight = float(flow_map.schedule(t).alpha * flow_map.schedule(s).sigma)
-        return Bend(x + (t - s) * u + weight * moved, reward)
+        return State(x + (t - s) * u + weight * moved, reward)
 
     def average_velocity(
         self, flow_map: FlowMap, x: Tensor, z: Tensor, s: float, t: float, cond: Cond
     ) -> Tensor:
-        """u over the step; over all that is left, if that is the same or taken for it."""
-        return (
-            (z - x) / (1 - s) if self.chord or t == 1.0 else (flow_map(x, s, t, cond) - x) / (t - s)
-        )
+        """Evaluates u over the step, or that to t = 1 where it is the same or stands in for it."""
+        if self.chord or t == 1.0:
+            return (z - x) / (1 - s)
+        return (flow_map(x, s, t, cond) - x) / (t - s)
 
-    def climb(
+    def ascend(
         self,
         tilt: Tilt,
         y: Tensor,
@@ -179,8 +181,9 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
         s: float,
         cond: Cond,
     ) -> tuple[Tensor, Float[Tensor, "b"]]:
-        """What n_opt steps of ascent add to y, which lands at z, and the reward at that first z."""
-        start, first = y.detach(), None
+        """Takes n_opt steps of ascent from y, which lands at z; returns their sum and r at that z."""
+        start = y.detach()
+        first = None
         strength = float(self.strength(s) if callable(self.strength) else self.strength)
         adam = Adam(strength * (1 - s), start)
         for k in range(self.n_opt):
@@ -190,7 +193,7 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
                     z = land(y)
                 rewards = tilt.rewards(z, cond, s)
                 if not rewards.requires_grad:
-                    raise ValueError(no_gradient(tilt.reward, "FkSteering or BestOfN"))
+                    raise ValueError(no_gradient(tilt.reward, INSTEAD))
                 (gradient,) = torch.autograd.grad(tilt.scaled(rewards).sum(), y)
             check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", s)
             first = rewards.detach() if first is None else first
@@ -213,8 +216,10 @@ class Adam:
     MEAN, SQUARE, LEAST = 0.9, 0.999, 1e-8
 
     def __init__(self, rate: float, like: Tensor):
-        self.rate, self.taken = rate, 0
-        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
+        self.rate = rate
+        self.taken = 0
+        self.mean = torch.zeros_like(like)
+        self.square = torch.zeros_like(like)
 
     def step(self, gradient: Tensor) -> Tensor:
         """rate m / (sqrt(v) + 1e-8), m and v the means so far, corrected for their start at zero."""

@@ -1,18 +1,17 @@
-"""A few jumps of the flow map, from any time to any other."""
+"""Few-step sampling by jumps of the flow map."""
 
 from torch import Tensor
 
 from steer.flow_map import FlowMap
-from steer.samplers.base import Claim, Result, Run, Stepwise
+from steer.samplers.base import Claim, Result, Run, Stepwise, importance_weighted
 
 __all__ = ["Jump"]
 
 
 class Jump(Stepwise[Tensor]):
-    """k jumps X_{0,t1}, X_{t1,t2}, ..., X_{.,1}, deterministic; or k jumps to data with fresh noise
-    in between.
+    """k jumps of the flow map from noise to data, with or without fresh noise in between.
 
-    With `renoise`, each step jumps to t = 1 and returns to the next time by x_t = alpha x1 + sigma
+    Without, X_{0,t1}, X_{t1,t2}, ..., X_{.,1}: deterministic. With `renoise`, each step jumps to t = 1 and returns to the next time by x_t = alpha x1 + sigma
     e (consistency sampling: Song et al. 2023, arXiv 2303.01469). Both have the map's law of the
     data at t = 1 if the map is exact; jumps that do not follow the velocity have a law of their
     own.
@@ -28,6 +27,7 @@ class Jump(Stepwise[Tensor]):
     def __init__(self, steps: int = 1, renoise: bool = False, max_batch: int | None = None):
         super().__init__(steps, max_batch)
         self.renoise = renoise
+        self.deterministic = not renoise
 
     def claim_on(self, flow_map: FlowMap) -> Claim:
         marginals = flow_map.score_matches_flow or not self.renoise  # what is renoised follows p_t
@@ -39,10 +39,10 @@ class Jump(Stepwise[Tensor]):
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
         run.record(t=t)
         landing = 1.0 if self.renoise else t
-        x1 = self.in_batches(lambda x, cond: run.flow_map(x, s, landing, cond), run, x)
+        x1 = run.jump(x, s, landing)
         if landing == t:
             return x1
         return run.flow_map.schedule.interpolate(run.normal(x1), x1, t)
 
     def finish(self, run: Run, x: Tensor) -> Result:
-        return self.weigh(run, x)
+        return importance_weighted(run, x)

@@ -20,15 +20,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
-from steer.samplers.base import Result, Run, Stepwise
+from steer.samplers.base import Result, Stepwise, unweighted_result
+from steer.samplers.run import Run
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
-from steer.value import refuse_without_gradient
+from steer.value import require_gradient
 
 __all__ = ["NoiseOptimisation"]
 
+INSTEAD = "BestOfN or FkSteering"
 
-class Uphill(NamedTuple):
-    """Ends X(x0), scale * r and r there (B,), and the gradient of the objective in x0."""
+
+class Ends(NamedTuple):
+    """Where the noise leads, all (B, ...): X(x0), scale * r and r there, gradient in x0."""
 
     x: Tensor
     value: Tensor
@@ -36,18 +39,16 @@ class Uphill(NamedTuple):
     gradient: Tensor
 
 
-class Climb(NamedTuple):
-    """The noise, its speed, and what is known of where it leads now and of the best place it led
-    to.
-    """
+class Ascent(NamedTuple):
+    """The noise, its velocity under momentum, where it leads now, and the best it has led to."""
 
     z: Tensor
-    speed: Tensor
-    here: Uphill
-    best: Uphill
+    momentum: Tensor
+    here: Ends
+    best: Ends
 
 
-class NoiseOptimisation(Stepwise[Climb]):
+class NoiseOptimisation(Stepwise[Ascent]):
     """Gradient ascent on the noise, for each particle by itself. A maximiser: its samples follow no
     stated law.
 
@@ -66,7 +67,9 @@ class NoiseOptimisation(Stepwise[Climb]):
             gradient.
     """
 
+    deterministic = True
     claim = "maximiser"  # the trace has the mean reward of each prompt after every step
+    needs_gradient = True
 
     def __init__(
         self,
@@ -91,43 +94,42 @@ class NoiseOptimisation(Stepwise[Climb]):
                 f"jumps={jumps}, lr={lr}, clip={clip}, prior={prior}, momentum={momentum}"
             )
         super().__init__(steps, max_batch)
-        self.jumps, self.lr, self.prior = jumps, lr, prior
-        self.momentum, self.clip, self.keep_best = momentum, clip, keep_best
+        self.jumps = jumps
+        self.lr = lr
+        self.prior = prior
+        self.momentum = momentum
+        self.clip = clip
+        self.keep_best = keep_best
 
-    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Climb:
-        if run.tilt is None:
-            raise ValueError(
-                "NoiseOptimisation climbs a reward; pass tilt=steer.Tilt(reward), or sample with Jump"
-            )
-        refuse_without_gradient(run.tilt, "BestOfN or FkSteering")
+    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Ascent:
+        require_gradient(run.require_tilt(self, "Jump"), INSTEAD)
         here = self.look(run, x, last=False)
-        return Climb(x, torch.zeros_like(x), here, here)
+        return Ascent(x, torch.zeros_like(x), here, here)
 
-    def step(self, run: Run, now: Climb, s: float, t: float) -> Climb:
+    def step(self, run: Run, now: Ascent, s: float, t: float) -> Ascent:
         """One step of ascent: here the grid of times counts steps, t = k / steps."""
         gradient = self.clipped(now.here.gradient)
-        speed = self.momentum * now.speed + gradient
-        z = now.z + self.lr * (gradient + self.momentum * speed)
+        momentum = self.momentum * now.momentum + gradient
+        z = now.z + self.lr * (gradient + self.momentum * momentum)
         here = self.look(run, z, last=t == 1.0)
         run.record(t=t, reward=run.by_prompt(here.reward).mean(1))
-        return Climb(z, speed, here, better(now.best, here) if self.keep_best else here)
+        best = better(now.best, here) if self.keep_best else here
+        return Ascent(z, momentum, here, best)
 
-    def finish(self, run: Run, last: Climb) -> Result:
-        value = run.by_prompt(last.best.value)
-        return Result(run.by_prompt(last.best.x), torch.zeros_like(value), None, value)
+    def finish(self, run: Run, last: Ascent) -> Result:
+        return unweighted_result(run, last.best.x, run.by_prompt(last.best.value))
 
     # --- its parts -------------------------------------------------------------------------------
-    def look(self, run: Run, z: Tensor, last: bool) -> Uphill:
+    def look(self, run: Run, z: Tensor, last: bool) -> Ends:
         """Where the noise leads, what the reward says of it and, but for the last time, the way up."""
         tilt = run.tilt
-        assert tilt is not None
 
-        def part(z: Tensor, scale: Tensor, cond: Cond) -> Uphill:
+        def part(z: Tensor, scale: Tensor, cond: Cond) -> Ends:
             return self.part(run.flow_map, z, tilt.with_scale(scale), cond, last)
 
-        return self.in_batches(part, run, z, tilt.scale_for(len(z)))
+        return run.in_batches(part, z, tilt.scale_for(len(z)))
 
-    def part(self, flow_map: FlowMap, z: Tensor, tilt: Tilt, cond: Cond, last: bool) -> Uphill:
+    def part(self, flow_map: FlowMap, z: Tensor, tilt: Tilt, cond: Cond, last: bool) -> Ends:
         """The same, for some of them."""
         with torch.set_grad_enabled(not last):
             z = z.detach().requires_grad_(not last)
@@ -137,14 +139,14 @@ class NoiseOptimisation(Stepwise[Climb]):
             rewards = tilt.rewards(x, cond, 1.0)
             value = tilt.scaled(rewards)
             if last:
-                return Uphill(x, value, rewards, torch.zeros_like(z))
+                return Ends(x, value, rewards, torch.zeros_like(z))
             if not value.requires_grad:
-                raise ValueError(no_gradient(tilt.reward, "BestOfN or FkSteering"))
+                raise ValueError(no_gradient(tilt.reward, INSTEAD))
             norm = z.flatten(1).norm(dim=1)
             prior = (z[0].numel() - 1) * norm.log() - norm.square() / 2
             (gradient,) = torch.autograd.grad((value + self.prior * prior).sum(), z)
         check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", 1.0)
-        return Uphill(x.detach(), value.detach(), rewards.detach(), gradient)
+        return Ends(x.detach(), value.detach(), rewards.detach(), gradient)
 
     def clipped(self, gradient: Tensor) -> Tensor:
         """Each sample's gradient, no longer than `clip`."""
@@ -154,12 +156,8 @@ class NoiseOptimisation(Stepwise[Climb]):
         return gradient * (self.clip / length).view(-1, *[1] * (gradient.ndim - 1))
 
 
-def better(one: Uphill, other: Uphill) -> Uphill:
+def better(one: Ends, other: Ends) -> Ends:
     """Of each sample, the end of higher value."""
     won = other.value > one.value
-    return Uphill(
-        *(
-            torch.where(won.view(-1, *[1] * (a.ndim - 1)), b, a)
-            for a, b in zip(one, other, strict=True)
-        )
-    )
+    parts = zip(one, other, strict=True)
+    return Ends(*(torch.where(won.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in parts))

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from steer.interpolant import batch_time
-from steer.samplers.base import Result, Run, Stepwise
+from steer.samplers.base import Result, Run, Stepwise, importance_weighted
 from steer.solvers import Euler, Solver
 
 __all__ = ["Ode"]
@@ -19,6 +19,7 @@ class Ode(Stepwise[Tensor]):
     """
 
     claim = "exact"
+    deterministic = True
 
     def __init__(self, steps: int = 50, solver: Solver | None = None, max_batch: int | None = None):
         super().__init__(steps, max_batch)
@@ -33,7 +34,7 @@ class Ode(Stepwise[Tensor]):
             return self.solver.step(lambda x, t: run.flow_map.velocity(x, t, cond), x, at, h)
 
         run.record(t=t)
-        return self.in_batches(advance, run, x)
+        return run.in_batches(advance, x)
 
     def finish(self, run: Run, x: Tensor) -> Result:
-        return self.weigh(run, x)
+        return importance_weighted(run, x)

@@ -25,7 +25,6 @@ and their plug-and-play use were known to us, the settings of its solver not.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,9 +33,10 @@ from torch import Tensor
 from steer.flow_map import Cond
 from steer.interpolant import Schedule, expand
 from steer.lookahead import Denoiser, Lookahead
-from steer.samplers.base import Result, Run, Stepwise
-from steer.tilt import Tilt, check_finite, name_of, no_gradient
-from steer.value import refuse_without_gradient
+from steer.samplers.base import Result, Stepwise, unweighted_result
+from steer.samplers.run import Run
+from steer.tilt import check_finite
+from steer.value import require_gradient
 
 __all__ = ["Decaying", "Matched", "PlugAndPlay"]
 
@@ -98,16 +98,8 @@ class Matched(StepSize):
         return min(float((sigma / alpha) ** 2), self.most)
 
 
-class Uphill(NamedTuple):
-    """x after the step, and r before it (B,), unscaled."""
-
-    x: Tensor
-    reward: Tensor
-
-
 class PlugAndPlay(Stepwise[Tensor]):
-    """PnP-Flow, and its kin by other denoisers; each particle by itself. A maximiser: an estimate,
-    no law.
+    """PnP-Flow, with any denoiser; each particle by itself. A maximiser: an estimate, no law.
 
     The first step denoises x0 itself, since of an estimate nothing would be left at t = 0; the last
     ends with the denoiser. It costs 1 + draws (steps - 1) look-aheads, and steps - 1 gradients of
@@ -148,79 +140,56 @@ class PlugAndPlay(Stepwise[Tensor]):
             raise ValueError(
                 f"PlugAndPlay needs at least one draw of noise at each time; got draws={draws}"
             )
-        self.lookahead, self.step_size, self.draws = (
-            lookahead or Denoiser(),
-            step_size or Decaying(),
-            draws,
-        )
+        self.lookahead = lookahead or Denoiser()
+        self.step_size = step_size or Decaying()
+        self.draws = draws
         self.prox = prox
+        self.needs_gradient = prox is None
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Tensor:
-        if run.tilt is None:
-            raise ValueError(
-                "PlugAndPlay follows a reward; pass tilt=steer.Tilt(reward), or sample with Jump"
-            )
+        tilt = run.require_tilt(self, "Jump")
         if self.prox is None:
-            refuse_without_gradient(run.tilt, INSTEAD)
+            require_gradient(tilt, INSTEAD)
         return x
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
-        """From the estimate before time s to the one after it; at s = 0 from noise."""
+        """Takes the estimate before time s to the one after it; at s = 0 from noise."""
         run.record(t=t)
         if s == 0:
-            return self.denoised(run, x, s)
-        z, path = self.nearer(run, x, s), run.flow_map.schedule
+            return self.denoise(run, x, s)
+        z = self.ascend(run, x, s)
+        path = run.flow_map.schedule
         noisy = [path.interpolate(run.normal(z), z, s) for _ in range(self.draws)]
-        return torch.stack([self.denoised(run, x, s) for x in noisy]).mean(0)
+        return torch.stack([self.denoise(run, x, s) for x in noisy]).mean(0)
 
     def finish(self, run: Run, x: Tensor) -> Result:
         tilt = run.tilt
-        assert tilt is not None
-        rewards = self.in_batches(lambda x, cond: tilt.rewards(x, cond, 1.0), run, x)
+        rewards = run.in_batches(lambda x, cond: tilt.rewards(x, cond, 1.0), x)
         if self.prox is None:
             run.record(reward=run.by_prompt(rewards).mean(1))
-        value = run.by_prompt(tilt.scaled(rewards))
-        return Result(run.by_prompt(x), torch.zeros_like(value), None, value)
+        return unweighted_result(run, x, run.by_prompt(tilt.scaled(rewards)))
 
-    # --- its parts -------------------------------------------------------------------------------
-    def denoised(
+    # --- its phases -----------------------------------------------------------------------------
+    def denoise(
         self, run: Run, x: Float[Tensor, "b *shape"], t: float
     ) -> Float[Tensor, "b *shape"]:
-        """The mean of the look-ahead's guesses."""
+        """Averages the look-ahead's guesses."""
 
         def part(x: Tensor, prompt: Tensor, cond: Cond) -> Tensor:
             guesses = self.lookahead(run.flow_map, x, t, cond, run.generators[int(prompt[0])])
             weights = guesses.log_w.exp()
             return (weights.view(*weights.shape, *[1] * (x.ndim - 1)) * guesses.x1).sum(0)
 
-        return self.in_batches(part, run, x, run.prompt, apart=self.lookahead.random)
+        return run.in_batches(part, x, run.prompt, apart=self.lookahead.random)
 
-    def nearer(self, run: Run, x: Float[Tensor, "b *shape"], t: float) -> Float[Tensor, "b *shape"]:
-        """z: a step of gamma_t toward the data."""
-        tilt, gamma = run.tilt, self.step_size(run.flow_map.schedule, t)
-        assert tilt is not None
+    def ascend(self, run: Run, x: Float[Tensor, "b *shape"], t: float) -> Float[Tensor, "b *shape"]:
+        """Takes a step of gamma_t along the gradient of scale * r, or the proximal step."""
+        scale = run.tilt.scale_for(len(x))
+        gamma = self.step_size(run.flow_map.schedule, t)
         if self.prox is not None:
-            variance = gamma * tilt.scale_for(len(x)).to(x)
-            z = self.in_batches(self.prox, run, x, variance)
+            z = run.in_batches(self.prox, x, gamma * scale.to(x))
             check_finite(z, "the proximal step", t)
             return z
-
-        def part(x: Tensor, scale: Tensor, cond: Cond) -> Uphill:
-            return uphill(tilt.with_scale(scale), x, gamma, t, cond)
-
-        z, reward = self.in_batches(part, run, x, tilt.scale_for(len(x)))
+        gradient, reward = run.reward_gradient(x, t, INSTEAD)
         run.record(reward=run.by_prompt(reward).mean(1))
-        return z
-
-
-@torch.enable_grad()
-def uphill(tilt: Tilt, x: Tensor, gamma: float, t: float, cond: Cond) -> Uphill:
-    """x + gamma grad (scale r)(x)."""
-    x = x.detach().requires_grad_()
-    rewards = tilt.rewards(x, cond, t)
-    if not rewards.requires_grad:
-        raise ValueError(no_gradient(tilt.reward, INSTEAD))
-    (gradient,) = torch.autograd.grad(rewards.sum(), x)
-    check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", t)
-    z = x + expand(gamma * tilt.scale_for(len(x)), x) * gradient
-    return Uphill(z.detach(), rewards.detach())
+        return x + expand(gamma * scale, x) * gradient

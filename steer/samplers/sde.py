@@ -1,4 +1,4 @@
-"""The same marginals with noise: dx = [b + eps s] dt + sqrt(2 eps) dW, for any eps_t >= 0.
+"""Stochastic dynamics with the marginals of the flow: dx = [b + eps s] dt + sqrt(2 eps) dW, for any eps_t >= 0.
 
 Reference: Albergo, Boffi & Vanden-Eijnden 2023, arXiv 2303.08797.
 """
@@ -10,7 +10,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from steer.flow_map import FlowMap
-from steer.samplers.base import Claim, Result, Run, Stepwise
+from steer.interpolant import Schedule
+from steer.samplers.base import Claim, Result, Run, Stepwise, importance_weighted
 
 __all__ = ["Sde"]
 
@@ -18,8 +19,10 @@ NoiseLevel = Callable[[float], float]
 
 
 class Sde(Stepwise[Tensor]):
-    """Euler-Maruyama on the stochastic dynamics whose marginals are those of the flow, if the map's
-    score is theirs. If not, as with classifier-free guidance, every eps has a law of its own.
+    """Euler-Maruyama steps of the stochastic dynamics dx = [b + eps s] dt + sqrt(2 eps) dW.
+
+    Its marginals are those of the flow if the map's score is theirs. If not, as with
+    classifier-free guidance, every eps has a law of its own.
 
     Args:
         steps: Euler-Maruyama steps.
@@ -36,6 +39,7 @@ class Sde(Stepwise[Tensor]):
     ):
         super().__init__(steps, max_batch)
         self.eps = eps
+        self.deterministic = noiseless(eps, self.times())
 
     def claim_on(self, flow_map: FlowMap) -> Claim:
         return claim_with_noise(flow_map, self.eps, self.times())
@@ -45,15 +49,17 @@ class Sde(Stepwise[Tensor]):
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
         run.record(t=t)
-        return noisy_step(self, run, x, s, t, noise_level(self.eps, run, s, t))
+        return noisy_step(run, x, s, t, noise_level(self.eps, run, s, t))
 
     def finish(self, run: Run, x: Tensor) -> Result:
-        return self.weigh(run, x)
+        return importance_weighted(run, x)
 
 
 def claim_with_noise(flow_map: FlowMap, eps: float | NoiseLevel, times: list[float]) -> Claim:
-    """The claim of b + eps s with noise: the flow's law if s is the score of its marginals, else
-    that of the chain itself.
+    """Returns the claim of a chain with drift b + eps s.
+
+    "exact" if s is the score of the flow's marginals or there is no noise; else only the law of
+    the chain itself is sampled exactly.
     """
     if flow_map.score_matches_flow or noiseless(eps, times):
         return "exact"
@@ -68,52 +74,44 @@ def noiseless(eps: float | NoiseLevel, times: list[float]) -> bool:
 
 
 class Transition(NamedTuple):
-    """N(mean, std^2 I): where a batch (B, *shape) goes in one step."""
+    """N(mean, std^2 I): the law of a batch (B, *shape) after one step."""
 
     mean: Tensor
     std: float
 
     def draw(self, run: Run) -> Tensor:
-        """One draw for every sample."""
+        """Draws one next state for every sample."""
         return self.mean + self.std * run.normal(self.mean)
 
 
 def euler_maruyama(
-    sampler: Stepwise,
-    run: Run,
-    x: Tensor,
-    s: float,
-    t: float,
-    eps: float,
-    velocity: Tensor | None = None,
+    run: Run, x: Tensor, s: float, t: float, eps: float, velocity: Tensor | None = None
 ) -> Transition:
-    """One step from s to t on a batch: x + [b + eps s] h + sqrt(2 eps h) e. With `velocity`, b_s(x)
-    is known already.
+    """Takes one step from s to t: x + [b + eps s] h + sqrt(2 eps h) e.
+
+    With `velocity`, b_s(x) is known already and not evaluated.
     """
-    schedule = run.flow_map.schedule
-    v = velocity
-    if v is None:
-        v = sampler.in_batches(lambda x, cond: run.flow_map.velocity(x, s, cond), run, x)
-    drift = v if eps == 0 else v + eps * schedule.score(schedule.from_velocity(v, x, s), x, s)
+    v = run.velocity(x, s) if velocity is None else velocity
+    drift = v if eps == 0 else v + eps * score_of(run.flow_map.schedule, v, x, s)
     return Transition(x + (t - s) * drift, (2 * eps * (t - s)) ** 0.5)
 
 
 def noisy_step(
-    sampler: Stepwise,
-    run: Run,
-    x: Tensor,
-    s: float,
-    t: float,
-    eps: float,
-    velocity: Tensor | None = None,
+    run: Run, x: Tensor, s: float, t: float, eps: float, velocity: Tensor | None = None
 ) -> Tensor:
-    """A draw of it."""
-    return euler_maruyama(sampler, run, x, s, t, eps, velocity).draw(run)
+    """Draws the next state of an Euler-Maruyama step."""
+    return euler_maruyama(run, x, s, t, eps, velocity).draw(run)
+
+
+def score_of(schedule: Schedule, velocity: Tensor, x: Tensor, t: float) -> Tensor:
+    """The score s_t(x) that belongs to a velocity b_t(x), both (B, *shape)."""
+    return schedule.score(schedule.from_velocity(velocity, x, t), x, t)
 
 
 def noise_level(eps: float | NoiseLevel, run: Run, s: float, t: float) -> float:
-    """eps of the step from s to t: a number times sigma at t, or a function's value at s. Raises
-    ValueError below 0.
+    """Evaluates eps for the step from s to t: a number times sigma_t, or a function's value at s.
+
+    Raises ValueError if it is negative or not finite.
     """
     level = float(eps(s) if callable(eps) else eps * run.flow_map.schedule(t).sigma)
     if not 0 <= level < math.inf:
@@ -123,9 +121,11 @@ def noise_level(eps: float | NoiseLevel, run: Run, s: float, t: float) -> float:
     return level
 
 
-def will_part(eps: float | NoiseLevel, run: Run, times: list[float], t: float) -> bool:
-    """Whether the step after t has noise to part copies made at t. Without, they are refused before
-    t = 1 (ValueError); and pointless before a last step without noise, or at t = 1.
+def copies_separate(eps: float | NoiseLevel, run: Run, times: list[float], t: float) -> bool:
+    """Whether the step after t adds noise, so that copies made at t become different samples.
+
+    False at t = 1 and before a last step without noise. Raises ValueError if an earlier step has
+    no noise.
     """
     later = [end for end in times if end > t]
     if not later:
@@ -135,13 +135,14 @@ def will_part(eps: float | NoiseLevel, run: Run, times: list[float], t: float) -
     return noise_level(eps, run, t, 1.0) > 0
 
 
-def separating_level(eps: float | NoiseLevel, run: Run, s: float, t: float, alike: str) -> float:
-    """noise_level, refused with a ValueError where it is 0 before t = 1 and `alike` (copies,
-    proposals) would stay so.
+def separating_level(eps: float | NoiseLevel, run: Run, s: float, t: float, what: str) -> float:
+    """Evaluates eps as `noise_level` does, for steps that must tell copies or proposals apart.
+
+    Raises ValueError if it is 0 before t = 1.
     """
     level = noise_level(eps, run, s, t)
     if level == 0 and t < 1:
         raise ValueError(
-            f"{alike} stay alike without noise: eps is 0 at t = {s:.4g}; give a positive one"
+            f"{what} stay identical without noise: eps is 0 at t = {s:.4g}; give a positive one"
         )
     return level

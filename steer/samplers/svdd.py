@@ -24,14 +24,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.lookahead import Denoiser, Lookahead
-from steer.samplers.base import Result, Run, Stepwise
-from steer.samplers.looking import Sighted, look
+from steer.samplers.base import Result, Stepwise, unweighted_result
+from steer.samplers.proposals import Chosen
+from steer.samplers.run import Run
 from steer.samplers.sde import NoiseLevel, Transition, euler_maruyama, noise_level, separating_level
 
 __all__ = ["Svdd"]
 
 
-class Svdd(Stepwise[Sighted]):
+class Svdd(Stepwise[Chosen]):
     """Independent particles, each the best of M by a soft choice at every step. Biased: see below.
 
     Its law tends to the tilted one as proposals and steps grow if the values are exact, or are
@@ -71,62 +72,58 @@ class Svdd(Stepwise[Sighted]):
         super().__init__(steps, max_batch)
         if proposals < 1:
             raise ValueError(f"Svdd needs at least one proposal; got proposals={proposals}")
-        self.proposals, self.lookahead, self.eps = proposals, lookahead or Denoiser(), eps
+        self.proposals = proposals
+        self.lookahead = lookahead or Denoiser()
+        self.eps = eps
 
-    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Sighted:
-        if run.tilt is None:
-            raise ValueError(
-                "Svdd follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde"
-            )
+    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Chosen:
+        run.require_tilt(self, "Sde")
         nothing = x.new_zeros(len(x), dtype=torch.float64)
-        return Sighted(x, nothing, nothing)
+        return Chosen(x, nothing, nothing)
 
-    def step(self, run: Run, now: Sighted, s: float, t: float) -> Sighted:
-        now = self.choose(
-            run, euler_maruyama(self, run, now.x, s, t, self.level(run, s, t), now.velocity), t
-        )
+    def step(self, run: Run, now: Chosen, s: float, t: float) -> Chosen:
+        eps = self.noise(run, s, t)
+        now = self.choose(run, euler_maruyama(run, now.x, s, t, eps, now.velocity), t)
         run.record(t=t, reward=run.by_prompt(now.reward).mean(1))
         return now
 
-    def finish(self, run: Run, last: Sighted) -> Result:
-        value = run.by_prompt(last.value)
-        return Result(run.by_prompt(last.x), torch.zeros_like(value), None, value)
+    def finish(self, run: Run, last: Chosen) -> Result:
+        return unweighted_result(run, last.x, run.by_prompt(last.value))
 
-    # --- its parts -------------------------------------------------------------------------------
-    def level(self, run: Run, s: float, t: float) -> float:
-        """eps of the step from s to t: c_t at its end, none at t = 1; or as given."""
+    # --- its phases -----------------------------------------------------------------------------
+    def noise(self, run: Run, s: float, t: float) -> float:
+        """Evaluates eps for the step: c_t at its end and none at t = 1, or as given."""
         if self.eps is None:
             return float(run.flow_map.schedule.c_t(t)) if t < 1 else 0.0
         if self.proposals == 1:
             return noise_level(self.eps, run, s, t)
         return separating_level(self.eps, run, s, t, "proposals")
 
-    def choose(self, run: Run, move: Transition, t: float) -> Sighted:
-        """Proposals one after another; the largest V + G, G Gumbel noise, is a draw from the
-        softmax of V.
-        """
+    def choose(self, run: Run, move: Transition, t: float) -> Chosen:
+        """Draws from the softmax of V over the proposals: the largest V + Gumbel noise."""
         chosen = self.propose(run, move, t)
         if self.proposals == 1 or move.std == 0:
             return chosen
-        best, rows = chosen.value + gumbel(run), torch.arange(len(chosen.x), device=run.device)
+        score = chosen.value + gumbel(run)
         for _ in range(self.proposals - 1):
             new = self.propose(run, move, t)
-            score = new.value + gumbel(run)
-            chosen.take(new, score > best, rows)
-            best = torch.maximum(best, score)
+            new_score = new.value + gumbel(run)
+            chosen = chosen.replaced(new, new_score > score)
+            score = torch.maximum(score, new_score)
         return chosen
 
-    def propose(self, run: Run, move: Transition, t: float) -> Sighted:
-        """One proposal for each particle."""
+    def propose(self, run: Run, move: Transition, t: float) -> Chosen:
+        """Draws one proposal for each particle and looks ahead from it."""
         x = move.draw(run)
-        return Sighted(x, *look(self, run, x, t, self.lookahead))
+        ahead = run.value(self.lookahead, x, t)
+        return Chosen(x, ahead.value, ahead.reward, ahead.velocity)
 
 
 def gumbel(run: Run) -> Float[Tensor, "b"]:
-    """-log of an exponential draw for every sample, in float64, each prompt's from its own
-    generator.
-    """
+    """Draws Gumbel noise for every sample, in float64, each prompt's from its own generator."""
     empty = torch.empty(run.prompts, run.particles, dtype=torch.float64, device=run.device)
-    return -torch.cat(
-        [row.exponential_(generator=g) for row, g in zip(empty, run.generators, strict=True)]
-    ).log()
+    draws = [
+        row.exponential_(generator=generator)
+        for row, generator in zip(empty, run.generators, strict=True)
+    ]
+    return -torch.cat(draws).log()

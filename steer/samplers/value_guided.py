@@ -1,32 +1,31 @@
-"""Guidance by the value, each particle on its own: no weights, no resampling, no population.
+"""Guidance by the value, each particle by itself: no weights, no resampling.
 
     dx = [b + c_t grad V_t + eps (s + grad V_t)] dt + sqrt(2 eps) dW
 
 with V_t(x) = log E[exp(scale r(X_1)) | x_t = x] by a look-ahead. With the exact value this is the
 tilted law's own dynamics, deterministic at eps = 0; with draws of p(x1 | x_t) in its place it is
-biased by what their log-mean is, and with a single guess by all that a guess leaves out. `ValueSmc`
+biased by their log-mean, and with a single guess by all that the guess leaves out. `ValueSmc`
 weighs the same paths.
 
 References: Dhariwal & Nichol 2021, arXiv 2105.05233; Meta Flow Maps, 2026, arXiv 2601.14430.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.flow_map import Cond
 from steer.lookahead import Lookahead, Posterior
-from steer.samplers.base import Result, Run, Stepwise
-from steer.samplers.sde import NoiseLevel, Transition, noise_level
-from steer.tilt import Value
-from steer.value import Asked, refuse_without_gradient, rise
+from steer.samplers.base import Result, Stepwise, unweighted_result
+from steer.samplers.run import Run
+from steer.samplers.sde import NoiseLevel, Transition, noise_level, noiseless, score_of
+from steer.value import require_gradient
 
 __all__ = ["ValueGuided"]
 
+INSTEAD = "Svdd or BestOfN"
+
 
 class ValueGuided(Stepwise[Tensor]):
-    """The value-guided ODE and SDE. Exact as steps grow with the exact value, biased with any
-    other.
+    """The value-guided ODE and SDE; exact as steps grow with the exact value, biased with any other.
 
     At t = 0, c_t is infinite and grad V_t zero; the first step asks for their product in its middle
     instead.
@@ -44,6 +43,7 @@ class ValueGuided(Stepwise[Tensor]):
     """
 
     claim = "biased"
+    needs_gradient = True
 
     def __init__(
         self,
@@ -53,36 +53,25 @@ class ValueGuided(Stepwise[Tensor]):
         max_batch: int | None = None,
     ):
         super().__init__(steps, max_batch)
-        self.lookahead, self.eps = lookahead or Posterior(16), eps
+        self.lookahead = lookahead or Posterior(16)
+        self.eps = eps
+        self.deterministic = not self.lookahead.random and noiseless(eps, self.times())
 
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Tensor:
-        if run.tilt is None:
-            raise ValueError(
-                "ValueGuided follows a reward; pass tilt=steer.Tilt(reward), or sample with Sde"
-            )
-        refuse_without_gradient(run.tilt, "Svdd or BestOfN")
+        require_gradient(run.require_tilt(self, "Sde"), INSTEAD)
         return x
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
-        eps, tilt, schedule = noise_level(self.eps, run, s, t), run.tilt, run.flow_map.schedule
-        assert tilt is not None
-        at = s or (s + t) / 2
-        push = eps + float(schedule.c_t(at))
-
-        def drift(x: Tensor, scale: Tensor, prompt: Tensor, cond: Cond) -> Tensor:
-            value = Value(tilt.with_scale(scale), self.lookahead)
-            asked = Asked(run.flow_map, x, at, cond, run.generators[int(prompt[0])])
-            view = rise(value, asked, "Svdd or BestOfN", in_time=False, velocity=at == s)
-            velocity = run.flow_map.velocity(x, s, cond) if view.velocity is None else view.velocity
-            score = schedule.score(schedule.from_velocity(velocity, x, s), x, s) if eps else 0.0
-            return velocity + push * view.slope + eps * score
-
-        drifts = self.in_batches(
-            drift, run, x, tilt.scale_for(len(x)), run.prompt, apart=self.lookahead.random
-        )
+        schedule = run.flow_map.schedule
+        eps = noise_level(self.eps, run, s, t)
+        at = s or (s + t) / 2  # where grad V is asked: c_0 is infinite
+        ahead = run.value(self.lookahead, x, at, velocity=at == s, gradient=True, instead=INSTEAD)
+        assert ahead.gradient is not None
+        velocity = run.velocity(x, s) if ahead.velocity is None else ahead.velocity
+        score = score_of(schedule, velocity, x, s) if eps else 0.0
+        drift = velocity + (eps + float(schedule.c_t(at))) * ahead.gradient + eps * score
         run.record(t=t)
-        return Transition(x + (t - s) * drifts, (2 * eps * (t - s)) ** 0.5).draw(run)
+        return Transition(x + (t - s) * drift, (2 * eps * (t - s)) ** 0.5).draw(run)
 
     def finish(self, run: Run, x: Tensor) -> Result:
-        tilt = self.tilt_of(run, x)
-        return Result(run.by_prompt(x), torch.zeros_like(tilt), None, tilt)
+        return unweighted_result(run, x)

@@ -8,11 +8,11 @@ where what is built does otherwise than the paper, in `departs`.
 In a config:    loop.objective: {_target_: steer.training.named, name: lsd, steps: ${trainer.max_steps}}
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from steer.flow_map import FlowMap
+from steer.nearest import suggestion
 from steer.training.alpha_flow import AlphaFlow, SigmoidAlpha
 from steer.training.base import Objective
 from steer.training.consistency import AlongFlow, AnnealedStride, Consistency, GridStride
@@ -350,9 +350,8 @@ def named(
     """
     methods = {method.name: method for method in METHODS}
     if name not in methods:
-        close = difflib.get_close_matches(name.casefold(), methods, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(methods)}"
-        raise ValueError(f"no training method is called {name!r}; {hint}")
+        hint = suggestion(name, methods) or f"; there are: {', '.join(methods)}"
+        raise ValueError(f"no training method is called {name!r}{hint}")
     joint = methods[name].build(Setting(steps, student, teacher, grid))
     if times is None and weighting is None and not settings:
         return joint
@@ -365,9 +364,8 @@ def changed(
     """The same objective with other settings. Raises ValueError for one that it does not have."""
     arguments: dict[str, Any] = {name: getattr(joint, name) for name in Joint.SETTINGS}
     if unknown := sorted(settings.keys() - arguments.keys()):
-        close = difflib.get_close_matches(unknown[0], arguments, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(arguments)}"
-        raise ValueError(f"Joint has no setting {unknown[0]!r}; {hint}")
+        hint = suggestion(unknown[0], arguments) or f"; there are: {', '.join(arguments)}"
+        raise ValueError(f"Joint has no setting {unknown[0]!r}{hint}")
     if times is not None:
         arguments["pairs"] = joint.pairs.of(times)
     if weighting is not None:

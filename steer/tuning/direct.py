@@ -84,16 +84,12 @@ class Direct(TuningObjective):
         step: int,
     ) -> Loss:
         if not tilt.differentiable:
-            raise ValueError(
-                no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)")
-            )
+            raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or UnguidedTilting"))
         rolled = self.rollout(flow_map, x0, cond, generator)
         z = rolled.z
         gain = tilt(z, cond, 1.0)
         if not gain.requires_grad:
-            raise ValueError(
-                no_gradient(tilt.reward, "samplers.BestOfN, or TrajectoryTilting(guide=False)")
-            )
+            raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or UnguidedTilting"))
         z.register_hook(lambda g: check_finite(g, f"the gradient of {name_of(tilt.reward)}", 1.0))
         loss, terms = -gain.mean(), {"tilt": gain.detach().mean()}
 

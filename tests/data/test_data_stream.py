@@ -13,7 +13,8 @@ def take(n, **stream):
 
 
 def test_resuming_continues_the_stream():
-    whole, rest = take(8, seed=3), take(5, seed=3, first=3)
+    whole = take(8, seed=3)
+    rest = take(5, seed=3, first=3)
     assert all(map(torch.equal, whole[3:], rest))
 
 

@@ -25,7 +25,8 @@ def points(n=6):
 @pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
 def test_it_adds_the_score_of_an_exact_classifier(schedule, weight):
     """b + w c_t grad log p_t(k | x), since b_k - b = c_t grad log p_t(k | x)."""
-    law, (x, t) = ring(4, 2.0, schedule=schedule), points()
+    law = ring(4, 2.0, schedule=schedule)
+    x, t = points()
     score = torch.func.grad(lambda x: (law.log_prob(x, t, LABELS) - law.log_prob(x, t)).sum())(x)
     expected = law.velocity(x, t) + weight * schedule.c_t(t)[:, None] * score
     found = ClassifierFree(law, weight).velocity(x, t, LABELS)
@@ -33,7 +34,8 @@ def test_it_adds_the_score_of_an_exact_classifier(schedule, weight):
 
 
 def test_one_is_the_conditional_map_and_zero_the_other():
-    law, (x, t) = ring(4, 2.0), points()
+    law = ring(4, 2.0)
+    x, t = points()
     for weight, cond in ((1.0, LABELS), (0.0, None)):
         guided = ClassifierFree(law, weight)
         torch.testing.assert_close(
@@ -48,14 +50,16 @@ def test_one_is_the_conditional_map_and_zero_the_other():
 
 
 def test_the_absent_class_is_left_unguided():
-    law, (x, t) = ring(4, 2.0), points()
+    law = ring(4, 2.0)
+    x, t = points()
     absent = torch.full_like(LABELS, -1)
     torch.testing.assert_close(ClassifierFree(law, 7.0).velocity(x, t, absent), law.velocity(x, t))
 
 
 def test_jumps_follow_the_guided_flow_to_first_order():
     """The error of a jump falls with the square of its length, unless the weight is one."""
-    law, (x, _) = ring(4, 2.0, steps=64), points()
+    law = ring(4, 2.0, steps=64)
+    x, _ = points()
     guided = ClassifierFree(law, 3.0)
     exact = OdeMap(guided, law.schedule, steps=64)
     errors = [
@@ -67,14 +71,16 @@ def test_jumps_follow_the_guided_flow_to_first_order():
 
 
 def test_it_costs_twice():
-    law, (x, t) = ring(4, 2.0), points()
+    law = ring(4, 2.0)
+    x, t = points()
     with counting.count() as tally:
         ClassifierFree(law).velocity(x, t, LABELS)
     assert tally.network_forward == 2 * 6
 
 
 def test_it_needs_a_condition():
-    law, (x, t) = ring(4, 2.0), points()
+    law = ring(4, 2.0)
+    x, t = points()
     for ask in (lambda m: m.velocity(x, t), lambda m: m(x, t, 1.0), lambda m: m.denoise(x, t)):
         with pytest.raises(
             ValueError, match="classifier-free guidance needs a condition to lean to; pass cond"
@@ -83,7 +89,8 @@ def test_it_needs_a_condition():
 
 
 def test_unconditional_forgets_what_it_is_told():
-    law, (x, t) = ring(4, 2.0), points()
+    law = ring(4, 2.0)
+    x, t = points()
     deaf = Unconditional(law)
     for cond in (LABELS, None):
         torch.testing.assert_close(deaf.velocity(x, t, cond), law.velocity(x, t), rtol=0, atol=0)
@@ -99,6 +106,7 @@ def test_unconditional_forgets_what_it_is_told():
 
 
 def test_unconditional_draws_only_if_its_model_can():
-    law, (x, t) = ring(4, 2.0), points()
+    law = ring(4, 2.0)
+    x, t = points()
     with pytest.raises(ValueError, match=r"OdeMap cannot draw from p\(x1 \| x_t\) by itself"):
         Posterior(8)(Unconditional(OdeMap(law, law.schedule, steps=4)), x, t, LABELS)

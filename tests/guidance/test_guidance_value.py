@@ -16,7 +16,8 @@ from steer.guidance import Guidance, Guided, ValueGuidance
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.lookahead import Denoiser, Identity, MapJump, Posterior, ShortOde
 from steer.solvers import Heun, Rk4
-from steer.tilt import NonFiniteReward, Tilt, Value
+from steer.tilt import NonFiniteReward, Tilt
+from steer.value import Value
 
 REWARDS = {"quadratic": Quadratic([0.5, -1.0], precision=2.0), "linear": LinearReward([0.7, -0.4])}
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
@@ -57,7 +58,8 @@ def points(n=16):
 @every_reward
 @every_schedule
 def test_the_exact_value_gives_the_velocity_of_the_tilted_law(reward, schedule):
-    law, (x, t) = mixture(schedule), points()
+    law = mixture(schedule)
+    x, t = points()
     guided = Guided(law, ValueGuidance(ExactValue(reward)))
     tilted, _ = law.tilted(reward)
     torch.testing.assert_close(guided.velocity(x, t), tilted.velocity(x, t), rtol=1e-9, atol=1e-9)
@@ -71,7 +73,9 @@ def test_at_the_ends_it_misses_by_the_margin_times_the_slope(schedule, end):
     """c_t grad V is asked a thousandth inside, so the error is a thousandth of its time derivative
     (mean value theorem).
     """
-    law, (x, _), reward = mixture(schedule), points(), REWARDS["quadratic"]
+    law = mixture(schedule)
+    x, _ = points()
+    reward = REWARDS["quadratic"]
     tilted, _ = law.tilted(reward)
     exact, _ = torch.func.jvp(lambda t: tilted.velocity(x, t) - law.velocity(x, t), *one_time(end))
     step = 1e-3 if end == 0 else -1e-3
@@ -89,12 +93,12 @@ def one_time(t):
 
 
 def test_jumps_carry_noise_to_the_tilted_law():
-    law, (x, _), reward = mixture(), points(), REWARDS["linear"]
+    law = mixture()
+    x, _ = points()
+    reward = REWARDS["linear"]
     tilted, _ = law.tilted(reward)
-    exact, guidance = (
-        OdeMap(tilted, law.schedule, steps=150)(x, 0.01, 0.99),
-        ValueGuidance(ExactValue(reward)),
-    )
+    exact = OdeMap(tilted, law.schedule, steps=150)(x, 0.01, 0.99)
+    guidance = ValueGuidance(ExactValue(reward))
     errors = [
         (Guided(law, guidance, steps=steps, solver=Heun())(x, 0.01, 0.99) - exact)
         .norm(dim=1)
@@ -110,7 +114,8 @@ def test_posterior_draws_estimate_the_tilted_velocity(reward, schedule):
     """2000 estimates at each of two points. Twice those of 2K draws less those of K has no bias
     left of order 1/K.
     """
-    law, (x, t) = mixture(schedule), points()
+    law = mixture(schedule)
+    x, t = points()
     few, many = (
         ValueGuidance(Value(Tilt(reward), Posterior(draws)))(
             law, x[5:7].repeat(2000, 1), t[5:7].repeat(2000), generator=generator(draws)
@@ -127,7 +132,8 @@ def test_a_single_guess_is_biased(reward):
     """What the docstring warns of: the denoiser and the map look ahead to one place, and the
     velocity is not the law's.
     """
-    law, (x, t) = mixture(), points()
+    law = mixture()
+    x, t = points()
     exact = law.tilted(reward)[0].velocity(x, t) - law.velocity(x, t)
     for lookahead in (Denoiser(), MapJump()):
         found = ValueGuidance(Value(Tilt(reward), lookahead))(law, x, t)
@@ -138,7 +144,9 @@ def test_for_one_gaussian_and_a_linear_reward_the_denoiser_is_exact():
     """Its posterior has the same covariance everywhere, so the value is the reward of the mean and
     a constant.
     """
-    law, (x, t), reward = GaussianMixture([[1.0, -1.0]], 0.5), points(), REWARDS["linear"]
+    law = GaussianMixture([[1.0, -1.0]], 0.5)
+    x, t = points()
+    reward = REWARDS["linear"]
     guided = Guided(law, ValueGuidance(Value(Tilt(reward), Denoiser())))
     torch.testing.assert_close(
         guided.velocity(x, t), law.tilted(reward)[0].velocity(x, t), rtol=1e-9, atol=1e-9
@@ -147,7 +155,8 @@ def test_for_one_gaussian_and_a_linear_reward_the_denoiser_is_exact():
 
 @every_schedule
 def test_the_scale_is_the_tilts(schedule):
-    law, (x, t) = mixture(schedule), points()
+    law = mixture(schedule)
+    x, t = points()
     once, thrice, none = (
         ValueGuidance(Value(Tilt(REWARDS["quadratic"], scale), Denoiser()))(law, x, t)
         for scale in (1.0, 3.0, 0.0)
@@ -175,7 +184,8 @@ class Push(Guidance):
     """A constant correction, or a random one."""
 
     def __init__(self, by, random=False):
-        self.by, self.random = by, random
+        self.by = by
+        self.random = random
 
     def __call__(self, flow_map, x, t, cond=None, generator=None):
         return (
@@ -186,7 +196,8 @@ class Push(Guidance):
 
 
 def test_corrections_add_up_in_any_number():
-    law, (x, t) = mixture(), points()
+    law = mixture()
+    x, t = points()
     for pushes in ([], [1.0], [1.0, -0.25, 3.0]):
         guided = Guided(law, *(Push(by) for by in pushes))
         torch.testing.assert_close(
@@ -196,7 +207,8 @@ def test_corrections_add_up_in_any_number():
 
 
 def test_unguided_jumps_are_the_maps_own():
-    law, (x, t) = mixture(), points()
+    law = mixture()
+    x, t = points()
     torch.testing.assert_close(
         Guided(law, steps=64, solver=Rk4())(x, t, 1.0), law(x, t, 1.0), rtol=1e-5, atol=1e-5
     )
@@ -204,7 +216,8 @@ def test_unguided_jumps_are_the_maps_own():
 
 
 def test_chance_comes_from_the_generator():
-    law, (x, t) = mixture(), points()
+    law = mixture()
+    x, t = points()
     first, again, other = (
         Guided(law, Push(0, random=True), generator=generator(k))(x, t, 1.0) for k in (1, 1, 2)
     )
@@ -216,7 +229,8 @@ def test_chance_comes_from_the_generator():
     "lookahead", [Denoiser(), ShortOde(2), Identity()], ids=lambda k: type(k).__name__
 )
 def test_samples_do_not_see_each_other(lookahead):
-    law, (x, t) = mixture(), points(5)
+    law = mixture()
+    x, t = points(5)
     guided = Guided(law, ValueGuidance(Value(Tilt(REWARDS["quadratic"]), lookahead)))
     alone = torch.cat([guided.velocity(x[i : i + 1], t[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(guided.velocity(x, t), alone, rtol=1e-10, atol=1e-10)
@@ -230,7 +244,8 @@ def test_steps_are_at_least_one():
 
 
 def test_the_cost_is_one_velocity_and_the_look_ahead_with_its_backward():
-    law, (x, t) = mixture(), points(5)
+    law = mixture()
+    x, t = points(5)
     with counting.count() as tally:
         Guided(law, ValueGuidance(Value(Tilt(REWARDS["quadratic"]), Denoiser())), steps=3)(
             x, t, 1.0
@@ -243,7 +258,8 @@ def test_the_cost_is_one_velocity_and_the_look_ahead_with_its_backward():
 
 
 def test_it_works_under_no_grad_and_leaves_nothing_behind():
-    law, (x, t) = mixture(), points()
+    law = mixture()
+    x, t = points()
     guided = Guided(law, ValueGuidance(ExactValue(REWARDS["quadratic"])))
     with torch.no_grad():
         v = guided.velocity(x, t)
@@ -257,8 +273,11 @@ def test_the_guided_velocity_is_differentiable_in_x_and_t(what):
     """Whoever differentiates a guided map (a reward at its look-ahead, say) gets the whole
     gradient, not the base's part.
     """
-    law, (x, t), reward = mixture(), points(), REWARDS["quadratic"]
-    guided, (tilted, _) = Guided(law, ValueGuidance(ExactValue(reward))), law.tilted(reward)
+    law = mixture()
+    x, t = points()
+    reward = REWARDS["quadratic"]
+    guided = Guided(law, ValueGuidance(ExactValue(reward)))
+    tilted, _ = law.tilted(reward)
     inputs = {"x": x.clone(), "t": t.clone()}
     inputs[what].requires_grad_()
     found, exact = (
@@ -269,7 +288,8 @@ def test_the_guided_velocity_is_differentiable_in_x_and_t(what):
 
 
 def test_forward_mode_through_guidance_is_refused_not_wrong():
-    law, (x, t) = mixture(), points()
+    law = mixture()
+    x, t = points()
     guided = Guided(law, ValueGuidance(ExactValue(REWARDS["quadratic"])))
     with pytest.raises(RuntimeError, match="functorch"):
         torch.func.jvp(lambda x: guided.velocity(x, t), (x,), (torch.ones_like(x),))
@@ -290,14 +310,16 @@ def test_a_reward_that_says_it_has_no_gradient_is_refused_at_once():
 
 
 def test_a_function_without_gradient_is_refused_when_found_out():
-    law, (x, t) = mixture(), points()
+    law = mixture()
+    x, t = points()
     with pytest.raises(ValueError, match=r"has no gradient .* use BestOfN, which needs none"):
         ValueGuidance(Value(Tilt(lambda x: x.detach().sum(1)), Denoiser()))(law, x, t)
 
 
 def test_a_gradient_that_is_not_finite_names_sample_and_time():
     """sqrt at zero: the reward is fine and its slope is not."""
-    law, (x, t) = mixture(), points(4)
+    law = mixture()
+    x, t = points(4)
     x[2] = 0.0
     with pytest.raises(
         NonFiniteReward, match=r"the gradient of .* is not finite for sample 2 at t = "

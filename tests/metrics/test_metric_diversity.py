@@ -18,7 +18,8 @@ def pairs(distance: torch.Tensor) -> torch.Tensor:
 
 
 def test_equal_weights_give_the_mean_over_pairs():
-    f, w = normal(9, 4), torch.full((9,), 1 / 9, dtype=torch.float64)
+    f = normal(9, 4)
+    w = torch.full((9,), 1 / 9, dtype=torch.float64)
     cosines = torch.cosine_similarity(f[:, None], f[None], dim=-1)
     torch.testing.assert_close(cosine_diversity(f, w), pairs(1 - cosines))
     torch.testing.assert_close(euclidean_diversity(f, w), pairs(torch.cdist(f, f)))
@@ -28,7 +29,8 @@ def test_equal_weights_give_the_mean_over_pairs():
 def test_copies_have_no_diversity_not_even_that_of_rounding(dtype):
     one = torch.randn(80, generator=torch.Generator().manual_seed(0), dtype=dtype)
     for n in (2, 7, 64):
-        f, w = one.expand(n, 80), torch.linspace(1, 2, n, dtype=dtype).softmax(0)
+        f = one.expand(n, 80)
+        w = torch.linspace(1, 2, n, dtype=dtype).softmax(0)
         assert cosine_diversity(f, w) == 0
         near = f + 1e-2 * torch.randn(
             n, 80, generator=torch.Generator().manual_seed(1), dtype=dtype
@@ -38,11 +40,11 @@ def test_copies_have_no_diversity_not_even_that_of_rounding(dtype):
 
 @pytest.mark.parametrize("diversity", [cosine_diversity, euclidean_diversity])
 def test_weights_give_what_multinomial_resampling_leaves_on_average(diversity):
-    f, w, n = normal(6, 3), normal(6, seed=1).softmax(0), 6
-    generator, equal = (
-        torch.Generator().manual_seed(0),
-        torch.full((6,), 1 / 6, dtype=torch.float64),
-    )
+    f = normal(6, 3)
+    w = normal(6, seed=1).softmax(0)
+    n = 6
+    generator = torch.Generator().manual_seed(0)
+    equal = torch.full((6,), 1 / 6, dtype=torch.float64)
     draws = [
         diversity(f[torch.multinomial(w, n, True, generator=generator)], equal) for _ in range(2000)
     ]
@@ -69,7 +71,8 @@ def test_one_particle_with_all_the_weight_is_no_diversity():
 
 
 def test_images_prompts_and_batches():
-    x, log_w = normal(5, 6, 1, 4, 4), normal(5, 6, seed=1)
+    x = normal(5, 6, 1, 4, 4)
+    log_w = normal(5, 6, seed=1)
     features = nn.Flatten()
     metric = PairwiseDiversity(features, max_batch=7)
     for prompt in range(5):

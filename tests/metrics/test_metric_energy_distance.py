@@ -62,7 +62,9 @@ def test_the_sum_written_out():
 
 
 def test_weights_are_relative_and_minus_infinity_drops_a_sample():
-    x, y, log_w = normal(40, 3), normal(30, 3, seed=1), normal(40, seed=2)
+    x = normal(40, 3)
+    y = normal(30, 3, seed=1)
+    log_w = normal(40, seed=2)
     base = energy_distance(x[:39], y, log_w[:39])
     torch.testing.assert_close(energy_distance(x[:39], y, log_w[:39] + 700), base)
     dropped = torch.cat([log_w[:39], torch.tensor([-math.inf], dtype=torch.float64)])
@@ -71,7 +73,8 @@ def test_weights_are_relative_and_minus_infinity_drops_a_sample():
 
 def test_symmetry_translation_rotation_and_scale():
     x, y = normal(60, 3), normal(50, 3, seed=1) + 1
-    base, rotation = energy_distance(x, y), torch.linalg.qr(normal(3, 3, seed=2))[0]
+    base = energy_distance(x, y)
+    rotation = torch.linalg.qr(normal(3, 3, seed=2))[0]
     for same in (
         energy_distance(y, x),
         energy_distance(x + 1e4, y + 1e4),
@@ -82,19 +85,19 @@ def test_symmetry_translation_rotation_and_scale():
 
 
 def test_blocks_do_not_change_the_sum(monkeypatch):
-    x, y, w, v = (
-        normal(50, 2),
-        normal(40, 2, seed=1),
-        torch.rand(50).double(),
-        torch.rand(40).double(),
-    )
+    x = normal(50, 2)
+    y = normal(40, 2, seed=1)
+    w = torch.rand(50).double()
+    v = torch.rand(40).double()
     whole = distance_between(x, y, w, v)
     monkeypatch.setattr("steer.metrics.energy_distance.MAX_PAIRS", 130)
     torch.testing.assert_close(distance_between(x, y, w, v), whole)
 
 
 def test_metric_is_its_kernel_however_updates_are_cut():
-    x, y, log_w = normal(37, 2, 2), normal(23, 2, 2, seed=1), normal(37, seed=2)
+    x = normal(37, 2, 2)
+    y = normal(23, 2, 2, seed=1)
+    log_w = normal(37, seed=2)
     metric = EnergyDistance()
     metric.update(x[:10], real=False, log_w=log_w[:10])
     metric.update(y, real=True)

@@ -28,31 +28,39 @@ def whitened(n: int, d: int) -> torch.Tensor:
 def test_commuting_covariances():
     """|mu|^2 + sum_i (sqrt a_i - sqrt b_i)^2."""
     basis = torch.linalg.qr(normal(5, 5))[0]
-    a, b, mu = normal(5, seed=1).square(), normal(5, seed=2).square(), normal(5, seed=3)
+    a = normal(5, seed=1).square()
+    b = normal(5, seed=2).square()
+    mu = normal(5, seed=3)
     distance = frechet_distance(mu, basis * a @ basis.T, 0 * mu, basis * b @ basis.T)
     torch.testing.assert_close(distance, mu.square().sum() + (a.sqrt() - b.sqrt()).square().sum())
 
 
 def test_general_covariances_against_scipy():
-    c1, c2, mu = covariance(6, 6, 0), covariance(6, 8, 1), torch.zeros(6)
+    c1 = covariance(6, 6, 0)
+    c2 = covariance(6, 8, 1)
+    mu = torch.zeros(6)
     expected = c1.trace() + c2.trace() - 2 * sqrtm((c1 @ c2).numpy()).trace().real
     torch.testing.assert_close(frechet_distance(mu, c1, mu, c2), expected)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 40])
 def test_zero_for_the_same_law_even_when_singular(rank):
-    mu, cov = normal(40), covariance(40, rank, 1)
+    mu = normal(40)
+    cov = covariance(40, rank, 1)
     assert frechet_distance(mu, cov, mu, cov).abs() < 1e-6 * cov.trace()
 
 
 def test_orthogonal_subspaces_keep_both_traces():
-    c1, c2 = torch.diag(torch.tensor([2.0, 0, 0])), torch.diag(torch.tensor([0, 3.0, 1]))
+    c1 = torch.diag(torch.tensor([2.0, 0, 0]))
+    c2 = torch.diag(torch.tensor([0, 3.0, 1]))
     assert frechet_distance(torch.zeros(3), c1, torch.zeros(3), c2).item() == pytest.approx(6)
 
 
 def test_metric_on_an_affine_image_of_whitened_points():
     """x whitened against diag(a) x + b: |b|^2 + |a - 1|^2 exactly, whatever the number of points."""
-    x, a, b = whitened(60, 3), torch.tensor([0.5, 1.0, 3.0]), torch.tensor([1.0, 0.0, -2.0])
+    x = whitened(60, 3)
+    a = torch.tensor([0.5, 1.0, 3.0])
+    b = torch.tensor([1.0, 0.0, -2.0])
     metric = FrechetDistance(nn.Identity(), dimension=3, max_batch=7)
     metric.update(x, real=True)
     for part in (a * x + b).split([1, 30, 29]):
@@ -67,13 +75,16 @@ def test_bias_at_equal_laws():
     """Of N(0, 1) in d dimensions: 2 d / n from the means and d (d + 1) / (2 n) from the
     covariances.
     """
-    d, n, runs = 4, 1000, []
+    d = 4
+    n = 1000
+    runs = []
     for i in range(40):
         metric = FrechetDistance(nn.Flatten(), dimension=d)
         metric.update(normal(n, 1, 2, 2, seed=i), real=True)
         metric.update(normal(n, 1, 2, 2, seed=1000 + i), real=False)
         runs.append(metric.compute())
-    stacked, expected = torch.stack(runs), 2 * d / n + d * (d + 1) / (2 * n)
+    stacked = torch.stack(runs)
+    expected = 2 * d / n + d * (d + 1) / (2 * n)
     assert abs(stacked.mean() - expected) < 4 * stacked.std() / 40**0.5
 
 

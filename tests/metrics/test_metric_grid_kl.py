@@ -66,8 +66,10 @@ def test_floor_of_50_000_samples_on_32_by_32():
     """512 occupied cells: 511 / (2 n) = .0051 against the exact law, twice that against 50 000
     other samples: .010.
     """
-    generator, n = torch.Generator().manual_seed(0), 50_000
-    exact, sampled = [], []
+    generator = torch.Generator().manual_seed(0)
+    n = 50_000
+    exact = []
+    sampled = []
     for _ in range(12):
         x = checkerboard(n, generator)
         for values, true in (
@@ -84,7 +86,8 @@ def test_floor_of_50_000_samples_on_32_by_32():
 
 def test_updates_add_up():
     x = checkerboard(1000, torch.Generator().manual_seed(0))
-    whole, parts = GridKl(dark(8), -4.0, 4.0), GridKl(dark(8), -4.0, 4.0)
+    whole = GridKl(dark(8), -4.0, 4.0)
+    parts = GridKl(dark(8), -4.0, 4.0)
     value = whole(x)
     for part in x.split(300):
         parts.update(part)

@@ -77,7 +77,8 @@ def test_merged_states_give_the_joint_number(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_nothing_merged_with_a_state_is_that_state(name):
-    fresh, other = build(name), feed(build(name), slice(2, 6))
+    fresh = build(name)
+    other = feed(build(name), slice(2, 6))
     fresh.merge_state(other)
     torch.testing.assert_close(numbers(fresh), numbers(other))
 

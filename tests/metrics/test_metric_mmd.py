@@ -43,7 +43,9 @@ def test_the_sum_written_out():
     """x = {0, 1} with weights (3/4, 1/4), y = {0, 2}: within x and y one pair each, between them
     four.
     """
-    x, y, h = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]]), 0.7
+    x = torch.tensor([[0.0], [1.0]])
+    y = torch.tensor([[0.0], [2.0]])
+    h = 0.7
 
     def k(distance):
         return math.exp(-(distance**2) / (2 * h**2))

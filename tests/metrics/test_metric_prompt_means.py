@@ -5,7 +5,13 @@ repeated runs.
 import pytest
 import torch
 
-from steer.metrics import ClassAgreement, HeldoutReward, prompt_mean
+from steer.metrics import ClassAgreement, HeldoutReward
+from steer.metrics.estimate import over_prompts, particle_mean
+
+
+def estimate_of(values, log_w=None):
+    """The estimate of all prompts at once."""
+    return over_prompts(*particle_mean(values, log_w))
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -14,27 +20,27 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_equal_weights_give_the_textbook_error():
     values = normal(1, 50)
-    mean, error, _ = prompt_mean(values)
+    mean, error, _ = estimate_of(values)
     torch.testing.assert_close(mean, values.mean())
     torch.testing.assert_close(error, values.std() / 50**0.5)
 
 
 def test_errors_over_prompts():
     values = normal(4, 30)
-    estimate = prompt_mean(values, torch.full((4, 30), -7.0))
+    estimate = estimate_of(values, torch.full((4, 30), -7.0))
     torch.testing.assert_close(
         estimate.std_error, values.std(1).square().sum().sqrt() / 30**0.5 / 4
     )
     torch.testing.assert_close(estimate.std_error_over_prompts, values.mean(1).std() / 2)
-    assert prompt_mean(values[:1]).std_error_over_prompts.isnan()
-    assert prompt_mean(values[:, :1]).std_error.isnan()
+    assert estimate_of(values[:1]).std_error_over_prompts.isnan()
+    assert estimate_of(values[:, :1]).std_error.isnan()
     for gap in (
         20.0,
         36.0,
         40.0,
         800.0,
     ):  # with rounding, all but nothing, or nothing, is left for the others
-        assert prompt_mean(
+        assert estimate_of(
             values[:, :2], torch.tensor([0.0, -gap]).expand(len(values), 2)
         ).std_error.isnan(), gap
 
@@ -42,17 +48,20 @@ def test_errors_over_prompts():
 def test_delta_method_error_is_the_spread_of_weighted_means():
     """x ~ N(0, 1) with log_w = x / 2 has mean 1/2; 400 runs of 500 particles."""
     x = normal(400, 500)
-    runs = [prompt_mean(x[i : i + 1], x[i : i + 1] / 2) for i in range(400)]
-    means, errors = torch.stack([r.mean for r in runs]), torch.stack([r.std_error for r in runs])
+    runs = [estimate_of(x[i : i + 1], x[i : i + 1] / 2) for i in range(400)]
+    means = torch.stack([r.mean for r in runs])
+    errors = torch.stack([r.std_error for r in runs])
     assert abs(means.mean() - 0.5) < 4 * means.std() / 20 + 0.005
     assert errors.square().mean().sqrt().item() == pytest.approx(means.std().item(), rel=0.15)
-    joint = prompt_mean(x, x / 2)
+    joint = estimate_of(x, x / 2)
     assert joint.std_error.item() == pytest.approx(joint.std_error_over_prompts.item(), rel=0.15)
 
 
 @pytest.mark.parametrize("as_list", [False, True])
 def test_reward_sees_each_particle_with_the_condition_of_its_prompt(as_list):
-    x, cond, log_w = normal(5, 7, 2), torch.arange(5), normal(5, 7, seed=1)
+    x = normal(5, 7, 2)
+    cond = torch.arange(5)
+    log_w = normal(5, 7, seed=1)
 
     def reward(x, cond):
         return x.sum(1) * torch.as_tensor(cond)
@@ -61,7 +70,7 @@ def test_reward_sees_each_particle_with_the_condition_of_its_prompt(as_list):
     for part in (slice(0, 2), slice(2, 5)):
         metric.update(x[part], cond[part].tolist() if as_list else cond[part], log_w[part])
     for got, expected in zip(
-        metric.compute(), prompt_mean(x.sum(-1) * cond[:, None], log_w), strict=True
+        metric.compute(), estimate_of(x.sum(-1) * cond[:, None], log_w), strict=True
     ):
         torch.testing.assert_close(got, expected)
 
@@ -69,7 +78,7 @@ def test_reward_sees_each_particle_with_the_condition_of_its_prompt(as_list):
 def test_reward_of_the_sample_alone_and_forward():
     x = normal(3, 8, 1, 2, 2)
     metric = HeldoutReward(lambda x: x.flatten(1).mean(1))
-    assert metric(x) == metric.compute() == prompt_mean(x.flatten(2).mean(2))
+    assert metric(x) == metric.compute() == estimate_of(x.flatten(2).mean(2))
 
 
 def test_agreement_counts_the_asked_labels():

@@ -18,7 +18,8 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.5])
 def test_a_shift_costs_its_length_along_each_line(p):
-    x, shift = normal(200, 3), torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    x = normal(200, 3)
+    shift = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     directions = random_directions(40, 3, torch.Generator().manual_seed(1))
     expected = (directions @ shift).abs().pow(p).mean() ** (1 / p)
     torch.testing.assert_close(sliced_wasserstein(x, x + shift, directions, p), expected)
@@ -26,7 +27,8 @@ def test_a_shift_costs_its_length_along_each_line(p):
 
 def test_shifted_and_scaled_gaussian_on_the_line():
     """W_2^2(N(0, 1), N(m, r^2)) = m^2 + (r - 1)^2, within the error of the run."""
-    m, r = 0.7, 1.5
+    m = 0.7
+    r = 1.5
     runs = torch.stack(
         [
             sliced_wasserstein(normal(3000, 1, seed=i), m + r * normal(3000, 1, seed=99 + i), LINE)
@@ -49,12 +51,10 @@ def test_unequal_sizes_are_equal_after_repetition():
 
 
 def test_weighted_first_power_against_scipy():
-    x, y, log_w_x, log_w_y = (
-        normal(30, 1),
-        normal(50, 1, seed=1),
-        normal(30, seed=2),
-        normal(50, seed=3),
-    )
+    x = normal(30, 1)
+    y = normal(50, 1, seed=1)
+    log_w_x = normal(30, seed=2)
+    log_w_y = normal(50, seed=3)
     expected = wasserstein_distance(x[:, 0], y[:, 0], log_w_x.exp(), log_w_y.exp())
     assert sliced_wasserstein(x, y, LINE, 1.0, log_w_x, log_w_y).item() == pytest.approx(
         expected, rel=1e-12
@@ -62,7 +62,9 @@ def test_weighted_first_power_against_scipy():
 
 
 def test_integer_weights_are_copies():
-    x, y, copies = normal(4, 2), normal(9, 2, seed=1), torch.tensor([3, 1, 0, 2])
+    x = normal(4, 2)
+    y = normal(9, 2, seed=1)
+    copies = torch.tensor([3, 1, 0, 2])
     directions = random_directions(20, 2, torch.Generator().manual_seed(0))
     weighted = sliced_wasserstein(x, y, directions, log_w_x=copies.double().log())
     torch.testing.assert_close(
@@ -90,7 +92,9 @@ def test_gradient():
 
 
 def test_metric_is_its_kernel_however_updates_are_cut():
-    x, y, log_w = normal(37, 2), normal(23, 2, seed=1), normal(37, seed=2)
+    x = normal(37, 2)
+    y = normal(23, 2, seed=1)
+    log_w = normal(37, seed=2)
     metric = SlicedWasserstein(projections=33, p=1.5, seed=4)
     metric.update(y[:20], real=True)
     metric.update(x[:10], real=False, log_w=log_w[:10])

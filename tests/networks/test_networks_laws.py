@@ -121,7 +121,10 @@ def test_in_autocast_it_errs_no_more_than_float32_by_the_ratio_of_their_precisio
     learned = list(network.parameters())
     exact = compare(lambda: squared_tangent(network, x, s, t, cond), learned)
     direction = noise_like(learned, seed=2)
-    network, x, s, t = network.float(), x.float(), s.float(), t.float()
+    network = network.float()
+    x = x.float()
+    s = s.float()
+    t = t.float()
 
     def error(half):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -188,10 +191,8 @@ def test_the_absent_condition_has_two_spellings(case):
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_layer_norm_is_torchs_with_the_right_second_derivative(affine):
-    ours, theirs = (
-        LayerNorm(8, elementwise_affine=affine),
-        nn.LayerNorm(8, elementwise_affine=affine),
-    )
+    ours = LayerNorm(8, elementwise_affine=affine)
+    theirs = nn.LayerNorm(8, elementwise_affine=affine)
     shaken(ours)
     ours.load_state_dict(shaken(theirs).state_dict())
     x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -207,7 +208,8 @@ def test_layer_norm_is_torchs_with_the_right_second_derivative(affine):
 
 def test_attention_is_scaled_dot_product_attention():
     torch.manual_seed(0)
-    attention, x = shaken(Attention(16, heads=2)), torch.randn(B, 16, 3, 5, dtype=torch.float64)
+    attention = shaken(Attention(16, heads=2))
+    x = torch.randn(B, 16, 3, 5, dtype=torch.float64)
     q, k, v = attention.qkv(attention.norm(x)).reshape(B, 3, 2, 8, 15).transpose(-1, -2).unbind(1)
     seen = (
         torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x.shape)
@@ -231,7 +233,8 @@ def test_recomputing_changes_the_memory_and_not_the_gradient(name, objective):
     )
 
     def gradient(recompute):
-        network.recompute, kept = recompute, []
+        network.recompute = recompute
+        kept = []
         weights = {tuple(p.shape) for p in network.parameters()}
 
         def keep(tensor):
@@ -246,17 +249,16 @@ def test_recomputing_changes_the_memory_and_not_the_gradient(name, objective):
             ).total
         return torch.autograd.grad(loss, list(network.parameters())), sum(kept)
 
-    (expected, all_of_it), (found, less) = gradient(False), gradient(True)
+    expected, all_of_it = gradient(False)
+    found, less = gradient(True)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert less < all_of_it / 2
 
 
 def test_recomputing_keeps_half_precision_in_the_second_run():
     network = shaken(Transformer(1, 16, 2, 2, 2)).float()
-    x, t = (
-        torch.randn(B, 1, 4, 4, generator=torch.Generator().manual_seed(1)),
-        torch.linspace(0.1, 0.9, B),
-    )
+    x = torch.randn(B, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    t = torch.linspace(0.1, 0.9, B)
 
     def gradient(recompute):
         network.recompute = recompute
@@ -297,7 +299,10 @@ def test_recomputing_takes_no_gradient_that_nobody_asked_for_and_refuses_the_sec
 
 def test_autocast_errs_no_more_than_rounded_weights_and_inputs_explain(case):
     network, x, s, t, cond = case
-    network, x, s, t = network.float(), x.float(), s.float(), t.float()
+    network = network.float()
+    x = x.float()
+    s = s.float()
+    t = t.float()
     exact = network(x, s, t, cond)
     rounded = copy.deepcopy(network).bfloat16().float()(x.bfloat16().float(), s, t, cond)
     with torch.autocast("cpu", torch.bfloat16):
@@ -311,7 +316,9 @@ def test_autocast_does_not_round_the_times(case, monkeypatch):
     """The layer that first sees times is given them in float32, though 1 - 2^-12 is 1 in bfloat16."""
     network, x, _, _, cond = case
     late = torch.full((B,), 1 - 2.0**-12)
-    network, x, seen = network.float(), x.float(), []
+    network = network.float()
+    x = x.float()
+    seen = []
     layer = network.first if isinstance(network, Mlp) else network.times
     layer.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
     with torch.autocast("cpu", torch.bfloat16):
@@ -325,17 +332,20 @@ def test_a_map_in_autocast_still_tells_late_times_apart(case):
     make it zero.
     """
     network, x, _, _, cond = case
-    flow_map, x = ResidualMap(network.float(), Linear()), x.float()
+    flow_map = ResidualMap(network.float(), Linear())
+    x = x.float()
     s = 1 - 2.0**-12
     with torch.autocast("cpu", torch.bfloat16):
-        u, moved = flow_map.average_velocity(x, s, 1.0, cond), flow_map(x, s, 1.0, cond)
+        u = flow_map.average_velocity(x, s, 1.0, cond)
+        moved = flow_map(x, s, 1.0, cond)
     assert moved.dtype == torch.float32
     torch.testing.assert_close((moved - x) * 2.0**12, u.float(), rtol=0.02, atol=0.01)
 
 
 def test_a_half_precision_network_keeps_its_frequencies():
     """What the first linear layer sees is the sines of float32 angles, rounded once."""
-    times, seen = UNet(1, (8,), blocks=1).times, []
+    times = UNet(1, (8,), blocks=1).times
+    seen = []
     times.perceptron[0].register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
     s, t = torch.tensor([0.113, 0.871]), torch.tensor([0.937, 0.999])
     times(s, t)
@@ -397,13 +407,15 @@ def test_samples_of_another_shape_are_refused(network, shape, says):
 
 
 def test_images_that_cannot_be_halved_are_refused():
-    network, t = UNet(1, (8, 8), blocks=1), torch.ones(1)
+    network = UNet(1, (8, 8), blocks=1)
+    t = torch.ones(1)
     with pytest.raises(ValueError, match=r"sides divide by 4; got \(8, 10\)"):
         network(torch.zeros(1, 1, 8, 10), t, t)
 
 
 def test_the_attention_of_a_transformer_is_that_of_normalised_queries_and_keys():
-    attention, h = shaken(SelfAttention(16, heads=2)), torch.randn(B, 5, 16, dtype=torch.float64)
+    attention = shaken(SelfAttention(16, heads=2))
+    h = torch.randn(B, 5, 16, dtype=torch.float64)
     q, k, v = (
         part.unflatten(2, (2, 8)).transpose(1, 2) for part in attention.qkv(h).chunk(3, dim=2)
     )
@@ -419,7 +431,8 @@ def test_the_attention_of_a_transformer_is_that_of_normalised_queries_and_keys()
 
 def test_the_waves_of_a_perceptron_have_their_periods():
     """sin and cos of 2 pi x / period, 2 pi x / (period / 2), ... of each coordinate."""
-    network, x = Mlp(2, 8, 2, frequencies=3, period=5.0), torch.randn(B, 2, dtype=torch.float64)
+    network = Mlp(2, 8, 2, frequencies=3, period=5.0)
+    x = torch.randn(B, 2, dtype=torch.float64)
     angles = torch.stack(
         [2 * math.pi * x[:, c] * 2**k / 5.0 for c in range(2) for k in range(3)], dim=1
     )
@@ -427,7 +440,8 @@ def test_the_waves_of_a_perceptron_have_their_periods():
 
 
 def test_a_transformer_refuses_what_it_cannot_cut():
-    network, t = Transformer(1, 16, 1, 2, patch=4), torch.ones(1)
+    network = Transformer(1, 16, 1, 2, patch=4)
+    t = torch.ones(1)
     with pytest.raises(ValueError, match=r"sides divide by 4; got \(8, 10\)"):
         network(torch.zeros(1, 1, 8, 10), t, t)
     with pytest.raises(
@@ -439,7 +453,8 @@ def test_a_transformer_refuses_what_it_cannot_cut():
 def test_a_transformer_knows_places():
     """Tokens that change places do not merely change places in the output."""
     network = shaken(Transformer(1, 16, 1, 2, patch=2))
-    x, t = torch.randn(1, 1, 4, 4, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64)
+    x = torch.randn(1, 1, 4, 4, dtype=torch.float64)
+    t = torch.full((1,), 0.5, dtype=torch.float64)
     for dims in ((2,), (3,)):
         swapped = network(x.roll(2, dims), t, t).roll(2, dims)
         assert (swapped - network(x, t, t)).abs().max() > 1e-3
@@ -468,11 +483,9 @@ def its_slope(network, x, s, t, cond):
 )
 def test_compiled_is_the_same(name, of):
     build, shape, cond = CASES[name]
-    network, x, (s, t) = (
-        shaken(build()).float(),
-        torch.ones(B, *shape),
-        torch.linspace(0, 1, 2 * B).view(2, B),
-    )
+    network = shaken(build()).float()
+    x = torch.ones(B, *shape)
+    s, t = torch.linspace(0, 1, 2 * B).view(2, B)
     compiled = torch.compile(
         of, dynamic=False, backend="aot_eager"
     )  # traced forwards and backwards, not lowered

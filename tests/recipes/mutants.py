@@ -21,14 +21,15 @@ import torch
 from omegaconf import OmegaConf
 
 from recipes import cli, compare
-from recipes.reporting import pictures
+from recipes.reporting import html, pictures
 from recipes.setup import config, run_directory
 from recipes.setup.builders import make
 from rewards import save_classifier
 from rewards.networks import PatchClassifier, ResidualClassifier
 from steer import checkpoint
 
-HUGE, SECONDS = 10**12, 60
+HUGE = 10**12
+SECONDS = 60
 JUMP = {"_target_": "steer.samplers.Jump", "steps": 1}
 VALUES: dict[str, Any] = {
     "zero": 0,
@@ -176,11 +177,11 @@ class Laboratory:
             "filmstrip",
             "curves",
             "training_curves",
-            "contest",
+            "cost_curves",
             "step_errors",
         ):
             patch(pictures, name, lambda *_, **__: None)  # pictures take longer than all else
-        patch(report, "write", lambda *_, **__: None)
+        patch(html, "write", lambda *_, **__: None)
         patch(
             compare, "write", enough
         )  # when the methods have been tried, and before they are measured
@@ -206,7 +207,8 @@ class Laboratory:
         """What makes a config quick: tiny networks in the place of the shipped ones, few samples,
         few steps.
         """
-        node, command = self.whole[name], self.commands[name]
+        node = self.whole[name]
+        command = self.commands[name]
         tiny = replaced(
             node, {"fashion-residual": "steer.safetensors", "fashion-patch": "judge.safetensors"}
         )
@@ -246,11 +248,11 @@ class Laboratory:
             tiny["data"] = {"batch_size": 8}
             tiny["model"] = {"network": {"width": 4, "depth": 1}}
         if name == "fashion/evaluate":
-            tiny["yardstick"] = config.merge(
-                tiny["yardstick"], {k: {"folder": clothes} for k in ("test", "train")}
+            tiny["reference"] = config.merge(
+                tiny["reference"], {k: {"folder": clothes} for k in ("test", "train")}
             )
         if name == "checkerboard/evaluate":
-            tiny["yardstick"] = {"draws": 100}
+            tiny["reference"] = {"draws": 100}
         return tiny
 
     def leave_map(self, name: str) -> None:
@@ -275,7 +277,8 @@ class Laboratory:
 
     def drawn(self, n: int, seed: int) -> list[Mutant]:
         """So many of them, without repetition, every config and every kind alike often."""
-        chance, kinds = random.Random(seed), []
+        generator = random.Random(seed)
+        kinds = []
         keys = {
             name: list(keys_of(config.merge(tree, self.tiny[name])))
             for name, tree in self.whole.items()
@@ -283,8 +286,8 @@ class Laboratory:
         found: dict[Mutant, None] = {}
         while len(found) < n:
             for name, own in keys.items():
-                kinds = kinds or chance.sample(KINDS, len(KINDS))
-                found[Mutant(name, chance.choice(own), kinds.pop())] = None
+                kinds = kinds or generator.sample(KINDS, len(KINDS))
+                found[Mutant(name, generator.choice(own), kinds.pop())] = None
         return list(found)[:n]
 
     def content(self, mutant: Mutant) -> dict[str, Any]:
@@ -294,7 +297,9 @@ class Laboratory:
 
     def run(self, mutant: Mutant, command: str | None = None) -> Outcome:
         """The command on a mutant, stopped after SECONDS."""
-        path, out, err = self.folder / "mutant.yaml", io.StringIO(), io.StringIO()
+        path = self.folder / "mutant.yaml"
+        out = io.StringIO()
+        err = io.StringIO()
         path.write_text(OmegaConf.to_yaml(OmegaConf.create(self.content(mutant))))
         arose: list[str] = []
         words = [command or self.commands[mutant.name], str(path), "--quiet"]
@@ -371,7 +376,7 @@ def noted(arose: list[str]):
 def command_of(name: str) -> str:
     """The command that a shipped config is for."""
     keys = config.extended(name)
-    if "yardstick" in keys:
+    if "reference" in keys:
         return "evaluate"
     if "methods" in keys:
         return "compare"
@@ -423,20 +428,23 @@ def put(tree: dict[str, Any], mutant: Mutant, old: dict[str, Any]) -> dict[str, 
     be wrong.
     """
     names = re.findall(r"[^.\[\]]+|\[\d+\]", mutant.key)
-    here, there = tree, old
+    here = tree
+    there = old
     for depth, name in enumerate(names):
         place: Any = int(name[1:-1]) if name.startswith("[") else name
         if depth == len(names) - 1:
             break
         below = there[place]
         if isinstance(here, list):
-            here, there = here[place], below
+            here = here[place]
+            there = below
             continue
         if isinstance(below, list) or (
             isinstance(below, dict) and not isinstance(here.get(place), dict)
         ):
             here[place] = copy.deepcopy(below) if isinstance(below, list) else {}
-        here, there = here[place], below
+        here = here[place]
+        there = below
     if mutant.kind == MISSPELT:
         if isinstance(here, list):
             here[place] = {"stepz": 1}

@@ -5,7 +5,7 @@ from PIL import Image
 
 from recipes.reporting import pictures
 from recipes.reporting.figures import Gallery
-from recipes.reporting.pictures.axes import BLUE, Paper, written
+from recipes.reporting.pictures.axes import BLUE, Canvas, written
 from recipes.reporting.pictures.mosaic import GAP, mosaic, resize, tile_width, to_bytes
 from recipes.reporting.pictures.point_clouds import window_of
 from steer.samplers import Result
@@ -56,7 +56,8 @@ def test_a_mosaic_holds_every_image_in_its_place():
     assert sheet.shape == (2 * 10 + GAP, 3 * 8 + 2 * GAP, 3)
     for i in range(2):
         for j in range(3):
-            top, left = i * (10 + GAP), j * (8 + GAP)
+            top = i * (10 + GAP)
+            left = j * (8 + GAP)
             np.testing.assert_array_equal(
                 sheet[top : top + 10, left : left + 8], enlarged(x[i, j], 2)
             )
@@ -69,7 +70,8 @@ def test_bytes_cover_the_range_and_no_more():
 
 # --- grid and film ------------------------------------------------------------------------------
 def test_the_grid_holds_the_images_pixel_for_pixel(tmp_path):
-    base, steered = images(2, 3, 1, 28, 28), 1 - images(2, 3, 1, 28, 28)
+    base = images(2, 3, 1, 28, 28)
+    steered = 1 - images(2, 3, 1, 28, 28)
     pictures.grid(tmp_path / "grid.png", [("base", base), ("steered", steered)], ["a", "b"])
     sheet = pixels(tmp_path / "grid.png")
     assert all(
@@ -156,7 +158,8 @@ def test_one_stray_point_moves_nothing_but_is_counted(tmp_path):
     stray = torch.cat((x, torch.tensor([[1e6, 0.0]])))
     pictures.plane(tmp_path / "without.png", [("x", x)])
     pictures.plane(tmp_path / "with.png", [("x", stray)])
-    without, with_stray = pixels(tmp_path / "without.png"), pixels(tmp_path / "with.png")
+    without = pixels(tmp_path / "without.png")
+    with_stray = pixels(tmp_path / "with.png")
     assert window_of([stray]).x[1] < 5
     assert not np.array_equal(without[60:100, 500:690], with_stray[60:100, 500:690])
 
@@ -238,10 +241,10 @@ def test_ticks_are_written_alike(ticks, words):
 
 def test_paper_keeps_the_pixels_laid_on_it(tmp_path):
     patch = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
-    paper = Paper(101, 67)
-    paper.lay(patch, 31, 7)
-    paper.save(tmp_path / "paper.png")
-    sheet = pixels(tmp_path / "paper.png")
+    canvas = Canvas(101, 67)
+    canvas.lay(patch, 31, 7)
+    canvas.save(tmp_path / "canvas.png")
+    sheet = pixels(tmp_path / "canvas.png")
     assert sheet.shape == (67, 101, 3)
     np.testing.assert_array_equal(sheet[7:20, 31:48], patch)
     sheet = sheet.copy()
@@ -292,7 +295,7 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path, draw, words):
 
 @pytest.mark.parametrize("panels", [1, 2, 5, 8])
 def test_images_of_many_panels_are_drawn_at_twice_their_size(panels, tmp_path):
-    """Grey images on white paper: the lines of the picture that have grey in them are those of the
+    """Grey images on white canvas: the lines of the picture that have grey in them are those of the
     images.
     """
     result = Result(torch.full((3, 8, 1, 28, 28), 0.25), torch.zeros(3, 8), None)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 import recipes.compare
 import steer.samplers
 from recipes.cli import main
-from recipes.comparison.benchmark import Arena
+from recipes.comparison.benchmark import Benchmark
 from recipes.comparison.budget import CANDIDATES, Price, Sizer, integer_settings, with_setting
 from recipes.comparison.cells import over_seeds
 from recipes.reporting import pictures
@@ -56,14 +56,14 @@ def node_of(name, **more):
     return {"_target_": f"steer.samplers.{name}", **more}
 
 
-def arena_of(prompts=1, particles=6, max_batch=64, scale=1.0):
+def benchmark_of(prompts=1, particles=6, max_batch=64, scale=1.0):
     blank = torch.empty(0, 2, dtype=torch.float64)
     tilt = Tilt(Quadratic([3.0, 2.0], 0.5), scale)
-    return Arena(ring(steps=4), tilt, None, prompts, particles, blank, max_batch)
+    return Benchmark(ring(steps=4), tilt, None, prompts, particles, blank, max_batch)
 
 
-def sizer(node, size=None, candidates=None, price=None, arena=None):
-    return Sizer(node, size, candidates, arena or arena_of(), price or Price())
+def sizer(node, size=None, candidates=None, price=None, benchmark=None):
+    return Sizer(node, size, candidates, benchmark or benchmark_of(), price or Price())
 
 
 class Squares(Sampler):
@@ -103,11 +103,12 @@ def test_every_sampler_spends_its_budget_and_one_size_more_would_not(name, budge
     fit = method.plan([budget]).fits[str(budget)]
 
     def spent(size):
-        drawn = size if method.setting == CANDIDATES else method.arena.particles
-        groups = math.ceil(method.arena.particles / fit.returned)
-        sampler, keep = method.sampler(method.setting, size), method.arena.particles
+        drawn = size if method.setting == CANDIDATES else method.benchmark.particles
+        groups = math.ceil(method.benchmark.particles / fit.returned)
+        sampler = method.sampler(method.setting, size)
+        keep = method.benchmark.particles
         return method.price(
-            method.arena.draw(sampler, drawn, groups, "real", keep=keep).evaluations
+            method.benchmark.draw(sampler, drawn, groups, "real", keep=keep).evaluations
         )
 
     assert spent(fit.size) == fit.cost <= budget < spent(fit.size + 1)
@@ -146,7 +147,7 @@ def test_any_whole_number_can_be_the_size():
     base = sizer(node_of("BestOfN"), size="base_sampler.steps", candidates=5)
     assert base.plan([31]).fits["31"][:3] == (6, 5, 1)  # five candidates of six steps
     assert (
-        "say candidates=N"
+        "candidates=N"
         in sizer(node_of("BestOfN"), size="base_sampler.steps").plan([31]).errors["31"]
     )
     assert "does not grow with film" in sizer(node, size="film").plan([400]).errors["400"]
@@ -155,8 +156,11 @@ def test_any_whole_number_can_be_the_size():
 def test_costs_that_are_not_affine_and_sizes_that_are_refused():
     fits = sizer({"_target_": f"{__file__}:Squares"}).plan([10, 17, 143, 144, 1000]).fits
     assert {budget: fit[:2] for budget, fit in fits.items()} == {
-        "17": (4, 6), "143": (10, 6), "144": (12, 6), "1000": (30, 6),
-    }  # fmt: skip
+        "17": (4, 6),
+        "143": (10, 6),
+        "144": (12, 6),
+        "1000": (30, 6),
+    }
     assert fits["143"].cost == 100  # counted, whatever the sampler says
     few = sizer({"_target_": f"{__file__}:Squares", "most": 12}).plan([10, 1000])
     assert few.fits["1000"].size == 12
@@ -172,12 +176,12 @@ def test_prices_are_per_pass():
 def test_draws_depend_on_the_key_and_not_on_the_batches(drawn, groups):
     sampler = BestOfN(steer.samplers.Sde(3))
     results = [
-        arena_of(2, max_batch=n).draw(sampler, drawn, groups, "key", 1) for n in (1, 10, 1000)
+        benchmark_of(2, max_batch=n).draw(sampler, drawn, groups, "key", 1) for n in (1, 10, 1000)
     ]
     assert results[0].x.shape == (2, groups, 2)
     for result in results[1:]:
         torch.testing.assert_close(result.x, results[0].x, rtol=0, atol=1e-12)
-    other = arena_of(2).draw(sampler, drawn, groups, "key", 2)
+    other = benchmark_of(2).draw(sampler, drawn, groups, "key", 2)
     assert not torch.equal(other.x, results[0].x)
     assert results[0].evaluations.network_forward == 3 * drawn
 
@@ -200,8 +204,8 @@ def test_of_a_population_in_order_what_is_kept_follows_the_law():
     """3 of 512: their mean is that of the tilted law, where the first three are far from it; 512
     are paid for by 3.
     """
-    arena = arena_of(800, particles=3)
-    kept = arena.draw(Sorted(), 512, 1, "key", keep=3)
+    benchmark = benchmark_of(800, particles=3)
+    kept = benchmark.draw(Sorted(), 512, 1, "key", keep=3)
     assert kept.x.shape == (800, 3, 2)
     assert torch.equal(kept.log_w, torch.zeros(800, 3, dtype=torch.float64))
     assert kept.evaluations.network_forward == pytest.approx(512 / 3)
@@ -209,7 +213,7 @@ def test_of_a_population_in_order_what_is_kept_follows_the_law():
     truth = law.weights @ law.means
     means = kept.x.mean(1)
     assert ((means.mean(0) - truth).abs() < 4 * means.std(0) / 800**0.5 + 0.01).all()
-    first = arena.draw(Sorted(), 512, 1, "key").x[:, :3].mean(1)
+    first = benchmark.draw(Sorted(), 512, 1, "key").x[:, :3].mean(1)
     assert ((first.mean(0) - truth).abs() > 20 * first.std(0) / 800**0.5).any()
 
 
@@ -217,14 +221,14 @@ def test_a_budget_buys_what_is_kept():
     """Of 8 particles 3 are wanted: a step of all costs 8/3 a sample. Groups of 2 for 3 samples: 4
     are paid for.
     """
-    of_8 = sizer(node_of("Sde"), candidates=8, arena=arena_of(particles=3))
+    of_8 = sizer(node_of("Sde"), candidates=8, benchmark=benchmark_of(particles=3))
     fit = of_8.plan([100]).fits["100"]
     assert (fit.size, fit.drawn, fit.returned) == (37, 8, 8)
     assert fit.cost == pytest.approx(37 * 8 / 3)
-    of_2 = sizer(node_of("Sde"), candidates=2, arena=arena_of(particles=3))
+    of_2 = sizer(node_of("Sde"), candidates=2, benchmark=benchmark_of(particles=3))
     assert of_2.plan([100]).fits["100"][:3] == (75, 2, 2)
     assert (
-        sizer(node_of("Sde"), candidates=8, arena=arena_of(particles=8))
+        sizer(node_of("Sde"), candidates=8, benchmark=benchmark_of(particles=8))
         .plan([100])
         .fits["100"]
         .size
@@ -234,7 +238,7 @@ def test_a_budget_buys_what_is_kept():
 
 def test_groups_are_of_their_own_prompt_and_weigh_alike():
     scale = torch.tensor([0.0, 50.0], dtype=torch.float64)
-    result = arena_of(2, scale=scale).draw(Best3(Jump(1)), 30, 40, "key")
+    result = benchmark_of(2, scale=scale).draw(Best3(Jump(1)), 30, 40, "key")
     assert result.x.shape == (2, 120, 2)
     reach = (result.x - torch.tensor([3.0, 2.0])).norm(dim=2).mean(1)
     assert reach[0] > 2 * reach[1]  # of the second prompt alone the best are kept
@@ -294,8 +298,10 @@ def test_the_ring(steer):
     )  # and so says nothing of the law
     assert best["law_distance"] > 0.4
     assert rows["FMTT_map", 3] == {
-        "method": "FMTT_map", "budget": 3, "error": "the smallest, 1 steps, costs 4 evaluations",
-    }  # fmt: skip
+        "method": "FMTT_map",
+        "budget": 3,
+        "error": "the smallest, 1 steps, costs 4 evaluations",
+    }
     page = (folder / "compare.md").read_text()
     assert "| FMTT map | 3 | the smallest, 1 steps, costs 4 evaluations |" in page
     assert "| best of N by 1 jump (maximiser) | 3 candidates: 3 | 40 candidates: 40 |" in page
@@ -307,7 +313,8 @@ def test_the_ring(steer):
 
 def test_stopped_and_resumed(steer, monkeypatch):
     whole = steer(*RING, *TWO, "run.dir=whole")
-    real, calls = recipes.compare.cell, []
+    real = recipes.compare.cell
+    calls = []
 
     def stops(*arguments):
         calls.append(arguments)
@@ -317,7 +324,7 @@ def test_stopped_and_resumed(steer, monkeypatch):
 
     monkeypatch.setattr("recipes.compare.cell", stops)
     assert main([*RING, *TWO, "run.dir=parts"]) == 130
-    assert "go on from its last cell: steer compare" in steer.capsys.readouterr().err
+    assert "resume from its last cell: steer compare" in steer.capsys.readouterr().err
     before = cells_of("parts")
     assert len(before) == 3
     monkeypatch.setattr("recipes.compare.cell", real)
@@ -351,10 +358,8 @@ def test_a_run_grows(steer):
 
 def test_a_method_that_changed_is_measured_anew(steer):
     """Also where it was left out in between; and one that is as it was, is not."""
-    resumed, changed = (
-        ["run.dir=parts", "run.resume=true", "seeds=1"],
-        "methods.FK_steering.sampler.every=2",
-    )
+    resumed = ["run.dir=parts", "run.resume=true", "seeds=1"]
+    changed = "methods.FK_steering.sampler.every=2"
     whole = steer(*RING, *TWO, "seeds=1", changed)
     first = figures_of(steer(*RING, *TWO, "seeds=1", "run.dir=parts"))
     steer(*RING, *TWO, *resumed, "methods.FK_steering=null")
@@ -378,7 +383,11 @@ def test_a_method_that_may_spend_more_keeps_what_it_has(steer):
 
 def test_a_method_whose_file_changed_is_measured_anew(steer):
     words = [*RING, *TWO, "methods.mine.sampler._target_=mine.py:Mine", "seeds=1", "run.dir=parts"]
-    code = "from steer.samplers import Ode\nclass Mine(Ode):\n    def finish(self, run, x): return self.weigh(run, x{})\n"
+    code = (
+        "from steer.samplers import Ode\n"
+        "class Mine(Ode):\n"
+        "    def finish(self, run, x): return self.weigh(run, x{})\n"
+    )
     Path("mine.py").write_text(code.format(""))
     first = figures_of(steer(*words))
     Path("mine.py").write_text(code.format(" / 2"))
@@ -419,7 +428,8 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(steer):
 def test_a_cell_depends_on_its_key_alone(steer):
     node = "sampler: {_target_: steer.samplers.FkSteering, every: 5}"
     Path("two.yaml").write_text(
-        "model: {_target_: steer.analytic.ring}\nreward: {_target_: rewards.Quadratic, center: [3.0, 2.0], precision: 0.5}\n"
+        "model: {_target_: steer.analytic.ring}\nreward: {_target_: rewards.Quadratic, center:"
+        " [3.0, 2.0], precision: 0.5}\n"
         f"methods: {{best_of_N_by_1_jump: {{sampler: {{_target_: steer.samplers.BestOfN, "
         f"base_sampler: {{_target_: steer.samplers.Jump}}}}}}, FK_steering: {{{node}}}}}\n"
     )
@@ -434,14 +444,16 @@ def test_a_cell_depends_on_its_key_alone(steer):
 def test_a_method_that_cannot_is_a_row(steer):
     Path("mine.py").write_text(
         "from rewards import Reward\n"
-        "class Black(Reward):\n    differentiable = False\n    def forward(self, x, cond=None):\n        return x[:, 1]\n"
+        "class Black(Reward):\n    differentiable = False\n    def forward(self, x, cond=None):\n "
+        "       return x[:, 1]\n"
     )
     rows = figures_of(folder := steer(*RING, "reward=mine.py:Black"))
     assert "Black has no gradient" in rows["FMTT_map", 13]["error"]
     assert all(rows[name, 13]["reward_mean"] > 3 for name in ("best_of_N_by_1_jump", "FK_steering"))
     assert "Black has no gradient" in (Path(folder) / "report.html").read_text()
     Path("late.py").write_text(
-        "import torch\ndef late(x):\n    return torch.where(torch.arange(len(x)) == 11, torch.nan, x[:, 1])\n"
+        "import torch\ndef late(x):\n    return torch.where(torch.arange(len(x)) == 11, torch.nan,"
+        " x[:, 1])\n"
     )
     rows = figures_of(steer(*RING, *TWO, "reward=late.py:late", "particles=8", "max_batch=6"))
     assert "late is nan for sample 11" in rows["best_of_N_by_1_jump", 13]["error"]
@@ -494,28 +506,65 @@ def test_images(steer, fashion):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([f"methods.{name}=null" for name in ("FMTT_map", "FMTT_denoiser", "FMTT_no_look-ahead", "FK_steering",
-          "FMRG_jacobian", "FMRG_endpoint", "best_of_N_by_1_jump")], "methods is empty; name at least one"),
-        (["budgets=[0.5]"], "budgets has 0.5, but the cheapest method, FMTT_no_look-ahead, needs 1 evaluations"),
+        (
+            [
+                f"methods.{name}=null"
+                for name in (
+                    "FMTT_map",
+                    "FMTT_denoiser",
+                    "FMTT_no_look-ahead",
+                    "FK_steering",
+                    "FMRG_jacobian",
+                    "FMRG_endpoint",
+                    "best_of_N_by_1_jump",
+                )
+            ],
+            "methods is empty; name at least one",
+        ),
+        (
+            ["budgets=[0.5]"],
+            "budgets has 0.5, but the cheapest method, FMTT_no_look-ahead, needs 1 evaluations",
+        ),
         (["budgets=[]"], "budgets is a list"),
         (["budgets=[some]"], "budgets[0] is a number"),
         (["seeds=0"], "seeds is a whole number, at least 1"),
         (["seeds=[a]"], "seeds[0] is a whole number"),
-        (["methods.FK_steering.size=step"], "methods.FK_steering: size is one of candidates, steps, every; got 'step'"),
+        (
+            ["methods.FK_steering.size=step"],
+            "methods.FK_steering: size is one of candidates, steps, every; got 'step'",
+        ),
         (["methods.FK_steering.candidates=0"], "candidates is a whole number, at least 1"),
-        (["methods.FK_steering.budget=3"], "methods.FK_steering has a sampler, and may have size, candidates and most"),
-        (["methods.FK_stearing=null"], "methods.FK_stearing=null takes out nothing; did you mean 'FK_steering'"),
-        (["methods.FK_steering.most=true"], "methods.FK_steering.most is a number, above 0 or null; got True"),
+        (
+            ["methods.FK_steering.budget=3"],
+            "methods.FK_steering has a sampler, and may have size, candidates and most",
+        ),
+        (
+            ["methods.FK_stearing=null"],
+            "methods.FK_stearing=null takes out nothing; did you mean 'FK_steering'",
+        ),
+        (
+            ["methods.FK_steering.most=true"],
+            "methods.FK_steering.most is a number, above 0 or null; got True",
+        ),
         (["methods.FK_steering.most=.nan"], "methods.FK_steering.most is a number"),
-        (["methods.FK_steering.most=0"], "methods.FK_steering.most is a number, above 0 or null; got 0"),
+        (
+            ["methods.FK_steering.most=0"],
+            "methods.FK_steering.most is a number, above 0 or null; got 0",
+        ),
         (["methods.mine=3"], "methods.mine is a section"),
-        (["methods.FK_steering.sampler.stepz=3"], "takes no argument 'stepz'; did you mean 'steps'"),
-        (["methods.FK_steering.sampler._target_=steer.samplers.Search"], "methods.FK_steering.sampler is a Sampler"),
+        (
+            ["methods.FK_steering.sampler.stepz=3"],
+            "takes no argument 'stepz'; did you mean 'steps'",
+        ),
+        (
+            ["methods.FK_steering.sampler._target_=steer.samplers.Tempering"],
+            "methods.FK_steering.sampler is a Sampler",
+        ),
         (["price.backwards=1"], "did you mean 'price.backward'"),
         (["max_batch=0"], "max_batch is a whole number, at least 1"),
         (["run.resume=true"], "there is no run runs/ring-compare to resume"),
     ],
-)  # fmt: skip
+)
 def test_one_line(steer, words, says):
     assert says in steer.fails(*RING, *words)
     assert not Path("runs").exists()
@@ -526,7 +575,7 @@ def test_a_picture_of_many_methods(tmp_path):
         f"method {i}": [pictures.Point(30, i, 0.1), pictures.Point(100, i + 1, math.nan)]
         for i in range(11)
     }
-    pictures.contest(
+    pictures.cost_curves(
         tmp_path / "a.png",
         {"reward": points, "distance": points},
         "cost",
@@ -535,4 +584,4 @@ def test_a_picture_of_many_methods(tmp_path):
     )
     assert (tmp_path / "a.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="at least one point"):
-        pictures.contest(tmp_path / "b.png", {"reward": {"a": []}}, "cost", [30])
+        pictures.cost_curves(tmp_path / "b.png", {"reward": {"a": []}}, "cost", [30])

@@ -49,11 +49,12 @@ number = 3
         ([*RING, "sampler.steps=0"], "sampler.steps: TrajectoryTilting needs at least one step"),
         (
             [*RING, "sampler.stepz=3"],
-            "sampler.stepz: steer.samplers.TrajectoryTilting takes no argument 'stepz'; did you mean",
+            "sampler.stepz: steer.samplers.TrajectoryTilting takes no argument 'stepz'; did you"
+            " mean",
         ),
         ([*RING, "sampler._target_=steer.samplers.Odee"], "did you mean 'Ode'"),
         (
-            [*RING[:2], "sampler._target_=steer.samplers.Search"],
+            [*RING[:2], "sampler._target_=steer.samplers.Tempering"],
             "sampler is a Sampler (a _target_ that builds one, such as ",
         ),
         (
@@ -147,7 +148,7 @@ def test_a_checkpoint_of_another_shape(steer, plane, fashion):
     module.network.first.weight.data = torch.zeros(9, 4)
     recipe = checkpoint.read_header(plane)["build"]
     checkpoint.save(module, "wrong.safetensors", recipe, shape=[2])
-    assert "does not fit its own map" in steer.fails(*RING, "model=wrong.safetensors")
+    assert "does not fit its own" in steer.fails(*RING, "model=wrong.safetensors")
     checkpoint.save(checkpoint.load_module(plane), "shapeless.safetensors", recipe)
     assert "give it, as in shape=" in steer.fails(*RING, "model=shapeless.safetensors")
     assert main([*RING, "model=shapeless.safetensors", "shape=[2]", "--quiet"]) == 0
@@ -224,10 +225,10 @@ def test_a_run_that_is_interrupted_says_how_to_go_on_where_there_is_something_to
     again = how_to_resume(["train", "checkerboard/train", "run.resume=false"])
     assert (
         again
-        == "; to go on from its last checkpoint: steer train checkerboard/train run.resume=true"
+        == "; to resume from its last checkpoint: steer train checkerboard/train run.resume=true"
     )
     monkeypatch.setattr("recipes.cli.run", interrupt)
-    run_directory.opened.clear()  # as in a process that was stopped before it had a folder of its own
+    run_directory.opened.clear()  # as in a process that was stopped before it had a folder
     assert main([*small, "sed=1", "--quiet"]) == 130
     assert "nothing of it was kept" in capsys.readouterr().err
 

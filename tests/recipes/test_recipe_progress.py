@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from recipes.setup.progress_bar import bar, warned_of
+from recipes.setup.progress_bar import bar, with_source
 from steer.progress import shown_by, track
 
 
@@ -43,7 +43,7 @@ def test_warnings_say_whom_they_are_about_once():
 def warn_at(*budgets):
     said = set()
     for budget in budgets:
-        with warned_of("FMTT", f"at {budget}", said):
+        with with_source("FMTT", f"at {budget}", said):
             warnings.warn("late", FutureWarning, stacklevel=1)
             warnings.warn(f"by {budget}", UserWarning, stacklevel=1)
 
@@ -57,6 +57,6 @@ def test_warnings_before_a_failure_are_not_lost():
 
 
 def warn_and_fail():
-    with warned_of("FMTT", "at 13", set()):
+    with with_source("FMTT", "at 13", set()):
         warnings.warn("before", UserWarning, stacklevel=1)
         raise ValueError("no")

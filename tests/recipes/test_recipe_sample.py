@@ -9,6 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import rewards
+from recipes.setup.config import load
+from recipes.setup.experiment import experiment_of
+
 RING = [
     "sample",
     "ring/steer",
@@ -28,9 +32,21 @@ FILES = {
     "report.html",
 }
 PROMISED = {
-    "method", "claim", "reward_mean", "reward_std_error", "base_reward_mean", "heldout_reward_mean", "diversity",
-    "log_z", "ess_min", "resamples", "evaluations", "seconds", "seed", "versions",
-}  # fmt: skip
+    "method",
+    "claim",
+    "reward_mean",
+    "reward_std_error",
+    "base_reward_mean",
+    "heldout_reward_mean",
+    "diversity",
+    "log_z",
+    "ess_min",
+    "resamples",
+    "evaluations",
+    "seconds",
+    "seed",
+    "versions",
+}
 
 
 def test_a_run_folder_holds_what_is_promised(steer):
@@ -115,8 +131,10 @@ def test_guidances_come_before_the_sampler(steer):
     ]
     assert steer.metrics(*RING, *guided)["evaluations"]["network_forward"] == 2 * (2 * 12)
     draws = (
-        "guidances=[{_target_: steer.guidance.ValueGuidance, value: {_target_: steer.Value, tilt: {_target_: steer.Tilt,"
-        " reward: {_target_: rewards.Linear, direction: [1.0, 0.0]}}, lookahead: {_target_: steer.lookahead.Glass, draws: 2}}}]"
+        "guidances=[{_target_: steer.guidance.ValueGuidance, value: {_target_: steer.Value, tilt:"
+        " {_target_: steer.Tilt,"
+        " reward: {_target_: rewards.Linear, direction: [1.0, 0.0]}}, lookahead: {_target_:"
+        " steer.lookahead.Glass, draws: 2}}}]"
     )
     first, again = (
         load_file(Path(steer(*few, draws)) / "samples.safetensors")["x"] for _ in range(2)
@@ -221,9 +239,7 @@ def test_steering_that_blows_up_without_an_infinity_is_told_of(steer):
     from.
     """
     wild = ["sampler._target_=steer.samplers.ValueGuided", "sampler.steps=4", "tilt.scale=1e4"]
-    with pytest.warns(
-        UserWarning, match=r"steered samples reach .*, and unsteered ones .*lower tilt\.scale"
-    ):
+    with pytest.warns(UserWarning, match=r"steered samples reach .*.*lower tilt\.scale"):
         steer("sample", "ring/steer", "particles=8", "base.steps=2", "model.steps=4", *wild)
 
 
@@ -235,12 +251,13 @@ def test_hard_constraints_reach_the_report(steer, broken, on_nonfinite):
     is null.
     """
     Path("wall.py").write_text(
-        f"import math\nimport torch\n\ndef wall(x):\n    return torch.where(x[:, 0] > 1, x[:, 1], {broken})\n"
+        "import math\nimport torch\n\ndef wall(x):\n    return torch.where(x[:, 0] > 1, x[:, 1],"
+        f" {broken})\n"
     )
     words = [
         *RING,
         "reward=wall.py:wall",
-        "sampler.guide=false",
+        "sampler._target_=steer.samplers.UnguidedTilting",
         f"tilt.on_nonfinite={on_nonfinite}",
     ]
     metrics = steer.metrics(*words)
@@ -249,3 +266,26 @@ def test_hard_constraints_reach_the_report(steer, broken, on_nonfinite):
     assert metrics["log_z"] is not None
     if on_nonfinite == "reject":
         assert "wall is nan for sample" in steer.fails(*words[:-1])
+
+
+def test_equal_classifiers_are_loaded_once(steer, fashion, monkeypatch):
+    loaded = []
+    original = rewards.load_classifier
+
+    def counted(name_or_path):
+        loaded.append(name_or_path)
+        return original(name_or_path)
+
+    monkeypatch.setattr(rewards, "load_classifier", counted)
+    experiment = experiment_of(load("sample", "fashion/steer", [*fashion, "particles=2"]))
+    assert loaded == ["steer.safetensors", "judge.safetensors"]
+    measure = experiment.measure
+    assert measure.heldout.reward.classifier is measure.judge
+    assert measure.reward.reward.classifier is not measure.judge
+    assert not any(weight.requires_grad for weight in measure.judge.parameters())
+    assert measure.reward.__name__ == measure.heldout.__name__ == "ClassLogProbability"
+
+
+def test_a_missing_classifier_is_named_by_its_key(steer, fashion):
+    missing = "heldout.classifier.name_or_path=nowhere.safetensors"
+    assert "heldout.classifier" in steer.fails("sample", "fashion/steer", *fashion, missing)

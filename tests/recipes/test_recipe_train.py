@@ -22,10 +22,19 @@ from steer import checkpoint
 
 ROOT = Path(__file__).parents[2]
 BOARD = [
-    "train", "checkerboard/train", "model.network.width=8", "model.network.depth=1", "data.batch_size=16",
-    "particles=64", "trainer.accelerator=cpu", "trainer.max_steps=40", "loop.objective.diag_only_steps=10",
-    "checkpoint_every=15", "pictures.every=20", "trainer.log_every_n_steps=5",
-]  # fmt: skip
+    "train",
+    "checkerboard/train",
+    "model.network.width=8",
+    "model.network.depth=1",
+    "data.batch_size=16",
+    "particles=64",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=40",
+    "loop.objective.diag_only_steps=10",
+    "checkpoint_every=15",
+    "pictures.every=20",
+    "trainer.log_every_n_steps=5",
+]
 TUNE = """
 model: plane.safetensors
 particles: 32
@@ -69,7 +78,7 @@ def test_training_goes_on_from_given_weights(steer):
         torch.testing.assert_close(weight, weights(first)[name], rtol=0, atol=1e-9)
     assert checkpoint.read_header(f"{again}/map.safetensors")["start"] == first
     problem = steer.fails(*BOARD, f"start={first}", "model.network.width=9")
-    assert "network.first.bias should be (9,) and is (8,); build it alike" in problem
+    assert "network.first.bias should be (9,) and is (8,); build both alike" in problem
 
 
 def test_training_goes_on_from_a_run_that_never_ended(steer):
@@ -78,7 +87,7 @@ def test_training_goes_on_from_a_run_that_never_ended(steer):
     kept = weights(first)
     Path(first, "map.safetensors").unlink()
     problem = steer.fails(*BOARD, f"start={first}", "model.network.width=9")
-    assert "network.first.bias should be (9,) and is (8,); build it alike" in problem
+    assert "network.first.bias should be (9,) and is (8,); build both alike" in problem
     unfinished = steer(*BOARD, f"start={first}", "trainer.max_steps=1", "loop.lr=1e-12")
     for name, weight in weights(unfinished).items():
         torch.testing.assert_close(weight, kept[name], rtol=0, atol=1e-9)
@@ -112,7 +121,7 @@ def test_training_leaves_a_map_that_loads(steer, capsys):
         == "exact"
     )
     evaluated = steer.metrics(
-        "evaluate", "checkerboard/evaluate", "particles=200", "yardstick.draws=500"
+        "evaluate", "checkerboard/evaluate", "particles=200", "reference.draws=500"
     )
     assert evaluated["samplers"].keys() == {
         *(f"{k}_jumps" for k in (2, 4, 8, 16)),
@@ -123,7 +132,7 @@ def test_training_leaves_a_map_that_loads(steer, capsys):
     assert (
         evaluated["floor"]["energy_distance"] < evaluated["samplers"]["1_jump"]["energy_distance"]
     )
-    few = ["particles=200", "yardstick.draws=500", "samplers.64-step_ode=null"]
+    few = ["particles=200", "reference.draws=500", "samplers.64-step_ode=null"]
     assert main(["evaluate", "checkerboard/evaluate", *few]) == 0
     assert f"grid kl, 4 jumps: {number(evaluated['samplers']['4_jumps']['grid_kl'])}" in (
         capsys.readouterr().err.splitlines()
@@ -148,7 +157,8 @@ def kill_and_resume(steer, words):
     """Runs the command in a process of its own, kills it once it has a checkpoint, and resumes it
     in this one.
     """
-    words, last = [*words, "run.dir=killed"], Path("killed/last.ckpt")
+    words = [*words, "run.dir=killed"]
+    last = Path("killed/last.ckpt")
     command = [sys.executable, "-m", "recipes.cli", *words, "--quiet"]
     process = subprocess.Popen(
         command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -244,8 +254,8 @@ def test_an_image_map(steer, clothes):
 
 
 def test_evaluating_images(steer, fashion, clothes):
-    data = ["yardstick.test.folder=clothes", "yardstick.train.folder=clothes"]
-    judge = "yardstick.judge.name_or_path=judge.safetensors"
+    data = ["reference.test.folder=clothes", "reference.train.folder=clothes"]
+    judge = "reference.judge.name_or_path=judge.safetensors"
     metrics = steer.metrics("evaluate", "fashion/evaluate", fashion[0], judge, *data, "particles=2")
     assert metrics["samples"] == 20
     assert metrics["samplers"].keys() == {"1_jump", "2_jumps", "4_jumps", "8_jumps", "64-step_ode"}

@@ -13,20 +13,20 @@ import torch
 from recipes.cli import main
 from recipes.experiments import verify as figure
 from recipes.verification.hypothesis_test import (
+    assess,
     at_step_zero,
-    enough,
-    judge,
+    is_decided,
     order,
-    settled,
-    surprise,
+    unless_unsettled,
+    z_score,
 )
 from recipes.verification.measurement import (
-    Held,
-    Numbers,
-    Size,
+    Measurement,
+    SampleSize,
+    Statistics,
     errors,
-    hold,
-    hold_until,
+    measure,
+    measure_until,
     std_error,
 )
 from steer.analytic.benchmarks import WORLDS
@@ -56,7 +56,7 @@ from steer.samplers import Result
 from steer.samplers import Sampler
 from steer.samplers import Sde
 
-class Exact(Sampler):                     # draws of the mixture itself, the same ones at every number of steps
+class Exact(Sampler):                     # draws of the mixture, the same at every number of steps
     claim = "exact"
 
     def __init__(self, steps=1):
@@ -70,7 +70,8 @@ class Exact(Sampler):                     # draws of the mixture itself, the sam
                 counting.network(x)
             log_w = tilt(x, None, 1.0).unflatten(0, x0.shape[:2])
         spent = tally.per(len(x))
-        return Result(x.unflatten(0, x0.shape[:2]), log_w, log_mean_exp(log_w), log_w, evaluations=spent)
+        x = x.unflatten(0, x0.shape[:2])
+        return Result(x, log_w, log_mean_exp(log_w), log_w, evaluations=spent)
 
 class Unweighted(Jump):
     def finish(self, run, x):
@@ -261,7 +262,8 @@ def test_few_particles_many_repetitions_are_unbiased_together():
     result = Jump(1)(world.flow_map, x0, Tilt(world.reward))
     assert result.log_z.mean() - world.log_z < -0.3
     error, influence = errors(result, world)
-    noise, judged = std_error(influence), world.weights > 0.01
+    noise = std_error(influence)
+    judged = world.weights > 0.01
     assert float(error.log_z.abs() / noise.log_z) < 4
     assert (error.mean.abs() / noise.mean < 4).all()
     assert (error.weights.abs() / noise.weights < 4)[judged].all()
@@ -274,16 +276,16 @@ def made(errors_of_log_z, noise=0.0, repetitions=16):
     swing = (
         noise * repetitions**0.5 * (-1.0) ** torch.arange(repetitions, dtype=torch.float64)[:, None]
     )
-    influence = Numbers(swing, 0 * swing, 0 * swing)
+    influence = Statistics(swing, 0 * swing, 0 * swing)
     return [
-        Held(n, Numbers(zeros + e, zeros, zeros), influence, 1.0, 1.0, Evaluations())
+        Measurement(n, Statistics(zeros + e, zeros, zeros), influence, 1.0, 1.0, Evaluations())
         for n, e in errors_of_log_z.items()
     ]
 
 
 def test_extrapolation_leaves_nothing_of_h_and_h2_and_the_order_is_found():
-    held = made({n: 0.01 + 3 / n - 20 / n**2 for n in (25, 50, 100)})
-    assert float(at_step_zero(held)[0].log_z) == pytest.approx(0.01)
+    runs = made({n: 0.01 + 3 / n - 20 / n**2 for n in (25, 50, 100)})
+    assert float(at_step_zero(runs)[0].log_z) == pytest.approx(0.01)
     assert float(at_step_zero(made({10: 0.3, 20: 0.2}))[0].log_z) == pytest.approx(0.1)
     assert float(at_step_zero(made({10: 0.3}))[0].log_z) == pytest.approx(0.3)
     for p in (1.0, 2.0):
@@ -300,17 +302,17 @@ def test_noise_common_to_all_sizes_is_not_multiplied_by_the_extrapolation():
 def test_surprise_goes_beyond_a_limit_as_often_as_a_gaussian():
     x = torch.randn(4000, 8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = torch.tensor(
-        [surprise(e, s, 8) for e, s in zip(x.mean(1), x.std(1) / 8**0.5, strict=True)]
+        [z_score(e, s, 8) for e, s in zip(x.mean(1), x.std(1) / 8**0.5, strict=True)]
     )
     beyond = float((found > 2).double().mean())
     assert abs(beyond - 0.0455) < 4 * (0.0455 / 4000) ** 0.5
-    assert surprise(torch.tensor([2.5]), torch.tensor([1.0]), 10**6) == pytest.approx(2.5, rel=1e-3)
+    assert z_score(torch.tensor([2.5]), torch.tensor([1.0]), 10**6) == pytest.approx(2.5, rel=1e-3)
 
 
 def test_a_method_that_is_not_exact_never_passes():
     world = WORLDS["overlapping"]()
-    held = [hold(Jump(1), 1, world, "overlapping", Size(32, 4096, 0))]
-    assert [judge(held, world, claim).verdict for claim in ("exact", "biased", "maximiser")] == [
+    runs = [measure(Jump(1), 1, world, "overlapping", SampleSize(32, 4096, 0))]
+    assert [assess(runs, world, claim).result for claim in ("exact", "biased", "maximiser")] == [
         "pass",
         "none",
         "none",
@@ -365,10 +367,15 @@ class TooLowBeyondTheMean(Draws):
 
 def verdict_of(sampler, name, seed):
     world = WORLDS[name]()
-    held = hold_until(
-        partial(enough, world=world), {None: sampler(world)}, world, name, Size(32, 1024, seed), 20
+    runs = measure_until(
+        partial(is_decided, world=world),
+        {None: sampler(world)},
+        world,
+        name,
+        SampleSize(32, 1024, seed),
+        20,
     )
-    return judge(held, world, "exact").verdict
+    return assess(runs, world, "exact").result
 
 
 @pytest.mark.parametrize("wrong", [TooHigh, TooHighInAMode, TooLowBeyondTheMean])
@@ -398,7 +405,7 @@ def test_the_page_of_all_methods(monkeypatch):
     ]
     assert f"6 numbers: {sum(z > 2 for z in checks)} beyond 2 (0.3 expected)" in page
     told = cells[figure.key_of("Jump", "lobes")]["smallest_error_told"]["log_z"]
-    assert f" {told:.3f} " in page.split("## The smallest error of log Z that is told")[1]
+    assert f" {told:.3f} " in page.split("## The smallest detectable error of log Z")[1]
 
 
 @pytest.mark.parametrize(
@@ -414,6 +421,6 @@ def test_an_error_that_does_not_shrink_is_not_passed(errors, expected):
         {"log_z_error": e, "log_z_std_error": 0.01, "log_z_in_std_errors": abs(e) / 0.01}
         for e in errors
     ]
-    assert settled("pass", sizes) == expected
-    assert settled("fail", sizes) == "fail"
-    assert settled("pass", sizes[-1:]) == "pass"
+    assert unless_unsettled("pass", sizes) == expected
+    assert unless_unsettled("fail", sizes) == "fail"
+    assert unless_unsettled("pass", sizes[-1:]) == "pass"

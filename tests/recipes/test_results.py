@@ -171,7 +171,7 @@ def test_make_figures_runs_every_script(in_root):
     assert sorted(listed) == sorted(results.FIGURES)
     scripts = {
         path.stem
-        for path in Path("recipes/figures").glob("*.py")
+        for path in Path("recipes/experiments").glob("*.py")
         if "def main(" in path.read_text()
     }
     assert scripts == {

@@ -167,6 +167,6 @@ def test_a_torchvision_of_another_build_is_told_on_one_line(tmp_path, monkeypatc
 def test_importing_rewards_does_not_import_open_clip():
     import subprocess
 
-    code = "import rewards, sys; print([m for m in ('open_clip', 'torchvision', 'steer', 'recipes') if m in sys.modules])"
+    code = "import rewards, sys; print([m for m in ('open_clip', 'torchvision', 'torchmetrics', 'recipes') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -90,7 +90,8 @@ def test_jpeg_size_is_the_size_of_the_file():
 
 
 def test_jpeg_size_likes_simple_images():
-    flat, noise = torch.zeros(1, 1, 28, 28), torch.rand(1, 1, 28, 28)
+    flat = torch.zeros(1, 1, 28, 28)
+    noise = torch.rand(1, 1, 28, 28)
     assert JpegSize()(flat) > JpegSize()(noise)
     assert JpegSize(quality=30)(noise) > JpegSize(quality=90)(noise)
     assert JpegSize()(flat - 1) == JpegSize()(flat)

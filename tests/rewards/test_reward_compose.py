@@ -146,8 +146,10 @@ def test_ensemble_of_judges_who_agree_has_a_finite_gradient():
 
 def test_smoothing_by_noise_is_a_gaussian_average():
     """E -|x + s e|^2 = -|x|^2 - 2 s^2 in the plane, with variance 4 s^2 (|x|^2 + s^2)."""
-    views, noise = 4000, 0.7
-    smooth, x = Smoothed(NEAR, noise, views=views), X.double()
+    views = 4000
+    noise = 0.7
+    smooth = Smoothed(NEAR, noise, views=views)
+    x = X.double()
     error = 2 * noise * torch.sqrt(x.square().sum(1) + noise**2) / views**0.5
     assert ((smooth(x) - (NEAR(x) - 2 * noise**2)).abs() < 4.5 * error).all()
     assert torch.equal(smooth(x), smooth(x))

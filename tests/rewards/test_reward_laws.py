@@ -13,11 +13,11 @@ from rewards.networks import ResidualClassifier
 from rewards.operators import Mask
 
 B = 5
-PLANE, GREY, RGB = (2,), (1, 28, 28), (3, 12, 16)
-MASK, IMAGES = (
-    Mask.box(GREY, 8, 8, 10, 12),
-    torch.rand(B, *GREY, generator=torch.Generator().manual_seed(3)),
-)
+PLANE = (2,)
+GREY = (1, 28, 28)
+RGB = (3, 12, 16)
+MASK = Mask.box(GREY, 8, 8, 10, 12)
+IMAGES = torch.rand(B, *GREY, generator=torch.Generator().manual_seed(3))
 WIGGLE = rewards.FunctionReward(lambda x: torch.sin(3 * x).flatten(1).sum(1))
 EXAMPLES = {
     # class: (how to build it, the shape of a sample, one condition per sample); a class that is
@@ -85,6 +85,7 @@ def example(request):
     reward = build()
     assert type(reward) is request.param
     x = torch.rand(B, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = x * torch.linspace(0.2, 1, B, dtype=x.dtype).view(-1, *[1] * len(shape))  # dark to bright
     return reward.double(), x, cond
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import steer.checkpoint
 from rewards import checkpoint, load_classifier, save_classifier
-from rewards.networks import PatchClassifier, ResidualClassifier
+from rewards.networks import PatchClassifier, Perceptron, ResidualClassifier
+from steer.checkpoint import FORMAT, read_header
 
 NETWORKS = [ResidualClassifier, PatchClassifier]
 
@@ -68,7 +70,7 @@ def test_save_and_load(network, tmp_path):
     assert torch.equal(loaded(images(2)), network(images(2)))
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
-    header = checkpoint.read_header(path)
+    header = read_header(path)
     assert header["format"] == "steer"
     assert header["kind"] == "classifier"
     assert header["accuracy"] == 0.92
@@ -83,7 +85,7 @@ def test_settings_build_the_same_network(tmp_path):
 
 
 def test_shipped_names(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
+    monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path)
     save_classifier(tmp_path / "fashion-patch.safetensors", network)
     assert checkpoint.shipped() == ["fashion-patch"]
     assert torch.equal(load_classifier("fashion-patch")(images(1)), network(images(1)))
@@ -94,7 +96,7 @@ def test_shipped_names(network, tmp_path, monkeypatch):
 
 
 def write(path, tensors, **header):
-    metadata = {"steer": json.dumps({**checkpoint.FORMAT, **header})}
+    metadata = {"steer": json.dumps({**FORMAT, "kind": "classifier", **header})}
     save_file(tensors, path, metadata=metadata)
 
 
@@ -109,31 +111,61 @@ def test_bad_files_are_told_on_one_line(tmp_path):
         assert str(file) in str(error.value)
         assert "\n" not in str(error.value)
 
-    refused("no classifier .* expected a .safetensors file or a shipped name")
+    refused("no classifier")
     file.write_bytes(b"no safetensors at all")
-    refused("expected a safetensors file, got")
+    refused("safetensors file")
     save_classifier(file, good)
     file.write_bytes(file.read_bytes()[:-100])
-    refused("expected a safetensors file, got")
+    refused("safetensors file")
     save_file(good.state_dict(), file)
-    refused("expected a header under 'steer'")
+    refused("how to build")
     save_file(good.state_dict(), file, metadata={"steer": "{"})
-    refused("expected JSON under 'steer'")
+    refused("JSON")
     write(file, good.state_dict(), build=build, kind="flow_map")
-    refused("header of a classifier.*flow_map")
+    refused("kind.*flow_map")
     write(file, good.state_dict(), build=build, version=2)
-    refused("'version': 2")
+    refused("version 2")
     write(file, good.state_dict(), build={"_target_": "os.system", "command": "true"})
-    refused("expected a network among .*ResidualClassifier.*got os.system")
+    refused("rewards.networks.*os.system")
+    perceptron = {"_target_": "rewards.networks.Perceptron", "width": 8, "hidden": 8}
+    write(file, Perceptron(8, 8).state_dict(), build=perceptron)
+    refused("Perceptron")
+    write(file, good.state_dict(), build={"_target_": "rewards.Brightness"})
+    refused("rewards.networks.*rewards.Brightness")
+    write(file, good.state_dict(), build="rewards.networks.ResidualClassifier")
+    refused("describes a str")
     write(file, good.state_dict(), build={**build, "wdith": 8})
-    refused("cannot be built from its header")
+    refused("wdith.*width")
+    write(file, good.state_dict(), build={**build, "width": 12})
+    refused("cannot be built from its header.*divisible")
     write(file, good.state_dict(), build={**build, "width": 16})
-    refused(r"expected blocks.*of shape \(16,\), got \(8,\)")
+    refused(r"blocks.*\(16,\).*\(8,\)")
     write(file, {"stem.weight": torch.zeros(8, 1, 4, 4)}, build=build)
-    refused(r"expected .* got None")
+    refused("is nothing")
+
+
+def test_notes_never_change_the_format(tmp_path):
+    notes = {"version": 7, "kind": "map", "format": "mine", "build": {}}
+    save_classifier(tmp_path / "a.safetensors", ResidualClassifier(width=8), notes)
+    assert isinstance(load_classifier(tmp_path / "a.safetensors"), ResidualClassifier)
+
+
+def test_a_failed_write_leaves_the_old_file(network, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    save_classifier(path, network)
+    before = path.read_bytes()
+
+    def fails(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(steer.checkpoint, "save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save_classifier(path, network, {"seed": 1})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", checkpoint.shipped())
 def test_every_shipped_classifier_loads(name):
     assert load_classifier(name)(images(2)).isfinite().all()
-    assert (checkpoint.SHIPPED / f"{name}.safetensors").stat().st_size < 16e6
+    assert (checkpoint.WEIGHTS / f"{name}.safetensors").stat().st_size < 16e6

@@ -28,6 +28,7 @@ from steer.samplers import (
     Sde,
     TrajectoryTilting,
     TransitionWeights,
+    UnguidedTilting,
 )
 from steer.samplers.base import Stepwise
 from steer.solvers import Euler, Rk4
@@ -107,7 +108,11 @@ CHAINS = {
     "FMTT, transitions": lambda eps: TrajectoryTilting(
         80, Denoiser(), eps=eps, weighting=TransitionWeights()
     ),
-    "FMTT, unguided": lambda eps: TrajectoryTilting(80, Denoiser(), eps=eps, guide=False),
+    "FMTT, unguided": lambda eps: UnguidedTilting(
+        80,
+        Denoiser(),
+        eps=eps,
+    ),
 }
 
 

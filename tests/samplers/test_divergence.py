@@ -36,7 +36,7 @@ STEEP = Tilt(Quadratic([1.0, 0.0], 3.0), torch.tensor([0.0, 1e6]))
     ],
     ids=["dps", "fmtt", "fmrg", "noise", "best of dps"],
 )
-@pytest.mark.filterwarnings("ignore::steer.samplers.smc.degeneracy.WeightCollapse")
+@pytest.mark.filterwarnings("ignore::steer.samplers.smc.degeneracy.WeightDegeneracy")
 def test_what_runs_away_is_told_of_once(sampler, name):
     """The second of two prompts of four is steered a million times too hard."""
     with pytest.warns(Divergence) as caught:

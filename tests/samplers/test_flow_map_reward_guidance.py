@@ -227,7 +227,7 @@ def test_refusals():
         FlowMapRewardGuidance(8, guided=9)
     with pytest.raises(ValueError, match=r"Adam forgets the length of a gradient.*give adam=False"):
         FlowMapRewardGuidance(adam=True, rescale=True)
-    with pytest.raises(ValueError, match=r"climbs a reward; pass tilt="):
+    with pytest.raises(ValueError, match=r"follows a reward; pass tilt="):
         FlowMapRewardGuidance()(Ball(), x0)
     with pytest.raises(ValueError, match=r"JpegSize has no gradient .* use FkSteering or BestOfN"):
         FlowMapRewardGuidance()(Ball(), torch.rand(1, 2, 1, 8, 8), Tilt(JpegSize()))

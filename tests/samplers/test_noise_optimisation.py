@@ -89,7 +89,7 @@ def test_more_jumps_climb_through_more_of_the_flow():
 
 def test_refusals():
     x0 = torch.rand(1, 2, 1, 8, 8)
-    with pytest.raises(ValueError, match="climbs a reward; pass tilt="):
+    with pytest.raises(ValueError, match="follows a reward; pass tilt="):
         NoiseOptimisation()(Ball(), x0)
     with pytest.raises(ValueError, match=r"JpegSize has no gradient .* use BestOfN or FkSteering"):
         NoiseOptimisation()(Ball(), x0, Tilt(JpegSize()))

@@ -15,8 +15,9 @@ from steer.samplers import (
     Ode,
     PathWeights,
     Sde,
-    Search,
+    TrajectorySearch,
     TrajectoryTilting,
+    UnguidedTilting,
     ValueGuided,
 )
 from steer.solvers import Heun
@@ -59,8 +60,20 @@ UNGUIDED = [
     (Jump(N, renoise=True), (N, 0, 1, 0)),
     (BestOfN(Jump(N)), (PARTICLES * N, 0, PARTICLES, 0)),
     (BestOfN(BestOfN(Ode(N))), (PARTICLES * N, 0, PARTICLES, 0)),
-    (TrajectoryTilting(N, MapJump(), guide=False), (2 * N, 0, N + 1, 0)),
-    (TrajectoryTilting(N, Denoiser(), guide=False), (N, 0, N + 1, 0)),
+    (
+        UnguidedTilting(
+            N,
+            MapJump(),
+        ),
+        (2 * N, 0, N + 1, 0),
+    ),
+    (
+        UnguidedTilting(
+            N,
+            Denoiser(),
+        ),
+        (N, 0, N + 1, 0),
+    ),
 ]
 
 
@@ -81,12 +94,12 @@ def test_cost_per_returned_sample(sampler, expected):
 def test_search_and_resampling_cost_nothing_more():
     tilt = Tilt(Quadratic([1.0, 0.0], 3.0))
     costs = {
-        cost(TrajectoryTilting(N, **more), tilt)
-        for more in (
-            {"resample_below": 0.0},
-            {"resample_below": 1.0},
-            {"search": Search(2)},
-            {"film": 2},
+        cost(sampler, tilt)
+        for sampler in (
+            TrajectoryTilting(N, resample_below=0.0),
+            TrajectoryTilting(N, resample_below=1.0),
+            TrajectoryTilting(N, film=2),
+            TrajectorySearch(N, every=2),
         )
     }
     assert len(costs) == 1

@@ -18,12 +18,13 @@ from steer.samplers import (
     Ode,
     PathWeights,
     Sde,
-    Search,
+    TrajectorySearch,
     TrajectoryTilting,
+    UnguidedTilting,
     ValueSmc,
     training_free,
 )
-from steer.samplers.smc.degeneracy import WeightCollapse
+from steer.samplers.smc.degeneracy import WeightDegeneracy
 from steer.tilt import NonFiniteReward, Tilt
 
 every = pytest.mark.parametrize("name", BUILD)
@@ -127,7 +128,7 @@ def test_a_reward_without_gradient_is_refused_by_what_needs_one(name):
 
     message = str(raised(ValueError, BUILD[name](), noise(1, 4, 2), Tilt(Size())))
     assert message.startswith("Size has no gradient (Sizes are counted)")
-    assert "guide=False" in message
+    assert "UnguidedTilting" in message
     assert "BestOfN" in message
 
 
@@ -137,7 +138,7 @@ def test_a_reward_that_leaves_torch_unannounced_is_found_out(name):
         raised(ValueError, BUILD[name](), noise(1, 4, 2), Tilt(lambda x: x.detach().sum(1)))
     )
     assert "has no gradient (torch cannot follow" in message
-    assert "guide=False" in message
+    assert "UnguidedTilting" in message
 
 
 @every
@@ -159,7 +160,9 @@ def test_inference_mode_is_not_blamed_on_the_reward():
         message = str(raised(ValueError, TrajectoryTilting(2), noise(1, 2, 2), Tilt(REWARD)))
         assert "no_grad()" in message
         assert (
-            TrajectoryTilting(2, guide=False)(Ball(), noise(1, 2, 2), Tilt(REWARD))
+            UnguidedTilting(
+                2,
+            )(Ball(), noise(1, 2, 2), Tilt(REWARD))
             .x.isfinite()
             .all()
         )
@@ -181,7 +184,7 @@ def test_what_is_no_number_of_steps_and_what_is_not_built():
         TrajectoryTilting(2.5)
     with pytest.raises(
         ValueError,
-        match=r"TrajectoryTilting takes a whole number of steps first; got <steer\.lookahead\.Denoiser",
+        match=r"TrajectoryTilting takes a whole number of steps first; got <steer",
     ):
         TrajectoryTilting(Denoiser())
     with pytest.raises(ValueError, match="whole number of steps first; got True"):
@@ -214,7 +217,7 @@ def test_samplers_that_need_a_reward_say_so():
             "chi must be finite; at t = 0 it is inf",
         ),
         (
-            TrajectoryTilting(2, level=lambda t: t if t == 1 else float("nan")),
+            TrajectoryTilting(2, annealing=lambda t: t if t == 1 else float("nan")),
             "level must be finite; at t = 0",
         ),
         (TrajectoryTilting(2, eps=0.0, chi=lambda t: 1.0), "transition weights need noise"),
@@ -239,7 +242,7 @@ def test_a_look_ahead_whose_slope_in_time_is_infinite_is_told_of():
 
     sampler = TrajectoryTilting(2, Rooted(), weighting=PathWeights())
     message = str(raised(NonFiniteReward, sampler, noise(1, 4, 2), Tilt(REWARD)))
-    assert "the time derivative of Quadratic at its look-ahead is" in message
+    assert "the time derivative of Quadratic at its guess is" in message
     assert "for sample 0 at t = 0" in message
 
 
@@ -252,7 +255,7 @@ def test_noise_levels_are_not_negative():
 def test_weights_that_come_down_to_one_are_told_of_once():
     """The second prompt's reward is a million times as steep as the first's."""
     tilt = Tilt(Quadratic([1.0, 0.0], 1.0), torch.tensor([1.0, 1e6]))
-    with pytest.warns(WeightCollapse) as caught:
+    with pytest.warns(WeightDegeneracy) as caught:
         result = TrajectoryTilting(6, Identity())(Ball(), noise(2, 8, 2), tilt, None, seeded())
     (warning,) = caught
     assert "of prompt 1 but that of sample" in str(warning.message)
@@ -276,10 +279,10 @@ def test_copies_that_no_noise_would_part_are_not_made():
     sampler = TrajectoryTilting(
         4, Identity(), resample_below=1.0, eps=lambda t: 1.0 if t == 0 else 0.0
     )
-    assert "copies stay alike without noise: eps is 0 at t = 0.25" in str(
+    assert "copies stay identical without noise: eps is 0 at t = 0.25" in str(
         raised(ValueError, sampler, noise(1, 8, 2), Tilt(Quadratic([1.0, 0.0], 3.0)))
     )
-    assert "copies stay alike" in str(
+    assert "copies stay identical" in str(
         raised(ValueError, FkSteering(4, every=1, eps=lambda t: 0.0), noise(1, 8, 2), Tilt(REWARD))
     )
     FkSteering(4, every=1, resample_below=0, eps=lambda t: 0.0)(
@@ -300,15 +303,15 @@ def test_extra_drift_without_noise_cannot_be_weighed():
         (lambda: Ode(0), "at least one step"),
         (lambda: Ode(2, max_batch=0), "max_batch"),
         (lambda: TrajectoryTilting(2, resample_below=1.5), "fraction"),
-        (lambda: TrajectoryTilting(2, guide=False, chi=lambda t: 1.0), "guide=False"),
+        (lambda: TrajectoryTilting(2, chi=math.nan)(Ball(), noise(1, 2, 2), Tilt(REWARD)), "chi"),
         (lambda: TrajectoryTilting(2, Posterior(2), weighting=PathWeights()), "TransitionWeights"),
         (
             lambda: TrajectoryTilting(2, weighting=PathWeights(), trust_radius=1.0),
             "weigh the whole gradient",
         ),
         (lambda: TrajectoryTilting(2, trust_radius=0.0), "above 0; got 0.0"),
-        (lambda: Search(every=0), "every"),
-        (lambda: Search(keep=0.0), "keep"),
+        (lambda: TrajectorySearch(2, every=0), "every"),
+        (lambda: TrajectorySearch(2, keep=0.0), "keep"),
     ],
 )
 def test_settings_out_of_range_are_refused(build, message):

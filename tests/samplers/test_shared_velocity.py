@@ -18,6 +18,7 @@ from steer.samplers import (
     Svdd,
     TrajectoryTilting,
     TransitionWeights,
+    UnguidedTilting,
     ValueGuided,
 )
 from steer.solvers import Euler, Heun, Rk4, Solver
@@ -70,7 +71,13 @@ COUNTS = {
     "svdd, one": (lambda ahead: Svdd(N, 1, ahead), N),
     "rollover": (lambda ahead: RolloverBudgetForcing(N, 4, ahead), 1 + 4 * (N - 1)),
     "beams": (lambda ahead: BeamSearch(N, 1, ahead, 1), N),
-    "unguided": (lambda ahead: TrajectoryTilting(N, ahead, guide=False), N),
+    "unguided": (
+        lambda ahead: UnguidedTilting(
+            N,
+            ahead,
+        ),
+        N,
+    ),
     "value": (lambda ahead: ValueGuided(N, ahead), N + 1),
 }
 SILENT = {

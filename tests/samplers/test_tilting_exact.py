@@ -26,8 +26,8 @@ from steer.samplers import (
     ReversalWeights,
     Rising,
     Sde,
-    Search,
     Tempering,
+    TrajectorySearch,
     TrajectoryTilting,
     TransitionWeights,
     ValueSmc,
@@ -128,7 +128,7 @@ def test_every_setting_samples_the_tilted_law(setting):
 @pytest.mark.parametrize(
     "sampler",
     [
-        *(tds(50), das(50), das(50, level=Tempering(0.9)), tds(50, MapJump())),
+        *(tds(50), das(50), das(50, annealing=Tempering(0.9)), tds(50, MapJump())),
         *(
             ValueSmc(50),
             ValueSmc(50, Posterior(2)),
@@ -288,7 +288,7 @@ def test_guidance_without_weights_is_biased_and_one_correction_mends_it():
 
 def test_search_climbs_and_claims_no_law():
     model, (x0, g) = world(), noise(4, 64)
-    sampler = TrajectoryTilting(40, search=Search(every=5, keep=0.25))
+    sampler = TrajectorySearch(40, every=5, keep=0.25)
     assert sampler.claim == "maximiser"
     found = sampler(model, x0, Tilt(REWARD), generator=g)
     tilted = TrajectoryTilting(40)(model, x0, Tilt(REWARD), generator=g)

@@ -20,7 +20,6 @@ from steer.samplers.training_free import dps, freedom, lgd_mc, mpgd, tfg, ugd
 from steer.samplers.training_free.guidance_schedules import (
     AtMost,
     Carried,
-    Decreasing,
     Denoised,
     Increasing,
     Noisiness,
@@ -28,8 +27,8 @@ from steer.samplers.training_free.guidance_schedules import (
     OverAlpha,
     RootMeanSquare,
     UnitAtGuess,
-    legs,
-    strengths,
+    ddim_steps,
+    on_steps,
 )
 from steer.tilt import Tilt
 
@@ -321,7 +320,7 @@ def test_a_leg_forth_and_back_keeps_the_law(schedule, eta):
     """The forward process from x_t has the law of x_s for any variance of x1, and DDIM the noise
     level of x_t.
     """
-    for leg in legs(schedule, [k / 7 for k in range(8)], eta):
+    for leg in ddim_steps(schedule, [k / 7 for k in range(8)], eta):
         for var in (0.1, 1.0, 9.0):
             there, here = (
                 a**2 * var + b**2
@@ -335,7 +334,7 @@ def test_a_leg_forth_and_back_keeps_the_law(schedule, eta):
 def variance_of(steps, n_recur):
     """On standard normal data a step without reward is linear: Var x_t = c^2 Var x_s + fresh^2."""
     v = 1.0
-    for leg in legs(Linear(), [k / steps for k in range(steps + 1)], 1.0):
+    for leg in ddim_steps(Linear(), [k / steps for k in range(steps + 1)], 1.0):
         slope = leg.alpha_s / (leg.alpha_s**2 + leg.sigma_s**2)
         c = leg.alpha_t * slope + leg.kept * (1 - leg.alpha_s * slope) / leg.sigma_s
         for k in range(n_recur):
@@ -463,22 +462,21 @@ def test_samples_are_as_they_would_be_alone():
 
 
 # --- strengths ----------------------------------------------------------------------------------
-def test_paces():
-    ahead = legs(Trigonometric(), [0.2, 0.5, 0.7, 1.0], 1.0)
+def test_guidance_schedules():
+    ahead = ddim_steps(Trigonometric(), [0.2, 0.5, 0.7, 1.0], 1.0)
     ratios = [leg.alpha_s / leg.alpha_t for leg in ahead]
-    for pace, weight in ((Increasing(0.4), lambda a: a**2), (Decreasing(0.4), lambda a: 1 - a**2)):
-        values = strengths(pace, ahead)
-        assert sum(values) / 3 == pytest.approx(0.4)
-        assert values[0] / values[1] == pytest.approx(weight(ratios[0]) / weight(ratios[1]))
-    assert strengths(Carried(2.0), ahead) == pytest.approx([2.0 / a for a in ratios])
-    assert strengths(OverAlpha(2.0), ahead) == pytest.approx([2.0 / leg.alpha_t for leg in ahead])
-    assert strengths(lambda t: t**2, ahead) == pytest.approx([0.04, 0.25, 0.49])
-    assert strengths(Noisiness(0.3), ahead) == pytest.approx([0.3 * leg.sigma_s for leg in ahead])
-    assert strengths(Noisiness(0.3), legs(Linear(), [0.5, 1.0], 1.0)) == pytest.approx(
+    values = on_steps(Increasing(0.4), ahead)
+    assert sum(values) / 3 == pytest.approx(0.4)
+    assert values[0] / values[1] == pytest.approx((ratios[0] / ratios[1]) ** 2)
+    assert on_steps(Carried(2.0), ahead) == pytest.approx([2.0 / a for a in ratios])
+    assert on_steps(OverAlpha(2.0), ahead) == pytest.approx([2.0 / leg.alpha_t for leg in ahead])
+    assert on_steps(lambda t: t**2, ahead) == pytest.approx([0.04, 0.25, 0.49])
+    assert on_steps(Noisiness(0.3), ahead) == pytest.approx([0.3 * leg.sigma_s for leg in ahead])
+    assert on_steps(Noisiness(0.3), ddim_steps(Linear(), [0.5, 1.0], 1.0)) == pytest.approx(
         [0.3 * math.sqrt(0.5)]
     )
     # DDPM's mean with a score: (x_s + (sigma_s^2 - a^2 sigma_t^2) score) / a.
-    assert strengths(OnScore(0.5), ahead) == pytest.approx(
+    assert on_steps(OnScore(0.5), ahead) == pytest.approx(
         [0.5 * leg.back**2 / leg.ratio for leg in ahead]
     )
 
@@ -554,7 +552,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 def test_refusals_of_a_run():
     x0, tilt = noise(1, 2, 2), Tilt(LinearReward(A))
-    with pytest.raises(ValueError, match=r"needs a reward; pass tilt="):
+    with pytest.raises(ValueError, match=r"follows a reward; pass tilt="):
         dps(3)(Ball(), x0)
     with pytest.raises(ValueError, match=r"JpegSize has no gradient .* use FkSteering or BestOfN"):
         dps(3)(Ball(), torch.rand(1, 2, 1, 8, 8), Tilt(JpegSize()))

@@ -29,11 +29,12 @@ from steer.samplers import (
     RolloverBudgetForcing,
     Sampler,
     Sde,
-    Search,
     Svdd,
     Tempering,
+    TrajectorySearch,
     TrajectoryTilting,
     TransitionWeights,
+    UnguidedTilting,
     ValueGuided,
     ValueSmc,
     das,
@@ -80,15 +81,17 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "posterior": partial(TrajectoryTilting, STEPS, Posterior(3), **ALWAYS),
     "glass": partial(TrajectoryTilting, STEPS, Glass(2, steps=1), **ALWAYS),
     "renoise": partial(TrajectoryTilting, STEPS, Renoise(3, nodes=1), **ALWAYS),
-    "unguided": partial(TrajectoryTilting, STEPS, Denoiser(), guide=False),
+    "unguided": partial(UnguidedTilting, STEPS, Denoiser()),
     "fk, max": partial(FkSteering, STEPS, potential="max", every=1),
     "fk, sum, posterior": partial(FkSteering, STEPS, Posterior(3), "sum", 2),
     "tds": partial(tds, STEPS),
-    "das": partial(das, STEPS, level=Tempering(0.7)),
+    "das": partial(das, STEPS, annealing=Tempering(0.7)),
     "reversal": partial(
         TrajectoryTilting, STEPS, Denoiser(), weighting=ReversalWeights(), chi=0.5, **ALWAYS
     ),
-    "all of the tilt": partial(TrajectoryTilting, STEPS, Denoiser(), level=1.0, chi=-0.5, **ALWAYS),
+    "all of the tilt": partial(
+        TrajectoryTilting, STEPS, Denoiser(), annealing=1.0, chi=-0.5, **ALWAYS
+    ),
     "value-guided ode": partial(ValueGuided, STEPS, Denoiser(), 0.0),
     "glass, in pieces": partial(ValueSmc, STEPS, Glass(3, steps=1, at_once=2)),
     "tfg": partial(tfg, STEPS, n_iter=2, n_mc=2, n_recur=2),
@@ -97,36 +100,20 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "fmrg, endpoint": partial(FlowMapRewardGuidance, STEPS, "endpoint", n_opt=2),
     "plug and play, map": partial(PlugAndPlay, STEPS, MapJump()),
     "plug and play, half way": partial(PlugAndPlay, STEPS, FlowMapDenoiser(0.5), draws=2),
-    "search": partial(TrajectoryTilting, STEPS, search=Search(every=2)),
+    "search": partial(TrajectorySearch, STEPS, every=2),
     "beams, posterior": partial(BeamSearch, STEPS, 1, Posterior(3), 1),
     "svdd, less noise": partial(Svdd, STEPS, 3, MapJump(), eps=1.0),
     "svdd, posterior": partial(Svdd, STEPS, 3, Posterior(3)),
     "rollover, posterior": partial(RolloverBudgetForcing, STEPS, 3, Posterior(3)),
 }
-DETERMINISTIC = {
-    "FlowMapRewardGuidance",
-    "Jump",
-    "NoiseOptimisation",
-    "Ode",
-    "fmrg, endpoint",
-    "heun",
-    "mpgd",
-    "noiseless",
-    "ugd, map",
-    "value-guided ode",
-}
+DETERMINISTIC = {name for name, build in BUILD.items() if build().deterministic}
+FOLLOWS_GRADIENT = {name for name, build in BUILD.items() if build().needs_gradient}
+# which draws of a random look-ahead fall to whom depends on the pieces of max_batch
 DRAWING = {
-    "posterior",
-    "glass",
-    "renoise",
-    "fk, sum, posterior",
-    "glass, in pieces",
-    "ValueGuided",
-    "ValueSmc",
-    "beams, posterior",
-    "svdd, posterior",
-    "rollover, posterior",
-}  # which draws fall to whom depends on the pieces of max_batch
+    name
+    for name, build in BUILD.items()
+    if getattr(getattr(build(), "lookahead", None), "random", False)
+}
 FORGETFUL = {"PlugAndPlay", "Svdd", "svdd, posterior"}  # whose first step leaves nothing of x0
 
 

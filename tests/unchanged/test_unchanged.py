@@ -21,12 +21,15 @@ from steer.guidance import ClassifierFree, Guided, ValueGuidance
 from steer.interpolant import Linear, Trigonometric
 from steer.loops import ClassifierTraining, MapTraining, RewardTuning, quiet
 from steer.networks import ClassCondition, Mlp, UNet
-from steer.tilt import Tilt, Value
+from steer.tilt import Tilt
 from steer.training import METHODS, FlowMatching, Joint, Lagrangian, named
 from steer.tuning import Direct
 from steer.tuning.rollouts import EulerSteps, Jumps
+from steer.value import Value
 
 quiet()
+NEW = {"TrajectorySearch", "UnguidedTilting"}  # recorded as "search" and "unguided"
+OLD = {"thermodynamic_length": "length", "total_discrepancy": "discrepancy"}
 WITH_BALL = {
     "posterior",
     "fk, sum, posterior",
@@ -55,10 +58,10 @@ def told_of(result):
         for n in ("network_forward", "network_backward", "reward_forward", "reward_backward")
     ]
     return {"x": result.x, "log_w": result.log_w, "log_z": result.log_z, "tilt": result.tilt, "claim": result.claim,
-            "trace": result.trace, "evaluations": counts}  # fmt: skip
+            "trace": {OLD.get(k, k): v for k, v in result.trace.items()}, "evaluations": counts}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("name", sorted(set(BUILD) - NEW))
 def test_samplers_on_the_ball(name):
     tilt = Tilt(
         Quadratic(torch.tensor([1.0, -0.5], dtype=torch.float64), 0.7), torch.tensor([1.0, 2.0])
@@ -69,7 +72,7 @@ def test_samplers_on_the_ball(name):
     )
 
 
-@pytest.mark.parametrize("name", sorted(set(BUILD) - WITH_BALL))
+@pytest.mark.parametrize("name", sorted(set(BUILD) - WITH_BALL - NEW))
 def test_samplers_on_a_network(name):
     sampler = BUILD[name]()
     inner = getattr(sampler, "base_sampler", sampler)

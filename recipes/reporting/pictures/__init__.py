@@ -1,10 +1,9 @@
-"""The pictures of a run folder: images or points, what the look-ahead saw, and the curves of a run.
+"""Pictures: image grids, point clouds, filmstrips of the look-ahead, and curves.
 
-All of them are drawn on white at twice the size they are meant to be seen at, and none asks what a
-config is.
+All are drawn on white at twice the size at which they are shown, and none depends on a config.
 """
 
-from recipes.reporting.pictures.comparison import Point, contest
+from recipes.reporting.pictures.comparison import Point, cost_curves
 from recipes.reporting.pictures.filmstrip import filmstrip
 from recipes.reporting.pictures.image_grid import grid
 from recipes.reporting.pictures.point_clouds import Cloud, plane
@@ -15,7 +14,7 @@ from recipes.reporting.pictures.training import training_curves
 __all__ = [
     "Cloud",
     "Point",
-    "contest",
+    "cost_curves",
     "curves",
     "filmstrip",
     "grid",

@@ -1,6 +1,4 @@
-"""What every picture is drawn on: white paper measured in pixels, one sober palette, one size of
-letters.
-"""
+"""The canvas of every picture: measured in pixels, one palette, two font sizes."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,20 +11,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 DPI = 200  # a picture is shown at half its pixels: letters of 9 points come out as 12.5 CSS pixels
-INK, FAINT, RULE = "#20252b", "#68717d", "#d9dde3"
-BLUE, OCHRE, GREEN, PLUM = "#2b5c8a", "#c0721d", "#4b7f52", "#7a4a77"
-LETTERS, SMALL = 9.0, 8.0
+INK = "#20252b"
+FAINT = "#68717d"
+RULE = "#d9dde3"
+BLUE = "#2b5c8a"
+OCHRE = "#c0721d"
+GREEN = "#4b7f52"
+PLUM = "#7a4a77"
+LETTERS = 9.0
+SMALL = 8.0
 STEPS = [1, 2, 2.5, 5, 10]
 
 
-class Paper:
-    """A white sheet of `width` x `height` pixels; places are pixels from its top left corner.
+class Canvas:
+    """A white figure of `width` x `height` pixels; positions are pixels from its top left corner.
 
-    Images laid on it keep their pixels: nothing is interpolated.
+    Images keep their pixels: nothing is interpolated.
     """
 
     def __init__(self, width: int, height: int):
-        self.width, self.height = width, height
+        self.width = width
+        self.height = height
         self.figure = Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white")
         FigureCanvasAgg(self.figure)
 
@@ -43,8 +48,9 @@ class Paper:
         colour: str = INK,
         ha: str = "left",
     ) -> None:
-        """Words at a point, centred in height. They are taken as they are, never as TeX."""
-        x, y = left / self.width, 1 - top / self.height
+        """Text at a point, vertically centred; never parsed as TeX."""
+        x = left / self.width
+        y = 1 - top / self.height
         self.figure.text(
             x, y, words, fontsize=size, color=colour, ha=ha, va="center", parse_math=False
         )
@@ -61,7 +67,7 @@ class Paper:
 
 
 def width_of(words: list[str], size: float = LETTERS) -> int:
-    """Pixels that the longest of some words takes; 0 without any."""
+    """The width in pixels of the longest of some strings; 0 without any."""
     figure = Figure(dpi=DPI)
     renderer = FigureCanvasAgg(figure).get_renderer()
     drawn = [
@@ -72,7 +78,7 @@ def width_of(words: list[str], size: float = LETTERS) -> int:
 
 
 def wrapped(labels: Sequence[str]) -> list[str]:
-    """Labels in at most three short lines each, what is longer ending in an ellipsis."""
+    """Labels in at most three short lines each, longer ones ending in an ellipsis."""
     return [textwrap.fill(label, 24, max_lines=3, placeholder=" …") for label in labels]
 
 
@@ -93,10 +99,9 @@ def dress(axes: Axes, title: str) -> Axes:
 
 
 def write_numbers(axes: Axes) -> None:
-    """Few ticks, written out; the y axis ends on the ticks above and below what was drawn, the x
-    axis where it ends.
-    """
-    across, up = apart(*axes.dataLim.intervalx), apart(*axes.dataLim.intervaly)
+    """Sets few ticks with plain numbers; the y axis ends at ticks, the x axis at the data."""
+    across = apart(*axes.dataLim.intervalx)
+    up = apart(*axes.dataLim.intervaly)
     wide = MaxNLocator(5, steps=STEPS).tick_values(*across)
     high = MaxNLocator(4, steps=STEPS).tick_values(*up)
     axes.set_xticks(wide, labels=written(wide))
@@ -105,14 +110,14 @@ def write_numbers(axes: Axes) -> None:
 
 
 def apart(low: float, high: float) -> tuple[float, float]:
-    """Ends of an axis: one value gets room on either side, none gets (0, 1)."""
+    """The ends of an axis: widened around a single value, (0, 1) without any."""
     if low > high:
         return 0.0, 1.0
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
 def written(ticks: Sequence[float]) -> list[str]:
-    """Ticks in one unit with equally many decimals: 0.50 0.75 1.00, or 0 2.5k 5.0k."""
+    """Tick labels in one unit with equally many decimals: 0.50 0.75 1.00, or 0 2.5k 5.0k."""
     most = np.abs(ticks).max()
     unit, letter = next(
         (u for u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if most >= max(u[0], 1e4)), (1.0, "")

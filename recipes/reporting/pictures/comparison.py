@@ -1,6 +1,4 @@
-"""Several methods at several costs: a small panel for each figure, the same colour and mark for a
-method in all of them.
-"""
+"""Metrics of several methods against their cost, a panel for each metric."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +16,20 @@ from recipes.reporting.pictures.axes import (
     OCHRE,
     PLUM,
     SMALL,
-    Paper,
+    Canvas,
     dress,
     width_of,
     write_numbers,
 )
 
-WIDTH, LEFT, RIGHT, HEAD, FOOT, APART, HEIGHT, LINE = 1800, 110, 40, 96, 84, 130, 400, 44
+WIDTH = 1800
+LEFT = 110
+RIGHT = 40
+HEAD = 96
+FOOT = 84
+APART = 130
+HEIGHT = 400
+LINE = 44
 LOOKS = tuple(
     zip((BLUE, OCHRE, GREEN, PLUM, "#b03a48", "#2f8f9d", "#8a7a2f", INK), "osD^vPX*", strict=True)
 )
@@ -32,7 +37,7 @@ LEVEL: dict[str, Any] = {"color": FAINT, "linewidth": 0.9, "linestyle": (0, (4, 
 
 
 class Point(NamedTuple):
-    """A cost, a figure, and its standard error, NaN if that is not known."""
+    """A cost, a metric, and its standard error, NaN if that is unknown."""
 
     cost: float
     figure: float
@@ -43,7 +48,7 @@ Panel = Mapping[str, Sequence[Point]]  # the points of each method
 Look = Mapping[str, Any]
 
 
-def contest(
+def cost_curves(
     path: str | Path,
     panels: Mapping[str, Panel],
     across: str,
@@ -52,10 +57,9 @@ def contest(
     level_name: str = "exact draws",
     distances: Collection[str] = (),
 ) -> None:
-    """Draws every figure against the cost, which has a logarithmic axis, with bars of one standard
-    error.
+    """Draws every metric against the cost, on a logarithmic axis, with bars of one standard error.
 
-    The legend has a strip of its own above the panels.
+    The legend is above the panels.
 
     Args:
         path: of the PNG.
@@ -74,30 +78,32 @@ def contest(
         dict.fromkeys(name for panel in panels.values() for name, points in panel.items() if points)
     )
     if not methods:
-        raise ValueError("contest needs a panel with at least one point; got none")
+        raise ValueError("cost_curves needs a panel with at least one point; got none")
     looks = {name: look(i) for i, name in enumerate(methods)} | (
         {level_name: LEVEL} if levels else {}
     )
     fit = max((WIDTH - LEFT) // (width_of(list(looks), SMALL) + 130), 1)  # names beside each other
     head = HEAD + LINE * -(-len(looks) // fit)
     beside = 2 if len(panels) in (1, 2, 4) else 3
-    width, down = WIDTH // beside - LEFT - RIGHT, -(-len(panels) // beside)
-    paper = Paper(WIDTH, head + down * (HEIGHT + APART) - APART + FOOT)
-    key(paper, looks, fit)
+    width = WIDTH // beside - LEFT - RIGHT
+    down = -(-len(panels) // beside)
+    canvas = Canvas(WIDTH, head + down * (HEIGHT + APART) - APART + FOOT)
+    key(canvas, looks, fit)
     for i, (title, panel) in enumerate(panels.items()):
-        left, top = LEFT + i % beside * WIDTH // beside, head + i // beside * (HEIGHT + APART)
-        axes = dress(paper.axes(left, top, width, HEIGHT), title)
+        left = LEFT + i % beside * WIDTH // beside
+        top = head + i // beside * (HEIGHT + APART)
+        axes = dress(canvas.axes(left, top, width, HEIGHT), title)
         draw(axes, panel, looks, (levels or {}).get(title), title in distances)
         axes.set_xscale("log")
         axes.set_xticks(list(ticks), labels=[f"{tick:g}" for tick in ticks])
         axes.tick_params(axis="x", which="minor", length=0)
         axes.xaxis.set_minor_formatter("")
         axes.set_xlabel(across if i + beside >= len(panels) else "")
-    paper.save(path)
+    canvas.save(path)
 
 
 def look(i: int) -> Look:
-    """How the i-th method is drawn: eight colours and marks, then the same dashed."""
+    """The style of the i-th method: eight colours and marks, then the same dashed."""
     colour, mark = LOOKS[i % len(LOOKS)]
     style = "-" if i < len(LOOKS) else (0, (4, 2))
     return {
@@ -109,14 +115,16 @@ def look(i: int) -> Look:
     }
 
 
-def key(paper: Paper, looks: Mapping[str, Look], columns: int) -> None:
-    """The names, in rows above the panels."""
-    pitch = (paper.width - LEFT) // columns
+def key(canvas: Canvas, looks: Mapping[str, Look], columns: int) -> None:
+    """Draws the legend, in rows above the panels."""
+    pitch = (canvas.width - LEFT) // columns
     for i, (name, how) in enumerate(looks.items()):
-        left, top = LEFT + i % columns * pitch, LINE * (i // columns) + LINE
-        x, y = np.array([left - 30, left + 5, left + 40]) / paper.width, 1 - top / paper.height
-        paper.figure.add_artist(Line2D(x, [y] * 3, markevery=[1], **how))
-        paper.write(name, left + 54, top, SMALL)
+        left = LEFT + i % columns * pitch
+        top = LINE * (i // columns) + LINE
+        x = np.array([left - 30, left + 5, left + 40]) / canvas.width
+        y = 1 - top / canvas.height
+        canvas.figure.add_artist(Line2D(x, [y] * 3, markevery=[1], **how))
+        canvas.write(name, left + 54, top, SMALL)
 
 
 def draw(

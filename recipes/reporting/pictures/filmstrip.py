@@ -1,4 +1,4 @@
-"""What the look-ahead saw: the clean guess of the same few particles at each time."""
+"""Filmstrips: the look-ahead's estimates of the clean sample, for a few particles at each time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,18 +6,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recipes.reporting.pictures.axes import FAINT, SMALL, Paper, width_of, wrapped
+from recipes.reporting.pictures.axes import FAINT, SMALL, Canvas, width_of, wrapped
 from recipes.reporting.pictures.mosaic import GAP, check_images, mosaic, tile_width
 from recipes.reporting.pictures.point_clouds import check_points, scatter, window_of
 
-WIDTH, MARGIN, HEAD, APART = 1720, 20, 52, 16
-FRAMES, ROWS = 12, 12
+WIDTH = 1720
+MARGIN = 20
+HEAD = 52
+APART = 16
+FRAMES = 12
+ROWS = 12
 
 
 def filmstrip(
     path: str | Path, film: Tensor, times: Tensor, row_labels: Sequence[str] = ()
 ) -> None:
-    """Draws a strip for each prompt, time running from left to right.
+    """Draws a strip for each prompt, with time from left to right.
 
     Of more than 12 times, 12 evenly spaced ones are drawn, the last among them; of more than 12
     rows, the first 12.
@@ -34,7 +38,8 @@ def filmstrip(
     """
     if film.ndim not in (4, 6) or 0 in film.shape or times.shape != film.shape[:1]:
         raise ValueError(
-            f"filmstrip needs film (T, P, F, C, H, W) or (T, P, F, 2) and times (T,); got {tuple(film.shape)} and"
+            "filmstrip needs film (T, P, F, C, H, W) or (T, P, F, 2) and times (T,); got"
+            f" {tuple(film.shape)} and"
             f" {tuple(times.shape)}"
         )
     if row_labels and len(row_labels) != film.shape[1]:
@@ -54,18 +59,18 @@ def images(path: str | Path, film: Tensor, times: list[str], labels: list[str]) 
     left = MARGIN + width_of([*labels, "t ="], SMALL) + 20
     width = tile_width(film.shape, len(film) * each, len(times), WIDTH - left - MARGIN)
     sheets = [mosaic(prompt[:, :each].transpose(0, 1), width) for prompt in film]
-    paper = Paper(
+    canvas = Canvas(
         left + sheets[0].shape[1] + MARGIN,
         HEAD + sum(s.shape[0] + APART for s in sheets) - APART + MARGIN,
     )
-    header(paper, times, left, width, width + GAP)
+    header(canvas, times, left, width, width + GAP)
     top = HEAD
     for i, sheet in enumerate(sheets):
-        paper.lay(sheet, left, top)
+        canvas.lay(sheet, left, top)
         if labels:
-            paper.write(labels[i], left - 20, top + sheet.shape[0] / 2, SMALL, FAINT, ha="right")
+            canvas.write(labels[i], left - 20, top + sheet.shape[0] / 2, SMALL, FAINT, ha="right")
         top += sheet.shape[0] + APART
-    paper.save(path)
+    canvas.save(path)
 
 
 def points(path: str | Path, film: Tensor, times: list[str], labels: list[str]) -> None:
@@ -74,24 +79,24 @@ def points(path: str | Path, film: Tensor, times: list[str], labels: list[str]) 
     left = MARGIN + width_of([*labels, "t ="], SMALL) + 20
     side = min((WIDTH - left - MARGIN) // len(times) - 8, 240)
     window = window_of([film.flatten(0, 2)])
-    paper = Paper(
+    canvas = Canvas(
         left + len(times) * (side + 8) - 8 + MARGIN,
         HEAD + len(film) * (side + APART) - APART + MARGIN,
     )
-    header(paper, times, left, side, side + 8)
+    header(canvas, times, left, side, side + 8)
     for i, prompt in enumerate(film):
         top = HEAD + i * (side + APART)
         for j, cloud in enumerate(prompt):
-            axes = paper.axes(left + j * (side + 8), top, side, side)
+            axes = canvas.axes(left + j * (side + 8), top, side, side)
             scatter(axes, cloud, None, window, size=2.0)
             axes.set(xticks=[], yticks=[])
         if labels:
-            paper.write(labels[i], left - 20, top + side / 2, SMALL, FAINT, ha="right")
-    paper.save(path)
+            canvas.write(labels[i], left - 20, top + side / 2, SMALL, FAINT, ha="right")
+    canvas.save(path)
 
 
-def header(paper: Paper, times: list[str], left: int, width: int, pitch: int) -> None:
+def header(canvas: Canvas, times: list[str], left: int, width: int, pitch: int) -> None:
     """The time above each column."""
-    paper.write("t =", left - 20, HEAD - 22, SMALL, FAINT, ha="right")
+    canvas.write("t =", left - 20, HEAD - 22, SMALL, FAINT, ha="right")
     for i, time in enumerate(times):
-        paper.write(time, left + i * pitch + width / 2, HEAD - 22, SMALL, FAINT, ha="center")
+        canvas.write(time, left + i * pitch + width / 2, HEAD - 22, SMALL, FAINT, ha="center")

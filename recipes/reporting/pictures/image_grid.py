@@ -1,14 +1,17 @@
-"""Images of several runs side by side, a row for each prompt."""
+"""Grids of images: several results side by side, a row for each prompt."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from recipes.reporting.pictures.axes import FAINT, LETTERS, SMALL, Paper, width_of, wrapped
+from recipes.reporting.pictures.axes import FAINT, LETTERS, SMALL, Canvas, width_of, wrapped
 from recipes.reporting.pictures.mosaic import GAP, blank, check_images, mosaic, tile_width
 
-WIDTH, MARGIN, APART, HEAD = 1720, 20, 56, 52
+WIDTH = 1720
+MARGIN = 20
+APART = 56
+HEAD = 52
 
 
 def grid(
@@ -55,7 +58,8 @@ def in_rows(title: str, images: Tensor, columns: int) -> Tensor:
 
 def draw(path: str | Path, titles: list[str], parts: list[Tensor], labels: list[str]) -> None:
     """Lays out the panels, (rows, columns, C, H, W) each."""
-    across, down = sum(part.shape[1] for part in parts), max(len(part) for part in parts)
+    across = sum(part.shape[1] for part in parts)
+    down = max(len(part) for part in parts)
     left = MARGIN + (width_of(labels, SMALL) + 20 if labels else 0)
     room = WIDTH - left - MARGIN - (APART - GAP) * (len(parts) - 1)
     sheets = [mosaic(part, tile_width(part.shape, down, across, room)) for part in parts]
@@ -63,14 +67,14 @@ def draw(path: str | Path, titles: list[str], parts: list[Tensor], labels: list[
         max(sheet.shape[1], width_of([title])) for sheet, title in zip(sheets, titles, strict=True)
     ]
     height = HEAD + max(sheet.shape[0] for sheet in sheets) + MARGIN
-    paper = Paper(left + sum(widths) + APART * (len(parts) - 1) + MARGIN, height)
+    canvas = Canvas(left + sum(widths) + APART * (len(parts) - 1) + MARGIN, height)
     pitch = (sheets[0].shape[0] + GAP) // len(parts[0])
     for i, label in enumerate(labels):
-        paper.write(
+        canvas.write(
             label, left - 20, HEAD + i * pitch + (pitch - GAP) / 2, SMALL, FAINT, ha="right"
         )
     for title, sheet, width in zip(titles, sheets, widths, strict=True):
-        paper.write(title, left, HEAD - 24, LETTERS)
-        paper.lay(sheet, left, HEAD)
+        canvas.write(title, left, HEAD - 24, LETTERS)
+        canvas.lay(sheet, left, HEAD)
         left += width + APART
-    paper.save(path)
+    canvas.save(path)

@@ -1,4 +1,4 @@
-"""Tensors of images as one array of bytes, tile by tile."""
+"""Mosaics: batches of images as one array of bytes."""
 
 import numpy as np
 import torch
@@ -7,10 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 GAP = 4  # white pixels between tiles
-SMALL_TILE, LARGE_TILE = (
-    128,
-    256,
-)  # the widest that small images are enlarged to, and that large ones keep
+SMALL_TILE = 128  # the width in pixels up to which small images are enlarged
+LARGE_TILE = 256  # the width up to which large ones keep their size
 
 
 def check_images(what: str, images: Tensor, axes: tuple[int, ...]) -> None:
@@ -21,17 +19,19 @@ def check_images(what: str, images: Tensor, axes: tuple[int, ...]) -> None:
         )
     if not images.isfinite().all():
         raise ValueError(
-            f"{what} has images with pixels that are NaN or infinite; look at the sampler's steps and reward"
+            f"{what} has images with pixels that are NaN or infinite; look at the sampler's steps"
+            " and reward"
         )
 
 
 def tile_width(
     shape: tuple[int, ...], rows: int, columns: int, room: int, height: int = 1150
 ) -> int:
-    """How wide to draw images (..., H, W) so that `columns` fit in `room` pixels and small ones in
-    `height`.
+    """The width at which `columns` images (..., H, W) fit in `room` pixels.
 
-    A whole multiple of W if there is space for one.
+    And `rows` of small ones in `height`. An integer multiple of W if there is space for one.
+
+    An integer multiple of W if there is space for one.
     """
     tall, wide = shape[-2:]
     across = (room - (columns - 1) * GAP) // columns
@@ -41,9 +41,7 @@ def tile_width(
 
 
 def resize(images: Float[Tensor, "n c h w"], width: int) -> Float[Tensor, "n c height width"]:
-    """To a whole multiple of their width by repeating pixels, to anything else by averaging over
-    areas.
-    """
+    """Resizes to an integer multiple of the width by repeating pixels, to others by area means."""
     if width % images.shape[-1] == 0:
         factor = width // images.shape[-1]
         return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
@@ -52,9 +50,7 @@ def resize(images: Float[Tensor, "n c h w"], width: int) -> Float[Tensor, "n c h
 
 
 def to_bytes(images: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b 3 h w"]:
-    """[0, 1] as 0..255, grey as three equal channels; what lies outside the range is shown as its
-    end.
-    """
+    """[0, 1] as 0..255, clamped; grey images become three equal channels."""
     shape = (*images.shape[:-3], 3, *images.shape[-2:])
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).expand(shape)
 
@@ -68,7 +64,8 @@ def mosaic(images: Float[Tensor, "r k c h w"], width: int) -> UInt8[np.ndarray, 
         (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, dtype=np.uint8
     )
     for i, tile in enumerate(tiles.numpy()):
-        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
+        top = i // columns * (height + GAP)
+        left = i % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = tile
     return sheet
 

@@ -1,4 +1,4 @@
-"""Points of the plane: where samples fell, and the region where the law they aim at has its mass."""
+"""Point clouds in the plane, with the regions of highest density of a target law."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +10,22 @@ from matplotlib.axes import Axes
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from recipes.reporting.pictures.axes import BLUE, FAINT, INK, LETTERS, OCHRE, RULE, SMALL, Paper
+from recipes.reporting.pictures.axes import BLUE, FAINT, INK, LETTERS, OCHRE, RULE, SMALL, Canvas
 
-PANEL, MARGIN, RIGHT, APART, HEAD, FOOT, KEY = 620, 70, 24, 28, 56, 60, 24
+PANEL = 620
+MARGIN = 70
+RIGHT = 24
+APART = 28
+HEAD = 56
+FOOT = 60
+KEY = 24
 MASSES = (0.9, 0.5)
 
 
 class Cloud(NamedTuple):
-    """Points (M, 2) under a title, with weights (M,) or equal ones: a point's area grows with its
-    weight.
+    """Points (M, 2) under a title, with weights (M,) or equal ones.
+
+    A point's area grows with its weight.
     """
 
     title: str
@@ -27,7 +34,7 @@ class Cloud(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The square that is looked at."""
+    """The square that is drawn."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -57,9 +64,9 @@ def plane(path: str | Path, panels: Sequence[tuple], truth: Tensor | None = None
         check_points("truth", truth, None)
     window = window_of([cloud.points for cloud in clouds] + ([] if truth is None else [truth]))
     foot = FOOT if truth is None else FOOT + KEY
-    paper = Paper(MARGIN + RIGHT + len(clouds) * (PANEL + APART) - APART, HEAD + PANEL + foot)
+    canvas = Canvas(MARGIN + RIGHT + len(clouds) * (PANEL + APART) - APART, HEAD + PANEL + foot)
     for i, (title, points, weights) in enumerate(clouds):
-        axes = paper.axes(MARGIN + i * (PANEL + APART), HEAD, PANEL, PANEL)
+        axes = canvas.axes(MARGIN + i * (PANEL + APART), HEAD, PANEL, PANEL)
         axes.set_title(title, fontsize=LETTERS, color=INK, loc="left", pad=9, parse_math=False)
         scatter(axes, points, weights, window)
         if truth is not None:
@@ -69,8 +76,8 @@ def plane(path: str | Path, panels: Sequence[tuple], truth: Tensor | None = None
         )
     if truth is not None:
         words = "outlined: 50% and 90% of the law aimed at"
-        paper.write(words, paper.width - RIGHT, HEAD + PANEL + FOOT - 2, SMALL, OCHRE, ha="right")
-    paper.save(path)
+        canvas.write(words, canvas.width - RIGHT, HEAD + PANEL + FOOT - 2, SMALL, OCHRE, ha="right")
+    canvas.save(path)
 
 
 def check_points(what: str, points: Tensor, weights: Tensor | None) -> None:
@@ -87,19 +94,21 @@ def check_points(what: str, points: Tensor, weights: Tensor | None) -> None:
         )
     if weights is not None and not (weights.min() >= 0 and 0 < weights.sum() < torch.inf):
         raise ValueError(
-            f"{what} needs weights that are not negative, with a finite sum above 0; got {weights.sum():g}"
+            f"{what} needs weights that are not negative, with a finite sum above 0; got"
+            f" {weights.sum():g}"
         )
 
 
 def window_of(clouds: Sequence[Tensor]) -> Window:
-    """The smallest square, and a little more, with the middle 99.8% of every cloud along each axis."""
+    """The smallest square, slightly enlarged, with the middle 99.8% of every cloud on each axis."""
     ends = np.array(
         [
             np.quantile(cloud.detach().double().cpu().numpy(), (0.001, 0.999), axis=0)
             for cloud in clouds
         ]
     )
-    low, high = ends[:, 0].min(0), ends[:, 1].max(0)
+    low = ends[:, 0].min(0)
+    high = ends[:, 1].max(0)
     half = max(0.56 * float((high - low).max()), 1e-6)
     (x, y) = (low + high) / 2
     return Window((x - half, x + half), (y - half, y + half))
@@ -108,7 +117,7 @@ def window_of(clouds: Sequence[Tensor]) -> Window:
 def scatter(
     axes: Axes, points: Tensor, weights: Tensor | None, window: Window, size: float = 5.0
 ) -> None:
-    """Dots, the fainter the more they are, in a square frame."""
+    """Draws points in a square frame, the more of them the more transparent."""
     xy = points.detach().double().cpu().numpy()
     many = min(1500 / len(xy), 1.0)
     area = (
@@ -116,7 +125,8 @@ def scatter(
         if weights is None
         else (weights / weights.mean()).detach().double().cpu().numpy()
     )
-    area, alpha = size * area * max(many**0.25, 0.4), max(0.75 * many**0.7, 0.03)
+    area = size * area * max(many**0.25, 0.4)
+    alpha = max(0.75 * many**0.7, 0.03)
     axes.scatter(xy[:, 0], xy[:, 1], s=area, color=BLUE, alpha=alpha, linewidths=0)
     axes.set(xlim=window.x, ylim=window.y, aspect="equal")
     for spine in axes.spines.values():
@@ -130,8 +140,9 @@ def scatter(
 
 
 def outline(axes: Axes, truth: Tensor, window: Window, bins: int = 120) -> None:
-    """The regions of highest density that hold `MASSES` of the draws, from a histogram smoothed by
-    1.5 bins.
+    """The regions of highest density that hold `MASSES` of the draws.
+
+    From a histogram smoothed by 1.5 bins.
     """
     draws = truth.detach().double().cpu().numpy()
     counts, x, y = np.histogram2d(

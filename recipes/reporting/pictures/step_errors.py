@@ -1,6 +1,4 @@
-"""The error of log Z against the step size, a panel for each world, with the value extrapolated to
-step zero.
-"""
+"""The error of log Z against the step size, and extrapolated to step zero, for each world."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +6,22 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from recipes.reporting.pictures.axes import BLUE, FAINT, OCHRE, Paper, dress, write_numbers
+from recipes.reporting.pictures.axes import BLUE, FAINT, OCHRE, Canvas, dress, write_numbers
 
-WIDTH, LEFT, RIGHT, HEAD, FOOT, APART = 1600, 120, 40, 60, 84, 120
-COLUMNS, HEIGHT = 2, 260
+WIDTH = 1600
+LEFT = 120
+RIGHT = 40
+HEAD = 60
+FOOT = 84
+APART = 120
+COLUMNS = 2
+HEIGHT = 260
 
 
 def step_errors(path: str | Path, worlds: Mapping[str, Mapping[str, Any]]) -> int:
-    """Draws the worlds that have a log Z at two sizes or more, and returns how many; without any,
-    no file is written.
+    """Draws the worlds with log Z at two step sizes or more, and returns how many.
+
+    Writes no file without any.
 
     Args:
         path: of the PNG.
@@ -30,15 +35,16 @@ def step_errors(path: str | Path, worlds: Mapping[str, Mapping[str, Any]]) -> in
     }
     if not shown:
         return 0
-    rows, wide = -(-len(shown) // COLUMNS), (WIDTH - RIGHT - LEFT * COLUMNS) // COLUMNS
-    paper = Paper(WIDTH, HEAD + rows * (HEIGHT + APART) - APART + FOOT)
+    rows = -(-len(shown) // COLUMNS)
+    wide = (WIDTH - RIGHT - LEFT * COLUMNS) // COLUMNS
+    canvas = Canvas(WIDTH, HEAD + rows * (HEIGHT + APART) - APART + FOOT)
     for i, (name, world) in enumerate(shown.items()):
         row, column = divmod(i, COLUMNS)
-        axes = paper.axes(
+        axes = canvas.axes(
             LEFT + column * (wide + LEFT), HEAD + row * (HEIGHT + APART), wide, HEIGHT
         )
         panel(dress(axes, name), world, last=i + COLUMNS >= len(shown))
-    paper.save(path)
+    canvas.save(path)
     return len(shown)
 
 

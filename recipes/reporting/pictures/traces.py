@@ -1,4 +1,4 @@
-"""The course of one run of a sampler: reward of the look-ahead and effective sample size against t."""
+"""Traces of a sampler: the look-ahead's reward and the effective sample size against time."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +7,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from recipes.reporting.pictures.axes import BLUE, FAINT, OCHRE, SMALL, Paper, dress, write_numbers
+from recipes.reporting.pictures.axes import BLUE, FAINT, OCHRE, SMALL, Canvas, dress, write_numbers
 
-WIDTH, LEFT, RIGHT, HEAD, FOOT, APART = 1600, 110, 40, 60, 84, 90
+WIDTH = 1600
+LEFT = 110
+RIGHT = 40
+HEAD = 60
+FOOT = 84
+APART = 90
 HEIGHTS = {"reward": 400, "ess": 220}
 TITLES = {
     "reward": "Reward of the look-ahead",
@@ -20,8 +25,9 @@ TITLES = {
 def curves(
     path: str | Path, trace: Mapping[str, Tensor], particles: int, base_reward: float | None = None
 ) -> None:
-    """Draws what a trace has of "reward" (T, P) and "ess" (T, P) against "t" (T,), or "seen_t" if
-    not every step has them.
+    """Draws the "reward" (T, P) and "ess" (T, P) of a trace against "t" (T,).
+
+    Or against "seen_t", where not every step has them.
 
     A thin line for each prompt and a thick one for their mean; marks at the times when prompts were
     resampled ("resampled", (T, P)), the darker the more of them.
@@ -36,12 +42,10 @@ def curves(
         ValueError: a trace with neither, or shapes that do not fit.
     """
     names = check(trace)
-    paper, top = (
-        Paper(WIDTH, HEAD + sum(HEIGHTS[name] + APART for name in names) - APART + FOOT),
-        HEAD,
-    )
+    canvas = Canvas(WIDTH, HEAD + sum(HEIGHTS[name] + APART for name in names) - APART + FOOT)
+    top = HEAD
     for name in names:
-        axes = dress(paper.axes(LEFT, top, WIDTH - LEFT - RIGHT, HEIGHTS[name]), TITLES[name])
+        axes = dress(canvas.axes(LEFT, top, WIDTH - LEFT - RIGHT, HEIGHTS[name]), TITLES[name])
         if name == "reward":
             reward_panel(axes, trace, base_reward)
         else:
@@ -51,20 +55,22 @@ def curves(
         )
         axes.tick_params(labelbottom=name == names[-1])
         top += HEIGHTS[name] + APART
-    paper.save(path)
+    canvas.save(path)
 
 
 def check(trace: Mapping[str, Tensor]) -> list[str]:
-    """The names of what there is to draw."""
+    """The panels that a trace has values for. Raises ValueError for shapes that do not fit."""
     names = [name for name in HEIGHTS if name in trace]
     if not names or "t" not in trace:
         raise ValueError(
-            f"curves needs 't' and 'reward' or 'ess' in the trace; got {', '.join(trace) or 'nothing'}"
+            "curves needs 't' and 'reward' or 'ess' in the trace; got"
+            f" {', '.join(trace) or 'nothing'}"
         )
     for name in names:
         if trace[name].ndim != 2 or trace[name].shape[:1] != times(trace, name).shape:
             raise ValueError(
-                f"curves needs {name!r} (T, P) with T = {len(trace['t'])}; got {tuple(trace[name].shape)}"
+                f"curves needs {name!r} (T, P) with T = {len(trace['t'])}; got"
+                f" {tuple(trace[name].shape)}"
             )
     return names
 
@@ -106,7 +112,8 @@ def ess_panel(axes: Axes, trace: Mapping[str, Tensor], particles: int) -> None:
 
 def lines(axes: Axes, t: Tensor, rows: Tensor) -> None:
     """A thin line for each prompt, a thick one for the mean over prompts."""
-    t, rows = t.double(), rows.double()
+    t = t.double()
+    rows = rows.double()
     if rows.shape[1] > 1:
         axes.plot(t.numpy(), rows.numpy(), color=BLUE, linewidth=0.6, alpha=0.35)
     axes.plot(t.numpy(), rows.mean(1).numpy(), color=BLUE, linewidth=1.8)

@@ -1,4 +1,4 @@
-"""The course of a training or tuning run: a small panel for each logged quantity."""
+"""Training curves: a panel for each logged quantity."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,24 +14,33 @@ from recipes.reporting.pictures.axes import (
     OCHRE,
     PLUM,
     SMALL,
-    Paper,
+    Canvas,
     dress,
     write_numbers,
 )
 
-WIDTH, LEFT, RIGHT, HEAD, FOOT, APART, ACROSS, HEIGHT = 1680, 100, 30, 64, 80, 110, 3, 300
-GROUPS = {"spent/": "evaluations spent", "identity/": "how far from its identities"}
-COLOURS, WIDTHS = (BLUE, OCHRE, GREEN, PLUM), (3.0, 2.2, 1.5, 0.8)
+WIDTH = 1680
+LEFT = 100
+RIGHT = 30
+HEAD = 64
+FOOT = 80
+APART = 110
+ACROSS = 3
+HEIGHT = 300
+GROUPS = {"spent/": "evaluations spent", "identity/": "errors of the identities"}
+COLOURS = (BLUE, OCHRE, GREEN, PLUM)
+WIDTHS = (3.0, 2.2, 1.5, 0.8)
 
 Curve = Mapping[int, float]
 
 
 def training_curves(path: str | Path, logs: Mapping[str, Curve]) -> None:
-    """Draws every logged quantity against the step, as it is (pale) and smoothed; each of GROUPS
-    shares a panel.
+    """Draws every logged quantity against the step, raw (pale) and smoothed.
 
-    The smoothed line is a Gaussian average, a hundredth of the points wide to each side. A positive
-    quantity that spans more than a factor of thirty has a logarithmic axis.
+    Each of GROUPS shares a panel.
+
+    The smoothed line is a Gaussian average whose width is a hundredth of the number of points. A
+    positive quantity that spans more than a factor of thirty has a logarithmic axis.
 
     Args:
         path: of the PNG.
@@ -47,24 +56,25 @@ def training_curves(path: str | Path, logs: Mapping[str, Curve]) -> None:
             panels.setdefault(GROUPS.get(prefix, name), {})[name.removeprefix(prefix)] = curve
     if not panels:
         raise ValueError("training_curves needs at least one logged quantity; got none")
-    across, down = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
+    across = min(len(panels), ACROSS)
+    down = -(-len(panels) // ACROSS)
     width = (WIDTH - RIGHT - ACROSS * LEFT) // ACROSS
-    paper = Paper(across * (width + LEFT) + RIGHT, HEAD + down * (HEIGHT + APART) - APART + FOOT)
+    canvas = Canvas(across * (width + LEFT) + RIGHT, HEAD + down * (HEIGHT + APART) - APART + FOOT)
     for i, (name, group) in enumerate(panels.items()):
-        left, top = LEFT + i % ACROSS * (width + LEFT), HEAD + i // ACROSS * (HEIGHT + APART)
-        axes = dress(paper.axes(left, top, width, HEIGHT), name)
+        left = LEFT + i % ACROSS * (width + LEFT)
+        top = HEAD + i // ACROSS * (HEIGHT + APART)
+        axes = dress(canvas.axes(left, top, width, HEIGHT), name)
         draw(axes, group)
         axes.set_xlabel("step" if i + across >= len(panels) else "")
-    paper.save(path)
+    canvas.save(path)
 
 
 def draw(axes: Axes, group: Mapping[str, Curve]) -> None:
-    """One panel: a quantity raw and smoothed, or several with their names, the first drawn widest
-    lest it be hidden.
-    """
+    """Draws a panel: one quantity raw and smoothed, or several with a legend, the first widest."""
     if len(group) > 1:
         for (name, curve), colour, width in zip(group.items(), COLOURS, WIDTHS, strict=False):
-            label, dot = name.replace("_", " "), "o" if len(curve) == 1 else None
+            label = name.replace("_", " ")
+            dot = "o" if len(curve) == 1 else None
             axes.plot(
                 list(curve),
                 list(curve.values()),
@@ -84,7 +94,8 @@ def draw(axes: Axes, group: Mapping[str, Curve]) -> None:
         write_numbers(axes)
         return stretch(axes, np.concatenate([list(curve.values()) for curve in group.values()]))
     (curve,) = group.values()
-    steps, values = np.array(list(curve)), np.array(list(curve.values()))
+    steps = np.array(list(curve))
+    values = np.array(list(curve.values()))
     axes.plot(steps, values, color=BLUE, linewidth=0.6, alpha=0.35)
     axes.plot(
         steps,

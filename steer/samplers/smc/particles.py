@@ -1,99 +1,123 @@
-"""Weighted particles of several prompts, and what selection does to them."""
+"""Weighted particles of several prompts, and their resampling."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steer.interpolant import expand
 from steer.resampling import log_mean_exp
-from steer.samplers.base import Run
-from steer.samplers.smc.incremental_weights import Glance
-
-__all__ = ["Search"]
-
-
-@dataclass(frozen=True)
-class Search:
-    """Instead of weighing: every few steps keep the particles whose look-ahead is best, and clone
-    them.
-
-    Args:
-        every: steps between selections.
-        keep: fraction of the particles that survive, at least one.
-    """
-
-    every: int = 10
-    keep: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.every < 1 or not 0 < self.keep <= 1:
-            raise ValueError(
-                f"Search needs every >= 1 and keep in (0, 1]; got every={self.every}, keep={self.keep}"
-            )
-
-    def __call__(self, value: Float[Tensor, "p n"]) -> Tensor:
-        """Ancestors (P, N): the survivors, best first, over and over."""
-        n = value.shape[1]
-        survivors = value.argsort(dim=1, descending=True)[:, : max(round(n * self.keep), 1)]
-        return survivors.repeat(1, -(-n // survivors.shape[1]))[:, :n]
+from steer.samplers.run import Run
+from steer.samplers.sde import score_of
+from steer.samplers.smc.constraints import softened
+from steer.value import LookaheadValue
 
 
-class Population(NamedTuple):
-    """Particles x (B, *shape), what is known of them, their log weights (P, N) since the last
-    resampling, log Z before.
+class Particles(NamedTuple):
+    """Weighted particles at one time t.
+
+    Attributes:
+        x: (B, *shape), the particles of a prompt side by side.
+        ahead: the look-ahead from x.
+        score: s_t(x), (B, *shape); zero at t = 1, where it may not exist.
+        level: annealing level l_t of each particle, (B,).
+        log_w: log weights since the last resampling, (P, N).
+        log_z: log normalising constant accumulated before it, (P,).
     """
 
     x: Tensor
-    glance: Glance
+    ahead: LookaheadValue
+    score: Tensor
+    level: Tensor
     log_w: Tensor
     log_z: Tensor
-    steps: int
+
+    @property
+    def tilt(self) -> Float[Tensor, "b"]:
+        """r_t = l_t V_t."""
+        return self.level * self.ahead.value
+
+    @property
+    def gradient(self) -> Float[Tensor, "b *shape"]:
+        """grad r_t."""
+        assert self.ahead.gradient is not None
+        return expand(self.level, self.x) * self.ahead.gradient
+
+    @property
+    def rate(self) -> Float[Tensor, "b"]:
+        """(d_t + b . grad) V_t along the flow; zero where the look-ahead is constant along it."""
+        ahead = self.ahead
+        if ahead.time_derivative is None:
+            return torch.zeros_like(ahead.value)
+        assert ahead.gradient is not None
+        assert ahead.velocity is not None
+        return ahead.time_derivative + dot(ahead.gradient, ahead.velocity)
 
 
-def descend(
-    run: Run, now: Population, ancestors: Int[Tensor, "p n"], chosen: Bool[Tensor, "p"]
-) -> Population:
-    """The population after resampling the chosen prompts: every per-particle tensor re-indexed,
-    weights moved to log Z.
+def particles_at(
+    run: Run,
+    x: Float[Tensor, "b *shape"],
+    t: float,
+    ahead: LookaheadValue,
+    log_w: Float[Tensor, "p n"],
+    log_z: Float[Tensor, "p"],
+) -> Particles:
+    """Joins particles with what is seen from them at time t, at full annealing level.
+
+    Values of violated constraints are softened before t = 1.
     """
-    log_w, log_z = moved_to_log_z(now.log_w, now.log_z, chosen)
-    glance = Glance(*(of_ancestors(run, part, ancestors) for part in now.glance))
-    return Population(of_ancestors(run, now.x, ancestors), glance, log_w, log_z, now.steps)
+    value = softened(run.by_prompt(ahead.value), t).flatten()
+    score = torch.zeros_like(x)
+    if t < 1 and ahead.velocity is not None:
+        score = score_of(run.flow_map.schedule, ahead.velocity, x, t)
+    return Particles(x, ahead._replace(value=value), score, torch.ones_like(value), log_w, log_z)
 
 
-def of_ancestors(
-    run: Run, x: Float[Tensor, "b *shape"], ancestors: Int[Tensor, "p n"]
-) -> Float[Tensor, "b *shape"]:
-    """A tensor of one row per particle, re-indexed by the ancestors within each prompt."""
-    first = torch.arange(run.prompts, device=run.device)[:, None] * run.particles
-    return x[(ancestors + first).flatten()]
+def copied(run: Run, now: Particles, ancestors: Tensor) -> Particles:
+    """Re-indexes all that is known of each particle by its ancestor; weights stay in place."""
+    ahead: list[Any] = [
+        None if part is None else run.descendants(part, ancestors) for part in now.ahead
+    ]
+    return now._replace(
+        x=run.descendants(now.x, ancestors),
+        ahead=LookaheadValue(*ahead),
+        score=run.descendants(now.score, ancestors),
+        level=run.descendants(now.level, ancestors),
+    )
 
 
 def moved_to_log_z(
     log_w: Float[Tensor, "p n"], log_z: Float[Tensor, "p"], chosen: Bool[Tensor, "p"]
-) -> tuple[Tensor, Tensor]:
-    """Log weights and log Z after resampling the chosen prompts: equal weights, their mean gone
-    into log Z.
-    """
+) -> tuple[Float[Tensor, "p n"], Float[Tensor, "p"]]:
+    """Resets the weights of the chosen prompts and moves their mean into log Z."""
     after = torch.where(chosen, log_z + log_mean_exp(log_w), log_z)
     return torch.where(chosen[:, None], torch.zeros_like(log_w), log_w), after
 
 
-def unevenness(log_w: Float[Tensor, "p n"], gain: Float[Tensor, "p n"]) -> tuple[Tensor, Tensor]:
-    """Of the gains of log weights in one step, under the weights before it: standard deviation, and
-    log(1 + CV^2) of exp.
+def weight_variability(
+    log_w: Float[Tensor, "p n"], increments: Float[Tensor, "p n"]
+) -> tuple[Float[Tensor, "p"], Float[Tensor, "p"]]:
+    """Computes how uneven one step makes the weights.
+
+    Returns:
+        standard deviation of the log-weight increments under the weights before the step, and
+        log(1 + CV^2) of their exponentials.
     """
-    lost = (gain == -torch.inf) | (log_w == -torch.inf)  # particles of weight zero are out of both
+    lost = (increments == -torch.inf) | (log_w == -torch.inf)  # particles of weight zero
     none = lost.all(dim=1, keepdim=True)
-    log_p = torch.log_softmax(torch.where(none, 0.0, torch.where(lost, -torch.inf, log_w)), dim=1)
-    gain = torch.where(lost, 0.0, gain)
+    log_w = torch.where(none, 0.0, torch.where(lost, -torch.inf, log_w))
+    log_p = torch.log_softmax(log_w, dim=1)
+    increments = torch.where(lost, 0.0, increments)
     p = log_p.exp()
-    middle = (p * gain).sum(1, keepdim=True)
-    length = (p * (gain - middle).square()).sum(1).sqrt()
-    centred = log_p + gain - middle
-    discrepancy = torch.logsumexp(centred + gain - middle, dim=1) - 2 * torch.logsumexp(
-        centred, dim=1
-    )
-    return length, discrepancy.clamp_min(0)  # of rounding: it is never negative
+    mean = (p * increments).sum(1, keepdim=True)
+    std = (p * (increments - mean).square()).sum(1).sqrt()
+    centred = log_p + increments - mean
+    second = torch.logsumexp(centred + increments - mean, dim=1)
+    discrepancy = second - 2 * torch.logsumexp(centred, dim=1)
+    return std, discrepancy.clamp_min(0)  # negative only by rounding
+
+
+def dot(a: Float[Tensor, "b *shape"], b: Float[Tensor, "b *shape"]) -> Float[Tensor, "b"]:
+    """Inner product of each sample, in float64."""
+    return (a.double() * b.double()).flatten(1).sum(1)

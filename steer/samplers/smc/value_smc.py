@@ -1,23 +1,21 @@
-"""Sequential Monte Carlo along the path of values: guided by V_t, and weighed by what V_t leaves to
-be said.
+"""Sequential Monte Carlo on the path of values: guided by V_t, weighed by the error of its estimate.
 
     dx = [b + c_t grad V_t + eps (s + grad V_t)] dt + sqrt(2 eps) dW,          targets p_t exp(V_t),
 
 with V_t(x) = log E[exp(scale r(X_1)) | x_t = x] from draws of p(x1 | x_t). The target at t is then
 the noised tilted law itself, the dynamics its own, and with the exact value no weight ever changes.
-With estimates of it, V_{t'} - V_t and the transitions there and back make up for the error,
+With estimates of it, V_{t'} - V_t and the transitions forwards and backwards make up for the error,
 telescoping over the path to scale * r at its end.
 
 References: Holderrieth et al. 2026, arXiv 2602.05993 (Diamond Maps: weights V_{t'} - V_t); Meta
-Flow Maps, 2026, arXiv
-2601.14430.
+Flow Maps, 2026, arXiv 2601.14430.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from steer.lookahead import Lookahead, Posterior
-from steer.samplers.base import Run
+from steer.samplers.run import Run
 from steer.samplers.smc.incremental_weights import ReversalWeights
 from steer.samplers.smc.trajectory_tilting import TrajectoryTilting
 
@@ -25,15 +23,14 @@ __all__ = ["ValueSmc"]
 
 
 class ValueSmc(TrajectoryTilting):
-    """Value-guided particles with telescoping weights. Exact as steps and particles grow, whatever
-    the draws.
+    """Value-guided particles with telescoping weights; exact as steps and particles grow.
 
     Args:
         steps: Euler-Maruyama steps.
         lookahead: draws from p(x1 | x_t): Posterior(16) by default, for a map that has its own;
             Glass() for any velocity.
-        resample_below, eps, more: as in TrajectoryTilting, whose level, chi, guide and weighting
-            are given here.
+        resample_below, eps, more: as in TrajectoryTilting; annealing, chi and weighting are given
+            here.
 
     Raises:
         ValueError: for a step before the last without noise, which has no transitions to weigh by.
@@ -47,11 +44,16 @@ class ValueSmc(TrajectoryTilting):
         eps: float | Callable[[float], float] = 1.0,
         **more: Any,
     ):
-        ahead, weighting = lookahead or Posterior(16), ReversalWeights()
         super().__init__(
-            steps, ahead, resample_below, eps=eps, level=1.0, weighting=weighting, **more
+            steps,
+            lookahead or Posterior(16),
+            resample_below,
+            eps=eps,
+            annealing=1.0,
+            weighting=ReversalWeights(),
+            **more,
         )
 
-    def extra(self, run: Run, s: float, t: float, eps: float) -> float:
-        """c_t in the middle of the step: at t = 0 it is infinite, where grad V is zero."""
+    def extra_drift(self, run: Run, s: float, t: float, eps: float) -> float:
+        """Evaluates c_t in the middle of the step: it is infinite at t = 0, where grad V is zero."""
         return float(run.flow_map.schedule.c_t((s + t) / 2))

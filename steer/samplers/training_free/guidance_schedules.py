@@ -1,8 +1,9 @@
-"""How hard a guidance pushes at each of its steps: a number, a function of t, or a `Pace` that
-knows the whole grid; and a
-`Norm`, which says what becomes of the length of each sample's gradient.
+"""Guidance schedules, and norms of guidance gradients, on the steps of DDIM.
 
-Between the noisier x_s and the cleaner x_t stand the numbers of a `Leg`. With D and n the endpoints
+A strength is a number, a function of t, or a `GuidanceSchedule` that knows the whole grid; a `Norm`
+sets the length of each sample's gradient.
+
+Between the noisier x_s and the cleaner x_t stand the numbers of a `DdimStep`. With D and n the endpoints
 seen from x_s, DDIM goes
 
     x_t = alpha_t D + kept n + fresh e,      a = alpha_s / alpha_t,
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 
-class Leg(NamedTuple):
+class DdimStep(NamedTuple):
     """One step s -> t: alpha and sigma at its two ends, and DDIM's share of the noise that is kept
     and that is fresh.
     """
@@ -74,7 +75,9 @@ class Leg(NamedTuple):
         return self.alpha_t - self.kept * self.alpha_s / self.sigma_s
 
 
-def legs(schedule: Schedule, times: Sequence[float], eta: float, margin: float = 1e-3) -> list[Leg]:
+def ddim_steps(
+    schedule: Schedule, times: Sequence[float], eta: float, margin: float = 1e-3
+) -> list[DdimStep]:
     """The steps of a grid of times.
 
     A path with alpha = 0 at its first time is entered at `margin` instead (or half way to the next,
@@ -88,31 +91,31 @@ def legs(schedule: Schedule, times: Sequence[float], eta: float, margin: float =
             s = min(margin, (s + t) / 2)
             alpha_s, sigma_s = (float(c) for c in schedule(s)[:2])
         alpha_t, sigma_t = (float(c) for c in schedule(t)[:2])
-        leg = Leg(s, t, alpha_s, sigma_s, alpha_t, sigma_t, 0.0, 0.0)
-        fresh = eta * sigma_t * leg.back / sigma_s
-        found.append(leg._replace(kept=math.sqrt(sigma_t**2 - fresh**2), fresh=fresh))
+        ddim = DdimStep(s, t, alpha_s, sigma_s, alpha_t, sigma_t, 0.0, 0.0)
+        fresh = eta * sigma_t * ddim.back / sigma_s
+        found.append(ddim._replace(kept=math.sqrt(sigma_t**2 - fresh**2), fresh=fresh))
     return found
 
 
-class Pace(ABC):
-    """pace(legs) -> one strength for each of them."""
+class GuidanceSchedule(ABC):
+    """schedule(steps) -> one strength for each of them."""
 
     @abstractmethod
-    def __call__(self, legs: Sequence[Leg]) -> list[float]:
+    def __call__(self, steps: Sequence[DdimStep]) -> list[float]:
         """The strengths."""
 
 
-Strength = float | Callable[[float], float] | Pace
+Strength = float | Callable[[float], float] | GuidanceSchedule
 
 
-def strengths(strength: Strength, legs: Sequence[Leg]) -> list[float]:
-    """A number for all steps, a function of t at the start of each, or what the pace says."""
-    if isinstance(strength, Pace):
-        return strength(legs)
-    return [float(strength(leg.s) if callable(strength) else strength) for leg in legs]
+def on_steps(strength: Strength, steps: Sequence[DdimStep]) -> list[float]:
+    """A number for all steps, a function of t at the start of each, or a schedule evaluated on them."""
+    if isinstance(strength, GuidanceSchedule):
+        return strength(steps)
+    return [float(strength(ddim.s) if callable(strength) else strength) for ddim in steps]
 
 
-class Increasing(Pace):
+class Increasing(GuidanceSchedule):
     """TFG's "increase": in proportion to a^2, largest near the data, with the given mean over the
     steps.
     """
@@ -120,23 +123,11 @@ class Increasing(Pace):
     def __init__(self, mean: float):
         self.mean = mean
 
-    def __call__(self, legs: Sequence[Leg]) -> list[float]:
-        return _with_mean(self.mean, [leg.ratio**2 for leg in legs])
+    def __call__(self, steps: Sequence[DdimStep]) -> list[float]:
+        return _with_mean(self.mean, [ddim.ratio**2 for ddim in steps])
 
 
-class Decreasing(Pace):
-    """TFG's "decrease": in proportion to 1 - a^2, largest near the noise, with the given mean over
-    the steps.
-    """
-
-    def __init__(self, mean: float):
-        self.mean = mean
-
-    def __call__(self, legs: Sequence[Leg]) -> list[float]:
-        return _with_mean(self.mean, [1 - leg.ratio**2 for leg in legs])
-
-
-class Carried(Pace):
+class Carried(GuidanceSchedule):
     """A displacement of x_s as x_t feels it in TFG: divided by a. DPS and FreeDoM add theirs to x_t
     as it is.
     """
@@ -144,14 +135,14 @@ class Carried(Pace):
     def __init__(self, strength: Strength):
         self.strength = strength
 
-    def __call__(self, legs: Sequence[Leg]) -> list[float]:
+    def __call__(self, steps: Sequence[DdimStep]) -> list[float]:
         return [
-            value / leg.ratio
-            for value, leg in zip(strengths(self.strength, legs), legs, strict=True)
+            value / ddim.ratio
+            for value, ddim in zip(on_steps(self.strength, steps), steps, strict=True)
         ]
 
 
-class OnScore(Pace):
+class OnScore(GuidanceSchedule):
     """What x_t feels of a gradient, `factor` times of which is added to the score at x_s: factor *
     along * sigma_s^2 / alpha_s.
 
@@ -162,11 +153,11 @@ class OnScore(Pace):
     def __init__(self, factor: float = 1.0):
         self.factor = factor
 
-    def __call__(self, legs: Sequence[Leg]) -> list[float]:
-        return [self.factor * leg.along * leg.sigma_s**2 / leg.alpha_s for leg in legs]
+    def __call__(self, steps: Sequence[DdimStep]) -> list[float]:
+        return [self.factor * ddim.along * ddim.sigma_s**2 / ddim.alpha_s for ddim in steps]
 
 
-class OverAlpha(Pace):
+class OverAlpha(GuidanceSchedule):
     """A displacement of x_t as a displacement of the clean guess: divided by alpha_t of the cleaner
     end (MPGD).
     """
@@ -174,14 +165,14 @@ class OverAlpha(Pace):
     def __init__(self, strength: Strength):
         self.strength = strength
 
-    def __call__(self, legs: Sequence[Leg]) -> list[float]:
+    def __call__(self, steps: Sequence[DdimStep]) -> list[float]:
         return [
-            value / leg.alpha_t
-            for value, leg in zip(strengths(self.strength, legs), legs, strict=True)
+            value / ddim.alpha_t
+            for value, ddim in zip(on_steps(self.strength, steps), steps, strict=True)
         ]
 
 
-class Noisiness(Pace):
+class Noisiness(GuidanceSchedule):
     """sigma / sqrt(alpha^2 + sigma^2) times `factor`: the spread of x1 given x_t for data of unit
     variance.
 
@@ -192,8 +183,10 @@ class Noisiness(Pace):
     def __init__(self, factor: float = 1.0):
         self.factor = factor
 
-    def __call__(self, legs: Sequence[Leg]) -> list[float]:
-        return [self.factor * leg.sigma_s / math.hypot(leg.alpha_s, leg.sigma_s) for leg in legs]
+    def __call__(self, steps: Sequence[DdimStep]) -> list[float]:
+        return [
+            self.factor * ddim.sigma_s / math.hypot(ddim.alpha_s, ddim.sigma_s) for ddim in steps
+        ]
 
 
 def _with_mean(mean: float, weights: list[float]) -> list[float]:
@@ -202,7 +195,7 @@ def _with_mean(mean: float, weights: list[float]) -> list[float]:
 
 
 # --- the length of a gradient -------------------------------------------------------------------
-class Slopes(NamedTuple):
+class Gradients(NamedTuple):
     """One look at the reward, all (B, *shape): a gradient to follow, the gradient at the clean
     guess, the noise seen from x_s.
 
@@ -215,7 +208,7 @@ class Slopes(NamedTuple):
 
 
 class Norm(ABC):
-    """norm(slopes, leg) -> gradient, sample by sample: what others of the batch do has no part in
+    """norm(gradients, ddim) -> gradient, sample by sample: what others of the batch do has no part in
     it.
 
     One that gives every gradient a length of its own erases the scale of the reward but for its
@@ -223,7 +216,7 @@ class Norm(ABC):
     """
 
     @abstractmethod
-    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
+    def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
         """The gradient to follow."""
 
 
@@ -235,8 +228,8 @@ class Length(Norm):
             raise ValueError(f"norm is a positive length, a Norm or None; got {length}")
         self.length = length
 
-    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
-        return of_length(self.length, slopes.gradient)
+    def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
+        return of_length(self.length, gradients.gradient)
 
 
 class UnitAtGuess(Norm):
@@ -249,9 +242,11 @@ class UnitAtGuess(Norm):
     A(z))|.
     """
 
-    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
-        length = lengths(slopes.at_guess)
-        return slopes.gradient / expand(torch.where(length == 0, 1.0, length), slopes.gradient)
+    def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
+        length = lengths(gradients.at_guess)
+        return gradients.gradient / expand(
+            torch.where(length == 0, 1.0, length), gradients.gradient
+        )
 
 
 class Denoised(Norm):
@@ -261,9 +256,9 @@ class Denoised(Norm):
     are of the whole batch.
     """
 
-    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
+    def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
         return of_length(
-            leg.along * leg.sigma_s / leg.alpha_s * lengths(slopes.noise), slopes.gradient
+            ddim.along * ddim.sigma_s / ddim.alpha_s * lengths(gradients.noise), gradients.gradient
         )
 
 
@@ -272,8 +267,8 @@ class RootMeanSquare(Norm):
     2311.16424).
     """
 
-    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
-        return of_length(math.sqrt(slopes.gradient[0].numel()), slopes.gradient)
+    def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
+        return of_length(math.sqrt(gradients.gradient[0].numel()), gradients.gradient)
 
 
 class AtMost(Norm):
@@ -286,10 +281,11 @@ class AtMost(Norm):
             raise ValueError(f"AtMost needs most > 0; got {most}")
         self.most = most
 
-    def __call__(self, slopes: Slopes, leg: Leg) -> Float[Tensor, "b *shape"]:
-        length = lengths(slopes.gradient)
+    def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
+        length = lengths(gradients.gradient)
         return of_length(
-            length.clamp_max(self.most * math.sqrt(slopes.gradient[0].numel())), slopes.gradient
+            length.clamp_max(self.most * math.sqrt(gradients.gradient[0].numel())),
+            gradients.gradient,
         )
 
 

@@ -39,55 +39,56 @@ from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap
 from steer.lookahead import Denoiser, Lookahead
-from steer.samplers.base import Result, Run, Stepwise
+from steer.samplers.base import Result, Stepwise, unweighted_result
+from steer.samplers.run import Run
 from steer.samplers.training_free.guidance_schedules import (
-    Leg,
+    DdimStep,
+    Gradients,
     Length,
     Norm,
-    Slopes,
     Strength,
     UnitAtGuess,
-    legs,
-    strengths,
+    ddim_steps,
+    on_steps,
 )
 from steer.tilt import Tilt, check_finite, name_of, no_gradient
-from steer.value import refuse_without_gradient
+from steer.value import require_gradient
 
 __all__ = ["TrainingFreeGuidance"]
 
+INSTEAD = "FkSteering or BestOfN"
 RHO = 2.5  # the default rho times the number of steps
 UNIT = UnitAtGuess()
 
 
-class Push(NamedTuple):
-    """The strengths of one step."""
+class Strengths(NamedTuple):
+    """rho, mu and gamma of one step."""
 
     rho: float
     mu: float
     gamma: float
 
 
-class Walk(NamedTuple):
-    """The samples (B, *shape), and the steps that are left."""
+class State(NamedTuple):
+    """The samples (B, *shape), and the steps that remain with their strengths."""
 
     x: Tensor
-    ahead: list[tuple[Leg, Push]]
+    ahead: list[tuple[DdimStep, Strengths]]
 
 
-class Stride(NamedTuple):
-    """Where a step leads (B, *shape), and r at the look-ahead it set out with, averaged over draws
-    (B,).
-    """
+class Guided(NamedTuple):
+    """Samples after a step (B, *shape), and r at the look-ahead it began with, averaged (B,)."""
 
     x: Tensor
     reward: Tensor
 
 
-class TrainingFreeGuidance(Stepwise[Walk]):
+class TrainingFreeGuidance(Stepwise[State]):
     """TFG with all its settings; by default DPS. No weights, no log Z: its samples follow no stated
     law.
 
-    rho, mu and gamma are numbers, functions t -> float, or a Pace
+    rho, mu and gamma are numbers, functions t -> float, or a
+    GuidanceSchedule
     (`steer.samplers.training_free.guidance_schedules`).
 
     Args:
@@ -127,6 +128,7 @@ class TrainingFreeGuidance(Stepwise[Walk]):
     """
 
     claim = "biased"
+    needs_gradient = True
 
     def __init__(
         self,
@@ -156,64 +158,59 @@ class TrainingFreeGuidance(Stepwise[Walk]):
             raise ValueError(
                 f"the look-ahead is one guess without chance; {type(self.lookahead).__name__} draws"
             )
-        self.rho, self.mu, self.gamma = RHO / self.steps if rho is None else rho, mu, gamma
-        self.n_iter, self.n_mc, self.n_recur, self.eta = n_iter, n_mc, n_recur, eta
-        self.keep_noise, self.norm = (
-            keep_noise,
-            Length(norm) if isinstance(norm, int | float) else norm,
-        )
+        self.rho = RHO / self.steps if rho is None else rho
+        self.mu = mu
+        self.gamma = gamma
+        self.n_iter = n_iter
+        self.n_mc = n_mc
+        self.n_recur = n_recur
+        self.eta = eta
+        self.deterministic = eta == 0 and gamma == 0 and n_recur == 1
+        self.keep_noise = keep_noise
+        self.norm = Length(norm) if isinstance(norm, int | float) else norm
 
     # --- the loop --------------------------------------------------------------------------------
-    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> Walk:
-        if run.tilt is None:
-            raise ValueError(
-                "training-free guidance needs a reward; pass tilt=steer.Tilt(reward), or use Sde"
-            )
-        refuse_without_gradient(run.tilt, "FkSteering or BestOfN")
-        ahead = legs(run.flow_map.schedule, self.times(), self.eta)
-        columns = (strengths(strength, ahead) for strength in (self.rho, self.mu, self.gamma))
-        pushes = [Push(*row) for row in zip(*columns, strict=True)]
-        for leg, push in zip(ahead, pushes, strict=True):
-            if not all(map(math.isfinite, push)) or push.gamma < 0:
+    def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> State:
+        require_gradient(run.require_tilt(self, "Sde"), INSTEAD)
+        steps = ddim_steps(run.flow_map.schedule, self.times(), self.eta)
+        schedules = [on_steps(strength, steps) for strength in (self.rho, self.mu, self.gamma)]
+        strengths = [Strengths(*row) for row in zip(*schedules, strict=True)]
+        for ddim, strength in zip(steps, strengths, strict=True):
+            if not all(map(math.isfinite, strength)) or strength.gamma < 0:
                 raise ValueError(
-                    f"rho, mu and gamma >= 0 are finite numbers; at t = {leg.s:.4g} they are {tuple(push)}"
+                    "rho, mu and gamma >= 0 are finite numbers;"
+                    f" at t = {ddim.s:.4g} they are {tuple(strength)}"
                 )
-        return Walk(x, list(zip(ahead, pushes, strict=True)))
+        return State(x, list(zip(steps, strengths, strict=True)))
 
-    def step(self, run: Run, now: Walk, s: float, t: float) -> Walk:
-        (leg, push), x = now.ahead[0], now.x
+    def step(self, run: Run, now: State, s: float, t: float) -> State:
+        ddim, strength = now.ahead[0]
         times = self.n_recur(s) if callable(self.n_recur) else self.n_recur
         if times < 1:
             raise ValueError(f"n_recur is at least 1; at t = {s:.4g} it is {times}")
-        stride = self.stride(run, x, leg, push)
+        after = self.guided_step(run, now.x, ddim, strength)
         for _ in range(times - 1):
-            x = leg.ratio * stride.x + leg.back * run.normal(x)
-            stride = self.stride(run, x, leg, push)
-        run.record(t=t, reward=run.by_prompt(stride.reward).mean(1))
-        return Walk(stride.x, now.ahead[1:])
+            x = ddim.ratio * after.x + ddim.back * run.normal(now.x)
+            after = self.guided_step(run, x, ddim, strength)
+        run.record(t=t, reward=run.by_prompt(after.reward).mean(1))
+        return State(after.x, now.ahead[1:])
 
-    def finish(self, run: Run, last: Walk) -> Result:
-        tilt = self.tilt_of(run, last.x)
-        return Result(run.by_prompt(last.x), torch.zeros_like(tilt), None, tilt)
+    def finish(self, run: Run, last: State) -> Result:
+        return unweighted_result(run, last.x)
 
-    # --- its parts -------------------------------------------------------------------------------
-    def stride(self, run: Run, x: Tensor, leg: Leg, push: Push) -> Stride:
-        """One step, at most max_batch samples at a time."""
+    # --- its phases -----------------------------------------------------------------------------
+    def guided_step(self, run: Run, x: Tensor, ddim: DdimStep, strength: Strengths) -> Guided:
+        """Takes one guided DDIM step with its fresh noise."""
         tilt = run.tilt
-        assert tilt is not None
-        blur = (
-            [push.gamma * run.normal(x) for _ in range(self.n_mc)]
-            if push.gamma
-            else [torch.zeros_like(x)]
-        )
+        blur = [torch.zeros_like(x)]
+        if strength.gamma:
+            blur = [strength.gamma * run.normal(x) for _ in range(self.n_mc)]
 
-        def part(x: Tensor, scale: Tensor, blur: Tensor, cond: Cond) -> Stride:
-            return self.part(run.flow_map, x, tilt.with_scale(scale), blur, leg, push, cond)
+        def part(x: Tensor, scale: Tensor, blur: Tensor, cond: Cond) -> Guided:
+            return self.part(run.flow_map, x, tilt.with_scale(scale), blur, ddim, strength, cond)
 
-        mean, reward = self.in_batches(
-            part, run, x, tilt.scale_for(len(x)), torch.stack(blur, dim=1)
-        )
-        return Stride(mean + leg.fresh * run.normal(x) if leg.fresh else mean, reward)
+        mean, reward = run.in_batches(part, x, tilt.scale_for(len(x)), torch.stack(blur, dim=1))
+        return Guided(mean + ddim.fresh * run.normal(x) if ddim.fresh else mean, reward)
 
     def part(
         self,
@@ -221,57 +218,62 @@ class TrainingFreeGuidance(Stepwise[Walk]):
         x: Float[Tensor, "b *shape"],
         tilt: Tilt,
         blur: Float[Tensor, "b k *shape"],
-        leg: Leg,
-        push: Push,
+        ddim: DdimStep,
+        strength: Strengths,
         cond: Cond,
-    ) -> Stride:
-        """The step without its fresh noise, for some of the samples."""
-        with torch.set_grad_enabled(push.rho != 0):
-            x = x.detach().requires_grad_(push.rho != 0)
-            guesses, velocity = self.lookahead.with_velocity(flow_map, x, leg.s, cond)
+    ) -> Guided:
+        """Takes the step without its fresh noise, for some of the samples."""
+        through = strength.rho != 0  # whether to differentiate through the network
+        with torch.set_grad_enabled(through):
+            x = x.detach().requires_grad_(through)
+            guesses, velocity = self.lookahead.with_velocity(flow_map, x, ddim.s, cond)
             if len(guesses.x1) != 1:
                 raise ValueError(
-                    f"the look-ahead is one guess; {type(self.lookahead).__name__} has {len(guesses.x1)}"
+                    f"the look-ahead is one guess; {type(self.lookahead).__name__} has"
+                    f" {len(guesses.x1)}"
                 )
-            z = (
-                guesses.x1[0]
-                if push.rho != 0
-                else guesses.x1[0].detach().requires_grad_(push.mu != 0)
-            )
-        asked = [x, z] if push.rho != 0 else [z] if push.mu != 0 else []
-        gradients, reward = self.uphill(tilt, z, blur, leg.s, cond, asked)
-        x, z = x.detach(), z.detach()
-        clean, noise = flow_map.schedule.from_velocity(velocity, x, leg.s)
-        mean = leg.alpha_t * clean + leg.kept * noise
-        if push.rho != 0:
-            mean = mean + push.rho * self.followed(gradients[0], gradients[1], noise, leg)
-        if push.mu != 0:
-            better = z + push.mu * self.followed(gradients[-1], gradients[-1], noise, leg)
+            z = guesses.x1[0]
+        if not through:
+            z = z.detach().requires_grad_(strength.mu != 0)
+        asked = [x, z] if through else [z] if strength.mu != 0 else []
+        gradients, reward = self.gradients(tilt, z, blur, ddim.s, cond, asked)
+        x = x.detach()
+        z = z.detach()
+        clean, noise = flow_map.schedule.from_velocity(velocity, x, ddim.s)
+        mean = ddim.alpha_t * clean + ddim.kept * noise
+        if through:
+            at_x, at_z = gradients
+            mean = mean + strength.rho * self.normalised(at_x, at_z, noise, ddim)
+        if strength.mu != 0:
+            at_z = gradients[-1]
+            better = z + strength.mu * self.normalised(at_z, at_z, noise, ddim)
             for _ in range(self.n_iter - 1):
                 better = better.requires_grad_()
-                (gradient,), _ = self.uphill(tilt, better, blur, leg.s, cond, [better])
-                better = better.detach() + push.mu * self.followed(gradient, gradient, noise, leg)
-            mean = mean + (leg.alpha_t if self.keep_noise else leg.along) * (better - z)
-        return Stride(mean, reward)
+                (at_z,), _ = self.gradients(tilt, better, blur, ddim.s, cond, [better])
+                better = better.detach() + strength.mu * self.normalised(at_z, at_z, noise, ddim)
+            mean = mean + (ddim.alpha_t if self.keep_noise else ddim.along) * (better - z)
+        return Guided(mean, reward)
 
-    def uphill(
+    def gradients(
         self, tilt: Tilt, z: Tensor, blur: Tensor, s: float, cond: Cond, asked: list[Tensor]
     ) -> tuple[tuple[Tensor, ...], Float[Tensor, "b"]]:
-        """The gradients of V(z) in what is asked for, and the mean of r over the draws."""
+        """Differentiates V(z) in the tensors asked for; also returns the mean of r over draws."""
         with torch.set_grad_enabled(bool(asked)):
             rewards = torch.stack([tilt.rewards(z + e, cond, s) for e in blur.unbind(1)])
             if not asked:
                 return (), rewards.mean(0)
             if not rewards.requires_grad:
-                raise ValueError(no_gradient(tilt.reward, "FkSteering or BestOfN"))
+                raise ValueError(no_gradient(tilt.reward, INSTEAD))
             value = torch.logsumexp(tilt.scaled(rewards), dim=0)
             gradients = torch.autograd.grad(value.sum(), asked)
         for gradient in gradients:
             check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", s)
         return gradients, rewards.detach().mean(0)
 
-    def followed(
-        self, gradient: Tensor, at_guess: Tensor, noise: Tensor, leg: Leg
+    def normalised(
+        self, gradient: Tensor, at_guess: Tensor, noise: Tensor, ddim: DdimStep
     ) -> Float[Tensor, "b *shape"]:
-        """A gradient of the length that `norm` gives it."""
-        return gradient if self.norm is None else self.norm(Slopes(gradient, at_guess, noise), leg)
+        """Gives a gradient the length that `norm` asks for."""
+        if self.norm is None:
+            return gradient
+        return self.norm(Gradients(gradient, at_guess, noise), ddim)

@@ -12,7 +12,7 @@ from rewards import Quadratic
 from steer.analytic import GaussianMixture
 from steer.lookahead import Denoiser, MapJump, Posterior
 from steer.resampling import effective_sample_size
-from steer.samplers import PathWeights, Rising, Search, Tempering, TrajectoryTilting, ValueSmc, tds
+from steer.samplers import PathWeights, Rising, Tempering, TrajectoryTilting, ValueSmc, tds
 from steer.tilt import Tilt
 
 
@@ -66,7 +66,7 @@ def test_tempering_tames_a_steep_reward():
     log_z = -2 * math.log(1 + precision) - 2 * precision / (1 + precision)
     error = {}
     for name, level in (("even", lambda t: t), ("tempered", Tempering())):
-        result = TrajectoryTilting(25, MapJump(), level=level)(
+        result = TrajectoryTilting(25, MapJump(), annealing=level)(
             Ball(), noise(64, 128, 4).double(), Tilt(Quadratic(center, precision)), None, seeded()
         )
         error[name] = result.log_z - log_z
@@ -86,7 +86,7 @@ def test_tempering_does_not_trust_a_blurred_look_ahead_early(steps):
     _, log_z = model.tilted(reward)
     error = {}
     for name, level in (("tempered", Tempering()), ("even", lambda t: t)):
-        result = TrajectoryTilting(steps, Denoiser(), level=level)(
+        result = TrajectoryTilting(steps, Denoiser(), annealing=level)(
             model, noise(24, 128, 2), Tilt(reward), None, seeded()
         )
         error[name] = (result.log_z - log_z).square()
@@ -99,18 +99,18 @@ def test_the_weights_that_a_level_gives_at_once_are_part_of_the_length():
     """
     tilt = Tilt(LinearReward([0.6, 0.8]))
     whole, even = (
-        TrajectoryTilting(10, MapJump(), level=level, weighting=PathWeights(), resample_below=0)(
-            Ball(), noise(8, 2000, 2), tilt, None, seeded()
-        ).trace
+        TrajectoryTilting(
+            10, MapJump(), annealing=level, weighting=PathWeights(), resample_below=0
+        )(Ball(), noise(8, 2000, 2), tilt, None, seeded()).trace
         for level in (1, lambda t: t)
     )
-    assert abs(whole["length"][0].mean() - 1) < 0.05
-    assert whole["discrepancy"][0].mean() > 0.5
-    assert even["length"][0].mean() < 0.15
+    assert abs(whole["thermodynamic_length"][0].mean() - 1) < 0.05
+    assert whole["total_discrepancy"][0].mean() > 0.5
+    assert even["thermodynamic_length"][0].mean() < 0.15
 
 
 def test_a_level_rises_to_one_and_a_harder_prompt_is_given_less_of_it():
-    sampler = TrajectoryTilting(8, MapJump(), level=Tempering(0.9), resample_below=0.5)
+    sampler = TrajectoryTilting(8, MapJump(), annealing=Tempering(0.9), resample_below=0.5)
     tilt = Tilt(LinearReward([1.0, 0.0]), torch.tensor([0.5, 3.0]))
     level = sampler(Ball(), noise(2, 200, 2), tilt, None, seeded()).trace["level"]
     assert level.shape == (8, 2)
@@ -137,8 +137,8 @@ def test_length_and_discrepancy_of_a_linear_tilt(steps):
     tilt = Tilt(LinearReward([0.6 * size, 0.8 * size]))
     trace = sampler(Ball(), noise(8, 2000, 2), tilt, None, seeded()).trace
     for name, expected, step_error in (
-        ("length", size, 0.0),
-        ("discrepancy", size**2 / steps, size**2 / steps**2),
+        ("thermodynamic_length", size, 0.0),
+        ("total_discrepancy", size**2 / steps, size**2 / steps**2),
     ):
         total = trace[name].sum(0)
         assert (
@@ -172,8 +172,7 @@ def test_good_values_leave_the_weights_alone():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: TrajectoryTilting(2, Denoiser(), level=lambda t: 0.5 * t), "ends at 1"),
-        (lambda: TrajectoryTilting(2, level=Tempering(), search=Search()), "nothing to temper"),
+        (lambda: TrajectoryTilting(2, Denoiser(), annealing=lambda t: 0.5 * t), "ends at 1"),
         (lambda: Tempering(1.0), "keep=1.0"),
         (lambda: Rising(0.0), "positive"),
     ],

@@ -1,6 +1,4 @@
-"""What a figure shows, as a line of the summary and as a table: text from kept cells, and nothing
-else.
-"""
+"""The findings of an experiment as text: lines of the summary, tables and numbers."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,9 +6,14 @@ from typing import Any, NamedTuple
 from recipes.verification.summary import markdown
 
 
-class Claim(NamedTuple):
-    """A claim, what was aimed at, what was found, and whether that meets the aim; None where no
-    figure was aimed at.
+class Finding(NamedTuple):
+    """A finding beside its aim.
+
+    Attributes:
+        claim: what was examined.
+        aim: the value aimed at.
+        found: the value found.
+        met: whether it meets the aim; None where it is not measured or nothing was aimed at.
     """
 
     claim: str

@@ -11,8 +11,8 @@ from rewards import Quadratic
 from steer.analytic import GaussianMixture
 from steer.guidance import Guided, ValueGuidance
 from steer.lookahead import Glass, Guesses, Lookahead, Posterior, log_uniform, split
-from steer.tilt import Tilt, Value
-from steer.value import Asked, look, rise
+from steer.tilt import Tilt
+from steer.value import Query, Value
 
 REWARD = Quadratic([1.0, 0.5], 2.0)
 NOISE = torch.randn(7, 5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -37,22 +37,26 @@ class Fixed(Lookahead):
         return Guesses(x1, log_uniform(x1))
 
 
+def full(value, query):
+    return value.look(query, velocity=True, gradient=True, time_derivative=True)
+
+
 def asked(t=0.4):
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return Asked(GaussianMixture([[0.0, 0.0]], 1.0), x, t)
+    return Query(GaussianMixture([[0.0, 0.0]], 1.0), x, t)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 7])
 def test_pieces_add_up_to_the_whole(at_once):
     tilt = Tilt(REWARD, torch.tensor([1.0, 3.0, -1.0, 0.0, 40.0]))
-    whole, pieces = (rise(Value(tilt, Fixed(at_once=n)), asked(), "") for n in (None, at_once))
-    for name in ("value", "reward", "slope", "in_time", "velocity"):
+    whole, pieces = (full(Value(tilt, Fixed(at_once=n)), asked()) for n in (None, at_once))
+    for name in ("value", "reward", "gradient", "time_derivative", "velocity"):
         torch.testing.assert_close(
             getattr(pieces, name), getattr(whole, name), rtol=1e-12, atol=1e-12
         )
-    seen = look(Value(tilt, Fixed(at_once=at_once)), asked())
+    seen = Value(tilt, Fixed(at_once=at_once)).look(asked())
     torch.testing.assert_close(seen.value, whole.value, rtol=1e-12, atol=1e-12)
-    assert (seen.slope == 0).all()
+    assert seen.gradient is None
 
 
 def test_the_gradient_is_that_of_the_value():
@@ -62,8 +66,8 @@ def test_the_gradient_is_that_of_the_value():
     )
     value = Value(Tilt(REWARD), Fixed())
     expected = torch.autograd.grad(value(asked().flow_map, x, t).sum(), [x, t])
-    found = rise(value, asked(), "")
-    torch.testing.assert_close((found.slope, found.in_time), expected)
+    found = full(value, asked())
+    torch.testing.assert_close((found.gradient, found.time_derivative), expected)
 
 
 @pytest.mark.parametrize("lookahead", [Posterior(8), Glass(8, steps=2)], ids=["posterior", "glass"])
@@ -77,9 +81,7 @@ def test_pieces_of_draws_have_the_same_law(lookahead):
     cls, rest = type(lookahead), {"steps": 4} if isinstance(lookahead, Glass) else {}
     for at_once in (None, 3):
         value = Value(Tilt(reward), cls(8, at_once=at_once, **rest))
-        found = look(
-            value, Asked(model, x, 0.4, None, torch.Generator().manual_seed(2))
-        ).value.exp()
+        found = value.look(Query(model, x, 0.4, None, torch.Generator().manual_seed(2))).value.exp()
         assert abs(found.mean() - exact) < 4 * found.std() / 600**0.5 + 2e-3 * exact
 
 
@@ -94,7 +96,7 @@ def test_the_network_never_sees_more_than_a_piece(draws):
 
     model = Watched([[0.0, 0.0]], 1.0)
     value = Value(Tilt(REWARD), Glass(draws, steps=1, at_once=2))
-    rise(value, asked()._replace(flow_map=model, generator=torch.Generator().manual_seed(0)), "")
+    full(value, asked()._replace(flow_map=model, generator=torch.Generator().manual_seed(0)))
     assert max(seen) == 2 * 5
     Guided(model, ValueGuidance(value)).velocity(asked().x, 0.4)
     value(model, asked().x, 0.4)

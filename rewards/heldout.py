@@ -1,5 +1,6 @@
-"""Rewards that nothing is steered by: the same wishes, told otherwise. Images (B, C, H, W) in [0,
-1] -> (B,).
+"""Held-out rewards of images: other measures of what LeftBrighter, Symmetry and JpegSize reward.
+
+They show whether a method that was steered by one of those gained what is meant by it.
 """
 
 import zlib
@@ -11,13 +12,17 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from rewards.base import Cond, Reward
 
+__all__ = ["DeflatedSize", "LeftLit", "MirrorLikeness"]
+
 
 class LeftLit(Reward):
-    """The share of lit pixels of the left half, less that of the right: how far the thing itself
-    has moved.
+    """r(x) = share of lit pixels in the left half - share in the right half, in [-1, 1].
+
+    The held-out measure of LeftBrighter: how far the object itself has moved. The middle column of
+    an odd width belongs to neither half.
 
     Args:
-        threshold: from where on a pixel is lit.
+        threshold: the value above which a pixel counts as lit.
     """
 
     differentiable = False
@@ -29,13 +34,17 @@ class LeftLit(Reward):
         self.threshold = threshold
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
-        lit, half = (x > self.threshold).to(x), x.shape[-1] // 2
+        lit = (x > self.threshold).to(x)
+        half = x.shape[-1] // 2
         return lit[..., :half].mean((1, 2, 3)) - lit[..., -half:].mean((1, 2, 3))
 
 
 class MirrorLikeness(Reward):
-    """The structural similarity of an image and its mirror image, at most 1 (Wang et al. 2004, doi
-    10.1109/TIP.2003.819861).
+    """r(x) = the structural similarity (SSIM) of an image and its mirror image, at most 1.
+
+    The held-out measure of Symmetry.
+
+    Reference: Wang et al. 2004, doi 10.1109/TIP.2003.819861.
     """
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
@@ -45,7 +54,10 @@ class MirrorLikeness(Reward):
 
 
 class DeflatedSize(Reward):
-    """-(kilobytes of the image after zlib at its best): another idea of simple than JPEG's."""
+    """r(x) = -(kilobytes of the 8-bit image after zlib at level 9); a kilobyte is 1000 bytes.
+
+    The held-out measure of JpegSize: lossless compression of the bytes.
+    """
 
     differentiable = False
     why_not_differentiable = "DeflatedSize counts bytes."

@@ -4,7 +4,7 @@ import zlib
 
 import torch
 
-from recipes.experiments.heldout import DeflatedSize, LeftLit, MirrorLikeness
+from rewards import DeflatedSize, LeftLit, MirrorLikeness
 
 
 def test_left_lit_counts_pixels():
