@@ -13,12 +13,12 @@ from steer.loops.pictures import evaluating
 from steer.training import (
     Eulerian,
     FiniteDifference,
-    Target,
     Lagrangian,
     PairObjective,
     Pairs,
     Semigroup,
     SortedPair,
+    Target,
 )
 
 __all__ = ["Identities"]
@@ -84,5 +84,6 @@ def residuals(flow_map: ResidualMap, pairs: Pairs) -> dict[str, float]:
     }
     target, generator = Target(flow_map, flow_map), keyed_generator("identities")
     return {
-        name: float(of(flow_map, target, pairs, generator).mean()) for name, of in identities.items()
+        name: float(of(flow_map, target, pairs, generator).mean())
+        for name, of in identities.items()
     }

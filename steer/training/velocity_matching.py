@@ -22,7 +22,7 @@ class VelocityMatching(Objective):
     """Regression of the velocity on a frozen teacher's, at independent times.
 
     Args:
-        teacher: a FlowMap on the student's path, told the same conditions.
+        teacher: a FlowMap on the student's path, given the same conditions.
         times: law of t; uniform by default.
         weighting: of the residuals, at (t, t).
 
@@ -31,15 +31,15 @@ class VelocityMatching(Objective):
             another shape.
     """
 
+    learns_from = ("a teacher",)
+
     def __init__(
         self, teacher: FlowMap, times: TimeLaw | None = None, weighting: Weighting | None = None
     ):
         super().__init__()
-        self.teacher, self.times, self.weighting = (
-            TeacherTarget(teacher),
-            times or Uniform(),
-            weighting or Plain(),
-        )
+        self.teacher = TeacherTarget(teacher)
+        self.times = times or Uniform()
+        self.weighting = weighting or Plain()
         self.guidance = teacher.guidance
 
     def forward(

@@ -7,7 +7,7 @@ from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.training import Target, MomentMatching, Pairs
+from steer.training import MomentMatching, Pairs, Target
 
 MEAN, STD = (1.0, -0.5), 0.6
 

@@ -18,8 +18,8 @@ from steer.loops import MapTraining, quiet
 from steer.networks import ClassCondition, GroupNorm, LayerNorm, Mlp, Transformer, UNet
 from steer.training import (
     METHODS,
-    EmaTarget,
     AverageLagrangian,
+    EmaTarget,
     FiniteDifference,
     FlowMapMatching,
     FlowMatching,
@@ -27,6 +27,7 @@ from steer.training import (
     Lagrangian,
     Learned,
     Semigroup,
+    UncheckedGradient,
     WrongGradient,
     check_gradient,
     named,
@@ -271,7 +272,9 @@ def test_what_cannot_be_copied_or_run_in_float64_is_not_judged():
         def forward(self, x):
             return torch.nn.functional.linear(x, torch.eye(16, dtype=torch.float32))
 
-    assert check_gradient(FlowMatching(), plane(Network(Single())), points()) is None
+    with pytest.raises(UncheckedGradient, match=r"RuntimeError: .*dtype") as error:
+        check_gradient(FlowMatching(), plane(Network(Single())), points())
+    assert isinstance(error.value.__cause__, RuntimeError)
 
 
 def test_it_changes_and_consumes_nothing():
@@ -374,8 +377,12 @@ def test_a_training_that_could_not_be_checked_says_so():
                 raise RuntimeError("no float64 here")
             return x
 
-    with pytest.warns(UserWarning, match="not compared with a finite difference"):
+    with pytest.warns(UserWarning, match="not compared") as warned:
         fit(MapTraining(plane(Network(Odd())), FlowMatching(), lr=0.1))
+    (says,) = (str(each.message) for each in warned if "not compared" in str(each.message))
+    assert "RuntimeError: no float64 here" in says
+    assert "check_gradient=False" in says
+    assert "\n" not in says
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not compared")
         fit(MapTraining(plane(Network(Odd())), FlowMatching(), check_gradient=False, lr=0.1))

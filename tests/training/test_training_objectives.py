@@ -25,13 +25,13 @@ from steer.training import (
     FlowMapMatching,
     FlowMatching,
     GridStride,
-    Target,
     ImprovedMeanFlow,
     Lagrangian,
     MeanFlow,
     MomentMatching,
     Pairs,
     Semigroup,
+    Target,
     TwoLegs,
 )
 

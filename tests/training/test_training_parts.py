@@ -19,10 +19,9 @@ from steer.networks import Mlp
 from steer.training import (
     Adaptive,
     AnyPair,
-    EmaTarget,
     Dyadic,
+    EmaTarget,
     FlowMatching,
-    TeacherTarget,
     Grouped,
     Joint,
     Lagrangian,
@@ -32,11 +31,12 @@ from steer.training import (
     Objective,
     OnGrid,
     OptimalTransport,
-    SelfTarget,
     Plain,
     Posterior,
+    SelfTarget,
     Semigroup,
     SigmoidAlpha,
+    TeacherTarget,
     ToData,
     VelocityMatching,
 )
@@ -133,7 +133,9 @@ def test_an_average_of_another_build_is_refused():
 
 def test_a_frozen_student_is_refused():
     student = exact_map()
-    objective = Joint(None, Lagrangian(), velocity=TeacherTarget(OdeMap(student, student.schedule, 4)))
+    objective = Joint(
+        None, Lagrangian(), velocity=TeacherTarget(OdeMap(student, student.schedule, 4))
+    )
     x0, x1, _, _ = pairs(8)
     with pytest.raises(
         ValueError, match=r"the frozen teacher is the student itself; give it copy\.deepcopy"

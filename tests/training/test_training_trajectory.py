@@ -14,7 +14,7 @@ from steer.analytic import GaussianMixture
 from steer.flow_map import FlowMap, ResidualMap
 from steer.interpolant import Linear
 from steer.lookahead.glass_flow import GlassFlow
-from steer.training import TeacherTarget, Target, Joint, Pairs, Perceptual, Posterior, Trajectory
+from steer.training import Joint, Pairs, Perceptual, Posterior, Target, TeacherTarget, Trajectory
 from steer.training.trajectory import Path
 
 

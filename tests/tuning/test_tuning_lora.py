@@ -86,7 +86,7 @@ def test_the_merged_map_is_the_adapted_map_in_plain_weights():
 
 @pytest.mark.parametrize("rank", [0, -1])
 def test_a_rank_is_at_least_one(rank):
-    with pytest.raises(ValueError, match=f"rank of at least 1; got {rank}"):
+    with pytest.raises(ValueError, match=f"rank of at least 1; got rank={rank}"):
         add_lora(small_map(), rank=rank)
 
 
