@@ -7,6 +7,7 @@ ODE solver, and its error is stated.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class GaussianMixture(FlowMap):
     def __init__(
         self,
         means: Tensor | list,
-        std: float | Tensor,
+        std: float | Sequence | Tensor,
         weights: Float[Tensor, "k"] | list | None = None,
         schedule: Schedule | None = None,
         axes: Float[Tensor, "k d d"] | None = None,

@@ -384,9 +384,9 @@ def test_a_method_that_may_spend_more_keeps_what_it_has(steer):
 def test_a_method_whose_file_changed_is_measured_anew(steer):
     words = [*RING, *TWO, "methods.mine.sampler._target_=mine.py:Mine", "seeds=1", "run.dir=parts"]
     code = (
-        "from steer.samplers import Ode\n"
+        "from steer.samplers import Ode\nfrom steer.samplers.base import importance_weighted\n"
         "class Mine(Ode):\n"
-        "    def finish(self, run, x): return self.weigh(run, x{})\n"
+        "    def finish(self, run, x): return importance_weighted(run, x{})\n"
     )
     Path("mine.py").write_text(code.format(""))
     first = figures_of(steer(*words))

@@ -30,6 +30,7 @@ from steer.samplers import (
     TrajectorySearch,
     TrajectoryTilting,
     TransitionWeights,
+    UnguidedTilting,
     ValueSmc,
     das,
     tds,
@@ -99,19 +100,23 @@ SETTINGS = {
     "posterior": {"lookahead": Posterior(8)},
     "glass": {"lookahead": Glass(4, steps=2)},
     "renoise": {"lookahead": Renoise(4, nodes=1)},
-    "all of the tilt": {"lookahead": Denoiser(), "level": 1.0},
-    "all of the tilt, extra drift": {"lookahead": Identity(), "level": 1.0, "chi": -0.5},
-    "map, rising": {"lookahead": MapJump(), "level": Rising(4.0)},
-    "denoiser, rising, extra drift": {"lookahead": Denoiser(), "level": Rising(4.0), "chi": 0.5},
-    "map, tempering": {"lookahead": MapJump(), "level": Tempering(0.97)},
+    "all of the tilt": {"lookahead": Denoiser(), "annealing": 1.0},
+    "all of the tilt, extra drift": {"lookahead": Identity(), "annealing": 1.0, "chi": -0.5},
+    "map, rising": {"lookahead": MapJump(), "annealing": Rising(4.0)},
+    "denoiser, rising, extra drift": {
+        "lookahead": Denoiser(),
+        "annealing": Rising(4.0),
+        "chi": 0.5,
+    },
+    "map, tempering": {"lookahead": MapJump(), "annealing": Tempering(0.97)},
     "denoiser, tempering, extra drift": {
         "lookahead": Denoiser(),
-        "level": Tempering(0.9),
+        "annealing": Tempering(0.9),
         "chi": 0.5,
     },
     "posterior, in pieces": {"lookahead": Posterior(8, at_once=3)},
     "glass, in pieces": {"lookahead": Glass(2, steps=2, at_once=1)},
-    "unguided": {"lookahead": Denoiser(), "guide": False},
+    "unguided": {"kind": UnguidedTilting, "lookahead": Denoiser()},
     "multinomial": {"lookahead": Identity(), "resampling": multinomial},
     "stratified": {"lookahead": Identity(), "resampling": stratified},
     "residual": {"lookahead": Identity(), "resampling": residual},
@@ -122,7 +127,12 @@ SETTINGS = {
 def test_every_setting_samples_the_tilted_law(setting):
     model, (x0, g) = world(), noise(12, 512)
     law, log_z = model.tilted(REWARD)
-    check_tilted(TrajectoryTilting(50, **setting)(model, x0, Tilt(REWARD), generator=g), law, log_z)
+    setting = dict(setting)
+    check_tilted(
+        setting.pop("kind", TrajectoryTilting)(50, **setting)(model, x0, Tilt(REWARD), generator=g),
+        law,
+        log_z,
+    )
 
 
 @pytest.mark.parametrize(
