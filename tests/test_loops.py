@@ -38,6 +38,7 @@ from steer.loops.map_training import drop
 from steer.samplers.jump import Jump
 from steer.tilt import Tilt
 from steer.training import FlowMatching, Joint, Loss, Plain, Semigroup
+from steer.tuning import TuningObjective
 
 quiet()
 torch.set_num_threads(1)
@@ -60,10 +61,13 @@ def tiny_map():
     return ResidualMap(Plane(), Linear())
 
 
-class Climb:
+class Climb(TuningObjective):
     """-E tilt(X_{0,1}(x0)), the simplest tuning objective."""
 
-    def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
+    claim = "maximiser"
+    needs_gradient = True
+
+    def forward(self, flow_map, base, tilt, x0, cond, generator, step):
         reward = tilt(flow_map(x0, 0.0, 1.0, cond), cond)
         return Loss(-reward.mean(), {"reward": reward.mean().detach()})
 
@@ -171,9 +175,9 @@ def test_prompts_reach_the_objective():
     seen = []
 
     class Watch(Climb):
-        def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
+        def forward(self, flow_map, base, tilt, x0, cond, generator, step):
             seen.append(cond)
-            return super().__call__(flow_map, base, tilt, x0, None, generator, step)
+            return super().forward(flow_map, base, tilt, x0, None, generator, step)
 
     loop = tuning(prompts=lambda n, generator: torch.randint(10, (n,), generator=generator))
     loop.objective = Watch()
@@ -190,13 +194,13 @@ def test_a_scale_for_each_prompt_follows_the_prompts_at_random():
     drawn = []
 
     class Watched(Climb):
-        def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
+        def forward(self, flow_map, base, tilt, x0, cond, generator, step):
             half = slice(7, None)
             expected = torch.stack([scales[int((labels == label).nonzero())] for label in cond])
             torch.testing.assert_close(tilt(x0, cond), expected * tilt.rewards(x0, cond))
             torch.testing.assert_close(tilt(x0[half], cond[half]), tilt(x0, cond)[half])
             drawn.append(cond)
-            return super().__call__(flow_map, base, tilt, x0, cond, generator, step)
+            return super().forward(flow_map, base, tilt, x0, cond, generator, step)
 
     class Ask(Plane):
         def forward(self, x, s, t, cond=None):
@@ -210,9 +214,7 @@ def test_a_scale_for_each_prompt_follows_the_prompts_at_random():
         steps=2,
     )
     assert all(cond.unique().numel() == 3 for cond in drawn)
-    with pytest.raises(
-        ValueError, match=r"cannot tell whose a scale is by its place; give steer\.Tilt"
-    ):
+    with pytest.raises(ValueError, match=r"scale.*prompts="):
         RewardTuning(
             flow_map, base, Tilt(Height(), scales), Watched(), (2,), 32, prompts=prompts, lr=0.02
         )
@@ -407,9 +409,7 @@ def test_data_that_is_not_finite_is_blamed_on_the_data():
             x[5, 1] = math.nan
             return x, None
 
-    with pytest.raises(
-        ValueError, match="sample 5 of the batch of step 0 is not finite"
-    ):
+    with pytest.raises(ValueError, match="sample 5 of the batch of step 0 is not finite"):
         fit(MapTraining(tiny_map(), FlowMatching(), lr=0.01), Torn(8), steps=2)
 
 

@@ -35,6 +35,7 @@ from steer.training import (
     Semigroup,
     named,
 )
+from steer.tuning import TuningObjective
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,10 +56,13 @@ class Plane(nn.Module):
         )
 
 
-class Climb:
+class Climb(TuningObjective):
     """-E tilt(X_{0,1}(x0)) + E |X - X_base|^2."""
 
-    def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
+    claim = "maximiser"
+    needs_gradient = True
+
+    def forward(self, flow_map, base, tilt, x0, cond, generator, step):
         x = flow_map(x0 + 0.1 * torch.randn(x0.shape, generator=generator), 0.0, 1.0)
         return Loss((x - base(x0, 0.0, 1.0)).square().sum(1).mean() - tilt(x).mean(), {})
 
@@ -71,8 +75,8 @@ def training():
     return loop, Checkerboard(16, seed=1)
 
 
-def believing():
-    """With what an objective keeps and learns beside the map."""
+def with_state():
+    """A training whose objective keeps an average and learns a weighting beside the map."""
     flow_map = ResidualMap(Plane(), Linear())
     objective = Joint(
         FlowMatching(),
@@ -99,18 +103,16 @@ def named_method(name):
     return loop, Checkerboard(16, seed=1)
 
 
-KINDS = {"training": training, "believing": believing, "tuning": tuning}
+KINDS = {"training": training, "with_state": with_state, "tuning": tuning}
 METHOD_KINDS = {method.name: partial(named_method, method.name) for method in METHODS}
 
 
 def run(kind, folder, steps, callbacks=(), every=7, **trainer):
-    """One command: starts, or resumes from what is in the folder. Returns the loop and its average."""
+    """Starts a run, or resumes it from its folder. Returns the loop and its average."""
     quiet()
-    (loop, data), ema, last = (
-        (KINDS | METHOD_KINDS)[kind](),
-        Ema(0.9),
-        LastCheckpoint(folder, every),
-    )
+    loop, data = (KINDS | METHOD_KINDS)[kind]()
+    ema = Ema(0.9)
+    last = LastCheckpoint(folder, every)
     trainer = Trainer(
         max_steps=steps,
         callbacks=[ema, last, *callbacks],

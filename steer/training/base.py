@@ -186,11 +186,13 @@ class PairObjective(ABC):
         claim: what is left at a flow map of the data that follows its own velocity: "exact", no
             residual and no gradient; "exact on average", noise, whose gradient vanishes in the
             mean; "exact up to the solver", the error of a numerical solver; "biased", more.
+        group: how many samples side by side must share their times.
     """
 
     card: Card
     asks: frozenset[Source]
     claim: PairClaim
+    group: int = 1
 
     @abstractmethod
     def __call__(

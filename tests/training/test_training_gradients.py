@@ -164,7 +164,9 @@ class Network(nn.Module):
 
     def __init__(self, middle, dtype=None):
         super().__init__()
-        self.first, self.middle, self.last = nn.Linear(4, 16), middle, nn.Linear(16, 2)
+        self.first = nn.Linear(4, 16)
+        self.middle = middle
+        self.last = nn.Linear(16, 2)
         self.dtype = dtype
         nn.init.zeros_(self.last.weight)
 
@@ -281,7 +283,8 @@ def test_it_changes_and_consumes_nothing():
     flow_map = plane(Network(nn.Dropout(0.5)))
     objective = Joint(FlowMatching(), Semigroup(), jumps=EmaTarget(flow_map))
     before = copy.deepcopy((flow_map.state_dict(), objective.state_dict()))
-    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    state = torch.get_rng_state()
+    dtype = torch.get_default_dtype()
     first, second = (check_gradient(objective, flow_map, points()) for _ in range(2))
     assert first == second
     assert torch.equal(torch.get_rng_state(), state)
@@ -366,7 +369,8 @@ def test_checked_trainings_end_with_the_same_bits(precision):
         loop = MapTraining(flow_map, objective, check_gradient=check, lr=0.01)
         return fit(loop, 3, precision=precision).flow_map.state_dict()
 
-    with_it, without = weights(True), weights(False)
+    with_it = weights(True)
+    without = weights(False)
     assert all(torch.equal(with_it[name], without[name]) for name in with_it)
 
 
@@ -427,7 +431,8 @@ def test_an_average_moves_in_bfloat16_as_in_float32():
     """A thousandth of the way at a time: bfloat16 would stay where it is."""
     student = plane().bfloat16()
     teacher = EmaTarget(student, decay=0.999).bfloat16()
-    expected, first = None, [p.detach().float() for p in student.parameters()]
+    expected = None
+    first = [p.detach().float() for p in student.parameters()]
     for step in range(200):
         asked = teacher(student, step)
         now = [p.detach().float() for p in student.parameters()]
@@ -456,7 +461,8 @@ def test_an_average_follows_a_training_in_true_bfloat16():
     moved = objective.jumps.flow_map.state_dict()
     assert next(loop.flow_map.parameters()).dtype == torch.bfloat16
     for name, weight in loop.flow_map.named_parameters():
-        way, whole = moved[name] - start[name], weight.detach().float() - start[name]
+        way = moved[name] - start[name]
+        whole = weight.detach().float() - start[name]
         assert (
             0.002 < way.norm() / whole.norm() < 0.02
         )  # of 20 steps of a thousandth, later ones less

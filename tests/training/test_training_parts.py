@@ -55,7 +55,8 @@ def test_own_weights_are_the_students():
 
 def test_an_average_is_that_of_the_steps_however_often_it_is_asked():
     student = exact_map()
-    teacher, expected = EmaTarget(student, decay=0.9), None
+    teacher = EmaTarget(student, decay=0.9)
+    expected = None
     for step in range(4):
         with torch.no_grad():
             student.network.bend += 1.0
@@ -79,7 +80,8 @@ def test_an_average_resumes_from_what_was_saved():
 
 
 def test_a_frozen_teacher_is_neither_trained_nor_saved():
-    teacher, student = exact_map(std=1.5), exact_map()
+    teacher = exact_map(std=1.5)
+    student = exact_map()
     objective = Joint(None, Lagrangian(), velocity=TeacherTarget(teacher))
     assert objective.state_dict() == {}
     assert list(objective.parameters()) == []
@@ -106,7 +108,8 @@ def test_an_average_is_quiet_and_copies_buffers():
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.exact, self.dropout = exact_map().network, torch.nn.Dropout(0.5)
+            self.exact = exact_map().network
+            self.dropout = torch.nn.Dropout(0.5)
             self.register_buffer("seen", torch.zeros(1))
 
         def forward(self, x, s, t, cond=None):
@@ -151,10 +154,8 @@ class TwoLaws(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.told, self.untold = (
-            exact_map(mean=(2.0, 0.0)).network,
-            exact_map(mean=(0.0, 0.0)).network,
-        )
+        self.told = exact_map(mean=(2.0, 0.0)).network
+        self.untold = exact_map(mean=(0.0, 0.0)).network
 
     def forward(self, x, s, t, cond=None):
         return self.untold(x, s, t) if cond is None else self.told(x, s, t)
@@ -225,7 +226,8 @@ def test_learned_weights_start_plain_and_end_at_the_logarithm_of_the_residual():
     """Residuals of two sizes at two pairs of times: w tends to their logarithms, and each then
     counts 1 + log L.
     """
-    weighting, sizes = Learned().double(), torch.tensor([0.01, 4.0], dtype=torch.float64)
+    weighting = Learned().double()
+    sizes = torch.tensor([0.01, 4.0], dtype=torch.float64)
     s, t = torch.tensor([[0.1, 0.6], [0.9, 0.7]], dtype=torch.float64)
     torch.testing.assert_close(weighting(sizes, s, t), sizes)
     optimizer = torch.optim.Adam(weighting.parameters(), 0.02)
@@ -274,7 +276,8 @@ class Double(Plain):
 
 def test_dyadic_pairs_are_halved_onto_the_next_level():
     s, t = Dyadic(4).sample(4000, generator())
-    gap, half = t - s, (s + t) / 2
+    gap = t - s
+    half = (s + t) / 2
     assert set(gap.tolist()) == {1.0, 0.5, 0.25, 0.125}
     assert all((s / gap == (s / gap).round()).tolist())
     assert 0 <= s.min() <= t.max() <= 1
@@ -389,7 +392,9 @@ def test_a_teacher_of_another_shape_is_refused_in_one_line(of):
 
 class Seen(Objective):
     def forward(self, flow_map, x0, x1, cond, generator, step):
-        self.x0, self.x1, self.cond = x0, x1, cond
+        self.x0 = x0
+        self.x1 = x1
+        self.cond = cond
         return Loss(x0.sum(), {})
 
 
@@ -412,7 +417,9 @@ def test_with_entropy_noise_is_drawn_from_sinkhorns_plan(entropy):
     x0, x1 = torch.randn(2, 2, 3, generator=generator(), dtype=torch.float64)
     cost = torch.cdist(x1, x0).square()
     odds = (cost[0, 1] + cost[1, 0] - cost[0, 0] - cost[1, 1]) / (entropy * cost.mean())
-    p, n, chance = torch.sigmoid(odds / 2), 4000, generator()
+    p = torch.sigmoid(odds / 2)
+    n = 4000
+    chance = generator()
     coupling = OptimalTransport(Seen(), entropy)
     drawn = torch.stack([coupling.match(x0, x1, chance) for _ in range(n)])
     found = (drawn == torch.arange(2)).double().mean(0)
@@ -421,7 +428,8 @@ def test_with_entropy_noise_is_drawn_from_sinkhorns_plan(entropy):
 
 def test_entropy_leads_from_the_best_permutation_to_none():
     x0, x1 = torch.randn(2, 16, 2, generator=generator(), dtype=torch.float64)
-    near, best = x0.flip(0) + 0.01 * x1, torch.arange(15, -1, -1)
+    near = x0.flip(0) + 0.01 * x1
+    best = torch.arange(15, -1, -1)
     for entropy in (0.0, 1e-3):
         assert torch.equal(OptimalTransport(Seen(), entropy).match(x0, near, generator()), best)
     with pytest.raises(

@@ -18,7 +18,8 @@ TO_DATA = {"ct", "ecm", "sct", "cd", "scd"}
 
 # What is learned from cell to cell takes its time over many cells, the more so behind a long moving
 # average: a few cells, and for cd the average of a run of 40 steps, over two of them.
-GRID, PLANNED = {"progressive": 4, "cd": 4}, {"cd": 40}
+GRID = {"progressive": 4, "cd": 4}
+PLANNED = {"cd": 40}
 
 
 def build(method, student, steps):
@@ -130,7 +131,8 @@ def test_consistency_models_learn_jumps_to_data_alone_and_the_rest_but_one_all()
 
 def test_the_mean_flow_law_of_times_is_the_papers_turned_around():
     """There noise is at 1 and t ~ sigmoid(N(-.4, 1)); here 1 - t has that law."""
-    s, _ = named("meanflow", 100).pairs.law.sample(20_000, generator()), None
+    s = named("meanflow", 100).pairs.law.sample(20_000, generator())
+    _ = None
     logit = torch.logit(1 - s.double())
     assert abs(logit.mean() + 0.4) < 4.5 / math.sqrt(20_000)
 
@@ -139,7 +141,8 @@ def test_the_mean_flow_law_of_times_is_the_papers_turned_around():
 
 
 def test_settings_change_what_they_name_and_nothing_else():
-    paper, plane = named("imf", 100), named("imf", 100, times=Uniform(), weighting=Plain())
+    paper = named("imf", 100)
+    plane = named("imf", 100, times=Uniform(), weighting=Plain())
     assert isinstance(paper.weighting, Adaptive)
     assert isinstance(paper.diagonal.weighting, Adaptive)
     assert isinstance(plane.weighting, Plain)
@@ -155,7 +158,8 @@ def test_settings_change_what_they_name_and_nothing_else():
 
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
 def test_every_method_takes_times_or_says_why_not(method):
-    teacher, grid = exact_map(**TEACHER), GRID.get(method.name, 32)
+    teacher = exact_map(**TEACHER)
+    grid = GRID.get(method.name, 32)
     law = LogitNormal(3.0, 0.1)
 
     def changed():
