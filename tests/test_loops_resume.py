@@ -1,5 +1,4 @@
-"""A run killed at any moment and resumed ends with the weights of the uninterrupted run, bit for
-bit.
+"""A run killed at any moment and resumed ends with the uninterrupted run's weights, bit for bit.
 
 Run as a script, this file is such a run: `test_loops_resume.py KIND FOLDER STEPS [KILL_AT]`.
 """
@@ -128,7 +127,8 @@ def run(kind, folder, steps, callbacks=(), every=7, **trainer):
 
 
 def assert_equal(one, other):
-    (loop, ema), (loop_, ema_) = one, other
+    loop, ema = one
+    loop_, ema_ = other
     assert loop.global_step == loop_.global_step
     for ours, theirs in ((loop.state_dict(), loop_.state_dict()), (ema.average, ema_.average)):
         assert ours.keys() == theirs.keys()
@@ -153,9 +153,7 @@ def test_resumed_equals_uninterrupted(kind, tmp_path):
 
 @pytest.mark.parametrize("method", METHOD_KINDS)
 def test_every_method_resumes_to_the_same_weights(method, tmp_path):
-    """Through the warm-ups of all of them, a sixth or a quarter of 30 steps; the checkpoint is of
-    step 5.
-    """
+    """Through the warm-ups, a sixth or a quarter of 30 steps; the checkpoint is of step 5."""
     whole = run(method, tmp_path / "whole", 12, every=5)
     run(method, tmp_path / "parts", 5, every=5)
     assert_equal(run(method, tmp_path / "parts", 12, every=5), whole)
@@ -181,7 +179,8 @@ class Read(Callback):
     """Keeps the batches, and raises KeyError before the first batch of step `at`."""
 
     def __init__(self, at=-1):
-        self.at, self.seen = at, []
+        self.at = at
+        self.seen = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.at:
@@ -194,8 +193,9 @@ def same(batches, others):
 
 
 def test_every_epoch_reads_new_batches_and_a_resume_reads_on(tmp_path):
-    """Stopped within an epoch, at its border and after the first step; the stream is read once from
-    its beginning.
+    """Stopped within an epoch, at its border and after the first step.
+
+    The stream is read once from its beginning.
     """
     read = Read()
     whole = run("training", tmp_path / "whole", -1, [read], **EPOCHS)
@@ -203,7 +203,8 @@ def test_every_epoch_reads_new_batches_and_a_resume_reads_on(tmp_path):
     stream = StepStream(Checkerboard(16).draw, seed=1)
     assert same(read.seen, [batch[0] for batch in itertools.islice(stream, 15)])
     for at, taken in ((1, 2), (3, 5), (5, 9)):
-        folder, rest = tmp_path / f"stopped-{at}", Read()
+        folder = tmp_path / f"stopped-{at}"
+        rest = Read()
         with pytest.raises(KeyError):
             run("training", folder, -1, [Read(at)], every=1, **EPOCHS)
         assert_equal(run("training", folder, -1, [rest], every=1, **EPOCHS), whole)

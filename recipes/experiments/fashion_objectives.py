@@ -35,13 +35,13 @@ from steer.samplers import Jump, Ode, Sampler
 from steer.solvers import Heun
 from steer.training import (
     FlowMatching,
-    TeacherTarget,
     ImprovedMeanFlow,
     Joint,
     Lagrangian,
     Objective,
     Perceptual,
     Semigroup,
+    TeacherTarget,
     Trajectory,
     VelocityMatching,
 )

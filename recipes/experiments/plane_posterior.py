@@ -32,11 +32,11 @@ from steer.metrics.energy_distance import energy_distance
 from steer.networks import ContextCondition, Mlp, WithContext
 from steer.training import (
     FlowMatching,
-    TeacherTarget,
     Joint,
     Lagrangian,
     Objective,
     Semigroup,
+    TeacherTarget,
     VelocityMatching,
 )
 from steer.training import Posterior as OfPosterior

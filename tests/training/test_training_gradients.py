@@ -1,4 +1,4 @@
-"""The gradient of every loss against finite differences, and the check that trainings begin with."""
+"""The gradient of every loss against finite differences, and the check before a training."""
 
 import copy
 import math
@@ -223,7 +223,7 @@ def test_an_operation_between_layers_is_named_by_the_module_it_is_in():
 
 
 def test_torchs_own_layer_norm_is_found_where_it_is_wrong():
-    """Of torch 2.14 on a CPU. Where a later torch has put it right, this test says so by passing."""
+    """On torch 2.14 on a CPU; on a later torch that has corrected it, the check passes."""
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     alone = compare_layer(nn.LayerNorm(8).double(), (x,), {}, tangent=True)
     flow_map = plane(Network(nn.LayerNorm(16)))
@@ -238,7 +238,7 @@ def test_torchs_own_layer_norm_is_found_where_it_is_wrong():
 
 
 def test_a_random_error_of_any_size_is_told_from_none():
-    """By hand: 10 is 1 % off 9.9 along a direction of size 5; and a doubt of .02 would excuse it."""
+    """10 against 9.9 is an error of .1, 2 % of the size 5, unless the differences' doubt is .02."""
     assert Comparison(10.0, 9.9, 5.0, 1e-9).wrong
     assert Comparison(10.0, 9.9, 5.0, 1e-9).error == pytest.approx(0.02)
     assert not Comparison(10.0, 9.9, 5.0, 0.02).wrong
@@ -397,8 +397,9 @@ def test_a_training_that_could_not_be_checked_says_so():
 
 @pytest.mark.parametrize("samples", [1, 2])
 def test_one_sample_trains_under_autocast_as_several_do(samples):
-    """A single sample's memory counts as channels first, where the tangent of torch's group norm is
-    not rounded to bfloat16 with its value.
+    """The memory of a single sample counts as channels first.
+
+    There the tangent of torch's group norm is not rounded to bfloat16 with its value.
     """
     torch.manual_seed(0)
     flow_map = ResidualMap(UNet(1, (8,), 1), Linear())

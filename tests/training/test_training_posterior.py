@@ -1,6 +1,4 @@
-"""Posterior and VelocityMatching: what they hand on, where their minimum is, and maps of the plane
-that learn to draw.
-"""
+"""Posterior and VelocityMatching: their arguments, their minimum, and maps that learn to draw."""
 
 import math
 
@@ -101,7 +99,7 @@ def test_times_follow_their_law_and_all_chance_is_the_generators():
 
 
 def test_the_joint_objective_cuts_the_context_with_the_batch():
-    """Every network call is told as many samples as it is asked about, and their own."""
+    """Every network call gets as many samples as it is asked about, and their own."""
     x0, x1 = normal(8, 2), mixture().sample(8, generator(1))
     calls = []
 
@@ -121,9 +119,7 @@ def test_the_joint_objective_cuts_the_context_with_the_batch():
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_flow_matching_is_least_at_the_velocity_of_the_posterior(schedule):
-    """Leaning the exact velocity either way raises the loss by the lean's square, within
-    Monte-Carlo error.
-    """
+    """A lean of the exact velocity either way raises the loss by its square, within noise."""
     law = mixture(schedule)
     n = 20_000
     x0 = normal(n, 2)
@@ -148,9 +144,7 @@ def test_flow_matching_is_least_at_the_velocity_of_the_posterior(schedule):
 
 @pytest.mark.parametrize("off", [Lagrangian(), Semigroup()], ids=lambda o: type(o).__name__)
 def test_the_exact_inner_map_has_no_residual_off_the_diagonal(off):
-    """Jumps of the closed-form posterior flow, as the average velocity of a network: zero up to the
-    oracle's solver.
-    """
+    """Jumps of the closed-form posterior flow as a network: zero up to the oracle's solver."""
     law = mixture()
     n = 6
     exact = ExactInner(law, steps=16)
@@ -223,12 +217,12 @@ def untrained(width=64):
 
 def train(inner, objective, law, steps, batch=256, lr=2e-3):
     optimizer = torch.optim.Adam(inner.parameters(), lr)
-    chance = generator()
+    g = generator()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 50) * (1 - step / steps) ** 0.5
-        x1 = law.sample(batch, chance).float()
-        loss = objective(inner, torch.randn(batch, 2, generator=chance), x1, None, chance, step)
+        x1 = law.sample(batch, g).float()
+        loss = objective(inner, torch.randn(batch, 2, generator=g), x1, None, g, step)
         optimizer.zero_grad()
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(inner.parameters(), 1.0)
@@ -237,8 +231,9 @@ def train(inner, objective, law, steps, batch=256, lr=2e-3):
 
 
 def misses(inner, law, t, points=6, n=400):
-    """Energy distance of one-jump draws to the exact posterior, over that of as many exact draws;
-    mean over points.
+    """Energy distance of one-jump draws to the exact posterior, in units of that of exact draws.
+
+    The mean over points.
     """
     x = law.schedule.interpolate(normal(points, 2, seed=5), law.sample(points, generator(5)), t)
     drawn = (
@@ -276,9 +271,7 @@ def test_a_few_hundred_steps_teach_a_map_to_draw():
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_few_thousand_steps_bring_it_near_the_sampling_floor(recipe):
-    """Within twice the floor if distilled from GLASS; from scratch the noise of the data is in the
-    way.
-    """
+    """Within twice the floor if distilled from GLASS; from scratch the data's noise adds to it."""
     objective, multiple = RECIPES[recipe]
     law = mixture()
     inner = untrained(width=128)

@@ -1,6 +1,4 @@
-"""Regression on simulated paths: they are the flow's, the targets their chords, and what shares a
-path shares its noise.
-"""
+"""Regression on simulated paths: paths of the flow, targets their chords, and shared noise."""
 
 import copy
 import math
@@ -137,11 +135,11 @@ def test_it_is_distilled_without_data():
     objective = Joint(None, Trajectory(16, shared=4), velocity=TeacherTarget(exact_map(**wanted)))
     optimizer = torch.optim.Adam(student.parameters(), 0.05)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
-    chance = generator(3)
+    g = generator(3)
     for step in range(200):
-        x0, x1 = torch.randn(2, 128, 2, generator=chance, dtype=torch.float64)
+        x0, x1 = torch.randn(2, 128, 2, generator=g, dtype=torch.float64)
         optimizer.zero_grad()
-        objective(student, x0, x1, None, chance, step).total.backward()
+        objective(student, x0, x1, None, g, step).total.backward()
         optimizer.step()
         decay.step()
     found = student.network

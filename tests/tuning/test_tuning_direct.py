@@ -1,6 +1,4 @@
-"""Direct reward gradients: against gradients by hand, closed-form penalties, and a small tuning
-run.
-"""
+"""Direct reward gradients: gradients by hand, closed-form penalties, and a small tuning run."""
 
 import copy
 
@@ -52,8 +50,9 @@ def test_one_jump_from_noise():
 
 
 def test_one_jump_from_a_later_time_carries_no_gradient_of_how_it_got_there():
-    """x_s = (1 + s W) x0 is held fixed and z = x_s + (1 - s) W x_s: the gradient is -mean (1 - s) a
-    x_s^T.
+    """x_s = (1 + s W) x0 is a constant and z = x_s + (1 - s) W x_s.
+
+    The gradient is -mean (1 - s) a x_s^T.
     """
     x0 = noise(5)
     w = torch.tensor(WEIGHT, dtype=torch.float64)
@@ -67,8 +66,9 @@ def test_one_jump_from_a_later_time_carries_no_gradient_of_how_it_got_there():
 
 @pytest.mark.parametrize("last", [1, 2, 6])
 def test_euler_steps_carry_gradients_through_the_last_alone(last):
-    """d a.z/dW is the sum over the last K steps k of h P^{N-1-k T} a x_k^T, with P = 1 + W/N and
-    x_k = P^k x0.
+    """d a.z/dW is the sum over the last K steps k of h P^{N-1-k T} a x_k^T.
+
+    Here P = 1 + W/N and x_k = P^k x0.
     """
     steps = 6
     x0 = noise(5)
@@ -151,8 +151,9 @@ def test_the_penalty_is_weighed_into_the_loss_and_moves_only_the_tuned_map():
 
 
 def test_the_energy_of_jumps_is_that_of_the_velocity_they_move_by():
-    """Of a constant change of u, 1 over [s, 1]: 1 - s of it in all, however many jumps share it;
-    from noise, |dX|^2.
+    """A change of u by 1 over [s, 1] has energy 1 - s, in any number of jumps.
+
+    From noise it is |dX|^2.
     """
     tuned = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear())
     base = linear_map(WEIGHT)
@@ -167,9 +168,10 @@ def test_the_energy_of_jumps_is_that_of_the_velocity_they_move_by():
     )
 
 
-def test_an_exact_map_is_at_rest_under_its_consistency_term():
-    """Its samples are data of its own law: flow matching and semigroup have no mean gradient there,
-    and have elsewhere.
+def test_an_exact_map_is_stationary_under_its_consistency_term():
+    """At the exact map, whose samples are its data, flow matching and semigroup are stationary.
+
+    Elsewhere they have a mean gradient.
     """
 
     def mean_and_error(gain):
@@ -236,9 +238,7 @@ def test_a_share_sees_jumps_from_noise_and_from_later():
 
 # --- a small run --------------------------------------------------------------------------------
 def tuned(steps=120, **settings):
-    """Standard normal data in the plane, tuned toward a point; the correction to the exact map
-    starts at zero.
-    """
+    """Standard normal data in the plane, tuned toward a point, from a correction of zero."""
     torch.manual_seed(0)
     more = Mlp(2, 32, 2).double()
     torch.nn.init.zeros_(more.last.weight)
@@ -265,9 +265,7 @@ def tuned(steps=120, **settings):
 
 @torch.no_grad()
 def figures(flow_map, base):
-    """Mean place of one-jump samples, distance to them of two jumps and of many small steps, change
-    of drift.
-    """
+    """Mean of one-jump samples, their distance to two jumps and to small steps, energy of the change."""
     x0 = noise(512, seed=10_000)
     z = flow_map(x0, 0.0, 1.0)
     halves = flow_map(flow_map(x0, 0.0, 0.5), 0.5, 1.0)

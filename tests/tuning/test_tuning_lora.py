@@ -149,8 +149,9 @@ LAYERS = {
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_an_adapter_of_every_kind_adds_its_product_to_the_weight(kind, mode):
-    """Against the plain layer, given W + (alpha / r) B A by hand; attention in eval mode has a path
-    of its own.
+    """Against the plain layer with W + (alpha / r) B A by hand.
+
+    Attention in eval mode has a path of its own.
     """
     torch.manual_seed(0)
     layer, shape, names = LAYERS[kind]
@@ -194,8 +195,9 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_matrices_of_our_networks_are_adapted_and_their_tangents_right(name, recwarn):
-    """qkv, condition table and times among them; d_t u with adapters is that of the merged map,
-    recomputed or not.
+    """qkv, condition table and times among them.
+
+    d_t u with adapters is that of the merged map, recomputed or not.
     """
     torch.manual_seed(0)
     network = NETWORKS[name](recompute=False).double()

@@ -1,6 +1,4 @@
-"""Networks small enough to differentiate by hand, and the exact map of standard normal data with
-knobs to turn.
-"""
+"""Networks small enough to differentiate by hand, and the exact map of standard normal data."""
 
 import torch
 from ball import radius
@@ -33,9 +31,7 @@ class Shifted(torch.nn.Module):
 
 
 class BallNetwork(torch.nn.Module):
-    """The average velocity of the map x -> x rho_t / rho_s of standard normal data, times `gain`,
-    plus `more`.
-    """
+    """The average velocity of x -> x rho_t / rho_s of standard normal data, times `gain`, plus `more`."""
 
     def __init__(self, more=None):
         super().__init__()
