@@ -66,7 +66,9 @@ def legs(teacher: ResidualMap) -> Objective:
 def paths(teacher: ResidualMap, metric: Perceptual | None = None) -> Objective:
     """Paths of the teacher's velocity, with or without a metric of images."""
     along = Trajectory(metric=metric, weight=0.05)
-    return Joint(VelocityMatching(copy.deepcopy(teacher)), along, 0.125, velocity=TeacherTarget(teacher))
+    return Joint(
+        VelocityMatching(copy.deepcopy(teacher)), along, 0.125, velocity=TeacherTarget(teacher)
+    )
 
 
 def seen_by_a_classifier(teacher: ResidualMap) -> Objective:

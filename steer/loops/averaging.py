@@ -12,9 +12,9 @@ __all__ = ["Ema"]
 
 
 class Ema(Callback):
-    """w_ema <- d w_ema + (1 - d) w after every optimizer step, d = min(decay, (1+step) / (10+step)).
+    """The average w_ema <- d w_ema + (1 - d) w of the trained weights, after every optimizer step.
 
-    The growing decay forgets the random start. Only what is trained is averaged, in float32 or
+    d = min(decay, (1 + step) / (10 + step)): the growing decay forgets the random start. Only what is trained is averaged, in float32 or
     better: frozen weights (a LoRA's base, a teacher, a reward) are neither copied nor saved a
     second time, as they would be by Lightning's callback, a deep copy of the whole module. Buffers
     stay the module's own. Validation uses the average, and every checkpoint holds both.

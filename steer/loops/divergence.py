@@ -67,7 +67,8 @@ def first_bad(terms: Mapping[str, Tensor]) -> str | None:
 
 def kept(trainer: Trainer, step: int) -> Path | None:
     """Finds the last checkpoint, unless it holds the very weights that failed."""
-    last = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # type: ignore[attr-defined]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    last = next((each for each in callbacks if isinstance(each, LastCheckpoint)), None)
     if last is None or not last.path.exists() or step_of(last.path) >= step:
         return None
     return last.path

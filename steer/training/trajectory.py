@@ -122,7 +122,8 @@ class Trajectory(PairObjective):
         """Integrates the paths from noise x, by Heun's method."""
         h = 1 / self.steps
         v = field.velocity(x, 0.0, cond).to(x.dtype)
-        positions, velocities = [x], [v]
+        positions = [x]
+        velocities = [v]
         for k in range(1, self.steps + 1):
             ahead = field.velocity(x + h * v, k * h, cond).to(x.dtype)
             x = x + h * (v + ahead) / 2

@@ -76,10 +76,10 @@ class Rollout(ABC):
 class Jumps(Rollout):
     """Look-ahead through the last `last` jumps: x0 -> x_{t1} -> ... -> x_1.
 
-    Each jump is one evaluation. With last = 1, a share `from_noise` of the batch jumps from the noise itself; the rest first
-    jumps, without gradient, to a uniform time s, and is rewarded where it lands from there. So
-    every X_{s,1} learns, for at most two evaluations a sample. With last = k, k - 1 sorted uniform
-    times come between s and 1, and all k jumps learn.
+    Each jump is one evaluation. With last = 1, a share `from_noise` of the batch jumps from the
+    noise itself; the rest first jumps, without gradient, to a uniform time s, and is rewarded where
+    it lands from there. So every X_{s,1} learns, for at most two evaluations a sample. With last =
+    k, k - 1 sorted uniform times come between s and 1, and all k jumps learn.
 
     Args:
         last: number of jumps that carry gradients.

@@ -67,7 +67,7 @@ def split(batch, **settings):
     ],
 )
 def test_the_batch_is_split_by_the_fraction(batch, fraction, on_the_diagonal):
-    """Each sample goes to one side; below 1 the rest of two samples and more is never left empty."""
+    """Each sample goes to one side; below 1 the rest of at least two samples is never empty."""
     diagonal, off, _ = split(batch, diag_fraction=fraction)
     assert len(diagonal.x1) == on_the_diagonal
     seen = diagonal.x1 if off.x1 is None else torch.cat((diagonal.x1, off.x1))

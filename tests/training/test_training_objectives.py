@@ -267,7 +267,7 @@ def test_alpha_flow_goes_from_flow_matching_to_meanflow():
 
 
 def test_many_legs_are_a_sampler_of_the_target_network():
-    """The residual of n legs is |u - (Y - x) / gap|^2, Y the end of n equal jumps of the teacher."""
+    """The residual of n legs is |u - (Y - x) / gap|^2, Y the end of n equal teacher jumps."""
     student = exact_map(bend=0.4)
     teacher = exact_map(std=0.9, bend=0.3)
     drawn = pairs(256)
@@ -314,7 +314,7 @@ def test_noisy_objectives_are_stationary_on_average_at_the_exact_map(objective):
 
 
 def test_flow_map_matching_costs_the_variance_of_the_path_at_the_exact_map():
-    """|d_t X - I_t'|^2 has mean std^2 / (t^2 std^2 + (1-t)^2) per dimension; the return is exact."""
+    """|d_t X - I_t'|^2 has mean std^2 / (t^2 std^2 + (1-t)^2) per entry; the return is exact."""
     x0, x1, s, t = pairs(N)
     found = residual(FlowMapMatching(), exact_map(), (x0, x1, s, t)).detach()
     assert_mean_is_zero((found - STD**2 / (t**2 * STD**2 + (1 - t) ** 2))[:, None])

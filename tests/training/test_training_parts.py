@@ -360,7 +360,7 @@ def test_alpha_falls_along_a_sigmoid_and_stays():
 
 
 def test_shortcuts_rest_on_the_velocity():
-    """At the finest gap the halves are steps along the velocity: only a map right there has none."""
+    """At the finest gap the halves are Euler steps; a map right on the diagonal alone fails."""
     x0, x1, _, _ = pairs(64)
     s, t = torch.full((64,), 0.25), torch.full((64,), 0.25 + 1 / 64)
 

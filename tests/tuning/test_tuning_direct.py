@@ -265,7 +265,7 @@ def tuned(steps=120, **settings):
 
 @torch.no_grad()
 def figures(flow_map, base):
-    """Mean of one-jump samples, their distance to two jumps and to small steps, energy of the change."""
+    """Mean of one-jump samples, distance to two jumps and to small steps, energy of the change."""
     x0 = noise(512, seed=10_000)
     z = flow_map(x0, 0.0, 1.0)
     halves = flow_map(flow_map(x0, 0.0, 0.5), 0.5, 1.0)

@@ -230,7 +230,7 @@ def test_all_matrices_of_our_networks_are_adapted_and_their_tangents_right(name,
 
 
 class Own(nn.Module):
-    """A matrix of its own, a recurrent layer, a shared weight; a vector that looks like a tensor."""
+    """A matrix parameter, a recurrent layer, a shared weight, and a vector with three axes."""
 
     def __init__(self):
         super().__init__()

@@ -31,7 +31,7 @@ class Shifted(torch.nn.Module):
 
 
 class BallNetwork(torch.nn.Module):
-    """The average velocity of x -> x rho_t / rho_s of standard normal data, times `gain`, plus `more`."""
+    """The average velocity of x -> x rho_t / rho_s (normal data), times `gain`, plus `more`."""
 
     def __init__(self, more=None):
         super().__init__()
