@@ -14,10 +14,11 @@ __all__ = ["Ema"]
 class Ema(Callback):
     """The average w_ema <- d w_ema + (1 - d) w of the trained weights, after every optimizer step.
 
-    d = min(decay, (1 + step) / (10 + step)): the growing decay forgets the random start. Only what is trained is averaged, in float32 or
-    better: frozen weights (a LoRA's base, a teacher, a reward) are neither copied nor saved a
-    second time, as they would be by Lightning's callback, a deep copy of the whole module. Buffers
-    stay the module's own. Validation uses the average, and every checkpoint holds both.
+    d = min(decay, (1 + step) / (10 + step)): the growing decay forgets the random start. Only what
+    is trained is averaged, in float32 or better: frozen weights (a LoRA's base, a teacher, a
+    reward) are neither copied nor saved a second time, as they would be by Lightning's callback, a
+    deep copy of the whole module. Buffers stay the module's own. Validation uses the average, and
+    every checkpoint holds both.
 
     Args:
         decay: d in the long run; the average looks back over about 1 / (1 - decay) steps.
