@@ -29,9 +29,10 @@ def pick(cond: Cond, indices: Tensor | Sequence[int]) -> Cond:
     """Pick the entries at these indices, in that order."""
     if cond is None:
         return None
-    if isinstance(cond, Tensor):
-        return cond[torch.as_tensor(indices, device=cond.device)]
-    return [cond[int(index)] for index in indices]
+    if isinstance(cond, list | tuple):
+        return [cond[int(index)] for index in indices]
+    device = cond.device if isinstance(cond, Tensor) else None
+    return cond[torch.as_tensor(indices, device=device)]  # a Context is indexed by tensors too
 
 
 def condition_argument(reward: Callable[..., Any]) -> str | None:

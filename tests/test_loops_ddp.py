@@ -1,5 +1,4 @@
-"""Two processes take the gradient of one process on the joined batch, forward-mode derivatives
-included.
+"""Two processes take the gradient of one on the joined batch, forward mode included.
 
 Run as a script, this file is one of the two: `test_loops_ddp.py NETWORK FOLDER`.
 """
@@ -40,7 +39,8 @@ NETWORKS = {"mlp": (mlp, (2,)), "unet": (unet, (1, 4, 4)), "transformer": (trans
 
 def build(name):
     """In float64, so that the order of a sum hardly matters, and past a start at zero."""
-    network, generator = NETWORKS[name][0]().double(), torch.Generator().manual_seed(0)
+    network = NETWORKS[name][0]().double()
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in network.parameters():
             p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) / 4)

@@ -1,5 +1,4 @@
-"""A run killed at any moment and resumed ends with the weights of the uninterrupted run, bit for
-bit.
+"""A run killed at any moment and resumed ends with the uninterrupted run's weights, bit for bit.
 
 Run as a script, this file is such a run: `test_loops_resume.py KIND FOLDER STEPS [KILL_AT]`.
 """
@@ -26,7 +25,7 @@ from steer.loops import Cosine, Ema, LastCheckpoint, MapTraining, RewardTuning, 
 from steer.tilt import Tilt
 from steer.training import (
     METHODS,
-    Average,
+    EmaTarget,
     FlowMatching,
     Joint,
     Lagrangian,
@@ -35,6 +34,7 @@ from steer.training import (
     Semigroup,
     named,
 )
+from steer.tuning import TuningObjective
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,10 +55,13 @@ class Plane(nn.Module):
         )
 
 
-class Climb:
+class Climb(TuningObjective):
     """-E tilt(X_{0,1}(x0)) + E |X - X_base|^2."""
 
-    def __call__(self, flow_map, base, tilt, x0, cond, generator, step):
+    claim = "maximiser"
+    needs_gradient = True
+
+    def forward(self, flow_map, base, tilt, x0, cond, generator, step):
         x = flow_map(x0 + 0.1 * torch.randn(x0.shape, generator=generator), 0.0, 1.0)
         return Loss((x - base(x0, 0.0, 1.0)).square().sum(1).mean() - tilt(x).mean(), {})
 
@@ -71,14 +74,14 @@ def training():
     return loop, Checkerboard(16, seed=1)
 
 
-def believing():
-    """With what an objective keeps and learns beside the map."""
+def with_state():
+    """A training whose objective keeps an average and learns a weighting beside the map."""
     flow_map = ResidualMap(Plane(), Linear())
     objective = Joint(
         FlowMatching(),
         Semigroup(),
         diag_only_steps=5,
-        jumps=Average(flow_map, 0.8),
+        jumps=EmaTarget(flow_map, 0.8),
         weighting=Learned(features=4),
     )
     return MapTraining(flow_map, objective, lr=0.01, schedule=Cosine(60)), Checkerboard(16, seed=1)
@@ -99,18 +102,16 @@ def named_method(name):
     return loop, Checkerboard(16, seed=1)
 
 
-KINDS = {"training": training, "believing": believing, "tuning": tuning}
+KINDS = {"training": training, "with_state": with_state, "tuning": tuning}
 METHOD_KINDS = {method.name: partial(named_method, method.name) for method in METHODS}
 
 
 def run(kind, folder, steps, callbacks=(), every=7, **trainer):
-    """One command: starts, or resumes from what is in the folder. Returns the loop and its average."""
+    """Starts a run, or resumes it from its folder. Returns the loop and its average."""
     quiet()
-    (loop, data), ema, last = (
-        (KINDS | METHOD_KINDS)[kind](),
-        Ema(0.9),
-        LastCheckpoint(folder, every),
-    )
+    loop, data = (KINDS | METHOD_KINDS)[kind]()
+    ema = Ema(0.9)
+    last = LastCheckpoint(folder, every)
     trainer = Trainer(
         max_steps=steps,
         callbacks=[ema, last, *callbacks],
@@ -126,7 +127,8 @@ def run(kind, folder, steps, callbacks=(), every=7, **trainer):
 
 
 def assert_equal(one, other):
-    (loop, ema), (loop_, ema_) = one, other
+    loop, ema = one
+    loop_, ema_ = other
     assert loop.global_step == loop_.global_step
     for ours, theirs in ((loop.state_dict(), loop_.state_dict()), (ema.average, ema_.average)):
         assert ours.keys() == theirs.keys()
@@ -151,9 +153,7 @@ def test_resumed_equals_uninterrupted(kind, tmp_path):
 
 @pytest.mark.parametrize("method", METHOD_KINDS)
 def test_every_method_resumes_to_the_same_weights(method, tmp_path):
-    """Through the warm-ups of all of them, a sixth or a quarter of 30 steps; the checkpoint is of
-    step 5.
-    """
+    """Through the warm-ups, a sixth or a quarter of 30 steps; the checkpoint is of step 5."""
     whole = run(method, tmp_path / "whole", 12, every=5)
     run(method, tmp_path / "parts", 5, every=5)
     assert_equal(run(method, tmp_path / "parts", 12, every=5), whole)
@@ -179,7 +179,8 @@ class Read(Callback):
     """Keeps the batches, and raises KeyError before the first batch of step `at`."""
 
     def __init__(self, at=-1):
-        self.at, self.seen = at, []
+        self.at = at
+        self.seen = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.at:
@@ -192,8 +193,9 @@ def same(batches, others):
 
 
 def test_every_epoch_reads_new_batches_and_a_resume_reads_on(tmp_path):
-    """Stopped within an epoch, at its border and after the first step; the stream is read once from
-    its beginning.
+    """Stopped within an epoch, at its border and after the first step.
+
+    The stream is read once from its beginning.
     """
     read = Read()
     whole = run("training", tmp_path / "whole", -1, [read], **EPOCHS)
@@ -201,7 +203,8 @@ def test_every_epoch_reads_new_batches_and_a_resume_reads_on(tmp_path):
     stream = StepStream(Checkerboard(16).draw, seed=1)
     assert same(read.seen, [batch[0] for batch in itertools.islice(stream, 15)])
     for at, taken in ((1, 2), (3, 5), (5, 9)):
-        folder, rest = tmp_path / f"stopped-{at}", Read()
+        folder = tmp_path / f"stopped-{at}"
+        rest = Read()
         with pytest.raises(KeyError):
             run("training", folder, -1, [Read(at)], every=1, **EPOCHS)
         assert_equal(run("training", folder, -1, [rest], every=1, **EPOCHS), whole)

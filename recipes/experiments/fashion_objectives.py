@@ -35,13 +35,13 @@ from steer.samplers import Jump, Ode, Sampler
 from steer.solvers import Heun
 from steer.training import (
     FlowMatching,
-    Frozen,
     ImprovedMeanFlow,
     Joint,
     Lagrangian,
     Objective,
     Perceptual,
     Semigroup,
+    TeacherTarget,
     Trajectory,
     VelocityMatching,
 )
@@ -59,14 +59,16 @@ WEIGHTS = ("fashion-residual", "fashion-patch")
 
 def legs(teacher: ResidualMap) -> Objective:
     """Eight legs, each a step of Heun along the teacher's velocity."""
-    short = Frozen(OdeMap(teacher, teacher.schedule, steps=1, solver=Heun()))
+    short = TeacherTarget(OdeMap(teacher, teacher.schedule, steps=1, solver=Heun()))
     return Joint(VelocityMatching(copy.deepcopy(teacher)), Semigroup(legs=8), 0.125, velocity=short)
 
 
 def paths(teacher: ResidualMap, metric: Perceptual | None = None) -> Objective:
     """Paths of the teacher's velocity, with or without a metric of images."""
     along = Trajectory(metric=metric, weight=0.05)
-    return Joint(VelocityMatching(copy.deepcopy(teacher)), along, 0.125, velocity=Frozen(teacher))
+    return Joint(
+        VelocityMatching(copy.deepcopy(teacher)), along, 0.125, velocity=TeacherTarget(teacher)
+    )
 
 
 def seen_by_a_classifier(teacher: ResidualMap) -> Objective:
@@ -80,7 +82,7 @@ OBJECTIVES: dict[str, Callable[[ResidualMap], Objective]] = {
     "PSD-M: semigroup, itself": lambda teacher: Joint(FlowMatching(), Semigroup(), 0.5),
     "iMF: Eulerian, itself": lambda teacher: Joint(FlowMatching(), ImprovedMeanFlow(), 0.5),
     "LMD: Lagrangian, a teacher": lambda teacher: Joint(
-        None, Lagrangian(), velocity=Frozen(teacher)
+        None, Lagrangian(), velocity=TeacherTarget(teacher)
     ),
     "semigroup of 8 legs, a teacher": legs,
     "paths of 16 steps, a teacher": paths,

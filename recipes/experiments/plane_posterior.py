@@ -32,11 +32,11 @@ from steer.metrics.energy_distance import energy_distance
 from steer.networks import ContextCondition, Mlp, WithContext
 from steer.training import (
     FlowMatching,
-    Frozen,
     Joint,
     Lagrangian,
     Objective,
     Semigroup,
+    TeacherTarget,
     VelocityMatching,
 )
 from steer.training import Posterior as OfPosterior
@@ -71,7 +71,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "from scratch, semigroup": lambda: Joint(FlowMatching(), Semigroup(), 0.75),
     "from GLASS, Lagrangian": lambda: Joint(VelocityMatching(glass(1)), Lagrangian(), 0.5),
     "from GLASS, 8 legs": lambda: Joint(
-        VelocityMatching(glass(1)), Semigroup(legs=8), 0.5, velocity=Frozen(glass(1))
+        VelocityMatching(glass(1)), Semigroup(legs=8), 0.5, velocity=TeacherTarget(glass(1))
     ),
 }
 LOOKAHEADS: dict[str, Lookahead] = {

@@ -10,9 +10,8 @@ from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.training import METHODS, Average, Frozen, Joint, Own, Plain, ToData
-from steer.training.times import AnyPair, Dyadic, OnGrid
-from steer.training.zoo import Method, Setting
+from steer.training import METHODS, Joint, Plain
+from steer.training.presets import Method, Setting
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "taxonomy.md"
@@ -92,7 +91,7 @@ def row(method: Method) -> tuple[str, ...]:
         card.notion,
         card.derivative,
         card.stop,
-        believed(joint),
+        ", ".join(joint.learns_from),
         times(joint),
         card.cost,
         method.paper,
@@ -102,51 +101,11 @@ def row(method: Method) -> tuple[str, ...]:
     )
 
 
-def believed(joint: Joint) -> str:
-    """The data, and the target networks, as far as the objective uses them."""
-    asks = joint.off_diagonal.asks if joint.off_diagonal is not None else frozenset()
-    data = ["data"] if joint.diagonal is not None or "data" in asks else []
-    held = [
-        who_is(teacher)
-        for name, teacher in (
-            ("velocity", joint.velocity),
-            ("jumps", joint.jumps or joint.velocity),
-        )
-        if name in asks
-    ]
-    return ", ".join(dict.fromkeys(data + held))
-
-
-def who_is(teacher: nn.Module) -> str:
-    """A target network as text."""
-    match teacher:
-        case Own():
-            return "itself"
-        case Average(decay=decay):
-            return f"its average ({decay})"
-        case Frozen():
-            return "a teacher"
-    return type(teacher).__name__
-
-
 def times(joint: Joint) -> str:
-    """The distribution of times: two times, or jumps to data alone, and on which grid."""
-    match joint.pairs:
-        case ToData():
-            words = "to data (t = 1)"
-        case AnyPair():
-            words = "two, either order"
-        case OnGrid(n=1):
-            words = "from noise to data"
-        case Dyadic() | OnGrid():
-            words = "two, on a grid"
-        case _:
-            words = "two"
-    return (
-        words
-        if type(joint.weighting) is Plain
-        else f"{words}; weights {type(joint.weighting).__name__.lower()}"
-    )
+    """The distribution of times, and the weighting of the residuals at them."""
+    if type(joint.weighting) is Plain:
+        return joint.pairs.label
+    return f"{joint.pairs.label}; weights {type(joint.weighting).__name__.lower()}"
 
 
 def file_of(part: object) -> str:

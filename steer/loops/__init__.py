@@ -1,4 +1,4 @@
-"""Training and tuning as Lightning loops; with data/, the only room that knows Lightning."""
+"""Training and tuning loops; with steer.data, the only package that needs Lightning."""
 
 from steer.discovery import lazy
 

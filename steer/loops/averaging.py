@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights."""
+"""An exponential moving average of the weights, for validation and for the shipped map."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,23 +12,26 @@ __all__ = ["Ema"]
 
 
 class Ema(Callback):
-    """Keeps w_ema <- d w_ema + (1 - d) w after every optimizer step, with d = min(decay, (1 + step)
-    / (10 + step)).
+    """The average w_ema <- d w_ema + (1 - d) w of the trained weights, after every optimizer step.
 
-    The growing decay forgets the random start. Only what is trained is averaged, in float32 or
-    better: frozen weights
-    (a LoRA's base, a teacher, a reward) are neither copied nor saved a second time, as they would
-    be by Lightning's callback, a deep copy of the whole module. Buffers stay the module's own.
-    Validation sees the average, and every checkpoint holds both.
+    d = min(decay, (1 + step) / (10 + step)): the growing decay forgets the random start. Only what
+    is trained is averaged, in float32 or better: frozen weights (a LoRA's base, a teacher, a
+    reward) are neither copied nor saved a second time, as they would be by Lightning's callback, a
+    deep copy of the whole module. Buffers stay the module's own. Validation uses the average, and
+    every checkpoint holds both.
 
     Args:
         decay: d in the long run; the average looks back over about 1 / (1 - decay) steps.
+
+    Raises:
+        ValueError: a decay outside [0, 1); on resuming, a checkpoint of other weights.
     """
 
     def __init__(self, decay: float = 0.999):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1); got {decay}")
-        self.decay, self.step = decay, 0
+        self.decay = decay
+        self.step = 0
         self.average: dict[str, Tensor] = {}
         self.own: dict[str, Tensor] = {}
 
@@ -36,7 +39,8 @@ class Ema(Callback):
         learned = _learned(pl_module)
         if self.average and self.average.keys() != learned.keys():
             raise ValueError(
-                "the checkpoint averages other weights than this model trains: resume with its config"
+                "the checkpoint averages other weights than this model trains: resume with its"
+                " config"
             )
         source = self.average or learned
         self.average = {
@@ -55,7 +59,7 @@ class Ema(Callback):
 
     @contextmanager
     def applied(self, pl_module: LightningModule) -> Iterator[None]:
-        """Inside the `with`, the module has the averaged weights; afterwards, its own again."""
+        """A context in which the module has the averaged weights; afterwards, its own again."""
         self.put_on(pl_module)
         try:
             yield
@@ -87,7 +91,8 @@ class Ema(Callback):
         return {"average": self.average, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.average, self.step = state_dict["average"], state_dict["step"]
+        self.average = state_dict["average"]
+        self.step = state_dict["step"]
 
 
 def _learned(module: nn.Module) -> dict[str, Tensor]:

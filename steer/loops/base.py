@@ -1,5 +1,4 @@
-"""What the three loops share: chance keyed by the step, the optimizer, and a stop at the first
-non-finite number.
+"""The base of the three loops: randomness by step, the optimizer, a stop at non-finite numbers.
 
 Everything random in a step comes from (seed, step, rank), so a run killed at any moment and resumed
 from its last checkpoint repeats the uninterrupted run bit for bit on the CPU: there is no random
@@ -30,7 +29,11 @@ class Loop(LightningModule):
         schedule: step -> factor of the learning rate, as in `schedules`.
         weight_decay: of AdamW; at 0 it is Adam.
         betas: decay rates of Adam's two averages.
-        seed: of all chance in the loop.
+        seed: of all randomness in the loop.
+
+    Raises:
+        ValueError: lr that is not positive.
+        Diverged: a loss or a gradient that is not finite.
     """
 
     def __init__(
@@ -43,15 +46,17 @@ class Loop(LightningModule):
     ):
         super().__init__()
         if not lr > 0:
-            raise ValueError(f"lr must be positive; got {lr}")
-        self.lr, self.lr_schedule = lr, schedule or Constant()
-        self.weight_decay, self.betas, self.seed = weight_decay, (betas[0], betas[1]), seed
+            raise ValueError(f"lr must be positive; got lr={lr}")
+        self.lr = lr
+        self.lr_schedule = schedule or Constant()
+        self.weight_decay = weight_decay
+        self.betas = (betas[0], betas[1])
+        self.seed = seed
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
-        """The generator of this step, on this device; the global one, which dropout uses, is
-        reseeded likewise.
+        """Builds the generator of this step, on this device, and reseeds the global one likewise.
 
-        Micro-batches accumulated into one step are told apart.
+        The global one is what dropout uses. Micro-batches accumulated into one step differ.
         """
         micro = batch_idx % self.trainer.accumulate_grad_batches
         where = (self.seed, self.global_step, micro, self.global_rank)

@@ -1,4 +1,4 @@
-"""The loop that learns a classifier: to steer by, to judge by, or to take features from."""
+"""The training loop of a classifier, which serves as a reward, a judge or a feature extractor."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,8 +25,8 @@ class ClassifierTraining(Loop):
         classes: how many.
         label_smoothing: mass given to the other classes.
         augmentation: (x, generator) -> x, such as `FlipAndShift`.
-        prepare: what the network wants to see of the data set's x, such as `to_unit` for images in
-            [0, 1].
+        prepare: from the data set's x to the network's input, such as `to_unit` for images in [0,
+            1].
         optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
     """
 
@@ -40,8 +40,10 @@ class ClassifierTraining(Loop):
         **optimizer: Any,
     ):
         super().__init__(**optimizer)
-        self.network, self.label_smoothing = network, label_smoothing
-        self.augmentation, self.prepare = augmentation, prepare or nn.Identity()
+        self.network = network
+        self.label_smoothing = label_smoothing
+        self.augmentation = augmentation
+        self.prepare = prepare or nn.Identity()
         self.accuracy = MulticlassAccuracy(classes, average="micro")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -63,8 +65,9 @@ class ClassifierTraining(Loop):
 
 
 class FlipAndShift:
-    """Mirrors each image with probability 1/2 and moves it by up to `shift` pixels either way; the
-    edge is repeated.
+    """Mirrors each image with probability 1/2 and moves it by up to `shift` pixels either way.
+
+    The edge is repeated.
     """
 
     def __init__(self, shift: int = 2):
@@ -75,9 +78,8 @@ class FlipAndShift:
     ) -> Float[Tensor, "b c h w"]:
         mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
-        down, right = torch.randint(
-            2 * self.shift + 1, (2, len(x)), generator=generator, device=x.device
-        )
+        sizes = 2 * self.shift + 1
+        down, right = torch.randint(sizes, (2, len(x)), generator=generator, device=x.device)
         return crop(F.pad(x, (self.shift,) * 4, mode="replicate"), down, right, *x.shape[-2:])
 
 
@@ -88,7 +90,7 @@ def crop(
     height: int,
     width: int,
 ) -> Float[Tensor, "b c height width"]:
-    """From each image its own window, `height` x `width` with the given corner."""
+    """Cuts from each image its own window, `height` x `width` with the given corner."""
     rows = top[:, None] + torch.arange(height, device=x.device)
     columns = left[:, None] + torch.arange(width, device=x.device)
     sample = torch.arange(len(x), device=x.device)[:, None, None]
@@ -96,5 +98,5 @@ def crop(
 
 
 def to_unit(x: Tensor) -> Tensor:
-    """[-1, 1] -> [0, 1]."""
+    """Scales [-1, 1] to [0, 1]."""
     return (x + 1) / 2

@@ -1,4 +1,4 @@
-"""Logs as a plain file."""
+"""A logger that writes a plain CSV file."""
 
 import csv
 from pathlib import Path
@@ -11,10 +11,10 @@ __all__ = ["CsvLog", "read_csv_log"]
 
 
 class CsvLog(Logger):
-    """Appends one line `step,name,value` per logged number, so that a resumed run goes on where it
-    was.
+    """Appends one line `step,name,value` per logged number.
 
-    (Lightning's own CSV logger deletes what a killed run had written.) Read it with `read_csv_log`.
+    A resumed run goes on in the same file. (Lightning's own CSV logger deletes what a killed run
+    had written.) Read it with `read_csv_log`.
 
     Args:
         path: of the file.
@@ -47,12 +47,13 @@ class CsvLog(Logger):
             )
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run folder's config.yaml holds them."""
+        """Does nothing: the run folder's config.yaml holds them."""
 
 
 def read_csv_log(path: str | Path) -> dict[str, dict[int, float]]:
-    """name -> {step: value}. Of a step that was run twice, before a kill and after, the later value
-    counts.
+    """Reads name -> {step: value}.
+
+    Of a step that was run twice, before a kill and after, the later value counts.
     """
     curves: dict[str, dict[int, float]] = {}
     with Path(path).open(newline="") as file:

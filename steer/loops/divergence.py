@@ -1,4 +1,4 @@
-"""What a run that diverges says: where, at which times, what is left of it, and what to try."""
+"""The error of a run that diverges: where, at which times, the last good weights, what to try."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,77 +14,75 @@ __all__ = ["Diverged"]
 
 
 class Diverged(ValueError):
-    """A loss or a gradient that is not finite. `kept` is the checkpoint that is left of an earlier
-    step, if there is one.
+    """A loss or a gradient that is not finite.
+
+    Attributes:
+        kept: the checkpoint that is left of an earlier step, or None.
     """
 
     def __init__(self, what: str, step: int, trainer: Trainer):
         self.kept = kept(trainer, step)
-        left = (
-            ""
-            if self.kept is None
-            else f"; the weights of step {step_of(self.kept)} are kept in {self.kept}"
-        )
+        left = ""
+        if self.kept is not None:
+            left = f"; the weights of step {step_of(self.kept)} are kept in {self.kept}"
         super().__init__(f"{what}{left}: {advice(trainer)}")
 
 
 def of_loss(loss: Loss, step: int, trainer: Trainer) -> Diverged:
-    """A loss that is not finite here or in another process: the objective and the times of its
-    first bad residual.
+    """Builds the error of a loss that is not finite, here or in another process.
+
+    It names the objective and the times of its first bad residual.
     """
-    if loss.total.isfinite():
-        return Diverged(
-            f"the training loss of another process is not finite at step {step}", step, trainer
-        )
-    return Diverged(
-        f"the training loss is {loss.total.item()} at step {step}{culprit(loss)}", step, trainer
-    )
+    what = f"the training loss of another process is not finite at step {step}"
+    if not loss.total.isfinite():
+        what = f"the training loss is {loss.total.item()} at step {step}{culprit(loss)}"
+    return Diverged(what, step, trainer)
 
 
 def of_gradient(norm: Tensor, step: int, trainer: Trainer) -> Diverged:
-    """A gradient that is not finite under a loss that is."""
+    """Builds the error of a gradient that is not finite under a finite loss."""
     return Diverged(f"the gradient's norm is {norm.item()} at step {step}", step, trainer)
 
 
 def culprit(loss: Loss) -> str:
-    """The part that is not finite."""
+    """Describes the part of a loss that is not finite."""
     for part in loss.residuals:
         if (bad := (~part.squared.isfinite()).nonzero()).numel():
-            return f", from {len(bad)} of the {len(part.squared)} residuals of {part.of}{times(part, int(bad[0]))}"
+            of = f"{len(bad)} of the {len(part.squared)} residuals of {part.of}"
+            return f", from {of}{times(part, int(bad[0]))}"
     if loss.residuals and all(value.isfinite().all() for value in loss.terms.values()):
         return ", from the weighting, the residuals being finite"
     return f", from its term {name!r}" if (name := first_bad(loss.terms)) else ""
 
 
 def times(part: Residuals, k: int) -> str:
-    """Those of the k-th residual."""
+    """Describes the times of the k-th residual."""
     return f", the first at (s, t) = ({float(part.s[k]):.4g}, {float(part.t[k]):.4g})"
 
 
 def first_bad(terms: Mapping[str, Tensor]) -> str | None:
-    """The first term that is not finite."""
+    """Finds the first term that is not finite."""
     return next((name for name, value in terms.items() if not value.isfinite().all()), None)
 
 
 def kept(trainer: Trainer, step: int) -> Path | None:
-    """The last checkpoint, unless it holds the very weights that failed."""
-    last = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # type: ignore[attr-defined]
+    """Finds the last checkpoint, unless it holds the very weights that failed."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    last = next((each for each in callbacks if isinstance(each, LastCheckpoint)), None)
     if last is None or not last.path.exists() or step_of(last.path) >= step:
         return None
     return last.path
 
 
 def step_of(path: Path) -> int:
-    """The step a checkpoint was written after."""
+    """Reads the step after which a checkpoint was written."""
     return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["global_step"])
 
 
 def advice(trainer: Trainer) -> str:
-    """What fits this run."""
+    """Suggests what to change in this run."""
     clipping = "" if trainer.gradient_clip_val else ", set the Trainer's gradient_clip_val=1"
-    precision = (
-        ", or train in precision 32-true or bf16-mixed"
-        if str(trainer.precision).startswith("16")
-        else ""
-    )
+    precision = ""
+    if str(trainer.precision).startswith("16"):
+        precision = ", or train in precision 32-true or bf16-mixed"
     return f"lower lr{clipping}{precision}"

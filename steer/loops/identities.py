@@ -1,4 +1,4 @@
-"""How far a map is from being one, watched while it learns."""
+"""The residuals of the three identities of a flow map, logged while it learns."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -13,36 +13,42 @@ from steer.loops.pictures import evaluating
 from steer.training import (
     Eulerian,
     FiniteDifference,
-    Held,
     Lagrangian,
     PairObjective,
     Pairs,
     Semigroup,
     SortedPair,
+    Target,
 )
 
 __all__ = ["Identities"]
 
 
 class Identities(Callback):
-    """Every `every` steps, logs the mean squared residuals of the three identities:
-    identity/semigroup, /lagrangian, /eulerian.
+    """Logs the mean squared residuals of the three identities, every `every` steps.
 
-    They are taken on data of the current batch at the same noise and times throughout, of the map
-    against itself. That X_{t,t} is the identity and its tangent the velocity holds by construction.
-    A loss may rise while samples improve, since a self-distilled target moves; these say how much
-    of a map it is. Derivatives are differences, so that any network can be watched.
+    They are identity/semigroup, identity/lagrangian and identity/eulerian, of the map against
+    itself, on data of the current batch at the same noise and times throughout. That X_{t,t} is the
+    identity and its tangent the velocity holds by construction. A loss may rise while samples
+    improve, since a self-distilled target moves; these measure how far the network is from a flow
+    map. Derivatives are finite differences, which any network has.
 
     Args:
         every: steps between them.
         samples: how many of the batch.
-        ema: whose averaged weights to watch; the raw ones without it.
+        ema: whose averaged weights are measured; the raw ones without it.
+
+    Raises:
+        ValueError: every or samples below 1.
     """
 
     def __init__(self, every: int = 500, samples: int = 64, ema: Ema | None = None):
         if every < 1 or samples < 1:
-            raise ValueError(f"every and samples are at least 1; got {every} and {samples}")
-        self.every, self.samples, self.ema, self.step = every, samples, ema, 0
+            raise ValueError(f"every and samples are at least 1; got {every=}, {samples=}")
+        self.every = every
+        self.samples = samples
+        self.ema = ema
+        self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
@@ -50,8 +56,8 @@ class Identities(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step, before = trainer.global_step, self.step
-        self.step = step
+        before = self.step
+        step = self.step = trainer.global_step
         if trainer.is_global_zero and step != before and step % self.every == 0:
             with (
                 self.ema.applied(pl_module) if self.ema else nullcontext(),
@@ -60,13 +66,12 @@ class Identities(Callback):
             ):
                 flow_map: Any = pl_module.flow_map
                 found = residuals(flow_map, self.pairs(*batch))
+            named = {f"identity/{name}": value for name, value in found.items()}
             for logger in trainer.loggers:
-                logger.log_metrics(
-                    {f"identity/{name}": value for name, value in found.items()}, step
-                )
+                logger.log_metrics(named, step)
 
     def pairs(self, x1: torch.Tensor, cond: Any) -> Pairs:
-        """The first samples of a batch, with noise and times that are always the same."""
+        """Takes the first samples of a batch, with noise and times that are always the same."""
         x1 = x1[: self.samples]
         generator = keyed_generator("identities", device=x1.device)
         x0 = torch.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
@@ -76,13 +81,15 @@ class Identities(Callback):
 
 @torch.no_grad()
 def residuals(flow_map: ResidualMap, pairs: Pairs) -> dict[str, float]:
-    """Mean squared residual of each identity, entries of x averaged."""
+    """Computes the mean squared residual of each identity, averaged over the entries of x."""
     identities: dict[str, PairObjective] = {
         "semigroup": Semigroup(),
         "lagrangian": Lagrangian(FiniteDifference()),
         "eulerian": Eulerian(FiniteDifference()),
     }
-    held, generator = Held(flow_map, flow_map), keyed_generator("identities")
+    target = Target(flow_map, flow_map)
+    generator = keyed_generator("identities")
     return {
-        name: float(of(flow_map, held, pairs, generator).mean()) for name, of in identities.items()
+        name: float(identity(flow_map, target, pairs, generator).mean())
+        for name, identity in identities.items()
     }

@@ -1,4 +1,4 @@
-"""The checkpoint a run is resumed from."""
+"""The checkpoint that a run is resumed from."""
 
 import os
 from pathlib import Path
@@ -16,18 +16,21 @@ class LastCheckpoint(Checkpoint):
     """Keeps `folder`/last.ckpt, renewed every `every` steps and at the end of training.
 
     It is written beside itself and renamed: whenever the process is killed, last.ckpt is whole.
-    (Lightning's own
-    checkpoint goes through the system's temporary folder, and is copied when that is on another
-    disk.) Nothing is written on an exception, whose moment may lie between the optimizer's step and
-    the average's.
+    (Lightning's own checkpoint goes through the system's temporary folder, and is copied when that
+    is on another disk.) Nothing is written on an exception, whose moment may lie between the
+    optimizer's step and the average's.
 
     Resume with `trainer.fit(loop, data, ckpt_path=last.path, weights_only=True)`.
+
+    Raises:
+        ValueError: every below 1.
     """
 
     def __init__(self, folder: str | Path, every: int = 500):
         if every < 1:
-            raise ValueError(f"every must be at least 1 step; got {every}")
-        self.path, self.every = Path(folder) / NAME, every
+            raise ValueError(f"every must be at least 1 step; got every={every}")
+        self.path = Path(folder) / NAME
+        self.every = every
         self.saved = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Lightning without its tips."""
+"""A filter of Lightning's tips and of warnings that do not apply here."""
 
 import logging
 import warnings
@@ -17,7 +17,7 @@ UNWANTED = (
 
 
 def quiet() -> None:
-    """Silences Lightning's advertisements and the warnings that our streams and loops answer for.
+    """Silences Lightning's tips and the warnings that do not apply to our streams and loops.
 
     Call it before a Trainer is made. Errors, and warnings about anything else, still come through.
     """

@@ -1,4 +1,4 @@
-"""The loop that learns a flow map from data."""
+"""The training loop of a flow map on data."""
 
 import warnings
 from typing import Any
@@ -8,15 +8,16 @@ from torch import Tensor
 
 from steer.flow_map import Cond, ResidualMap
 from steer.loops.base import Loop
-from steer.training import Objective, WrongGradient
+from steer.training import Objective, UncheckedGradient, WrongGradient
 from steer.training.gradient_check import check_gradient
 
 __all__ = ["MapTraining"]
 
+LATE = 10**6  # a step past the warm-ups of a training without an end
+
 
 class MapTraining(Loop):
-    """Minimises an objective over pairs (x0, x1), x0 ~ N(0, I) and x1 from the data, on batches
-    (x1, cond).
+    """Minimises an objective over pairs (x0, x1), x0 ~ N(0, I) and x1 data, on batches (x1, cond).
 
     The loss, any `torch.func.jvp` included, is computed inside `training_step`, which Lightning
     runs inside its DDP wrapper: N processes of batch B take the gradient of one process of batch N
@@ -24,16 +25,18 @@ class MapTraining(Loop):
 
     Args:
         flow_map: the map to learn.
-        objective: one of `steer.training`, if a module, what it learns is learned too.
+        objective: one of `steer.training`; if it is a module, its parameters are learned too.
         drop_cond: probability of training a sample without its condition, so that the map learns
-            both laws.
+            both the conditional and the unconditional distribution.
         check_gradient: compare the gradient of the loss with a finite difference before the first
             step of a run, new or resumed; see `steer.training.check_gradient`. It changes nothing,
-            and takes about as long as a step.
+            and takes about as long as a step. A training whose network or objective cannot be run
+            in float64 goes on with a warning.
         optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
 
     Raises:
         WrongGradient: in the first step, naming the layer whose derivative is wrong.
+        ValueError: data that is not finite.
     """
 
     def __init__(
@@ -45,8 +48,11 @@ class MapTraining(Loop):
         **optimizer: Any,
     ):
         super().__init__(**optimizer)
-        self.flow_map, self.objective, self.drop_cond = flow_map, objective, drop_cond
-        self.check_gradient, self.checked = check_gradient, False
+        self.flow_map = flow_map
+        self.objective = objective
+        self.drop_cond = drop_cond
+        self.check_gradient = check_gradient
+        self.checked = False
 
     def on_train_start(self) -> None:
         self.checked = not self.check_gradient
@@ -56,38 +62,45 @@ class MapTraining(Loop):
 
     def training_step(self, batch: tuple[Tensor, Cond], batch_idx: int) -> Tensor:
         x1, cond = batch
-        unable = not self.checked and not self.check(x1, cond)
+        unchecked = None if self.checked else self.check(x1, cond)
         generator = self.step_generator(batch_idx)
         x0 = torch.randn(x1.shape, generator=generator, device=self.device, dtype=x1.dtype)
         cond = drop(cond, self.drop_cond, generator)
         loss = self.objective(self.flow_map, x0, x1, cond, generator, self.global_step)
-        if (
-            not loss.total.isfinite()
-            and (bad := (~x1.flatten(1).isfinite().all(1)).nonzero()).numel()
-        ):
-            raise ValueError(
-                f"sample {int(bad[0])} of the batch of step {self.global_step} is not finite; mend the data"
-            )
-        if unable:  # the training could be, after all
-            warnings.warn(
-                "the gradient of the loss was not compared with a finite difference: network and objective could not be"
-                " copied and run in float64; check_gradient=False leaves it out",
-                stacklevel=2,
-            )
+        if not loss.total.isfinite():
+            self.check_data(x1)
+        if unchecked is not None:  # after the loss, whose own exceptions say more
+            warnings.warn(str(unchecked), stacklevel=2)
         return self.report(loss, len(x1))
 
-    def check(self, x1: Tensor, cond: Cond) -> bool:
-        """Whether the gradient could be compared with a finite difference. Raises WrongGradient in
-        all processes alike.
+    def check_data(self, x1: Tensor) -> None:
+        """Raises ValueError for data that is not finite, naming the first sample."""
+        bad = (~x1.flatten(1).isfinite().all(1)).nonzero()
+        if bad.numel():
+            raise ValueError(
+                f"sample {int(bad[0])} of the batch of step {self.global_step} is not finite;"
+                " correct the data"
+            )
+
+    def check(self, x1: Tensor, cond: Cond) -> UncheckedGradient | None:
+        """Compares the gradient with a finite difference.
+
+        Returns:
+            The reason why it could not be compared; None if it was.
+
+        Raises:
+            WrongGradient: in all processes alike.
         """
-        self.checked, wrong, found = True, None, None
-        last = (
-            self.trainer.max_steps - 1 if self.trainer.max_steps > 0 else 10**6
-        )  # past the warm-ups of this training
+        self.checked = True
+        wrong: WrongGradient | None = None
+        unchecked: UncheckedGradient | None = None
+        last = self.trainer.max_steps - 1 if self.trainer.max_steps > 0 else LATE
         try:
-            found = check_gradient(self.objective, self.flow_map, x1, cond, last)
+            check_gradient(self.objective, self.flow_map, x1, cond, last)
         except WrongGradient as error:
             wrong = error
+        except UncheckedGradient as error:
+            unchecked = error
         anywhere = self.trainer.strategy.reduce(
             torch.tensor(float(wrong is not None), device=self.device)
         )
@@ -95,18 +108,19 @@ class MapTraining(Loop):
             raise wrong or WrongGradient(
                 "the gradient of the loss is wrong in another process; see there"
             )
-        return found is not None
+        return unchecked
 
 
 def guidance_of(flow_map: ResidualMap, objective: Objective) -> float:
-    """The weight of classifier-free guidance that the map has once it is trained."""
+    """Finds the weight of classifier-free guidance that the map has once it is trained."""
     taught = getattr(objective, "guidance", 1.0)
     return taught if taught != 1 else flow_map.guidance
 
 
 def drop(cond: Cond, probability: float, generator: torch.Generator) -> Cond:
-    """Replaces each condition, with the given probability, by none: label -1, embedding 0, the
-    empty text.
+    """Replaces each condition, with the given probability, by none.
+
+    None is label -1, embedding 0, the empty text.
     """
     if cond is None or probability == 0:
         return cond

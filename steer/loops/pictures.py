@@ -1,4 +1,4 @@
-"""Pictures of what the map makes, drawn while it learns."""
+"""Pictures of a map's samples, drawn while it learns."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -23,8 +23,9 @@ __all__ = ["ImageGrid", "Pictures", "PlaneHistogram"]
 
 
 class Pictures(Callback):
-    """Every `every` steps, samples from the same noise and conditions:
-    `folder`/step_001000_<name>.png and TensorBoard.
+    """Draws samples from the same noise and conditions every `every` steps.
+
+    They go to `folder`/step_001000_<name>.png and to TensorBoard.
 
     Args:
         samplers: name -> sampler, such as {"1_jump": Jump(1), "4_jumps": Jump(4)}.
@@ -47,16 +48,21 @@ class Pictures(Callback):
         cond: Cond = None,
         ema: Ema | None = None,
     ):
-        self.samplers, self.x0, self.cond = samplers, x0, cond
-        self.picture, self.folder, self.every, self.ema = picture, Path(folder), every, ema
+        self.samplers = samplers
+        self.x0 = x0
+        self.cond = cond
+        self.picture = picture
+        self.folder = Path(folder)
+        self.every = every
+        self.ema = ema
         self.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
-        step, before = trainer.global_step, self.step
-        self.step = step
+        before = self.step
+        step = self.step = trainer.global_step
         if trainer.is_global_zero and step != before and step % self.every == 0:
             with (
                 self.ema.applied(pl_module) if self.ema else nullcontext(),
@@ -67,7 +73,7 @@ class Pictures(Callback):
                     self.show(trainer, name, self.sample(sampler, pl_module))
 
     def sample(self, sampler: Callable[..., Any], pl_module: LightningModule) -> Tensor:
-        """x (B, *shape) from the fixed noise."""
+        """Draws x (B, *shape) from the fixed noise."""
         device = pl_module.device
         cond = self.cond.to(device) if isinstance(self.cond, Tensor) else self.cond
         generator = keyed_generator("pictures", device=device)
@@ -76,7 +82,8 @@ class Pictures(Callback):
 
     def show(self, trainer: Trainer, name: str, x: Tensor) -> None:
         """Writes one picture to its file and to TensorBoard."""
-        image, step = self.picture(x.float().cpu()), trainer.global_step
+        image = self.picture(x.float().cpu())
+        step = trainer.global_step
         self.folder.mkdir(parents=True, exist_ok=True)
         save_image(image, self.folder / f"step_{step:06d}_{name}.png")
         for logger in trainer.loggers:
@@ -86,9 +93,7 @@ class Pictures(Callback):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside the `with`, every part of the module is in eval mode; afterwards, each in its own
-    again.
-    """
+    """A context in which every part of the module is in eval mode; afterwards, in its own again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -100,7 +105,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """Images in [-1, 1], `columns` to a row; what lies outside the range is shown as its end."""
+    """Images in [-1, 1], `columns` to a row; values outside the range are clamped to it."""
 
     columns: Count = 10
 
@@ -110,9 +115,7 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class PlaneHistogram:
-    """Points of [-extent, extent]^2 as a square of `bins` x `bins` counts, dark where there are
-    many.
-    """
+    """Points of [-extent, extent]^2 as `bins` x `bins` counts, dark where there are many."""
 
     extent: Positive = 3.0
     bins: Count = 128

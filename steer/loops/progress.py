@@ -1,4 +1,4 @@
-"""One line of progress for a run counted in steps."""
+"""A progress bar in one line, for a run counted in steps."""
 
 import math
 from typing import Any
@@ -19,8 +19,9 @@ __all__ = ["StepProgress"]
 
 
 class StepProgress(ProgressBar):
-    """Steps done of all, time gone and left, and the numbers logged with prog_bar=True; on standard
-    error.
+    """Steps done of all, time gone and left, and the numbers logged with prog_bar=True.
+
+    It is written to standard error.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,7 @@ class StepProgress(ProgressBar):
         self.bar: Progress | None = None
 
     def disable(self) -> None:
-        """Called by Lightning on every rank but the first."""
+        """Draws nothing: called by Lightning on every rank but the first."""
         self.enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,9 +46,7 @@ class StepProgress(ProgressBar):
             TextColumn("{task.fields[numbers]}"),
             console=Console(stderr=True),
         )
-        steps = (
-            trainer.estimated_stepping_batches
-        )  # by max_steps or max_epochs, whichever ends first
+        steps = trainer.estimated_stepping_batches  # of max_steps and max_epochs, the first to end
         total = steps if math.isfinite(steps) else None
         self.task = self.bar.add_task("", total=total, completed=trainer.global_step, numbers="")
         self.bar.start()
@@ -72,7 +71,7 @@ class StepProgress(ProgressBar):
         self.stop()
 
     def stop(self) -> None:
-        """Leaves the line as it is and gives the terminal back."""
+        """Leaves the line as it is and restores the terminal."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

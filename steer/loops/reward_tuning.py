@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,40 +13,24 @@ from steer.data.stream import step_loader
 from steer.flow_map import Cond, FlowMap
 from steer.loops.base import Loop
 from steer.tilt import Tilt
-from steer.training import Loss
+from steer.tuning.objective import TuningObjective
 
 __all__ = ["RewardTuning"]
 
 Prompts = Callable[[int, torch.Generator], Cond]
 
 
-class TuningObjective(Protocol):
-    """objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss; see `steer.tuning`."""
-
-    def __call__(
-        self,
-        flow_map: FlowMap,
-        base: FlowMap,
-        tilt: Tilt,
-        x0: Tensor,
-        cond: Cond,
-        generator: torch.Generator,
-        step: int,
-    ) -> Loss: ...
-
-
 class Unprompted:
-    """Prompts for an unconditional map: none."""
+    """The prompts of an unconditional map: none."""
 
     def __call__(self, n: int, generator: torch.Generator) -> None:
         return None
 
 
 class RewardTuning(Loop):
-    """Minimises a tuning objective over x0 ~ N(0, I) and prompts: it makes its own batches and
-    needs no data.
+    """Minimises a tuning objective over x0 ~ N(0, I) and prompts, without data.
 
-    The base and the tilt are held outside the module, so that they are neither trained, averaged
+    The base and the tilt are kept outside the module, so that they are neither trained, averaged
     nor saved.
 
     Args:
@@ -54,11 +38,14 @@ class RewardTuning(Loop):
         base: the map it started from, frozen and in eval mode.
         tilt: the reward and its scale, frozen likewise; a scale for each prompt comes with
             `prompts`, the conditions.
-        objective: one of `steer.tuning`, or any TuningObjective.
+        objective: one of `steer.tuning`, or any other TuningObjective.
         shape: of one sample.
         batch_size: samples per step and process.
         prompts: prompts(n, generator) -> n conditions, or None.
         optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
+
+    Raises:
+        ValueError: a base that is the map itself, or a scale for each prompt without the prompts.
     """
 
     def __init__(
@@ -78,26 +65,23 @@ class RewardTuning(Loop):
                 "base must be a frozen copy of flow_map, not flow_map itself: use copy.deepcopy"
             )
         if tilt.scale.ndim and tilt.prompts is None:
-            what = (
-                "tuning draws its prompts at random and cannot tell whose a scale is by its place"
-            )
             raise ValueError(
-                f"{what}; give steer.Tilt(reward, scale, prompts=the condition of each)"
+                "tuning draws its prompts at random and cannot match a scale to its prompt by its"
+                " place; give steer.Tilt(reward, scale, prompts=the condition of each)"
             )
-        self.flow_map, self.objective = flow_map, objective
+        self.flow_map = flow_map
+        self.objective = objective
         self.frozen = (base, tilt)  # a tuple hides modules from torch
-        self.shape, self.batch_size, self.prompts = (
-            tuple(shape),
-            batch_size,
-            prompts or Unprompted(),
-        )
+        self.shape = tuple(shape)
+        self.batch_size = batch_size
+        self.prompts = prompts or Unprompted()
         self.spent = counting.Evaluations()
 
     def train_dataloader(self) -> DataLoader:
         return step_loader(self.draw, self.seed, self.trainer)
 
     def draw(self, generator: torch.Generator) -> tuple[Cond]:
-        """The prompts of one step, in a tuple of one."""
+        """Draws the prompts of one step, in a tuple of one."""
         return (self.prompts(self.batch_size, generator),)
 
     def on_fit_start(self) -> None:
@@ -108,21 +92,18 @@ class RewardTuning(Loop):
         base, tilt = self.frozen
         generator = self.step_generator(batch_idx)
         x0 = torch.randn(self.batch_size, *self.shape, generator=generator, device=self.device)
-        with (
-            counting.count() as self.tally
-        ):  # its backwards arrive later, during Lightning's backward
-            loss = self.objective(
-                self.flow_map, base, tilt, x0, batch[0], generator, self.global_step
-            )
+        step = self.global_step
+        with counting.count() as self.tally:  # backwards are counted later, in Lightning's backward
+            loss = self.objective(self.flow_map, base, tilt, x0, batch[0], generator, step)
         return self.report(loss, self.batch_size)
 
     def on_after_backward(self) -> None:
         """Adds what the step cost to what the run has cost, over all processes, and logs it."""
-        ranks, step = self.trainer.world_size, asdict(self.tally)
-        self.spent = counting.Evaluations(
-            **{k: n + ranks * step[k] for k, n in asdict(self.spent).items()}
-        )
-        self.log_dict({f"spent/{k}": float(n) for k, n in asdict(self.spent).items()})
+        ranks = self.trainer.world_size
+        step = asdict(self.tally)
+        spent = {name: n + ranks * step[name] for name, n in asdict(self.spent).items()}
+        self.spent = counting.Evaluations(**spent)
+        self.log_dict({f"spent/{name}": float(n) for name, n in spent.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["spent"] = asdict(self.spent)

@@ -1,5 +1,6 @@
-"""Learning-rate schedules: step -> the factor by which the learning rate is multiplied. Any such
-callable will do.
+"""Learning-rate schedules: step -> the factor by which the learning rate is multiplied.
+
+Any such callable will do.
 """
 
 import math
@@ -37,8 +38,9 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Trapezoid:
-    """1 until the last `decay` of `steps` steps, then linearly down to 0: a run may be ended at any
-    time by decaying.
+    """1 until the last `decay` of `steps` steps, then linearly down to 0.
+
+    A run may be ended at any time by decaying.
     """
 
     steps: int
@@ -64,9 +66,7 @@ class InverseSqrt:
 
 @dataclass(frozen=True)
 class Warmup:
-    """Rises linearly over `steps` steps while `then` already runs: min((step + 1) / steps, 1)
-    then(step).
-    """
+    """min((step + 1) / steps, 1) then(step): a linear rise, while `then` already runs."""
 
     steps: int
     then: LrSchedule = Constant()

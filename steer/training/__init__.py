@@ -1,7 +1,7 @@
-"""Objectives that learn a flow map: one notion, one file.
+"""Objectives that learn a flow map: one identity a file.
 
-`Joint` adds a diagonal and an off-diagonal one and says who is believed (`teachers`); `zoo` lists
-the literature's names.
+`Joint` adds an objective on the diagonal and one off it, with their target networks
+(`target_networks`); `presets` builds the methods of the literature by name.
 """
 
 from steer.discovery import lazy

@@ -1,7 +1,7 @@
-"""What autograd takes for constant, held constant when a computation runs again on other weights.
+"""Autograd's constants, repeated when a computation runs again on other weights.
 
 A finite difference of a loss whose target stands behind detach() or no_grad() is the derivative of
-another function than autograd's, unless the target stays where it was. Autograd's constants are the
+another function than autograd's, unless the target stays what it was. Autograd's constants are the
 tensors that need no gradient when they meet one that does, or when they enter a forward-mode
 derivative. The first run notes each of them, and later runs are given the same values in their
 place, whichever network or objective they come from.
@@ -16,11 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 
 class Constants(TorchFunctionMode):
-    """Notes the constants of a computation, and gives them to it again when it is run again.
+    """A mode that notes the constants of a computation and gives them to its later runs.
 
         constants = Constants()
-        with constants: loss = f()
-        with constants: again = f()      # with other weights, but the constants of the first time
+        with constants:
+            loss = f()
+        with constants:
+            again = f()      # with other weights, but the constants of the first run
 
     All runs must go through the same operations in the same order.
     """
@@ -28,14 +30,17 @@ class Constants(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.noted: list[Tensor] = []
-        self.runs, self.place = 0, 0
+        self.runs = 0
+        self.place = 0
 
     def __enter__(self) -> Any:
-        self.runs, self.place = self.runs + 1, 0
+        self.runs += 1
+        self.place = 0
         return super().__enter__()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if name == "detach" and wrapped(args[0]):
@@ -48,11 +53,11 @@ class Constants(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def same(self, x: Tensor) -> Tensor:
-        """A constant as it was in the first run; anything else as it is."""
+        """Returns a constant as it was in the first run; anything else as it is."""
         return x if wrapped(x) or x.requires_grad else self.first(x)
 
     def first(self, x: Tensor) -> Tensor:
-        """The constant at this place of the first run."""
+        """Returns the constant at this place of the first run."""
         if self.runs == 1:
             self.noted.append(x.detach().clone())
             return x
@@ -60,7 +65,7 @@ class Constants(TorchFunctionMode):
         return self.noted[self.place - 1]
 
     def shifted(self, x: Tensor) -> Tensor:
-        """A constant inside a forward-mode derivative, moved to where it was in the first run."""
+        """Moves a constant inside a forward-mode derivative to what it was in the first run."""
         inner = x
         while wrapped(inner):
             inner = torch._C._functorch.get_unwrapped(inner)
@@ -70,7 +75,7 @@ class Constants(TorchFunctionMode):
 
 
 def wrapped(x: Tensor) -> bool:
-    """Whether a tensor stands inside a torch.func transform."""
+    """Whether a tensor is inside a torch.func transform."""
     return torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
@@ -81,7 +86,7 @@ def writes(name: str) -> bool:
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts."""
+    """Iterates over the tensors in nested tuples, lists and dicts."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):
@@ -93,7 +98,7 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def mapped(f: Callable[[Tensor], Any], tree: Any) -> Any:
-    """The same nesting, with f of every tensor."""
+    """Applies f to every tensor of a nesting."""
     if isinstance(tree, Tensor):
         return f(tree)
     if isinstance(tree, dict):

@@ -1,7 +1,8 @@
-"""The derivative of a network along a direction: exact by forward mode, or a difference for
-networks that have none.
+"""Derivatives of a network along a direction: forward mode, or finite differences.
 
-derivative(f, primals, tangents) -> (f(primals), d/dh f(primals + h tangents) at h = 0).
+    derivative(f, primals, tangents) -> (f(primals), d/dh f(primals + h tangents) at h = 0).
+
+Forward mode is exact; a difference serves networks that have no forward-mode rule.
 """
 
 from abc import ABC, abstractmethod
@@ -15,26 +16,27 @@ from steer.training.base import PairObjective
 __all__ = ["Derivative", "FiniteDifference", "ForwardMode"]
 
 Function = Callable[..., Tensor]
+NO_RULE = ("forward AD", "forward-mode", "jvp", "vmap")  # words of torch's errors
 
 
 class Derivative(ABC):
-    """f(primals) and its derivative along the tangents, both differentiable in the weights behind
-    f.
-    """
+    """f(primals) and its derivative along the tangents, both differentiable in f's weights."""
 
     @abstractmethod
     def __call__(
         self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Value and derivative, each of the shape of f's result."""
+        """Computes value and derivative, each of the shape of f's result."""
 
 
 class SameMasks:
-    """Every `with` starts torch's own generators, which dropout draws from, where they stood when
-    this was made.
+    """A context in which torch's own generators, which dropout draws from, start where they stood.
 
-    For evaluations whose difference counts: with masks of their own it would be the masks'
-    difference.
+    Every `with` puts them back to their state when this was made, for evaluations whose difference
+    counts: with masks of their own it would be the masks' difference.
+
+    Args:
+        x: a tensor on the device of the network.
     """
 
     def __init__(self, x: Tensor):
@@ -64,40 +66,41 @@ class ForwardMode(Derivative):
         try:
             value, tangent = torch.func.jvp(f, primals, tangents)  # type: ignore[misc]
         except (RuntimeError, NotImplementedError) as error:
-            if not any(
-                word in str(error) for word in ("forward AD", "forward-mode", "jvp", "vmap")
-            ):
+            if not any(word in str(error) for word in NO_RULE):
                 raise
             layer = failing_layer(f, primals, tangents)
             raise ValueError(
-                f"{layer} cannot be differentiated in forward mode ({str(error).splitlines()[0]}); use"
-                " derivative=steer.training.FiniteDifference(), or steer.training.Semigroup(), which takes none"
+                f"{layer} cannot be differentiated in forward mode ({str(error).splitlines()[0]});"
+                " use derivative=steer.training.FiniteDifference(), or steer.training.Semigroup(),"
+                " which takes none"
             ) from error
         return value, tangent
 
 
 class FiniteDifference(Derivative):
-    """(f(z + h v) - f(z - h v)) / 2h: error h^2 in exact arithmetic, at the cost of two more
-    forwards.
+    """(f(z + h v) - f(z - h v)) / 2h, at the cost of two more forwards.
 
-    It is computed in the precision of the network, whose rounding it divides by h: keep h above
-    .001 in float32, and do
-    not use it under bfloat16. With h = .005 it is the derivative of TiM (Wang et al. 2025, arXiv
-    2509.04394).
+    The error is of order h^2 in exact arithmetic. It is computed in the precision of the network,
+    whose rounding it divides by h: keep h above .001 in float32, and do not use it under bfloat16.
+    With h = .005 it is the derivative of TiM (Wang et al. 2025, arXiv 2509.04394).
 
     Args:
         h: half the distance of the two points, in units of time.
+
+    Raises:
+        ValueError: h that is not positive.
     """
 
     def __init__(self, h: float = 0.005):
         if not h > 0:
-            raise ValueError(f"FiniteDifference needs h > 0; got {h}")
+            raise ValueError(f"FiniteDifference needs h > 0; got h={h}")
         self.h = h
 
     def __call__(
         self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        masks, values = SameMasks(primals[0]), []
+        masks = SameMasks(primals[0])
+        values = []
         for h in (0.0, self.h, -self.h):
             with masks:
                 values.append(f(*(z + h * v for z, v in zip(primals, tangents, strict=True))))
@@ -117,8 +120,9 @@ class Differential(PairObjective):
 
 
 def failing_layer(f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> str:
-    """The class of the innermost module inside which the jvp of f fails, as far as modules can
-    tell.
+    """Finds the class of the innermost module inside which the jvp of f fails.
+
+    As far as modules can tell: an operation outside all of them is "the network".
     """
     open_calls: list[nn.Module] = []
     enter = nn.modules.module.register_module_forward_pre_hook(

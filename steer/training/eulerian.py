@@ -1,24 +1,25 @@
-"""The Eulerian notion: where a point lands does not change as it moves along the flow.
+"""The Eulerian identity: where a point lands does not change as it moves along the flow.
 
-    d_s X_{s,t} + grad X_{s,t} b_s = 0,      in the average velocity      u_{s,t} = b_s + (t - s) (d_s u + grad u b_s).
+    d_s X_{s,t} + grad X_{s,t} b_s = 0,
 
-The forms differ in whose velocity stands for b_s, in the target and as the direction of the
-derivative, and in what is held fixed:
+in the average velocity      u_{s,t} = b_s + (t - s) (d_s u + grad u b_s).
+
+The forms differ in which velocity stands for b_s, in the target and as the direction of the
+derivative, and in where the gradient stops:
 
 | | target | direction | gradient |
 |---|---|---|---|
-| `Eulerian` (ESD, EMD) | held velocity | held velocity | through d_s X |
-| `AverageEulerian` (ESD-avg, AYF-EMD) | held velocity | held velocity | through u |
-| `MeanFlow` | the sample's own I_s' | the sample's own I_s' | through u |
-| `ImprovedMeanFlow` (iMF) | the sample's own I_s' | held velocity | through u |
+| `Eulerian` (ESD, EMD) | target network's velocity | the same | through d_s X |
+| `AverageEulerian` (ESD-avg, AYF-EMD) | target network's velocity | the same | through u |
+| `MeanFlow` | the sample's own I_s' | the same | through u |
+| `ImprovedMeanFlow` (iMF) | the sample's own I_s' | target network's velocity | through u |
 
 The bracket is linear in I_s', so its mean given I_s is the right side with b_s: with the
-stop-gradients, the flow map is where descent of each comes to rest.
+stop-gradients, gradient descent on each is stationary at the flow map.
 
 References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (ESD, EMD); Sabour, Fidler &
-Kreis 2025, arXiv
-2506.14603 (AYF-EMD); Geng et al. 2025, arXiv 2505.13447 (MeanFlow); Geng et al. 2025, arXiv
-2512.02012 (iMF).
+Kreis 2025, arXiv 2506.14603 (AYF-EMD); Geng et al. 2025, arXiv 2505.13447 (MeanFlow); Geng et al.
+2025, arXiv 2512.02012 (iMF).
 """
 
 from abc import abstractmethod
@@ -28,25 +29,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
-from steer.training.base import Card, Held, Pairs, mean_square
+from steer.training.base import Card, PairClaim, Pairs, Target, mean_square
 from steer.training.derivatives import Derivative, Differential, SameMasks
 
 __all__ = ["AverageEulerian", "Eulerian", "ImprovedMeanFlow", "MeanFlow"]
 
 
 class Eulerian(Differential):
-    """E |d_s X_{s,t}(I_s) + sg[grad X_{s,t}(I_s) b_s(I_s)]|^2: ESD, or from a frozen teacher EMD."""
+    """E |d_s X_{s,t}(I_s) + sg[grad X_{s,t}(I_s) b_s(I_s)]|^2, with the gradient through d_s X.
+
+    From the student's own velocity it is ESD; from a frozen teacher EMD.
+    """
 
     card = Card("Eulerian", "d_s, grad b", "grad X b", "2 J + 1 F + 1 B through J")
     asks = frozenset({"velocity"})
+    claim: PairClaim = "exact"
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
-        x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
+        s, t, cond = pairs.s, pairs.t, pairs.cond
+        x_s = pairs.at_s(student.schedule)
         masks = SameMasks(x_s)
         with torch.no_grad(), masks:
-            b = held.velocity.velocity(x_s, s, cond)
+            b = target.velocity.velocity(x_s, s, cond)
         with torch.no_grad(), masks:
             _, carried = self.derivative(
                 lambda x: student(x, s, t, cond), (x_s,), (b.to(x_s.dtype),)
@@ -59,8 +65,9 @@ class Eulerian(Differential):
 
 
 class AverageForm(Differential):
-    """E |u_{s,t}(I_s) - sg[target + (t - s) (d_s u + grad u . direction)]|^2, which the three below
-    fill in.
+    """E |u_{s,t}(I_s) - sg[velocity + (t - s) (d_s u + grad u . direction)]|^2.
+
+    The three classes below say which velocity and which direction.
 
     Args:
         derivative: how the derivative along (direction, 1) is taken; forward mode by default.
@@ -70,6 +77,9 @@ class AverageForm(Differential):
             without noise.
         warmup: steps in which the derivative grows from 0 to its full weight, as in sCM; at weight
             0 the objective is matching the velocity.
+
+    Raises:
+        ValueError: normalise that is not positive, or a negative warmup.
     """
 
     def __init__(
@@ -77,35 +87,39 @@ class AverageForm(Differential):
     ):
         if (normalise is not None and not normalise > 0) or warmup < 0:
             raise ValueError(
-                f"normalise must be positive or None, warmup at least 0; got {normalise} and {warmup}"
+                "normalise must be positive or None, and warmup at least 0;"
+                f" got normalise={normalise}, warmup={warmup}"
             )
         super().__init__(derivative)
-        self.normalise, self.warmup = normalise, warmup
+        self.normalise = normalise
+        self.warmup = warmup
 
     @abstractmethod
-    def target_and_direction(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    def velocity_and_direction(
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What stands for b_s in the target, and as the direction."""
+        """Chooses what stands for b_s in the target, and as the direction of the derivative."""
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
-        x_s, s, t, cond = pairs.at_s(student.schedule), pairs.s, pairs.t, pairs.cond
+        s, t, cond = pairs.s, pairs.t, pairs.cond
+        x_s = pairs.at_s(student.schedule)
         with torch.no_grad():
-            target, direction = self.target_and_direction(student, held, pairs, x_s)
-        primals, tangents = (x_s, s), (direction.to(x_s.dtype), torch.ones_like(s))
+            velocity, direction = self.velocity_and_direction(student, target, pairs, x_s)
         u, du = self.derivative(
-            lambda x, s: student.average_velocity(x, s, t, cond), primals, tangents
+            lambda x, s: student.average_velocity(x, s, t, cond),
+            (x_s, s),
+            (direction.to(x_s.dtype), torch.ones_like(s)),
         )
         share = 1.0 if pairs.step >= self.warmup else pairs.step / self.warmup
-        goal = (target + share * pairs.gap * du).detach()
-        return mean_square(
-            u - goal if self.normalise is None else u - self.bounded(u.detach(), goal)
-        )
+        goal = (velocity + share * pairs.gap * du).detach()
+        if self.normalise is not None:
+            goal = self.bounded(u.detach(), goal)
+        return mean_square(u - goal)
 
     def bounded(self, u: Tensor, goal: Tensor) -> Tensor:
-        """A goal in the same direction from u, at a distance below 1."""
+        """Moves a goal nearer to u, on the line between them, to a distance below 1."""
         assert self.normalise is not None
         step = goal - u
         size = step.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (step.ndim - 1))
@@ -113,53 +127,54 @@ class AverageForm(Differential):
 
 
 class AverageEulerian(AverageForm):
-    """Target and direction the held velocity: no noise in the target, so at an exact map nothing is
-    left.
+    """The average form along the target network's velocity: no noise in the target.
+
+    At an exact map nothing is left.
     """
 
     card = Card("Eulerian", "d_s + grad b", "everything but u", "1 J + 1 F + 1 B")
     asks = frozenset({"velocity"})
+    claim: PairClaim = "exact"
 
-    def target_and_direction(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    def velocity_and_direction(
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        b = held.velocity.velocity(x_s, pairs.s, pairs.cond)
+        b = target.velocity.velocity(x_s, pairs.s, pairs.cond)
         return b, b
 
 
 class MeanFlow(AverageForm):
-    """Target and direction the sample's own I_s': from data alone, without a diagonal, at the price
-    of its noise.
+    """The average form along the sample's own I_s': from data alone, without a diagonal.
 
-    With `FiniteDifference(.005)` it is TiM's (Wang et al. 2025, arXiv 2509.04394); with the pairs
-    `ToData()`, normalise=.1 and a warm-up it is sCM from data (Lu & Song 2024, arXiv 2410.11081),
-    on any path.
+    The price is the noise of I_s'. With `FiniteDifference(.005)` it is TiM's (Wang et al. 2025,
+    arXiv 2509.04394); with the pairs `ToData()`, normalise=.1 and a warm-up it is sCM from data (Lu
+    & Song 2024, arXiv 2410.11081), on any path.
     """
 
     card = Card("Eulerian", "d_s + grad I'", "everything but u", "1 J + 1 B")
     asks = frozenset({"data"})
+    claim: PairClaim = "exact on average"
 
-    def target_and_direction(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    def velocity_and_direction(
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor
     ) -> tuple[Tensor, Tensor]:
         v = pairs.velocity_at_s(student.schedule)
         return v, v
 
 
 class ImprovedMeanFlow(AverageForm):
-    """Target I_s', direction the held velocity: the noise I_s' - b_s is no longer multiplied by
-    grad X_{s,t}.
+    """The average form with I_s' in the target and the target network's velocity as direction.
 
-    u - (t - s) sg[d_s u + grad u b_s] is then a prediction of the velocity, regressed on I_s' like
-    any other.
+    The noise I_s' - b_s is no longer multiplied by grad X_{s,t}: u - (t - s) sg[d_s u + grad u b_s]
+    is a prediction of the velocity, regressed on I_s' like any other.
     """
 
     card = Card("Eulerian", "d_s + grad b", "the derivative", "1 J + 1 F + 1 B")
     asks = frozenset({"data", "velocity"})
+    claim: PairClaim = "exact on average"
 
-    def target_and_direction(
-        self, student: ResidualMap, held: Held, pairs: Pairs, x_s: Tensor
+    def velocity_and_direction(
+        self, student: ResidualMap, target: Target, pairs: Pairs, x_s: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return pairs.velocity_at_s(student.schedule), held.velocity.velocity(
-            x_s, pairs.s, pairs.cond
-        )
+        b = target.velocity.velocity(x_s, pairs.s, pairs.cond)
+        return pairs.velocity_at_s(student.schedule), b

@@ -5,8 +5,7 @@
 minimised by u_{t,t} = b_t = E[I_t' | I_t]. Cost: one forward, one backward.
 
 References: Lipman et al. 2023, arXiv 2210.02747; Liu et al. 2023, arXiv 2209.03003; Albergo &
-Vanden-Eijnden 2023,
-arXiv 2209.15571.
+Vanden-Eijnden 2023, arXiv 2209.15571.
 """
 
 from torch import Generator, Tensor
@@ -27,9 +26,12 @@ class FlowMatching(Objective):
         weighting: of the residuals, at (t, t).
     """
 
+    learns_from = ("data",)
+
     def __init__(self, times: TimeLaw | None = None, weighting: Weighting | None = None):
         super().__init__()
-        self.times, self.weighting = times or Uniform(), weighting or Plain()
+        self.times = times or Uniform()
+        self.weighting = weighting or Plain()
 
     def forward(
         self,

@@ -1,11 +1,11 @@
-"""The gradient of a loss against a finite difference, before hours are spent on descending it.
+"""A check of the gradient of a loss against a finite difference, before a long training.
 
 A backward pass through a forward-mode tangent exists for most layers and is wrong, without an
 error, for some (on torch 2.14 that of `nn.LayerNorm` and `nn.InstanceNorm2d` on a CPU). Here the
 derivative of the loss along one random direction of the weights is taken twice, by autograd and by
-central differences in float64, what is constant to the one being constant to the other
-(`steer.training.constants`). It is done on a copy of the network and of the objective whose weights
-have been moved a little, since a layer behind weights that are still zero has no gradient at all.
+central differences in float64, with the same constants (`steer.training.constants`). It is done on
+a copy of the network and of the objective whose weights have been moved a little, since a layer
+behind weights that are still zero has no gradient at all.
 """
 
 import copy
@@ -21,19 +21,17 @@ from steer.flow_map import Cond, ResidualMap
 from steer.training.base import Loss
 from steer.training.constants import Constants, mapped, tensors
 
-__all__ = ["Comparison", "WrongGradient", "check_gradient"]
+__all__ = ["Comparison", "UncheckedGradient", "WrongGradient", "check_gradient"]
 
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)  # of the differences, in units of the weights' own size
-AGREED = 1e-6  # of the gradient's size: two differences that are as near are good enough
-TOLERANCE = 1e-5  # of the gradient's size, and ten times the doubt: what an error must exceed
+AGREED = 1e-6  # of the gradient's size: the distance of two differences that are good enough
+TOLERANCE = 1e-5  # of the gradient's size; an error exceeds it and ten times the doubt
 SHAKEN = 0.1  # of their size, by which weights are moved first
 WAYS_OUT = (
     "write it out, as steer.networks.LayerNorm is, or take derivative=steer.training"
     ".FiniteDifference(), or steer.training.AverageLagrangian(), which needs no gradient of a"
     " tangent; check_gradient=False trains all the same"
 )
-
-
 PASSES = {False: "its backward pass", True: "the backward pass through its forward-mode tangent"}
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -43,6 +41,10 @@ class WrongGradient(ValueError):
     """A gradient that is not that of its loss."""
 
 
+class UncheckedGradient(ValueError):
+    """A gradient that could not be checked, since the copy in float64 raised an exception."""
+
+
 class Comparison(NamedTuple):
     """A derivative along a random direction, by autograd and by finite differences.
 
@@ -50,7 +52,7 @@ class Comparison(NamedTuple):
         gradient: by autograd.
         difference: by differences.
         size: its standard deviation over directions.
-        doubt: how far two differences are apart.
+        doubt: the distance of two differences.
     """
 
     gradient: float
@@ -60,13 +62,13 @@ class Comparison(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The distance of the two, in units of the size."""
+        """The distance of gradient and difference, in units of the size."""
         apart = abs(self.gradient - self.difference)
         return apart / self.size if self.size > 0 else float(apart > 0)
 
     @property
     def wrong(self) -> bool:
-        """Whether they disagree by more than differences can be wrong."""
+        """Whether they disagree by more than the error of the difference."""
         return abs(self.gradient - self.difference) > TOLERANCE * self.size + 10 * self.doubt
 
 
@@ -77,12 +79,12 @@ def check_gradient(
     cond: Cond = None,
     step: int = 10**6,
     samples: int = 8,
-) -> Comparison | None:
+) -> Comparison:
     """Compares the gradient of a training loss with a finite difference, on a few samples.
 
     Nothing is changed: neither weights, nor what the objective keeps, nor the state of a generator.
-    The same batch and weights give the same answer. Out of its sight are errors that depend on the
-    precision or on compilation: it runs in float64, without autocast and without compiled code.
+    The same batch and weights give the same answer. Errors that depend on the precision or on
+    compilation are not found: it runs in float64, without autocast and without compiled code.
 
     Args:
         objective: of training.
@@ -93,12 +95,15 @@ def check_gradient(
         samples: how many of the batch to take.
 
     Returns:
-        The comparison; None where there is none, for want of a copy in float64 or of a gradient.
+        The comparison.
 
     Raises:
         WrongGradient: in one line, which layer disagrees and what to do.
+        UncheckedGradient: network or objective could not be copied or run in float64, or have no
+            finite gradient there; it names the exception, which is its cause, and what to do.
     """
-    x1, cond = x1[:samples], None if cond is None else cond[:samples]
+    x1 = x1[:samples]
+    cond = None if cond is None else cond[:samples]
     device = x1.device if x1.device.type == "cuda" else torch.device("cpu")  # others lack float64
     with calm(device):
         try:
@@ -113,9 +118,12 @@ def check_gradient(
             own = objective.parameters() if isinstance(objective, nn.Module) else ()
             both = dict.fromkeys((*flow_map.parameters(), *own))
             found = compare(loss, [p for p in both if p.requires_grad])
-        except Exception:  # of code that is not ours: the training will meet it too, if it matters
-            return None
-        if found is None or not found.wrong:
+        except Exception as error:  # of the user's code
+            said = (str(error).splitlines() or [""])[0]
+            raise unchecked(f"raised {type(error).__name__}: {said}") from error
+        if found is None:
+            raise unchecked("have a loss that is not finite or has no gradient")
+        if not found.wrong:
             return found
         culprit = layer(flow_map, x0, x1, cond)
     raise WrongGradient(
@@ -125,10 +133,19 @@ def check_gradient(
     )
 
 
+def unchecked(what: str) -> UncheckedGradient:
+    """Builds the error of a check that could not be made."""
+    return UncheckedGradient(
+        "the gradient of the loss was not compared with a finite difference: network and objective,"
+        f" copied and run in float64, {what}; let them run in float64, or pass check_gradient=False"
+        " to train without the check"
+    )
+
+
 def compare(
     loss: Callable[[], Tensor], weights: Sequence[Tensor], agreed: float = AGREED
 ) -> Comparison | None:
-    """The gradient of loss() in the weights, leaves in float64; None if it has none.
+    """Compares the gradient of loss() in the weights, leaves in float64; None if it has none.
 
     The difference is that of the first step size at which two agree, or of the best of four.
     """
@@ -161,18 +178,18 @@ def compare(
 
 
 def extrapolated(at: Callable[[float], float], h: float) -> tuple[float, float]:
-    """The derivative of `at` at 0 by differences of order 4, and how far two of them are apart."""
+    """Estimates the derivative of `at` at 0 by differences of order 4, and its error."""
     wide, middle, narrow = ((at(k) - at(-k)) / (2 * k) for k in (h, h / 2, h / 4))
     coarse = (4 * middle - wide) / 3
     fine = (4 * narrow - middle) / 3
     return fine, abs(fine - coarse)
 
 
-# Where it is wrong
+# Which layer is wrong
 
 
 def layer(flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond) -> str:
-    """In words: the innermost module that disagrees with differences on its own, and how."""
+    """Describes the innermost module that disagrees with differences on its own."""
     s = torch.linspace(0.1, 0.8, len(x1)).to(x1)
     t = torch.linspace(0.4, 0.9, len(x1)).to(x1)
     x_s = flow_map.schedule.interpolate(x0, x1, s)
@@ -192,7 +209,7 @@ def layer(flow_map: ResidualMap, x0: Tensor, x1: Tensor, cond: Cond) -> str:
 
 
 def inputs_of(root: nn.Module, run: Callable[[], Any]) -> dict[str, Call]:
-    """By name of each module, what it is first called with in run()."""
+    """Records the arguments of each module's first call in run(), by name."""
     calls: dict[str, Call] = {}
 
     def note(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -211,7 +228,7 @@ def inputs_of(root: nn.Module, run: Callable[[], Any]) -> dict[str, Call]:
 
 
 def compare_layer(module: nn.Module, args: Any, kwargs: Any, tangent: bool) -> Comparison | None:
-    """The gradient of a random sum of a module's output, or tangent, in its weights and inputs."""
+    """Compares the gradient of a random sum of a module's output, or tangent, in all leaves."""
     floating = [x for x in tensors((args, kwargs)) if x.is_floating_point()]
     leaves = [x.detach().clone().requires_grad_() for x in floating]
     if not leaves:
@@ -237,7 +254,7 @@ def compare_layer(module: nn.Module, args: Any, kwargs: Any, tangent: bool) -> C
 
 @contextmanager
 def calm(device: torch.device) -> Iterator[None]:
-    """Float64 by default, no autocast, no compiled code, gradients on; generators are put back."""
+    """Sets float64, gradients on, no autocast and no compiled code; puts generators back."""
     dtype = torch.get_default_dtype()
     cuda = [device] if device.type == "cuda" else []
     torch.set_default_dtype(torch.float64)
@@ -256,7 +273,7 @@ def calm(device: torch.device) -> Iterator[None]:
 def doubled(
     parts: Any, data: tuple[Tensor, Cond], device: torch.device
 ) -> tuple[Any, Tensor, Cond]:
-    """Copies of modules, with all that they hold, and of a batch, in float64."""
+    """Copies modules, with all that they hold, and a batch, to float64."""
     memo: dict[int, Any] = {}
     parts = copy.deepcopy(parts, memo)
     for original, copied in list(memo.items()):
@@ -268,7 +285,7 @@ def doubled(
 
 @torch.no_grad()
 def shake(weights: Sequence[Tensor]) -> None:
-    """Moves every weight by a tenth of its size; those that are all zero, by that of usual ones."""
+    """Moves every weight by a tenth of its size; those that are all zero, by a usual size."""
     for w, d in zip(weights, noise_like(weights, seed=5), strict=True):
         w += (SHAKEN if w.any() else 1.0) * d
 
@@ -281,7 +298,7 @@ def put_back(weights: Sequence[Tensor], start: Sequence[Tensor]) -> None:
 
 
 def noise_like(weights: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Noise of the shape and size of each weight."""
+    """Draws noise of the shape and size of each weight."""
     noise = []
     for k, w in enumerate(weights):
         generator = _generator(w.device, seed + 10 * k)
@@ -291,7 +308,7 @@ def noise_like(weights: Sequence[Tensor], seed: int) -> list[Tensor]:
 
 
 def size(w: Tensor) -> float:
-    """The root mean square of a weight; where it is zero, that of usual ones, .1 for a vector."""
+    """Computes the root mean square of a weight; a usual one where it is 0, .1 for a vector."""
     own = float(w.detach().square().mean().sqrt()) if w.numel() else 0.0
     return own or (w[0].numel() ** -0.5 if w.ndim > 1 else 0.1)
 

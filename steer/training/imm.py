@@ -1,6 +1,6 @@
-"""Inductive moment matching (IMM): the semigroup notion between laws instead of points.
+"""Inductive moment matching (IMM): the semigroup identity of distributions instead of points.
 
-Jumps from s and from a later r should give one law at t, whatever they do to a single point:
+Jumps from s and from a later r should give one distribution at t, whatever they do to a point:
 
     L = MMD^2( X_{s,t}(I_s), sg X_{r,t}(I_r) ),      s < r <= t,
 
@@ -15,8 +15,8 @@ is L in the mean, and so is its gradient, which vanishes at the flow map of the 
 paper also counts j = k, the distance of a sample's two jumps (`paired=True`): less noisy, and
 biased, since I_s and I_r lie on the line of their pair and not on one of the flow, the more so the
 larger r - s and the smaller the group. L is zero at the flow map of the data, but not only there:
-laws are matched, so X may transport as it likes, and with conditions only the law over all of them
-counts. As r nears s, X_{s,t} stays near the identity, hence near a flow.
+distributions are matched, so X may transport in any way, and with conditions only the distribution
+over all of them counts. As r nears s, X_{s,t} stays near the identity, hence near a flow.
 
 Reference: Zhou, Ermon & Song 2025, arXiv 2503.07565.
 """
@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import ResidualMap
-from steer.training.base import Card, Held, PairObjective, Pairs
+from steer.training.base import Card, PairClaim, PairObjective, Pairs, Target
 from steer.training.consistency import AnnealedStride, Stride
 
 __all__ = ["MomentMatching"]
@@ -56,32 +56,38 @@ class MomentMatching(PairObjective):
             raise ValueError(
                 f"MomentMatching compares groups of at least 2 samples; got group={group}"
             )
-        self.group, self.stride, self.paired = (
-            group,
-            stride or AnnealedStride(every=1, stages=1),
-            paired,
-        )
+        self.group = group
+        self.stride = stride or AnnealedStride(every=1, stages=1)
+        self.paired = paired
+
+    @property
+    def claim(self) -> PairClaim:  # type: ignore[override]
+        """exact on average; biased if paired"""
+        return "biased" if self.paired else "exact on average"
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
-        s, t = pairs.s, pairs.t
-        if len(s) % self.group or any(
-            (time != time[:: self.group].repeat_interleave(self.group)).any() for time in (s, t)
-        ):
+        s, t, cond = pairs.s, pairs.t, pairs.cond
+        if len(s) % self.group or not (self.shared(s) and self.shared(t)):
             raise ValueError(
-                f"MomentMatching needs whole groups of {self.group} with times in common, got {len(s)} samples: let"
-                f" Joint have pairs=Grouped({self.group}) and a batch that {self.group} divides"
+                f"MomentMatching needs whole groups of {self.group} samples with times in common;"
+                f" got {len(s)} samples: give Joint pairs=Grouped({self.group}) and a batch that"
+                f" {self.group} divides"
             )
         r = self.stride(s, t, pairs.step)
-        one = student(pairs.at_s(student.schedule), s, t, pairs.cond)
+        one = student(pairs.at_s(student.schedule), s, t, cond)
+        x_r = student.schedule.interpolate(pairs.x0, pairs.x1, r)
         with torch.no_grad():
-            two = held.jumps(student.schedule.interpolate(pairs.x0, pairs.x1, r), r, t, pairs.cond)
+            two = target.jumps(x_r, r, t, cond)
         dtype = torch.promote_types(one.dtype, torch.float32)
         x, y = (part.flatten(1).to(dtype).unflatten(0, (-1, self.group)) for part in (one, two))
-        return mmd(x, y, (t - s)[:: self.group].to(dtype), self.paired).repeat_interleave(
-            self.group
-        )
+        width = (t - s)[:: self.group].to(dtype)
+        return mmd(x, y, width, self.paired).repeat_interleave(self.group)
+
+    def shared(self, time: Tensor) -> bool:
+        """Whether each group has one time."""
+        return bool((time == time[:: self.group].repeat_interleave(self.group)).all())
 
 
 def mmd(
@@ -90,7 +96,7 @@ def mmd(
     width: Float[Tensor, "g"],
     paired: bool = False,
 ) -> Float[Tensor, "g"]:
-    """MMD^2 of each group's two samples, over different places of the groups, or over all."""
+    """Estimates MMD^2 of each group's two samples, over different places of the groups, or all."""
     n = x.shape[1]
     scale = (x.shape[2] * width.clamp(min=torch.finfo(x.dtype).eps))[:, None, None]
     counted = torch.ones(n, n, dtype=x.dtype, device=x.device)

@@ -1,9 +1,8 @@
-"""Joint: the sum L = L_diag + L_off, the split of the batch between them, and who is believed in
-the second.
+"""Joint: the sum L = L_diag + L_off of a self-distilled or distilled flow map.
 
 A batch (x0, x1) comes in. A `diag_fraction` of it teaches the diagonal u_{t,t} = b_t, which needs
-data (or a teacher's velocity) and nothing else; the rest teaches the jumps u_{s,t} from what is
-held fixed.
+data (or a teacher's velocity) and nothing else; the rest teaches the jumps u_{s,t} from the
+stop-gradient target.
 
 Reference: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (self-distillation).
 """
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from steer.flow_map import Cond, ResidualMap
-from steer.training.base import Held, Loss, Objective, PairObjective, Pairs
-from steer.training.teachers import Own, Teacher
+from steer.training.base import Loss, Objective, PairObjective, Pairs, Target
+from steer.training.target_networks import SelfTarget, TargetNetwork
 from steer.training.times import PairLaw, SortedPair
 from steer.training.weightings import Plain, Weighting
 
@@ -35,11 +34,16 @@ class Joint(Objective):
         diag_only_steps: first steps in which the whole batch does, before the diagonal is worth
             distilling.
         pairs: law of (s, t) off the diagonal.
-        velocity: whose velocity the jumps should follow; the student's own by default.
-        jumps: whose jumps count as known; by default whoever gives the velocity.
+        velocity: the target network whose velocity the jumps should follow; the student by default.
+        jumps: the target network whose jumps are assumed to be right; that of the velocity by
+            default.
         weighting: of the residuals off the diagonal.
         off_weight: of their mean in the sum. Papers that take one mean over the whole batch have it
             at (1 - diag_fraction) / diag_fraction.
+
+    Raises:
+        ValueError: a diag_fraction outside (0, 1], nothing to train, or target networks and a
+            diagonal of different guidance.
     """
 
     SETTINGS = (
@@ -61,33 +65,58 @@ class Joint(Objective):
         diag_fraction: float = 0.75,
         diag_only_steps: int = 0,
         pairs: PairLaw | None = None,
-        velocity: Teacher | None = None,
-        jumps: Teacher | None = None,
+        velocity: TargetNetwork | None = None,
+        jumps: TargetNetwork | None = None,
         weighting: Weighting | None = None,
         off_weight: float = 1.0,
     ):
         super().__init__()
         if not 0 < diag_fraction <= 1:
             raise ValueError(
-                f"diag_fraction is the part of the batch on the diagonal, in (0, 1]; got {diag_fraction}"
+                "diag_fraction is the part of the batch on the diagonal, in (0, 1];"
+                f" got diag_fraction={diag_fraction}"
             )
         if diagonal is None and (off_diagonal is None or diag_only_steps):
             raise ValueError(
-                "Joint without a diagonal needs an off_diagonal and no diag_only_steps; give a diagonal"
+                "Joint without a diagonal needs an off_diagonal and no diag_only_steps;"
+                " give a diagonal"
             )
-        self.diagonal, self.off_diagonal = diagonal, off_diagonal
-        self.diag_fraction, self.diag_only_steps = diag_fraction, diag_only_steps
-        self.pairs, self.weighting = pairs or SortedPair(), weighting or Plain()
-        self.off_weight, self.velocity, self.jumps = off_weight, velocity or Own(), jumps
+        self.diagonal = diagonal
+        self.off_diagonal = off_diagonal
+        self.diag_fraction = diag_fraction
+        self.diag_only_steps = diag_only_steps
+        self.pairs = pairs or SortedPair()
+        self.weighting = weighting or Plain()
+        self.off_weight = off_weight
+        self.velocity = velocity or SelfTarget()
+        self.jumps = jumps
+        self.guidance = self.common_guidance()
 
-        held = [self.velocity, *([jumps] if jumps is not None else [])]
-        given = [teacher.guidance for teacher in held if teacher.guidance is not None]
-        self.guidance = next(iter(given), 1.0) if diagonal is None else diagonal.guidance
-        if any(guidance != self.guidance for guidance in given):
+    def common_guidance(self) -> float:
+        """Finds the parts' common weight of guidance. Raises ValueError where they differ."""
+        networks = [self.velocity, *([self.jumps] if self.jumps is not None else [])]
+        given = [each.guidance for each in networks if each.guidance is not None]
+        guidance = next(iter(given), 1.0) if self.diagonal is None else self.diagonal.guidance
+        if any(each != guidance for each in given):
             raise ValueError(
-                f"the jumps would follow a map guided by {given[-1]} and the diagonal one guided by {self.guidance}; give"
-                " both the same teacher, the diagonal by VelocityMatching(teacher), or leave the diagonal out (None)"
+                f"the jumps would follow a map guided by {given[-1]} and the diagonal one guided by"
+                f" {guidance}; give both the same teacher, the diagonal by"
+                " VelocityMatching(teacher), or leave the diagonal out (None)"
             )
+        return guidance
+
+    @property
+    def learns_from(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The diagonal's sources, and those that the off-diagonal objective asks for."""
+        found = [] if self.diagonal is None else [*self.diagonal.learns_from]
+        asks = frozenset() if self.off_diagonal is None else self.off_diagonal.asks
+        if "data" in asks:
+            found.append("data")
+        if "velocity" in asks:
+            found.append(self.velocity.source)
+        if "jumps" in asks:
+            found.append((self.jumps or self.velocity).source)
+        return tuple(dict.fromkeys(found))
 
     def forward(
         self,
@@ -101,28 +130,30 @@ class Joint(Objective):
         n = self.diagonal_size(len(x1), step)
         loss = Loss(x1.new_zeros(()), {})
         if self.diagonal is not None:
-            loss = self.diagonal(
-                flow_map, x0[:n], x1[:n], _part(cond, slice(None, n)), generator, step
-            )
+            first = _part(cond, slice(None, n))
+            loss = self.diagonal(flow_map, x0[:n], x1[:n], first, generator, step)
         if n == len(x1) or self.off_diagonal is None:
-            idle = sum(
-                p.sum() for p in self.weighting.parameters()
-            )  # DDP wants every weight in every loss
+            # DDP wants every weight in every loss
+            idle = sum(p.sum() for p in self.weighting.parameters())
             return loss._replace(total=loss.total + 0 * idle)
         s, t = self.pairs.sample(len(x1) - n, generator)
         pairs = Pairs(x0[n:], x1[n:], s, t, _part(cond, slice(n, None)), step)
-        jumps = self.jumps or self.velocity
-        held = Held(self.velocity(flow_map, step), jumps(flow_map, step))
-        for teacher in (self.velocity, jumps):
-            teacher.check(pairs.x1, pairs.cond)
-        residual = self.off_diagonal(flow_map, held, pairs, generator)
+        target = self.target(flow_map, pairs)
+        residual = self.off_diagonal(flow_map, target, pairs, generator)
         weighted = self.weighting(residual, s, t).mean()
-        return loss.plus(
-            Loss.of(self.off_diagonal, weighted, "off_diagonal", residual, s, t), self.off_weight
-        )
+        off = Loss.of(self.off_diagonal, weighted, "off_diagonal", residual, s, t)
+        return loss.plus(off, self.off_weight)
+
+    def target(self, flow_map: ResidualMap, pairs: Pairs) -> Target:
+        """Builds the target of a batch from the target networks, and checks that they fit it."""
+        jumps = self.jumps or self.velocity
+        target = Target(self.velocity(flow_map, pairs.step), jumps(flow_map, pairs.step))
+        for network in (self.velocity, jumps):
+            network.check(pairs.x1, pairs.cond)
+        return target
 
     def diagonal_size(self, batch: int, step: int) -> int:
-        """How many samples of the batch go to the diagonal at this step."""
+        """Counts the samples of the batch that go to the diagonal at this step."""
         if self.diagonal is None:
             return 0
         if self.off_diagonal is None or step < self.diag_only_steps or self.diag_fraction == 1:
@@ -130,5 +161,5 @@ class Joint(Objective):
         return min(max(round(batch * self.diag_fraction), 1), max(batch - 1, 1))
 
 
-def _part(cond: Cond, rows: slice) -> Cond:
-    return None if cond is None else cond[rows]
+def _part(cond: Cond, indices: slice) -> Cond:
+    return None if cond is None else cond[indices]

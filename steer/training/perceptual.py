@@ -1,11 +1,10 @@
-"""A distance of images by a network's activations: what a squared error of pixels blurs, it still
-sees.
+"""A perceptual distance of images, by a network's activations.
 
-    d(x, y) = sum over layers of the mean over places of |phi_l(x) / |phi_l(x)| - phi_l(y) /
-    |phi_l(y)||^2,
+    d(x, y) = sum over layers of the mean over places of
+              |phi_l(x) / |phi_l(x)| - phi_l(y) / |phi_l(y)||^2,
 
-phi_l being the channels of layer l at a place. This is LPIPS without its learned weights of
-channels, on any network.
+phi_l being the channels of layer l at a place. It is sensitive to the blur that a squared error of
+pixels prefers. This is LPIPS without its learned weights of channels, on any network.
 
 Reference: Zhang et al. 2018, arXiv 1801.03924; as the metric of a consistency model, Song et al.
 2023, arXiv 2303.01469.
@@ -25,8 +24,9 @@ EPS = 1e-6  # under the root of a squared length
 
 
 class Perceptual:
-    """d(x, y) (B,) for images (B, C, H, W), with gradients in both; in the network's own precision,
-    whatever autocast says.
+    """d(x, y) (B,) for images (B, C, H, W), with gradients in both.
+
+    It is computed in the network's own precision, also under autocast.
 
     Args:
         network: of images; it is frozen, and moved to where the images are.
@@ -50,9 +50,12 @@ class Perceptual:
         listed = [] if isinstance(layers, str) else list(layers)
         if not listed or len(set(listed)) < len(listed) or not known.keys() >= set(listed):
             raise ValueError(
-                f"layers is a list of submodules, each once, such as {list(known)[1:6]}; got {layers!r}"
+                f"layers is a list of submodules, each once, such as {list(known)[1:6]};"
+                f" got {layers!r}"
             )
-        self.network, self.layers, self.decode = frozen(network), tuple(listed), decode
+        self.network = frozen(network)
+        self.layers = tuple(listed)
+        self.decode = decode
         if isinstance(decode, nn.Module):
             frozen(decode)
 
@@ -60,13 +63,12 @@ class Perceptual:
         self, x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b"]:
         with torch.autocast(x.device.type, enabled=False):
-            ours, theirs = self.activations(x), self.activations(y)
-            return torch.stack(
-                [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(ours, theirs, strict=True)]
-            ).sum(0)
+            pairs = zip(self.activations(x), self.activations(y), strict=True)
+            distances = [(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]
+            return torch.stack(distances).sum(0)
 
     def activations(self, x: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d i j"]]:
-        """Of every layer, the channels of a place scaled to length one."""
+        """Computes the activations of every layer, the channels of a place scaled to length one."""
         seen: dict[str, Tensor] = {}
         modules = dict(self.network.to(x.device).named_modules())
         hooks = [
@@ -81,13 +83,11 @@ class Perceptual:
             raise ValueError(f"the network does not pass through its layers {missed}; name others")
         if flat := {name: tuple(out.shape) for name, out in seen.items() if out.ndim != 4}:
             raise ValueError(f"layers put out (B, channels, h, w) each; got {flat}: name others")
-        return [
-            out / (out.square().sum(1, keepdim=True) + EPS).sqrt()
-            for out in (seen[name] for name in self.layers)
-        ]
+        outputs = [seen[name] for name in self.layers]
+        return [out / (out.square().sum(1, keepdim=True) + EPS).sqrt() for out in outputs]
 
     def decoded(self, x: Tensor) -> Tensor:
-        """What the network looks at, in its precision."""
+        """Converts samples to the network's images, in its precision."""
         if isinstance(self.decode, nn.Module):
             self.decode.to(x.device)
         own = next((p.dtype for p in self.network.parameters()), torch.float32)
@@ -95,10 +95,10 @@ class Perceptual:
 
 
 def frozen(network: nn.Module) -> nn.Module:
-    """The same, which learns nothing and drops nothing out."""
+    """Freezes a network in eval mode, in place."""
     return network.requires_grad_(False).eval()
 
 
 def note(seen: dict[str, Tensor], name: str, module: nn.Module, given: Any, out: Tensor) -> None:
-    """A hook that keeps what a layer put out, before an in-place layer behind it writes over it."""
+    """Keeps what a layer puts out, before an in-place layer behind it writes over it (a hook)."""
     seen[name] = out.clone()

@@ -1,14 +1,13 @@
-"""Training a posterior map: any objective for flow maps, on what x_t hides in place of the data.
+"""Training of posterior maps: any objective for flow maps, on p(x1 | x_t) in place of the data.
 
 Each x1 of a batch is hidden at a time t of its own in x_t = alpha_t x1 + sigma_t x0' with fresh
 noise x0', and the inner map learns the path from the batch's noise to y = s x1 - c x0'
-(`steer.lookahead.glass_flow`), told Context(x_t, t, schedule, cond). As x1 is a draw from p(x1 |
-x_t), flow matching on y_u has the posterior's own velocity for its minimum, and the objectives off
-the diagonal make its flow map of it, as they would for any other law.
+(`steer.lookahead.glass_flow`), given Context(x_t, t, schedule, cond). As x1 is a draw from p(x1 |
+x_t), flow matching on y_u is minimised by the posterior's own velocity, and the objectives off the
+diagonal make its flow map of it, as they would for any other distribution.
 
 References: Potaptchik et al. 2026, arXiv 2601.14430 (Meta Flow Maps, from scratch); Holderrieth et
-al. 2026, arXiv
-2602.05993 (Diamond Maps, distilled from GLASS).
+al. 2026, arXiv 2602.05993 (Diamond Maps, distilled from GLASS).
 """
 
 import torch
@@ -24,12 +23,11 @@ __all__ = ["Posterior"]
 
 
 class Posterior(Objective):
-    """`objective`, for the inner map of a PosteriorMap.
+    """An objective for the inner map of a PosteriorMap.
 
     From scratch: Posterior(Joint(FlowMatching(), Lagrangian())). Distilled from an outer map
-    through its GlassFlow g:
-    Posterior(Joint(VelocityMatching(g), Lagrangian())), or Posterior(Joint(None, Lagrangian(),
-    velocity=Frozen(g))).
+    through its GlassFlow g: Posterior(Joint(VelocityMatching(g), Lagrangian())), or
+    Posterior(Joint(None, Lagrangian(), velocity=TeacherTarget(g))).
 
     Args:
         objective: what the inner map should minimise, given (e, y) for (x0, x1) and a Context for
@@ -42,12 +40,14 @@ class Posterior(Objective):
         self, objective: Objective, schedule: Schedule | None = None, times: TimeLaw | None = None
     ):
         super().__init__()
-        self.objective, self.schedule, self.times = (
-            objective,
-            schedule or Linear(),
-            times or Uniform(),
-        )
+        self.objective = objective
+        self.schedule = schedule or Linear()
+        self.times = times or Uniform()
         self.guidance = objective.guidance
+
+    @property
+    def learns_from(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.objective.learns_from
 
     def forward(
         self,

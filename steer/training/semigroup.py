@@ -1,19 +1,17 @@
-"""The semigroup notion: short jumps, one after another, equal the long one.
+"""The semigroup identity: short jumps, one after another, equal the long one.
 
 X_{r,t} o X_{s,r} = X_{s,t} with r = gamma s + (1 - gamma) t reads, in the average velocity,
 
     L_off = E |u_{s,t}(I_s) - sg[(1 - gamma) u_{s,r}(I_s) + gamma u_{r,t}(X_{s,r}(I_s))]|^2,
 
 and for more legs likewise: the long jump's average velocity is the mean of its legs', each by its
-share of the gap. No
-derivative of the network is needed. The short jumps are the held map's: the student's own (PSD),
-its moving average (shortcut models), or a frozen teacher's (progressive distillation; many legs of
-one are a short ODE of its jumps).
+share of the gap. No derivative of the network is needed. The short jumps are the target network's:
+the student's own (PSD), its moving average (shortcut models), or a frozen teacher's (progressive
+distillation; many legs of one are a short ODE of its jumps).
 
 References: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (PSD-M, PSD-U); Frans et al.
-2024, arXiv 2410.12557
-(shortcut models); Guo et al. 2025, arXiv 2507.16884 (SplitMeanFlow); Salimans & Ho 2022, arXiv
-2202.00512 (progressive).
+2024, arXiv 2410.12557 (shortcut models); Guo et al. 2025, arXiv 2507.16884 (SplitMeanFlow);
+Salimans & Ho 2022, arXiv 2202.00512 (progressive).
 """
 
 from itertools import pairwise
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from steer.flow_map import Cond, ResidualMap
 from steer.interpolant import expand
-from steer.training.base import Card, Held, PairObjective, Pairs, mean_square
+from steer.training.base import Card, PairClaim, PairObjective, Pairs, Target, mean_square
 
 __all__ = ["Semigroup"]
 
@@ -35,52 +33,54 @@ class Semigroup(PairObjective):
     Args:
         uniform: cut the gap at uniform places (PSD-U, SplitMeanFlow) instead of into equal legs
             (PSD-M).
-        finest: short jumps up to this gap are steps along the held map's velocity, which flow
+        finest: short jumps up to this gap are steps along the target network's velocity, which flow
             matching teaches: the ground on which a grid of gaps rests, 1/128 in shortcut models.
             None by default: every gap above 0 is a jump.
-        legs: short jumps that the long one is held against.
+        legs: short jumps that the long one is compared with.
+
+    Raises:
+        ValueError: a negative gap, or fewer than 2 legs.
     """
 
     asks = frozenset({"jumps"})
+    claim: PairClaim = "exact"
 
     def __init__(self, uniform: bool = False, finest: float = 0.0, legs: int = 2):
         if finest < 0:
-            raise ValueError(f"finest is a gap of times, at least 0; got {finest}")
+            raise ValueError(f"finest is a gap of times, at least 0; got finest={finest}")
         if legs < 2:
-            raise ValueError(f"a long jump is held against at least 2 short ones; got legs={legs}")
-        self.uniform, self.finest, self.legs = uniform, finest, legs
+            raise ValueError(f"a long jump is compared with at least 2 short ones; got legs={legs}")
+        self.uniform = uniform
+        self.finest = finest
+        self.legs = legs
         self.card = Card("semigroup", "none", "the short jumps", f"{legs + 1} F + 1 B")
 
     def __call__(
-        self, student: ResidualMap, held: Held, pairs: Pairs, generator: torch.Generator
+        self, student: ResidualMap, target: Target, pairs: Pairs, generator: torch.Generator
     ) -> Float[Tensor, "b"]:
         s, t, cond = pairs.s, pairs.t, pairs.cond
         x_s = x = pairs.at_s(student.schedule)
-        target = torch.zeros_like(x)
+        mean = torch.zeros_like(x)
         with torch.no_grad():
             for start, end in pairwise(self.cuts(s, generator)):
-                u = self.short(held, x, torch.lerp(s, t, start), torch.lerp(s, t, end), cond)
+                u = self.short(target, x, torch.lerp(s, t, start), torch.lerp(s, t, end), cond)
                 share = expand(end - start, x)
-                x, target = x + share * pairs.gap * u, target + share * u
-        return mean_square(student.average_velocity(x_s, s, t, cond) - target)
+                x = x + share * pairs.gap * u
+                mean = mean + share * u
+        return mean_square(student.average_velocity(x_s, s, t, cond) - mean)
 
     def cuts(self, s: Tensor, generator: torch.Generator) -> list[Tensor]:
-        """Where the legs begin and end, as fractions of the gap, from 0 to 1: (B,) each, of the
-        dtype of s.
-        """
-        between = torch.arange(1, self.legs, dtype=s.dtype, device=s.device)[:, None] / self.legs
-        inner = between.expand(-1, len(s))
+        """Cuts the gap into legs: fractions from 0 to 1, (B,) each, of the dtype of s."""
+        even = torch.arange(1, self.legs, dtype=s.dtype, device=s.device)[:, None] / self.legs
+        inner = even.expand(-1, len(s))
         if self.uniform:
-            inner = (
-                torch.rand(inner.shape, generator=generator, device=s.device)
-                .to(s.dtype)
-                .sort(dim=0)
-                .values
-            )
+            drawn = torch.rand(inner.shape, generator=generator, device=s.device)
+            inner = drawn.to(s.dtype).sort(dim=0).values
         return [torch.zeros_like(s), *inner, torch.ones_like(s)]
 
-    def short(self, held: Held, x: Tensor, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The average velocity of a short jump, or the velocity where it is too short to have been
-        taught.
+    def short(self, target: Target, x: Tensor, s: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Computes the average velocity of a short jump; the velocity where the gap is too short.
+
+        Up to `finest` a jump has not been taught.
         """
-        return held.jumps.average_velocity(x, s, torch.where(t - s > self.finest, t, s), cond)
+        return target.jumps.average_velocity(x, s, torch.where(t - s > self.finest, t, s), cond)

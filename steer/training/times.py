@@ -1,4 +1,4 @@
-"""Laws of times: single ones for the diagonal, pairs (s, t) off it.
+"""Distributions of times: single ones for the diagonal, pairs (s, t) off it.
 
 Times are drawn in float32 or better, also where a training in bfloat16 makes that torch's default.
 """
@@ -26,12 +26,12 @@ __all__ = [
 
 
 def uniform(n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
-    """n uniform numbers."""
+    """Draws n uniform numbers."""
     return torch.rand(n, generator=generator, device=generator.device, dtype=_precise())
 
 
 def normal(n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
-    """n normal numbers."""
+    """Draws n normal numbers."""
     return torch.randn(n, generator=generator, device=generator.device, dtype=_precise())
 
 
@@ -40,52 +40,69 @@ def _precise() -> torch.dtype:
 
 
 class TimeLaw(ABC):
-    """A law of times in (0, 1)."""
+    """A distribution of times in (0, 1)."""
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
-        """n independent times, in float32, on the generator's device."""
+        """Draws n independent times, in float32, on the generator's device."""
 
 
 class Uniform(TimeLaw):
-    """Every time alike."""
+    """Uniform times."""
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
         return uniform(n, generator)
 
 
 class LogitNormal(TimeLaw):
-    """t = sigmoid(mean + std z): more weight where denoising is hardest (Esser et al. 2024, arXiv
-    2403.03206).
+    """t = sigmoid(mean + std z): more weight where denoising is hardest.
+
+    Reference: Esser et al. 2024, arXiv 2403.03206.
     """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0):
-        self.mean, self.std = mean, std
+        self.mean = mean
+        self.std = std
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
         return torch.sigmoid(self.mean + self.std * normal(n, generator))
 
 
 class PairLaw(ABC):
-    """A law of pairs of times, s before t."""
+    """A distribution of pairs of times (s, t).
+
+    Attributes:
+        label: the pairs in words, for tables.
+        to_data: whether t = 1 in every pair.
+        takes_times: whether its times may be those of another distribution, see `of`.
+    """
+
+    label: str = "two"
+    to_data: bool = False
+    takes_times: bool = False
 
     @abstractmethod
     def sample(
         self, n: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-        """n independent pairs (s, t), in float32, on the generator's device."""
+        """Draws n independent pairs (s, t), in float32, on the generator's device."""
 
     def of(self, law: TimeLaw) -> "PairLaw":
-        """The same law of pairs, of times of another law. Raises ValueError where it has none to
-        change.
+        """Builds the same pairs of times of another distribution.
+
+        Raises:
+            ValueError: its times are not those of a distribution that could be another.
         """
         raise ValueError(
-            f"{type(self).__name__} has its own times, not those of a law; leave times out, or give pairs"
+            f"{type(self).__name__} has its own times, not those of a law; leave times out, or give"
+            " pairs"
         )
 
 
 class SortedPair(PairLaw):
-    """s <= t: two independent times of one law, sorted."""
+    """s <= t: two independent times of one distribution, sorted."""
+
+    takes_times = True
 
     def __init__(self, law: TimeLaw | None = None):
         self.law = law or Uniform()
@@ -93,7 +110,8 @@ class SortedPair(PairLaw):
     def sample(
         self, n: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-        a, b = self.law.sample(n, generator), self.law.sample(n, generator)
+        a = self.law.sample(n, generator)
+        b = self.law.sample(n, generator)
         return torch.minimum(a, b), torch.maximum(a, b)
 
     def of(self, law: TimeLaw) -> PairLaw:
@@ -101,9 +119,13 @@ class SortedPair(PairLaw):
 
 
 class AnyPair(PairLaw):
-    """Two independent times of one law in either order, for objectives that also learn jumps back
-    toward noise.
+    """Two independent times of one distribution in either order.
+
+    For objectives that also learn jumps back toward noise.
     """
+
+    label = "two, either order"
+    takes_times = True
 
     def __init__(self, law: TimeLaw | None = None):
         self.law = law or Uniform()
@@ -118,7 +140,11 @@ class AnyPair(PairLaw):
 
 
 class ToData(PairLaw):
-    """t = 1: jumps to data alone, which is all that a consistency model knows."""
+    """t = 1: jumps to data alone, the only ones of a consistency model."""
+
+    label = "to data (t = 1)"
+    to_data = True
+    takes_times = True
 
     def __init__(self, law: TimeLaw | None = None):
         self.law = law or Uniform()
@@ -134,16 +160,17 @@ class ToData(PairLaw):
 
 
 class Dyadic(PairLaw):
-    """Gaps t - s = 2^-k, k = 0 ... levels - 1, each as likely, at a start s that is a multiple of
-    the gap.
+    """Gaps t - s = 2^-k, k = 0 ... levels - 1, equally likely, s a multiple of the gap.
 
     The grid of shortcut models (Frans et al. 2024, arXiv 2410.12557): halving a jump lands on the
     next finer level.
     """
 
+    label = "two, on a grid"
+
     def __init__(self, levels: int = 7):
         if levels < 1:
-            raise ValueError(f"Dyadic needs at least one level; got {levels}")
+            raise ValueError(f"Dyadic needs at least one level; got levels={levels}")
         self.levels = levels
 
     def sample(
@@ -156,14 +183,14 @@ class Dyadic(PairLaw):
 
 
 class OnGrid(PairLaw):
-    """(k / n, (k + 1) / n): one jump of a sampler of n equal jumps, as in a round of progressive
-    distillation.
-    """
+    """(k / n, (k + 1) / n): one of n equal jumps, as in a round of progressive distillation."""
 
     def __init__(self, n: int):
         if n < 1:
             raise ValueError(f"OnGrid needs at least one jump; got n={n}")
         self.n = n
+        self.to_data = n == 1
+        self.label = "from noise to data" if n == 1 else "two, on a grid"
 
     def sample(
         self, n: int, generator: torch.Generator
@@ -174,12 +201,20 @@ class OnGrid(PairLaw):
 
 
 class Grouped(PairLaw):
-    """Another law's pairs, each for `group` samples side by side, as `MomentMatching` wants them."""
+    """Another law's pairs, each for `group` samples side by side, as `MomentMatching` wants them.
+
+    Raises:
+        ValueError: a group below 1.
+    """
 
     def __init__(self, group: int, law: PairLaw | None = None):
         if group < 1:
-            raise ValueError(f"Grouped needs groups of at least one sample; got {group}")
-        self.group, self.law = group, law or SortedPair()
+            raise ValueError(f"Grouped needs groups of at least one sample; got group={group}")
+        self.group = group
+        self.law = law or SortedPair()
+        self.label = self.law.label
+        self.to_data = self.law.to_data
+        self.takes_times = self.law.takes_times
 
     def sample(
         self, n: int, generator: torch.Generator
@@ -192,31 +227,37 @@ class Grouped(PairLaw):
 
 
 class Mixture(PairLaw):
-    """Each pair from one of several laws, chosen by their weights: where to spend the training.
+    """Each pair from one of several laws, chosen by their weights.
 
     Args:
         laws: of pairs.
         weights: of each, positive; they need not sum to one.
+
+    Raises:
+        ValueError: as many weights as laws are expected, all positive, and no Grouped among the
+            laws, whose groups would be torn apart.
     """
 
     def __init__(self, laws: Sequence[PairLaw], weights: Sequence[float]):
         if len(laws) != len(weights) or not laws or min(weights) <= 0:
             raise ValueError(
-                f"expected one positive weight for each law; got {len(laws)} laws and weights {weights}"
+                "expected one positive weight for each law;"
+                f" got {len(laws)} laws and weights {weights}"
             )
         if any(isinstance(law, Grouped) for law in laws):
             raise ValueError(
                 "Mixture would tear groups apart; put it inside: Grouped(group, Mixture(...))"
             )
-        self.laws, self.weights = laws, tuple(weights)
+        self.laws = laws
+        self.weights = tuple(weights)
+        self.label = " or ".join(dict.fromkeys(law.label for law in laws))
+        self.to_data = all(law.to_data for law in laws)
 
     def sample(
         self, n: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
         weights = torch.tensor(self.weights, dtype=torch.float32, device=generator.device)
         chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
-        drawn = (torch.stack(law.sample(n, generator)) for law in self.laws)
-        s, t = torch.stack(list(drawn))[chosen, :, torch.arange(n, device=generator.device)].unbind(
-            dim=1
-        )
+        drawn = torch.stack([torch.stack(law.sample(n, generator)) for law in self.laws])
+        s, t = drawn[chosen, :, torch.arange(n, device=generator.device)].unbind(dim=1)
         return s, t

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.training.base import Loss, Objective, mean_square
-from steer.training.teachers import Frozen
+from steer.training.target_networks import TeacherTarget
 from steer.training.times import TimeLaw, Uniform
 from steer.training.weightings import Plain, Weighting
 
@@ -22,7 +22,7 @@ class VelocityMatching(Objective):
     """Regression of the velocity on a frozen teacher's, at independent times.
 
     Args:
-        teacher: a FlowMap on the student's path, told the same conditions.
+        teacher: a FlowMap on the student's path, given the same conditions.
         times: law of t; uniform by default.
         weighting: of the residuals, at (t, t).
 
@@ -31,15 +31,15 @@ class VelocityMatching(Objective):
             another shape.
     """
 
+    learns_from = ("a teacher",)
+
     def __init__(
         self, teacher: FlowMap, times: TimeLaw | None = None, weighting: Weighting | None = None
     ):
         super().__init__()
-        self.teacher, self.times, self.weighting = (
-            Frozen(teacher),
-            times or Uniform(),
-            weighting or Plain(),
-        )
+        self.teacher = TeacherTarget(teacher)
+        self.times = times or Uniform()
+        self.weighting = weighting or Plain()
         self.guidance = teacher.guidance
 
     def forward(

@@ -1,7 +1,8 @@
-"""How much each residual counts. A map's residuals range over decades in (s, t), and squares let
-the largest rule.
+"""Weightings of the residuals, which range over decades in (s, t).
 
-weighting(residual, s, t) -> what to average and descend, (B,).
+A squared loss is dominated by large residuals; a weighting says how much each counts.
+
+    weighting(residual, s, t) -> what to average and minimise, (B,).
 """
 
 from abc import ABC, abstractmethod
@@ -20,11 +21,11 @@ class Weighting(nn.Module, ABC):
     def forward(
         self, residual: Float[Tensor, "b"], s: Float[Tensor, "b"], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b"]:
-        """The weighted residuals."""
+        """Weights the residuals."""
 
 
 class Plain(Weighting):
-    """Each as it is."""
+    """No weighting."""
 
     def forward(self, residual: Tensor, s: Tensor, t: Tensor) -> Float[Tensor, "b"]:
         return residual
@@ -34,32 +35,37 @@ class Adaptive(Weighting):
     """sg[(L + eps)^-p] L: large residuals count for less. p = 1/2 is near a pseudo-Huber loss.
 
     It does not move a zero, but it moves the mean of noisy residuals: where the target is random
-    given x (MeanFlow), the
-    minimiser is no longer exactly the conditional mean (Geng et al. 2025, arXiv 2505.13447, use p =
-    1 all the same). In few dimensions it is far from it: on the checkerboard it costs MeanFlow more
-    than a nat at 8 jumps (docs/results.md, 16).
+    given x (MeanFlow), the minimiser is no longer exactly the conditional mean (Geng et al. 2025,
+    arXiv 2505.13447, use p = 1 all the same). In few dimensions it is far from it: on the
+    checkerboard it costs MeanFlow more than a nat at 8 jumps (docs/results.md, 16).
 
     Args:
         p: power.
         eps: added to the residual, which is averaged over the entries of x.
+
+    Raises:
+        ValueError: a negative p, or an eps that is not positive.
     """
 
     def __init__(self, p: float = 1.0, eps: float = 1e-3):
         super().__init__()
         if p < 0 or not eps > 0:
             raise ValueError(f"Adaptive needs p >= 0 and eps > 0; got p={p} and eps={eps}")
-        self.p, self.eps = p, eps
+        self.p = p
+        self.eps = eps
 
     def forward(self, residual: Tensor, s: Tensor, t: Tensor) -> Float[Tensor, "b"]:
         return residual * (residual.detach() + self.eps) ** -self.p
 
 
 class Learned(Weighting):
-    """exp(-w) L + w, w_{s,t} a small network learned with the map: at its best w = log E[L | s, t].
+    """exp(-w) L + w, w_{s,t} a small network learned with the map.
 
-    So every pair of times comes to count alike. (Karras et al. 2024, arXiv 2312.02696; for two
-    times, Boffi et al. 2025, arXiv 2505.18825.) The weight depends on the times alone, so the
-    minimiser in the map is unchanged.
+    At its best w = log E[L | s, t], so that all pairs of times count alike. The weight depends on
+    the times alone, so the minimiser in the map is unchanged.
+
+    References: Karras et al. 2024, arXiv 2312.02696; for two times, Boffi et al. 2025, arXiv
+    2505.18825.
 
     Args:
         features: cosines of each time that w reads.

@@ -1,5 +1,6 @@
-"""Objectives that tilt a map: objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss,
-one paper per file.
+"""Objectives that tilt a flow map by a reward, and low-rank adapters to tune; one paper a file.
+
+objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss
 """
 
 from steer.discovery import lazy

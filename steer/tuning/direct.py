@@ -1,21 +1,20 @@
-"""Direct reward gradients: differentiate the reward of a clean sample through the last moves that
-made it.
+"""Direct reward gradients: the reward of a clean sample, differentiated through its last moves.
 
     L = -E[scale r(z)] + penalty E int |v - v_base|^2 dt + consistency L_map(z),
 
-z = the end of a rollout of the model being tuned, v what it moves by (see `rollouts`). With
+z = the end of a rollout of the model being tuned, v the velocity it moves by (see `rollouts`). With
 `Jumps(1)` that is the flow map's look-ahead X_{s,1}(x_s), one forward and one backward of the
 network; with `EulerSteps(N, last=K)` it is DRaFT-K on an N-step sampler.
 
-Reward gradients move only the jumps they pass through, and the penalty holds those same jumps near
-the base. What keeps the map a map is L_map, a training objective on the model's own samples z: the
-diagonal learns the velocity of the tuned law by flow matching on renoised z, and the jumps learn to
-follow the diagonal. So few jumps and many steps go on agreeing, some updates behind: let the reward
-settle, and go on until they do. (A penalty on the diagonal would hold many steps at the base while
-one jump leaves it.)
+Reward gradients move only the jumps they pass through, and the penalty keeps those same jumps near
+the base. What keeps the map a flow map is L_map, a training objective on the model's own samples z:
+the diagonal learns the velocity of the tuned distribution by flow matching on renoised z, and the
+jumps learn to follow the diagonal. So few jumps and many steps go on agreeing, some updates behind:
+let the reward settle, and go on until they do. (A penalty on the diagonal would keep many steps at
+the base while one jump leaves it.)
 
-The penalty slows the way, and does not make the result the tilted law. This is a maximiser: stop by
-a held-out reward.
+The penalty slows the ascent, and does not make the result the tilted distribution. This is a
+maximiser: stop by a held-out reward.
 
 References: Clark et al. 2024, arXiv 2309.17400 (DRaFT); Prabhudesai et al. 2023, arXiv 2310.03739
 (AlignProp).
@@ -35,9 +34,11 @@ from steer.tuning.rollouts import Jumps, Rollout
 __all__ = ["Direct"]
 
 
+GRADIENT_FREE = "samplers.BestOfN, or UnguidedTilting"  # instead, for rewards without a gradient
+
+
 class Direct(TuningObjective):
-    """Ascends the reward through a rollout, with a penalty to the base and a term that keeps the
-    map consistent.
+    """Ascends the reward through a rollout, with a penalty to the base and a consistency term.
 
     Args:
         rollout: how samples are made and where gradients flow; Jumps(1), the one-jump look-ahead,
@@ -48,9 +49,14 @@ class Direct(TuningObjective):
             of the network.
         share: part of the batch that penalty and consistency are estimated on, to save evaluations:
             one sample in every round(1 / share).
+
+    Raises:
+        ValueError: settings out of range; when called, a reward without a gradient.
+        NonFiniteReward: when called, or in the backward pass, naming the sample.
     """
 
     claim: Claim = "maximiser"
+    needs_gradient = True
 
     def __init__(
         self,
@@ -63,14 +69,13 @@ class Direct(TuningObjective):
         super().__init__()
         if penalty < 0 or consistency < 0 or not 0 < share <= 1:
             raise ValueError(
-                f"Direct needs penalty and consistency >= 0 and share in (0, 1]; got {penalty}, {consistency}, {share}"
+                "Direct needs penalty and consistency >= 0 and share in (0, 1];"
+                f" got penalty={penalty}, consistency={consistency}, share={share}"
             )
-        self.rollout, self.penalty, self.consistency, self.share = (
-            rollout or Jumps(),
-            penalty,
-            consistency,
-            share,
-        )
+        self.rollout = rollout or Jumps()
+        self.penalty = penalty
+        self.consistency = consistency
+        self.share = share
         self.objective = objective or Joint(FlowMatching(), Semigroup(), diag_fraction=0.5)
 
     def forward(
@@ -84,27 +89,27 @@ class Direct(TuningObjective):
         step: int,
     ) -> Loss:
         if not tilt.differentiable:
-            raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or UnguidedTilting"))
+            raise ValueError(no_gradient(tilt.reward, GRADIENT_FREE))
         rolled = self.rollout(flow_map, x0, cond, generator)
         z = rolled.z
         gain = tilt(z, cond, 1.0)
         if not gain.requires_grad:
-            raise ValueError(no_gradient(tilt.reward, "samplers.BestOfN, or UnguidedTilting"))
+            raise ValueError(no_gradient(tilt.reward, GRADIENT_FREE))
         z.register_hook(lambda g: check_finite(g, f"the gradient of {name_of(tilt.reward)}", 1.0))
-        loss, terms = -gain.mean(), {"tilt": gain.detach().mean()}
+        loss = -gain.mean()
+        terms = {"tilt": gain.detach().mean()}
 
-        rows = slice(
-            None, None, round(1 / self.share)
-        )  # spread, since a rollout may treat parts of the batch differently
+        # spread, since a rollout may treat parts of the batch differently
+        indices = slice(None, None, round(1 / self.share))
         if self.penalty > 0:
-            energy = self.rollout.energy(flow_map, base, rolled, rows, cond, generator).mean()
-            loss, terms["energy"] = loss + self.penalty * energy, energy.detach()
-        own, cond = z[rows].detach(), None if cond is None else cond[rows]
+            energy = self.rollout.energy(flow_map, base, rolled, indices, cond, generator).mean()
+            loss = loss + self.penalty * energy
+            terms["energy"] = energy.detach()
         if self.consistency > 0:
+            own = z[indices].detach()
+            own_cond = None if cond is None else cond[indices]
             fresh = torch.randn(own.shape, generator=generator, device=own.device, dtype=own.dtype)
-            map_loss = self.objective(flow_map, fresh, own, cond, generator, step)
-            loss, terms["consistency"] = (
-                loss + self.consistency * map_loss.total,
-                map_loss.total.detach(),
-            )
+            map_loss = self.objective(flow_map, fresh, own, own_cond, generator, step)
+            loss = loss + self.consistency * map_loss.total
+            terms["consistency"] = map_loss.total.detach()
         return Loss(loss, terms)

@@ -4,7 +4,7 @@
 
 A layer trains r (m + n) numbers instead of m n: a hundredth where m = n = 200 r, but 10.9 % of the
 shipped map at r = 8, whose layers are narrow. The sum W' is formed in every forward, as a
-parametrisation of the weight (`torch.nn.utils. parametrize`), so that whatever reads a weight gets
+parametrisation of the weight (`torch.nn.utils.parametrize`), so that whatever reads a weight gets
 the adapted one: attention that is a single function of its weights too, in forward mode and under
 `recompute`. It costs the memory of one more copy of the weights, and no more.
 
@@ -33,17 +33,18 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class LowRank(nn.Module):
-    """W -> W + (alpha / r) B A for one weight W (m, *n), taken as a matrix (m, n); a and b in
-    float32 or better.
+    """W -> W + (alpha / r) B A for one weight W (m, *n), taken as a matrix (m, n).
+
+    The factors a (r, n) and b (m, r) are in float32 or better.
     """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float):
         super().__init__()
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        self.rank, self.alpha = rank, alpha
-        self.a = nn.Parameter(
-            torch.empty(rank, weight[0].numel(), dtype=dtype, device=weight.device)
-        )
+        n = weight[0].numel()
+        self.rank = rank
+        self.alpha = alpha
+        self.a = nn.Parameter(torch.empty(rank, n, dtype=dtype, device=weight.device))
         self.b = nn.Parameter(torch.zeros(len(weight), rank, dtype=dtype, device=weight.device))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
@@ -53,15 +54,14 @@ class LowRank(nn.Module):
 
 
 class Place(NamedTuple):
-    """A weight that is, or may be, adapted: its layer and what the layer calls it."""
+    """A weight that is, or may be, adapted: its layer and its name there."""
 
     layer: nn.Module
     weight: str
 
 
 def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -> ResidualMap:
-    """Freezes the map's network and puts a trainable rank-r update on its weight matrices, in
-    place.
+    """Freezes a map's network and puts trainable rank-r updates on its weight matrices, in place.
 
     These are the weights of linear, bilinear, convolution (of any dimension, transposed or not) and
     embedding layers, and the projections of nn.MultiheadAttention. Vectors (biases, norms) are
@@ -69,7 +69,7 @@ def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -
     own, a recurrent layer, a weight that several layers share.
 
     Args:
-        flow_map: the map to tune; its law is unchanged until the adapters learn.
+        flow_map: the map to tune; its samples are unchanged until the adapters learn.
         rank: r.
         alpha: the update is scaled by alpha / r; alpha = r by default.
 
@@ -79,7 +79,7 @@ def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -
     """
     if rank < 1:
         raise ValueError(
-            f"LoRA needs a rank of at least 1; got {rank}. For full weights, leave it out"
+            f"LoRA needs a rank of at least 1; got rank={rank}; for full weights, leave it out"
         )
     if has_lora(flow_map):
         raise ValueError(
@@ -88,7 +88,8 @@ def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -
     places = known(flow_map.network)
     if not places:
         raise ValueError(
-            "LoRA finds no linear, convolution, embedding or attention layer in the network; tune it in full"
+            "LoRA finds no linear, convolution, embedding or attention layer in the network; tune"
+            " it in full"
         )
     if left := left_out(flow_map.network, places):
         names = ", ".join(left[:SHOWN]) + (", ..." if len(left) > SHOWN else "")
@@ -104,7 +105,7 @@ def add_lora(flow_map: ResidualMap, rank: int = 8, alpha: float | None = None) -
 
 
 def without_lora(flow_map: Module) -> Module:
-    """The map with its adapters merged into plain weights, in place; the same map if it has none."""
+    """Merges a map's adapters into plain weights, in place; a map without any is left as it is."""
     for layer in {id(place.layer): place.layer for place in adapted(flow_map).values()}.values():
         merge(layer)
     return flow_map
@@ -117,7 +118,7 @@ def has_lora(flow_map: nn.Module) -> bool:
 
 # --- adapters apart from their map --------------------------------------------------------------
 def adapters(flow_map: nn.Module) -> dict[str, Tensor]:
-    """The adapters alone: "network.first.weight.a", "network.first.weight.b" and so on."""
+    """Collects the adapters alone: "network.first.weight.a", "network.first.weight.b" and so on."""
     found: dict[str, Tensor] = {}
     for name, place in adapted(flow_map).items():
         update = low_rank(place)
@@ -127,7 +128,7 @@ def adapters(flow_map: nn.Module) -> dict[str, Tensor]:
 
 
 def settings(flow_map: nn.Module) -> dict[str, float]:
-    """Rank and alpha of a map's adapters."""
+    """Reads rank and alpha of a map's adapters."""
     update = next(low_ranks(flow_map))
     return {"rank": update.rank, "alpha": update.alpha}
 
@@ -156,7 +157,7 @@ def put_adapters(
 
 # --- which weights ------------------------------------------------------------------------------
 def known(network: nn.Module) -> dict[str, Place]:
-    """The weights that can be adapted, by name."""
+    """Finds the weights that can be adapted, by name."""
     uses = Counter(id(weight) for _, weight in network.named_parameters(remove_duplicate=False))
     found = {}
     for name, layer in network.named_modules():
@@ -170,7 +171,7 @@ def known(network: nn.Module) -> dict[str, Place]:
 
 
 def matrices(layer: nn.Module) -> tuple[str, ...]:
-    """What a layer calls the matrices that it multiplies by, for the kinds of layer that are known."""
+    """Names the matrices that a layer multiplies by, for the known kinds of layer."""
     match layer:
         case nn.Linear() | nn.Bilinear() | _ConvNd():
             return ("weight",)
@@ -182,7 +183,7 @@ def matrices(layer: nn.Module) -> tuple[str, ...]:
 
 
 def left_out(network: nn.Module, places: Mapping[str, Place]) -> list[str]:
-    """Names of the matrices that are not among the places. What has one side only is a vector."""
+    """Names the matrices that are not among the places; what has one side only is a vector."""
     return [
         name
         for name, weight in network.named_parameters()
@@ -214,7 +215,7 @@ def merge(layer: nn.Module) -> None:
 
 
 def adapted(module: nn.Module) -> dict[str, Place]:
-    """The weights that have an update, by name."""
+    """Finds the weights that have an update, by name."""
     return {
         f"{name}.{weight}" if name else weight: Place(layer, weight)
         for name, layer in module.named_modules()
@@ -225,11 +226,11 @@ def adapted(module: nn.Module) -> dict[str, Place]:
 
 
 def low_rank(place: Place) -> LowRank:
-    """The update of a weight that has one."""
+    """Returns the update of a weight that has one."""
     updates: Any = place.layer.parametrizations
     return updates[place.weight][-1]
 
 
 def low_ranks(module: nn.Module) -> Iterator[LowRank]:
-    """All updates of a module."""
+    """Iterates over the updates of a module."""
     return (part for part in module.modules() if isinstance(part, LowRank))

@@ -1,4 +1,4 @@
-"""What every tuning objective is."""
+"""The interface of tuning objectives."""
 
 from abc import ABC, abstractmethod
 
@@ -15,15 +15,18 @@ __all__ = ["TuningObjective"]
 
 
 class TuningObjective(nn.Module, ABC):
-    """objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss, for noise x0 (B, *shape)
-    and a frozen base.
+    """A tuning loss: objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss.
 
-    A module, so that what it learns or keeps beside the map is trained and saved with it. `claim`
-    says what the tuned model becomes: "maximiser" of the reward, "exact" or "biased" for the tilted
-    law.
+    It is a module, so that what it learns or keeps beside the map is trained and saved with it.
+
+    Attributes:
+        claim: what the tuned model becomes: a "maximiser" of the reward, or "exact" or "biased" for
+            the tilted distribution.
+        needs_gradient: whether it differentiates the reward.
     """
 
     claim: Claim
+    needs_gradient: bool
 
     @abstractmethod
     def forward(
@@ -36,4 +39,14 @@ class TuningObjective(nn.Module, ABC):
         generator: torch.Generator,
         step: int,
     ) -> Loss:
-        """The loss on one batch at a training step; all randomness from the generator."""
+        """Computes the loss of one batch, all randomness from the generator.
+
+        Args:
+            flow_map: the map being tuned.
+            base: the map it started from, frozen.
+            tilt: the reward and its scale.
+            x0: noise.
+            cond: conditions.
+            generator: the source of all randomness.
+            step: the training step.
+        """

@@ -1,15 +1,14 @@
-"""The flow map of one Gaussian on the straight path, as the network of a ResidualMap: exact,
-smooth, three parameters.
-"""
+"""The flow map of one Gaussian on the straight path: exact, smooth, with three parameters."""
 
 import torch
 from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.training import Held, MomentMatching, Pairs
+from steer.training import Pairs, Target
 
-MEAN, STD = (1.0, -0.5), 0.6
+MEAN = (1.0, -0.5)
+STD = 0.6
 
 
 class AverageVelocity(nn.Module):
@@ -60,15 +59,10 @@ def generator(seed=0):
 
 
 def residual(objective, student, drawn, cond=None, seed=0, teacher=None, step=0):
-    """An off-diagonal objective on drawn = (x0, x1, s, t); the student believes itself, or a
-    teacher.
-    """
-    if isinstance(objective, MomentMatching):
-        x0, x1, s, t = drawn
-        drawn = (
-            x0,
-            x1,
-            *(time[:: objective.group].repeat_interleave(objective.group) for time in (s, t)),
-        )
-    held = Held(*[teacher or student] * 2)
-    return objective(student, held, Pairs(*drawn, cond, step), generator(seed))
+    """An off-diagonal objective on drawn = (x0, x1, s, t), its target the student or a teacher."""
+    x0, x1, s, t = drawn
+    group = objective.group
+    if group > 1:
+        s, t = (time[::group].repeat_interleave(group) for time in (s, t))
+    target = Target(teacher or student, teacher or student)
+    return objective(student, target, Pairs(x0, x1, s, t, cond, step), generator(seed))

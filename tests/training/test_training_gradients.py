@@ -1,4 +1,4 @@
-"""The gradient of every loss against finite differences, and the check that trainings begin with."""
+"""The gradient of every loss against finite differences, and the check before a training."""
 
 import copy
 import math
@@ -18,8 +18,8 @@ from steer.loops import MapTraining, quiet
 from steer.networks import ClassCondition, GroupNorm, LayerNorm, Mlp, Transformer, UNet
 from steer.training import (
     METHODS,
-    Average,
     AverageLagrangian,
+    EmaTarget,
     FiniteDifference,
     FlowMapMatching,
     FlowMatching,
@@ -27,6 +27,7 @@ from steer.training import (
     Lagrangian,
     Learned,
     Semigroup,
+    UncheckedGradient,
     WrongGradient,
     check_gradient,
     named,
@@ -103,7 +104,7 @@ def test_so_is_that_of_every_derivative_with_weights_learned_beside_it(make, der
         FlowMatching(weighting=Learned(4)),
         make(derivative),
         0.5,
-        velocity=Average(flow_map, 0.9),
+        velocity=EmaTarget(flow_map, 0.9),
         weighting=Learned(4),
     )
     assert check_gradient(objective, flow_map, points()).error < 1e-9
@@ -163,7 +164,9 @@ class Network(nn.Module):
 
     def __init__(self, middle, dtype=None):
         super().__init__()
-        self.first, self.middle, self.last = nn.Linear(4, 16), middle, nn.Linear(16, 2)
+        self.first = nn.Linear(4, 16)
+        self.middle = middle
+        self.last = nn.Linear(16, 2)
         self.dtype = dtype
         nn.init.zeros_(self.last.weight)
 
@@ -220,7 +223,7 @@ def test_an_operation_between_layers_is_named_by_the_module_it_is_in():
 
 
 def test_torchs_own_layer_norm_is_found_where_it_is_wrong():
-    """Of torch 2.14 on a CPU. Where a later torch has put it right, this test says so by passing."""
+    """On torch 2.14 on a CPU; on a later torch that has corrected it, the check passes."""
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     alone = compare_layer(nn.LayerNorm(8).double(), (x,), {}, tangent=True)
     flow_map = plane(Network(nn.LayerNorm(16)))
@@ -235,13 +238,13 @@ def test_torchs_own_layer_norm_is_found_where_it_is_wrong():
 
 
 def test_a_random_error_of_any_size_is_told_from_none():
-    """By hand: 10 is 1 % off 9.9 along a direction of size 5; and a doubt of .02 would excuse it."""
+    """10 against 9.9 is an error of .1, 2 % of the size 5, unless the differences' doubt is .02."""
     assert Comparison(10.0, 9.9, 5.0, 1e-9).wrong
     assert Comparison(10.0, 9.9, 5.0, 1e-9).error == pytest.approx(0.02)
     assert not Comparison(10.0, 9.9, 5.0, 0.02).wrong
 
 
-class Held(nn.Module):
+class Stopped(nn.Module):
     """A layer with a gradient that is stopped on purpose."""
 
     def forward(self, x):
@@ -250,7 +253,7 @@ class Held(nn.Module):
 
 @pytest.mark.parametrize(
     "middle",
-    [nn.ReLU(), nn.Dropout(0.5), Held(), nn.GELU(), LayerNorm(16), nn.GroupNorm(4, 16)],
+    [nn.ReLU(), nn.Dropout(0.5), Stopped(), nn.GELU(), LayerNorm(16), nn.GroupNorm(4, 16)],
     ids=lambda m: type(m).__name__,
 )
 @pytest.mark.parametrize("off", [Lagrangian(), training.MeanFlow()], ids=["lagrangian", "meanflow"])
@@ -271,14 +274,17 @@ def test_what_cannot_be_copied_or_run_in_float64_is_not_judged():
         def forward(self, x):
             return torch.nn.functional.linear(x, torch.eye(16, dtype=torch.float32))
 
-    assert check_gradient(FlowMatching(), plane(Network(Single())), points()) is None
+    with pytest.raises(UncheckedGradient, match=r"RuntimeError: .*dtype") as error:
+        check_gradient(FlowMatching(), plane(Network(Single())), points())
+    assert isinstance(error.value.__cause__, RuntimeError)
 
 
 def test_it_changes_and_consumes_nothing():
     flow_map = plane(Network(nn.Dropout(0.5)))
-    objective = Joint(FlowMatching(), Semigroup(), jumps=Average(flow_map))
+    objective = Joint(FlowMatching(), Semigroup(), jumps=EmaTarget(flow_map))
     before = copy.deepcopy((flow_map.state_dict(), objective.state_dict()))
-    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    state = torch.get_rng_state()
+    dtype = torch.get_default_dtype()
     first, second = (check_gradient(objective, flow_map, points()) for _ in range(2))
     assert first == second
     assert torch.equal(torch.get_rng_state(), state)
@@ -297,8 +303,8 @@ def test_differences_hold_constant_what_autograd_does():
 
     def loss():
         with torch.no_grad():
-            held = torch.sin(w)
-        return (w * w.detach() + held * w + w**2).sum()
+            constant = torch.sin(w)
+        return (w * w.detach() + constant * w + w**2).sum()
 
     found = compare(loss, [w])
     assert found.error < 1e-10
@@ -363,7 +369,8 @@ def test_checked_trainings_end_with_the_same_bits(precision):
         loop = MapTraining(flow_map, objective, check_gradient=check, lr=0.01)
         return fit(loop, 3, precision=precision).flow_map.state_dict()
 
-    with_it, without = weights(True), weights(False)
+    with_it = weights(True)
+    without = weights(False)
     assert all(torch.equal(with_it[name], without[name]) for name in with_it)
 
 
@@ -374,8 +381,12 @@ def test_a_training_that_could_not_be_checked_says_so():
                 raise RuntimeError("no float64 here")
             return x
 
-    with pytest.warns(UserWarning, match="not compared with a finite difference"):
+    with pytest.warns(UserWarning, match="not compared") as warned:
         fit(MapTraining(plane(Network(Odd())), FlowMatching(), lr=0.1))
+    (says,) = (str(each.message) for each in warned if "not compared" in str(each.message))
+    assert "RuntimeError: no float64 here" in says
+    assert "check_gradient=False" in says
+    assert "\n" not in says
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not compared")
         fit(MapTraining(plane(Network(Odd())), FlowMatching(), check_gradient=False, lr=0.1))
@@ -386,8 +397,9 @@ def test_a_training_that_could_not_be_checked_says_so():
 
 @pytest.mark.parametrize("samples", [1, 2])
 def test_one_sample_trains_under_autocast_as_several_do(samples):
-    """A single sample's memory counts as channels first, where the tangent of torch's group norm is
-    not rounded to bfloat16 with its value.
+    """The memory of a single sample counts as channels first.
+
+    There the tangent of torch's group norm is not rounded to bfloat16 with its value.
     """
     torch.manual_seed(0)
     flow_map = ResidualMap(UNet(1, (8,), 1), Linear())
@@ -419,8 +431,9 @@ def test_a_group_norm_rounds_its_tangent_with_its_value(layout):
 def test_an_average_moves_in_bfloat16_as_in_float32():
     """A thousandth of the way at a time: bfloat16 would stay where it is."""
     student = plane().bfloat16()
-    teacher = Average(student, decay=0.999).bfloat16()
-    expected, first = None, [p.detach().float() for p in student.parameters()]
+    teacher = EmaTarget(student, decay=0.999).bfloat16()
+    expected = None
+    first = [p.detach().float() for p in student.parameters()]
     for step in range(200):
         asked = teacher(student, step)
         now = [p.detach().float() for p in student.parameters()]
@@ -443,13 +456,14 @@ def test_an_average_moves_in_bfloat16_as_in_float32():
 
 def test_an_average_follows_a_training_in_true_bfloat16():
     flow_map = plane()
-    objective = Joint(FlowMatching(), Semigroup(), 0.5, jumps=Average(flow_map, 0.999))
+    objective = Joint(FlowMatching(), Semigroup(), 0.5, jumps=EmaTarget(flow_map, 0.999))
     start = copy.deepcopy(objective.jumps.flow_map.state_dict())
     loop = fit(MapTraining(flow_map, objective, lr=0.1), 20, precision="bf16-true")
     moved = objective.jumps.flow_map.state_dict()
     assert next(loop.flow_map.parameters()).dtype == torch.bfloat16
     for name, weight in loop.flow_map.named_parameters():
-        way, whole = moved[name] - start[name], weight.detach().float() - start[name]
+        way = moved[name] - start[name]
+        whole = weight.detach().float() - start[name]
         assert (
             0.002 < way.norm() / whole.norm() < 0.02
         )  # of 20 steps of a thousandth, later ones less
@@ -457,6 +471,6 @@ def test_an_average_follows_a_training_in_true_bfloat16():
 
 def test_an_average_in_float64_stays_there_and_is_asked_itself():
     student = exact_map()
-    teacher = Average(student, 0.9)
+    teacher = EmaTarget(student, 0.9)
     assert teacher(student, 0) is teacher.flow_map
     assert next(teacher.flow_map.parameters()).dtype == torch.float64

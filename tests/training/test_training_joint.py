@@ -25,7 +25,10 @@ class Diagonal(Objective):
     """Notes what it is given and returns the mean of x1's first entry."""
 
     def forward(self, flow_map, x0, x1, cond, generator, step):
-        self.x0, self.x1, self.cond, self.step = x0, x1, cond, step
+        self.x0 = x0
+        self.x1 = x1
+        self.cond = cond
+        self.step = step
         return Loss(x1[:, 0].mean(), {"diagonal": x1[:, 0].mean().detach()})
 
 
@@ -34,15 +37,17 @@ class Off(PairObjective):
 
     x1 = None
 
-    def __call__(self, student, held, pairs, generator):
+    def __call__(self, student, target, pairs, generator):
         self.x0, self.x1, self.s, self.t, self.cond = pairs[:5]
-        self.held = held
+        self.target = target
         return 10 * pairs.x1[:, 0]
 
 
 def split(batch, **settings):
-    step, cond = settings.pop("step", 0), settings.pop("cond", None)
-    diagonal, off = Diagonal(), Off()
+    step = settings.pop("step", 0)
+    cond = settings.pop("cond", None)
+    diagonal = Diagonal()
+    off = Off()
     x1 = torch.arange(batch, dtype=torch.float64)[:, None].expand(batch, 2)
     loss = Joint(diagonal, off, **settings)(exact_map(), -x1, x1, cond, generator(), step)
     return diagonal, off, loss
@@ -62,9 +67,7 @@ def split(batch, **settings):
     ],
 )
 def test_the_batch_is_split_by_the_fraction(batch, fraction, on_the_diagonal):
-    """Each sample goes to one side; below 1 the rest is never left empty, as long as there are two
-    samples.
-    """
+    """Each sample goes to one side; below 1 the rest of at least two samples is never empty."""
     diagonal, off, _ = split(batch, diag_fraction=fraction)
     assert len(diagonal.x1) == on_the_diagonal
     seen = diagonal.x1 if off.x1 is None else torch.cat((diagonal.x1, off.x1))
@@ -128,7 +131,8 @@ def test_all_chance_is_the_generators(off):
 
 
 def test_every_parameter_of_the_map_is_taught():
-    flow_map, (x0, x1, _, _) = exact_map(std=0.9, bend=0.3, lean=0.2), pairs(32)
+    flow_map = exact_map(std=0.9, bend=0.3, lean=0.2)
+    x0, x1, _, _ = pairs(32)
     Joint(FlowMatching(), Lagrangian())(flow_map, x0, x1, None, generator(), 0).total.backward()
     assert all(p.grad.abs().min() > 0 for p in flow_map.parameters())
 

@@ -1,11 +1,13 @@
-"""What objectives share: teachers, weightings, laws of pairs, couplings."""
+"""The parts of objectives: target networks, weightings, laws of pairs, couplings."""
 
 import copy
+import inspect
 import itertools
 import math
 
 import pytest
 import torch
+from every import LAWS, concrete, numbered
 from exact_map import exact_map, generator, pairs, residual
 
 from steer.flow_map import FlowMap, OdeMap, ResidualMap
@@ -19,43 +21,56 @@ from steer.networks import Mlp
 from steer.training import (
     Adaptive,
     AnyPair,
-    Average,
     Dyadic,
+    EmaTarget,
     FlowMatching,
-    Frozen,
     Grouped,
     Joint,
     Lagrangian,
     Learned,
+    LogitNormal,
     Loss,
     Mixture,
     Objective,
     OnGrid,
     OptimalTransport,
-    Own,
     Plain,
     Posterior,
+    SelfTarget,
     Semigroup,
     SigmoidAlpha,
+    TargetNetwork,
+    TeacherTarget,
     ToData,
     VelocityMatching,
 )
 
-# Teachers
+# Target networks
 
 
 def weights(flow_map):
     return torch.cat([p.detach().flatten() for p in flow_map.parameters()])
 
 
-def test_own_weights_are_the_students():
+def test_a_self_target_is_the_student():
     student = exact_map()
-    assert Own()(student, 3) is student
+    assert SelfTarget()(student, 3) is student
+
+
+@pytest.mark.parametrize("network", concrete(TargetNetwork), ids=lambda c: c.__name__)
+def test_a_target_network_gives_a_map_and_says_whose(network):
+    student = exact_map()
+    copied = "flow_map" in inspect.signature(network).parameters
+    target = network(exact_map()) if copied else network()
+    assert isinstance(target(student, 0), FlowMap)
+    assert target.source
+    assert not any(p.requires_grad for p in target.parameters())
 
 
 def test_an_average_is_that_of_the_steps_however_often_it_is_asked():
     student = exact_map()
-    teacher, expected = Average(student, decay=0.9), None
+    teacher = EmaTarget(student, decay=0.9)
+    expected = None
     for step in range(4):
         with torch.no_grad():
             student.network.bend += 1.0
@@ -68,19 +83,20 @@ def test_an_average_is_that_of_the_steps_however_often_it_is_asked():
 
 def test_an_average_resumes_from_what_was_saved():
     student = exact_map()
-    objective = Joint(FlowMatching(), Lagrangian(), velocity=Average(student, decay=0.5))
+    objective = Joint(FlowMatching(), Lagrangian(), velocity=EmaTarget(student, decay=0.5))
     objective.velocity(student, 0)
     with torch.no_grad():
         student.network.bend += 1.0
-    again = Joint(FlowMatching(), Lagrangian(), velocity=Average(exact_map(std=2.0), decay=0.5))
+    again = Joint(FlowMatching(), Lagrangian(), velocity=EmaTarget(exact_map(std=2.0), decay=0.5))
     again.load_state_dict(objective.state_dict())
     for o in (objective, again):
         assert o.velocity(student, 1).network.bend == 0.5
 
 
 def test_a_frozen_teacher_is_neither_trained_nor_saved():
-    teacher, student = exact_map(std=1.5), exact_map()
-    objective = Joint(None, Lagrangian(), velocity=Frozen(teacher))
+    teacher = exact_map(std=1.5)
+    student = exact_map()
+    objective = Joint(None, Lagrangian(), velocity=TeacherTarget(teacher))
     assert objective.state_dict() == {}
     assert list(objective.parameters()) == []
     x0, x1, _, _ = pairs(32)
@@ -93,7 +109,7 @@ def test_a_teacher_on_another_path_is_refused_with_the_way_to_convert_it():
     teacher = ResidualMap(exact_map().network, Trigonometric())
     x0, x1, _, _ = pairs(8)
     for objective in (
-        Joint(None, Lagrangian(), velocity=Frozen(teacher)),
+        Joint(None, Lagrangian(), velocity=TeacherTarget(teacher)),
         VelocityMatching(teacher),
     ):
         with pytest.raises(
@@ -106,14 +122,15 @@ def test_an_average_is_quiet_and_copies_buffers():
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.exact, self.dropout = exact_map().network, torch.nn.Dropout(0.5)
+            self.exact = exact_map().network
+            self.dropout = torch.nn.Dropout(0.5)
             self.register_buffer("seen", torch.zeros(1))
 
         def forward(self, x, s, t, cond=None):
             return self.dropout(self.exact(x, s, t))
 
     student = ResidualMap(Network(), exact_map().schedule)
-    objective = Joint(FlowMatching(), Semigroup(), jumps=Average(student)).train()
+    objective = Joint(FlowMatching(), Semigroup(), jumps=EmaTarget(student)).train()
     student.network.seen += 5.0
     teacher = objective.jumps(student, 0)
     assert not teacher.network.dropout.training
@@ -126,14 +143,16 @@ def test_an_average_of_another_build_is_refused():
     wrong = ResidualMap(torch.nn.Linear(2, 2), exact_map().schedule)
     with pytest.raises(
         ValueError,
-        match=r"^Average was given another map .*: network\.bend should be \(\) and is nothing",
+        match=r"^EmaTarget .*network\.bend should be \(\) and is nothing",
     ):
-        Average(wrong)(exact_map(), 0)
+        EmaTarget(wrong)(exact_map(), 0)
 
 
 def test_a_frozen_student_is_refused():
     student = exact_map()
-    objective = Joint(None, Lagrangian(), velocity=Frozen(OdeMap(student, student.schedule, 4)))
+    objective = Joint(
+        None, Lagrangian(), velocity=TeacherTarget(OdeMap(student, student.schedule, 4))
+    )
     x0, x1, _, _ = pairs(8)
     with pytest.raises(
         ValueError, match=r"the frozen teacher is the student itself; give it copy\.deepcopy"
@@ -141,26 +160,24 @@ def test_a_frozen_student_is_refused():
         objective(student, x0, x1, None, generator(), 0)
 
 
-# Guidance that is baked in
+# Guidance of the teacher
 
 
 class TwoLaws(torch.nn.Module):
-    """The exact map of one Gaussian when told label 1, of another when told nothing."""
+    """The exact map of one Gaussian with a condition, of another without."""
 
     def __init__(self):
         super().__init__()
-        self.told, self.untold = (
-            exact_map(mean=(2.0, 0.0)).network,
-            exact_map(mean=(0.0, 0.0)).network,
-        )
+        self.with_cond = exact_map(mean=(2.0, 0.0)).network
+        self.without = exact_map(mean=(0.0, 0.0)).network
 
     def forward(self, x, s, t, cond=None):
-        return self.untold(x, s, t) if cond is None else self.told(x, s, t)
+        return self.without(x, s, t) if cond is None else self.with_cond(x, s, t)
 
 
 def test_guidance_is_remembered_by_objective_and_map_and_not_applied_twice():
     teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
-    assert Joint(None, Lagrangian(), velocity=Frozen(teacher)).guidance == 3.0
+    assert Joint(None, Lagrangian(), velocity=TeacherTarget(teacher)).guidance == 3.0
     assert Joint(VelocityMatching(teacher), Semigroup()).guidance == 3.0
     assert Joint(FlowMatching(), Semigroup()).guidance == 1.0
     guided = ResidualMap(exact_map().network, exact_map().schedule, guidance=3.0)
@@ -173,7 +190,7 @@ def test_a_guided_velocity_beside_a_diagonal_from_data_is_refused():
     with pytest.raises(
         ValueError, match=r"guided by 3\.0 and the diagonal one guided by 1\.0.*VelocityMatching"
     ):
-        Joint(FlowMatching(), Lagrangian(), velocity=Frozen(teacher))
+        Joint(FlowMatching(), Lagrangian(), velocity=TeacherTarget(teacher))
 
 
 def test_guidance_is_remembered_through_whatever_wraps_the_map():
@@ -190,18 +207,16 @@ def test_guidance_is_remembered_through_whatever_wraps_the_map():
     assert [flow_map.guidance for flow_map in wrapped] == [3.0] * len(wrapped)
     objective = Joint(VelocityMatching(guided), Semigroup())
     assert OptimalTransport(objective).guidance == Posterior(objective).guidance == 3.0
-    assert Joint(None, Semigroup(), jumps=Frozen(guided)).guidance == 3.0
+    assert Joint(None, Semigroup(), jumps=TeacherTarget(guided)).guidance == 3.0
     with pytest.raises(ValueError, match=r"guided by 3\.0 and the diagonal one guided by 1\.0"):
-        Joint(FlowMatching(), Semigroup(), jumps=Frozen(guided))
+        Joint(FlowMatching(), Semigroup(), jumps=TeacherTarget(guided))
 
 
 def test_a_guided_teacher_teaches_its_guided_velocity():
-    """Of two Gaussians that differ in the mean alone, the guided one is a third, with mean w times
-    as far.
-    """
+    """Of Gaussians that differ in the mean alone, guidance gives one with mean w times as far."""
     teacher = ClassifierFree(ResidualMap(TwoLaws(), exact_map().schedule), weight=3.0)
     x0, x1, _, _ = pairs(64)
-    objective = Joint(VelocityMatching(teacher), Lagrangian(), 0.5, velocity=Frozen(teacher))
+    objective = Joint(VelocityMatching(teacher), Lagrangian(), 0.5, velocity=TeacherTarget(teacher))
     loss = objective(exact_map(mean=(6.0, 0.0)), x0, x1, torch.ones(64), generator(), 0)
     assert loss.total < 1e-20
     assert objective(exact_map(mean=(2.0, 0.0)), x0, x1, torch.ones(64), generator(), 0).total > 0.1
@@ -220,10 +235,9 @@ def test_adaptive_weights_by_hand():
 
 
 def test_learned_weights_start_plain_and_end_at_the_logarithm_of_the_residual():
-    """Residuals of two sizes at two pairs of times: w tends to their logarithms, and each then
-    counts 1 + log L.
-    """
-    weighting, sizes = Learned().double(), torch.tensor([0.01, 4.0], dtype=torch.float64)
+    """Residuals of two sizes at two pairs of times: w tends to log L, the term to 1 + log L."""
+    weighting = Learned().double()
+    sizes = torch.tensor([0.01, 4.0], dtype=torch.float64)
     s, t = torch.tensor([[0.1, 0.6], [0.9, 0.7]], dtype=torch.float64)
     torch.testing.assert_close(weighting(sizes, s, t), sizes)
     optimizer = torch.optim.Adam(weighting.parameters(), 0.02)
@@ -270,9 +284,25 @@ class Double(Plain):
 # Laws of pairs
 
 
+@pytest.mark.parametrize("law", LAWS, ids=numbered(LAWS))
+def test_laws_of_pairs_are_what_they_say(law):
+    s, t = law.sample(60, generator())
+    assert s.shape == t.shape == (60,)
+    assert s.dtype == t.dtype == torch.float32
+    assert law.label
+    assert bool((t == 1).all()) == law.to_data
+    if law.takes_times:
+        s, _ = law.of(LogitNormal(3.0, 0.1)).sample(400, generator())
+        assert 0.93 < s.mean() < 0.96  # sigmoid(3) = .953
+    else:
+        with pytest.raises(ValueError, match="has its own times"):
+            law.of(LogitNormal())
+
+
 def test_dyadic_pairs_are_halved_onto_the_next_level():
     s, t = Dyadic(4).sample(4000, generator())
-    gap, half = t - s, (s + t) / 2
+    gap = t - s
+    half = (s + t) / 2
     assert set(gap.tolist()) == {1.0, 0.5, 0.25, 0.125}
     assert all((s / gap == (s / gap).round()).tolist())
     assert 0 <= s.min() <= t.max() <= 1
@@ -330,9 +360,7 @@ def test_alpha_falls_along_a_sigmoid_and_stays():
 
 
 def test_shortcuts_rest_on_the_velocity():
-    """At the finest gap the halves are steps along the diagonal, so that a map right there alone
-    has a residual.
-    """
+    """At the finest gap the halves are Euler steps; a map right on the diagonal alone fails."""
     x0, x1, _, _ = pairs(64)
     s, t = torch.full((64,), 0.25), torch.full((64,), 0.25 + 1 / 64)
 
@@ -347,12 +375,12 @@ def test_shortcuts_rest_on_the_velocity():
     assert residual(Semigroup(finest=1 / 128), exact_map(), drawn).mean() < 1e-3
 
 
-# Teachers that do not fit
+# Teachers of another shape
 
 
 @pytest.mark.parametrize(
     "of",
-    [lambda t: Joint(None, Lagrangian(), velocity=Frozen(t)), VelocityMatching],
+    [lambda t: Joint(None, Lagrangian(), velocity=TeacherTarget(t)), VelocityMatching],
     ids=["jumps", "velocity"],
 )
 def test_a_teacher_of_another_shape_is_refused_in_one_line(of):
@@ -387,7 +415,9 @@ def test_a_teacher_of_another_shape_is_refused_in_one_line(of):
 
 class Seen(Objective):
     def forward(self, flow_map, x0, x1, cond, generator, step):
-        self.x0, self.x1, self.cond = x0, x1, cond
+        self.x0 = x0
+        self.x1 = x1
+        self.cond = cond
         return Loss(x0.sum(), {})
 
 
@@ -404,27 +434,29 @@ def test_optimal_transport_is_the_best_of_all_permutations():
 
 @pytest.mark.parametrize("entropy", [0.3, 1.0, 4.0])
 def test_with_entropy_noise_is_drawn_from_sinkhorns_plan(entropy):
-    """Of two and two: (p / (1 - p))^2 = exp((c12 + c21 - c11 - c22) / (entropy mean c)), p the
-    chance of the first match.
+    """Of two and two: (p / (1 - p))^2 = exp((c12 + c21 - c11 - c22) / (entropy mean c)).
+
+    p is the probability of the first match.
     """
     x0, x1 = torch.randn(2, 2, 3, generator=generator(), dtype=torch.float64)
     cost = torch.cdist(x1, x0).square()
     odds = (cost[0, 1] + cost[1, 0] - cost[0, 0] - cost[1, 1]) / (entropy * cost.mean())
-    p, n, chance = torch.sigmoid(odds / 2), 4000, generator()
+    p = torch.sigmoid(odds / 2)
+    n = 4000
+    g = generator()
     coupling = OptimalTransport(Seen(), entropy)
-    drawn = torch.stack([coupling.match(x0, x1, chance) for _ in range(n)])
+    drawn = torch.stack([coupling.match(x0, x1, g) for _ in range(n)])
     found = (drawn == torch.arange(2)).double().mean(0)
     assert ((found - p).abs() < 4 * torch.sqrt(p * (1 - p) / n)).all()
 
 
 def test_entropy_leads_from_the_best_permutation_to_none():
     x0, x1 = torch.randn(2, 16, 2, generator=generator(), dtype=torch.float64)
-    near, best = x0.flip(0) + 0.01 * x1, torch.arange(15, -1, -1)
+    near = x0.flip(0) + 0.01 * x1
+    best = torch.arange(15, -1, -1)
     for entropy in (0.0, 1e-3):
         assert torch.equal(OptimalTransport(Seen(), entropy).match(x0, near, generator()), best)
-    with pytest.raises(
-        ValueError, match="did not settle in 2000 iterations; raise entropy=1e-09, or set 0"
-    ):
+    with pytest.raises(ValueError, match="2000 iterations; raise entropy=1e-09"):
         OptimalTransport(Seen(), 1e-9).match(x0, x1, generator())
     assert OptimalTransport(Seen(), 0.1).match(x0[:1], x0[:1], generator()).tolist() == [0]
     free = Seen()
@@ -441,7 +473,7 @@ def test_entropy_needs_pot(monkeypatch):
 
 
 def test_coupled_flow_matching_has_less_variance():
-    """In the plane, of Gaussian data: matched pairs leave less of I_t' unexplained by I_t."""
+    """In the plane, of Gaussian data: I_t' of matched pairs has less variance given I_t."""
     x0, x1, _, _ = pairs(512)
     plain, matched = (
         o(copy.deepcopy(exact_map()), x0, x1, None, generator(), 0).total

@@ -1,6 +1,4 @@
-"""Posterior and VelocityMatching: what they hand on, where their minimum is, and maps of the plane
-that learn to draw.
-"""
+"""Posterior and VelocityMatching: their arguments, their minimum, and maps that learn to draw."""
 
 import math
 
@@ -66,7 +64,9 @@ def of_network(network):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_the_objective_is_given_what_is_hidden_and_its_context(schedule):
-    note, law, labels = Note(), mixture(schedule), torch.arange(2000) % 3
+    note = Note()
+    law = mixture(schedule)
+    labels = torch.arange(2000) % 3
     x0, x1 = normal(2000, 2), law.sample(2000, generator(1))
     flow_map = exact_map()
     loss = Posterior(note, schedule)(flow_map, x0, x1, labels, generator(2), 7)
@@ -99,7 +99,7 @@ def test_times_follow_their_law_and_all_chance_is_the_generators():
 
 
 def test_the_joint_objective_cuts_the_context_with_the_batch():
-    """Every network call is told as many samples as it is asked about, and their own."""
+    """Every network call gets as many samples as it is asked about, and their own."""
     x0, x1 = normal(8, 2), mixture().sample(8, generator(1))
     calls = []
 
@@ -119,11 +119,12 @@ def test_the_joint_objective_cuts_the_context_with_the_batch():
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_flow_matching_is_least_at_the_velocity_of_the_posterior(schedule):
-    """Leaning the exact velocity either way raises the loss by the lean's square, within
-    Monte-Carlo error.
-    """
-    law, n = mixture(schedule), 20_000
-    x0, x1, flow = normal(n, 2), law.sample(n, generator(1)), GlassFlow(law)
+    """A lean of the exact velocity either way raises the loss by its square, within noise."""
+    law = mixture(schedule)
+    n = 20_000
+    x0 = normal(n, 2)
+    x1 = law.sample(n, generator(1))
+    flow = GlassFlow(law)
     objective = Posterior(FlowMatching(), schedule)
 
     def loss(lean):
@@ -132,18 +133,20 @@ def test_flow_matching_is_least_at_the_velocity_of_the_posterior(schedule):
         )
         return objective(network, x0, x1, None, generator(2), 0).total
 
-    up, here, down = loss(0.5), loss(0.0), loss(-0.5)
-    slope, curve = (up - down).abs(), up + down - 2 * here
+    up = loss(0.5)
+    here = loss(0.0)
+    down = loss(-0.5)
+    slope = (up - down).abs()
+    curve = up + down - 2 * here
     assert slope < 0.1 * curve
     assert 0.15 < curve < 0.5  # twice .25 E cos^2
 
 
 @pytest.mark.parametrize("off", [Lagrangian(), Semigroup()], ids=lambda o: type(o).__name__)
 def test_the_exact_inner_map_has_no_residual_off_the_diagonal(off):
-    """Jumps of the closed-form posterior flow, as the average velocity of a network: zero up to the
-    oracle's solver.
-    """
-    law, n = mixture(), 6
+    """Jumps of the closed-form posterior flow as a network: zero up to the oracle's solver."""
+    law = mixture()
+    n = 6
     exact = ExactInner(law, steps=16)
 
     def network(x, s, t, cond):
@@ -160,7 +163,8 @@ def test_the_exact_inner_map_has_no_residual_off_the_diagonal(off):
 
 def test_velocity_matching_is_zero_at_its_teacher_and_nowhere_else():
     x0, x1 = normal(2, 64, 2)
-    objective, teacher = VelocityMatching(exact_map(bend=1.0)), exact_map()
+    objective = VelocityMatching(exact_map(bend=1.0))
+    teacher = exact_map()
     assert objective(teacher, x0, x1, None, generator(), 0).total < 1e-24
     found = objective(exact_map(lean=0.3), x0, x1, None, generator(), 0)
     assert found.total > 1e-3
@@ -173,7 +177,8 @@ def test_velocity_matching_is_zero_at_its_teacher_and_nowhere_else():
 
 def test_velocity_matching_has_the_gradient_of_flow_matching_without_its_noise():
     """At the same points and times: equal means, and a variance many times smaller."""
-    student, teacher = exact_map(std=0.9, lean=0.2), exact_map()
+    student = exact_map(std=0.9, lean=0.2)
+    teacher = exact_map()
     rows = {}
     for objective in (FlowMatching(), VelocityMatching(teacher)):
         rows[type(objective)] = torch.stack(
@@ -184,7 +189,8 @@ def test_velocity_matching_has_the_gradient_of_flow_matching_without_its_noise()
                 for k in range(64)
             ]
         )
-    data, taught = rows[FlowMatching], rows[VelocityMatching]
+    data = rows[FlowMatching]
+    taught = rows[VelocityMatching]
     assert (data - taught).mean().abs() < 4.5 * (data - taught).std() / 8
     assert taught.var() < data.var() / 4
 
@@ -210,12 +216,13 @@ def untrained(width=64):
 
 
 def train(inner, objective, law, steps, batch=256, lr=2e-3):
-    optimizer, chance = torch.optim.Adam(inner.parameters(), lr), generator()
+    optimizer = torch.optim.Adam(inner.parameters(), lr)
+    g = generator()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 50) * (1 - step / steps) ** 0.5
-        x1 = law.sample(batch, chance).float()
-        loss = objective(inner, torch.randn(batch, 2, generator=chance), x1, None, chance, step)
+        x1 = law.sample(batch, g).float()
+        loss = objective(inner, torch.randn(batch, 2, generator=g), x1, None, g, step)
         optimizer.zero_grad()
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(inner.parameters(), 1.0)
@@ -224,8 +231,9 @@ def train(inner, objective, law, steps, batch=256, lr=2e-3):
 
 
 def misses(inner, law, t, points=6, n=400):
-    """Energy distance of one-jump draws to the exact posterior, over that of as many exact draws;
-    mean over points.
+    """Energy distance of one-jump draws to the exact posterior, in units of that of exact draws.
+
+    The mean over points.
     """
     x = law.schedule.interpolate(normal(points, 2, seed=5), law.sample(points, generator(5)), t)
     drawn = (
@@ -250,7 +258,9 @@ RECIPES = {  # and how many times the sampling floor each comes to
 
 
 def test_a_few_hundred_steps_teach_a_map_to_draw():
-    law, times, inner = mixture(), (0.05, 0.3, 0.6), untrained()
+    law = mixture()
+    times = (0.05, 0.3, 0.6)
+    inner = untrained()
     before = [misses(inner, law, t) for t in times]
     train(inner, Posterior(RECIPES["from glass"][0](law)), law, 300)
     after = [misses(inner, law, t) for t in times]
@@ -261,10 +271,10 @@ def test_a_few_hundred_steps_teach_a_map_to_draw():
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_few_thousand_steps_bring_it_near_the_sampling_floor(recipe):
-    """Within twice the floor if distilled from GLASS; from scratch the noise of the data is in the
-    way.
-    """
-    (objective, multiple), law, inner = RECIPES[recipe], mixture(), untrained(width=128)
+    """Within twice the floor if distilled from GLASS; from scratch the data's noise adds to it."""
+    objective, multiple = RECIPES[recipe]
+    law = mixture()
+    inner = untrained(width=128)
     train(inner, Posterior(objective(law)), law, 4000, batch=512)
     after = [misses(inner, law, t) for t in (0.05, 0.3, 0.6, 0.9)]
     assert max(after) < multiple, after

@@ -1,6 +1,4 @@
-"""Direct reward gradients: against gradients by hand, closed-form penalties, and a small tuning
-run.
-"""
+"""Direct reward gradients: gradients by hand, closed-form penalties, and a small tuning run."""
 
 import copy
 
@@ -52,10 +50,12 @@ def test_one_jump_from_noise():
 
 
 def test_one_jump_from_a_later_time_carries_no_gradient_of_how_it_got_there():
-    """x_s = (1 + s W) x0 is held fixed and z = x_s + (1 - s) W x_s: the gradient is -mean (1 - s) a
-    x_s^T.
+    """x_s = (1 + s W) x0 is a constant and z = x_s + (1 - s) W x_s.
+
+    The gradient is -mean (1 - s) a x_s^T.
     """
-    x0, w = noise(5), torch.tensor(WEIGHT, dtype=torch.float64)
+    x0 = noise(5)
+    w = torch.tensor(WEIGHT, dtype=torch.float64)
     found = gradient(
         reward_only(Jumps(1, from_noise=0.0)), linear_map(WEIGHT), x0, Tilt(LinearReward(A))
     )
@@ -66,10 +66,13 @@ def test_one_jump_from_a_later_time_carries_no_gradient_of_how_it_got_there():
 
 @pytest.mark.parametrize("last", [1, 2, 6])
 def test_euler_steps_carry_gradients_through_the_last_alone(last):
-    """d a.z/dW is the sum over the last K steps k of h P^{N-1-k T} a x_k^T, with P = 1 + W/N and
-    x_k = P^k x0.
+    """d a.z/dW is the sum over the last K steps k of h P^{N-1-k T} a x_k^T.
+
+    Here P = 1 + W/N and x_k = P^k x0.
     """
-    steps, x0, w = 6, noise(5), torch.tensor(WEIGHT, dtype=torch.float64)
+    steps = 6
+    x0 = noise(5)
+    w = torch.tensor(WEIGHT, dtype=torch.float64)
     found = gradient(
         reward_only(EulerSteps(steps, last)), linear_map(WEIGHT), x0, Tilt(LinearReward(A))
     )
@@ -84,10 +87,13 @@ def test_euler_steps_carry_gradients_through_the_last_alone(last):
 
 def test_several_jumps_carry_gradients_through_all_of_them():
     """From noise, with K sorted times: autograd through the same jumps written out."""
-    x0, flow_map = noise(5), linear_map(WEIGHT)
+    x0 = noise(5)
+    flow_map = linear_map(WEIGHT)
     found = gradient(reward_only(Jumps(3, from_noise=1.0)), flow_map, x0, Tilt(Quadratic(A, 1.0)))
     times = torch.rand(3, 5, generator=seeded()).sort(dim=0).values.double()
-    times[0], w, x = 0.0, flow_map.network.weight, x0
+    times[0] = 0.0
+    w = flow_map.network.weight
+    x = x0
     for s, t in zip(times, [*times[1:], torch.ones(5)], strict=True):
         x = x + (t - s)[:, None] * (x @ w.T)
     (by_hand,) = torch.autograd.grad((x - A).square().sum(1).mean() / 2, w)
@@ -124,14 +130,16 @@ def test_the_share_saves_evaluations_of_the_regularisers():
 # --- the penalty and the consistency term -------------------------------------------------------
 def test_the_energy_of_a_constant_change_of_drift_is_its_square():
     shift = [0.6, -0.8]
-    tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), shift), Linear()), linear_map(WEIGHT)
+    tuned = ResidualMap(Shifted(Matrix(WEIGHT), shift), Linear())
+    base = linear_map(WEIGHT)
     energy = drift_energy(tuned, base, noise(7), None, seeded())
     assert torch.allclose(energy, torch.ones(7, dtype=torch.float64))
     assert drift_energy(base, linear_map(WEIGHT), noise(7), None, seeded()).abs().max() == 0
 
 
 def test_the_penalty_is_weighed_into_the_loss_and_moves_only_the_tuned_map():
-    tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear()), linear_map(WEIGHT)
+    tuned = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear())
+    base = linear_map(WEIGHT)
     for rollout in (Jumps(1, 1.0), EulerSteps(4)):
         loss = Direct(rollout, penalty=2.5, consistency=0.0)(
             tuned, base, Tilt(LinearReward(A)), noise(7), None, seeded(), 0
@@ -143,10 +151,12 @@ def test_the_penalty_is_weighed_into_the_loss_and_moves_only_the_tuned_map():
 
 
 def test_the_energy_of_jumps_is_that_of_the_velocity_they_move_by():
-    """Of a constant change of u, 1 over [s, 1]: 1 - s of it in all, however many jumps share it;
-    from noise, |dX|^2.
+    """A change of u by 1 over [s, 1] has energy 1 - s, in any number of jumps.
+
+    From noise it is |dX|^2.
     """
-    tuned, base = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear()), linear_map(WEIGHT)
+    tuned = ResidualMap(Shifted(Matrix(WEIGHT), [0.6, -0.8]), Linear())
+    base = linear_map(WEIGHT)
     for rollout in (Jumps(1, 1.0), Jumps(3, 1.0), Jumps(2, 0.0)):
         rolled = rollout(tuned, noise(7), None, seeded())
         energy = rollout.energy(tuned, base, rolled, slice(5), None, seeded())
@@ -158,9 +168,10 @@ def test_the_energy_of_jumps_is_that_of_the_velocity_they_move_by():
     )
 
 
-def test_an_exact_map_is_at_rest_under_its_consistency_term():
-    """Its samples are data of its own law: flow matching and semigroup have no mean gradient there,
-    and have elsewhere.
+def test_an_exact_map_is_stationary_under_its_consistency_term():
+    """At the exact map, whose samples are its data, flow matching and semigroup are stationary.
+
+    Elsewhere they have a mean gradient.
     """
 
     def mean_and_error(gain):
@@ -196,11 +207,10 @@ def test_an_exact_map_is_at_rest_under_its_consistency_term():
 
 def test_the_gradient_of_the_energy_is_that_of_finite_differences():
     """Through two jumps: the base is asked where the first one, which also learns, has put x."""
-    base, rollout = (
-        ResidualMap(Shifted(Matrix([[0.5, 0.1], [0.0, -0.3]]), [0.2, 0.1]), Linear()),
-        Jumps(2, 1.0),
-    )
-    tuned, h = linear_map(WEIGHT), 1e-6
+    base = ResidualMap(Shifted(Matrix([[0.5, 0.1], [0.0, -0.3]]), [0.2, 0.1]), Linear())
+    rollout = Jumps(2, 1.0)
+    tuned = linear_map(WEIGHT)
+    h = 1e-6
 
     def energy():
         rolled = rollout(tuned, noise(7), None, seeded())
@@ -228,15 +238,14 @@ def test_a_share_sees_jumps_from_noise_and_from_later():
 
 # --- a small run --------------------------------------------------------------------------------
 def tuned(steps=120, **settings):
-    """Standard normal data in the plane, tuned toward a point; the correction to the exact map
-    starts at zero.
-    """
+    """Standard normal data in the plane, tuned toward a point, from a correction of zero."""
     torch.manual_seed(0)
     more = Mlp(2, 32, 2).double()
     torch.nn.init.zeros_(more.last.weight)
     torch.nn.init.zeros_(more.last.bias)
     flow_map = ball_map(more)
-    base, optimizer = copy.deepcopy(flow_map), torch.optim.Adam(flow_map.parameters(), 3e-3)
+    base = copy.deepcopy(flow_map)
+    optimizer = torch.optim.Adam(flow_map.parameters(), 3e-3)
     objective = Direct(objective=Joint(FlowMatching(), Lagrangian(), diag_fraction=0.5), **settings)
     for step in range(steps):
         loss = objective(
@@ -256,9 +265,7 @@ def tuned(steps=120, **settings):
 
 @torch.no_grad()
 def figures(flow_map, base):
-    """Mean place of one-jump samples, distance to them of two jumps and of many small steps, change
-    of drift.
-    """
+    """Mean of one-jump samples, distance to two jumps and to small steps, energy of the change."""
     x0 = noise(512, seed=10_000)
     z = flow_map(x0, 0.0, 1.0)
     halves = flow_map(flow_map(x0, 0.0, 0.5), 0.5, 1.0)
@@ -290,7 +297,8 @@ def test_tuning_climbs_and_its_regularisers_do_their_work():
 # --- faults -------------------------------------------------------------------------------------
 def test_rewards_without_gradient_are_refused():
     declared = Quadratic(A, 1.0)
-    declared.differentiable, declared.why_not_differentiable = False, "It rounds."
+    declared.differentiable = False
+    declared.why_not_differentiable = "It rounds."
     for reward, why in (
         (declared, "It rounds"),
         (lambda x: x.detach().sum(1), "torch cannot follow"),
@@ -302,7 +310,8 @@ def test_rewards_without_gradient_are_refused():
 
 
 def test_what_is_not_finite_stops_with_sample_and_time():
-    x0, still = noise(4), linear_map([[0.0, 0.0], [0.0, 0.0]])
+    x0 = noise(4)
+    still = linear_map([[0.0, 0.0], [0.0, 0.0]])
     x0[2] = 0.0
     with pytest.raises(NonFiniteReward, match="sample 2 at t = 1"):
         Direct()(still, still, Tilt(lambda x: 1 / x.square().sum(1)), x0, None, seeded(), 0)

@@ -26,7 +26,8 @@ def small_map():
 
 
 def train(flow_map, steps=5):
-    base, weights = small_map(), [p for p in flow_map.parameters() if p.requires_grad]
+    base = small_map()
+    weights = [p for p in flow_map.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(weights, 1e-2)
     for step in range(steps):
         loss = Direct()(
@@ -71,7 +72,8 @@ def test_only_the_adapters_learn():
 
 def test_the_update_has_its_rank():
     """Merged minus base is B A alpha / r, so its rank is at most r, layer by layer."""
-    merged, base = without_lora(train(add_lora(small_map(), rank=2, alpha=6))), small_map()
+    merged = without_lora(train(add_lora(small_map(), rank=2, alpha=6)))
+    base = small_map()
     difference = merged.network.hidden[0].weight - base.network.hidden[0].weight
     assert torch.linalg.matrix_rank(difference, atol=1e-10) == 2
 
@@ -86,7 +88,7 @@ def test_the_merged_map_is_the_adapted_map_in_plain_weights():
 
 @pytest.mark.parametrize("rank", [0, -1])
 def test_a_rank_is_at_least_one(rank):
-    with pytest.raises(ValueError, match=f"rank of at least 1; got {rank}"):
+    with pytest.raises(ValueError, match=f"rank of at least 1; got rank={rank}"):
         add_lora(small_map(), rank=rank)
 
 
@@ -147,8 +149,9 @@ LAYERS = {
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_an_adapter_of_every_kind_adds_its_product_to_the_weight(kind, mode):
-    """Against the plain layer, given W + (alpha / r) B A by hand; attention in eval mode has a path
-    of its own.
+    """Against the plain layer with W + (alpha / r) B A by hand.
+
+    Attention in eval mode has a path of its own.
     """
     torch.manual_seed(0)
     layer, shape, names = LAYERS[kind]
@@ -192,8 +195,9 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_matrices_of_our_networks_are_adapted_and_their_tangents_right(name, recwarn):
-    """qkv, condition table and times among them; d_t u with adapters is that of the merged map,
-    recomputed or not.
+    """qkv, condition table and times among them.
+
+    d_t u with adapters is that of the merged map, recomputed or not.
     """
     torch.manual_seed(0)
     network = NETWORKS[name](recompute=False).double()
@@ -212,7 +216,8 @@ def test_all_matrices_of_our_networks_are_adapted_and_their_tangents_right(name,
     again = ResidualMap(NETWORKS[name](recompute=True).double(), Linear())
     again.load_state_dict(without_lora(copy.deepcopy(flow_map)).state_dict())
     put_adapters(again, {key: torch.zeros_like(value) for key, value in found.items()}, 2, 2)
-    x, s = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.tensor([0.2, 0.4]).double()
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    s = torch.tensor([0.2, 0.4]).double()
     labels = torch.tensor([0, -1])
 
     def tangent(flow_map):
@@ -225,14 +230,15 @@ def test_all_matrices_of_our_networks_are_adapted_and_their_tangents_right(name,
 
 
 class Own(nn.Module):
-    """A matrix of its own, a recurrent layer, a shared weight; a vector that looks like a tensor."""
+    """A matrix parameter, a recurrent layer, a shared weight, and a vector with three axes."""
 
     def __init__(self):
         super().__init__()
         self.mix = nn.Parameter(torch.ones(3, 4))
         self.sharpness = nn.Parameter(torch.ones(4, 1, 1))
         self.walk = nn.GRU(4, 5)
-        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
         self.second.weight = self.first.weight
         self.last = nn.Linear(4, 4)
 

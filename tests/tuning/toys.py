@@ -1,6 +1,4 @@
-"""Networks small enough to differentiate by hand, and the exact map of standard normal data with
-knobs to turn.
-"""
+"""Networks small enough to differentiate by hand, and the exact map of standard normal data."""
 
 import torch
 from ball import radius
@@ -25,23 +23,20 @@ class Shifted(torch.nn.Module):
 
     def __init__(self, network, shift):
         super().__init__()
-        self.network, self.shift = (
-            network,
-            torch.nn.Parameter(torch.as_tensor(shift, dtype=torch.float64)),
-        )
+        self.network = network
+        self.shift = torch.nn.Parameter(torch.as_tensor(shift, dtype=torch.float64))
 
     def forward(self, x, s, t, cond=None):
         return self.network(x, s, t, cond) + self.shift
 
 
 class BallNetwork(torch.nn.Module):
-    """The average velocity of the map x -> x rho_t / rho_s of standard normal data, times `gain`,
-    plus `more`.
-    """
+    """The average velocity of x -> x rho_t / rho_s (normal data), times `gain`, plus `more`."""
 
     def __init__(self, more=None):
         super().__init__()
-        self.gain, self.more = torch.nn.Parameter(torch.ones((), dtype=torch.float64)), more
+        self.gain = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.more = more
 
     def forward(self, x, s, t, cond=None):
         # (rho_t - rho_s) / (t - s) = 2 (s + t - 1) / (rho_s + rho_t), whole at s = t too

@@ -1,9 +1,10 @@
-"""Who is believed: the student's own weights, their moving average, or a frozen teacher.
+"""The target network of a self-distillation loss: the student, its moving average, or a teacher.
 
-    teacher(student, step) -> the FlowMap to ask, from which no gradient comes.
+    network(student, step) -> the FlowMap behind the stop-gradient target.
 
-`Own` makes an objective self-distillation, `Frozen` makes it distillation; `Average` steadies the
-former.
+`SelfTarget` makes an objective self-distillation, `TeacherTarget` makes it distillation;
+`EmaTarget` steadies the former. (`steer.loops.Ema` is another average: that of the weights that are
+validated and shipped.)
 """
 
 import copy
@@ -17,46 +18,56 @@ from steer.checkpoint import difference
 from steer.flow_map import Cond, FlowMap
 from steer.networks.shapes import WrongShape
 
-__all__ = ["Average", "Frozen", "Own", "Teacher"]
+__all__ = ["EmaTarget", "SelfTarget", "TargetNetwork", "TeacherTarget"]
 
 
-class Teacher(nn.Module, ABC):
-    """The map that is held fixed while the student learns.
+class TargetNetwork(nn.Module, ABC):
+    """The map that gives the targets while the student learns.
 
-    `guidance` is the weight of classifier-free guidance in its velocity, or None where that is the
-    student's own affair.
+    Attributes:
+        guidance: the weight of classifier-free guidance in its velocity; None where that is the
+            student's own.
+        source: who it is, in words, for tables.
     """
 
     guidance: float | None = None
+    source: str
 
     @abstractmethod
     def forward(self, student: FlowMap, step: int) -> FlowMap:
-        """The map to ask at this step. Its callers stop the gradient."""
+        """Returns the map to evaluate at this step. Its callers stop the gradient."""
 
     def check(self, x: Tensor, cond: Cond) -> None:
-        """Raises ValueError if it cannot be asked about samples and conditions such as these."""
+        """Raises ValueError if it does not take samples and conditions such as these."""
 
 
-class Own(Teacher):
-    """The student's own current weights: self-distillation (Boffi et al. 2025, arXiv 2505.18825)."""
+class SelfTarget(TargetNetwork):
+    """The student's own current weights: self-distillation.
+
+    Reference: Boffi et al. 2025, arXiv 2505.18825.
+    """
+
+    source = "itself"
 
     def forward(self, student: FlowMap, step: int) -> FlowMap:
         return student
 
 
-class Average(Teacher):
-    """The exponential moving average of the student's weights, w <- d w + (1 - d) w_student at
-    every step.
+class EmaTarget(TargetNetwork):
+    """The exponential moving average of the student, w <- d w + (1 - d) w_student at every step.
 
     It is kept here, apart from the average that is shipped, since its decay is a setting of the
     method; it is saved in checkpoints with the objective, so that a resumed run goes on from the
-    same teacher. It is kept in float32 or better, whatever the student is cast to: steps of a
-    thousandth of a difference are lost in bfloat16. A student of less is answered by a copy in its
-    own precision.
+    same target. It is kept in float32 or better, whatever the student is cast to: steps of a
+    thousandth of a difference are lost in bfloat16. A student in lower precision is given a copy in
+    its own.
 
     Args:
-        flow_map: what the student is built like, such as the student itself: it is copied.
+        flow_map: a map of the student's build, such as the student itself: it is copied.
         decay: d.
+
+    Raises:
+        ValueError: a decay outside [0, 1); and when called, a student of another build.
     """
 
     last: Tensor
@@ -65,13 +76,18 @@ class Average(Teacher):
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1); got {decay}")
-        self.flow_map, self.decay = copy.deepcopy(flow_map).requires_grad_(False).eval(), decay
+        self.flow_map = copy.deepcopy(flow_map).requires_grad_(False).eval()
+        self.decay = decay
         self.rounded: tuple[FlowMap, ...] = ()  # a tuple hides it from torch
         self.register_buffer("last", torch.tensor(-1))
-        self._apply(lambda tensor: tensor)  # a map that is in less already
+        self._apply(lambda tensor: tensor)  # widens a map that is in lower precision already
 
-    def train(self, mode: bool = True) -> "Average":
-        """Stays as it is: a teacher drops nothing out."""
+    @property
+    def source(self) -> str:  # type: ignore[override]
+        return f"its average ({self.decay})"
+
+    def train(self, mode: bool = True) -> "EmaTarget":
+        """Stays in eval mode: targets are computed without dropout."""
         return self
 
     @torch.no_grad()
@@ -88,15 +104,15 @@ class Average(Teacher):
         return all(own.dtype == kept.dtype for own, kept in pairs)
 
     def in_precision_of(self, student: FlowMap) -> FlowMap:
-        """The average, rounded to the precision of the student, as often as it moves."""
+        """Returns the average rounded to the student's precision, copied once a step."""
         if not self.rounded:
             rounded = copy.deepcopy(student).requires_grad_(False).eval()
             rounded.load_state_dict(self.flow_map.state_dict())
             self.rounded = (rounded,)
         return self.rounded[0]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Average":
-        """Moves as it is told to, but to no precision below float32, which `fn` would round to."""
+    def _apply(self, fn: Any, recurse: bool = True) -> "EmaTarget":
+        """Moves like any module, but to no precision below float32, to which `fn` would round."""
 
         def kept(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -108,13 +124,17 @@ class Average(Teacher):
         return super()._apply(kept, recurse)
 
     def follow(self, student: FlowMap, decay: float) -> None:
-        """Weights averaged, buffers copied. Raises ValueError, naming the first that differs, for
-        another build.
+        """Averages weights and copies buffers.
+
+        Raises:
+            ValueError: a student of another build, naming the first tensor that differs.
         """
-        own, other = self.flow_map.state_dict(), student.state_dict()
+        own = self.flow_map.state_dict()
+        other = student.state_dict()
         if differs := difference(other, own):
             raise ValueError(
-                f"Average was given another map than the student: {differs}; build it from the student"
+                f"EmaTarget was given another map than the student: {differs};"
+                " build it from the student"
             )
         learned = dict(student.named_parameters())
         for name, average in own.items():
@@ -124,13 +144,18 @@ class Average(Teacher):
                 average.copy_(other[name])
 
 
-class Frozen(Teacher):
+class TeacherTarget(TargetNetwork):
     """A finished model, guided or not: distillation. It is neither trained nor saved with the run.
 
     Args:
-        flow_map: a FlowMap on the student's own path; where only its velocity is asked, its jumps
-            need not be good.
+        flow_map: a FlowMap on the student's own path; where only its velocity is evaluated, its
+            jumps need not be good.
+
+    Raises:
+        ValueError: when called, if it is the student itself or on another path.
     """
+
+    source = "a teacher"
 
     def __init__(self, flow_map: FlowMap):
         super().__init__()
@@ -143,25 +168,32 @@ class Frozen(Teacher):
         shared = {id(p) for p in teacher.parameters()}
         if any(id(p) in shared for p in student.parameters()):
             raise ValueError(
-                "the frozen teacher is the student itself; give it copy.deepcopy(flow_map), or leave it out"
+                "the frozen teacher is the student itself; give it copy.deepcopy(flow_map), or"
+                " leave it out"
             )
         if teacher.schedule != student.schedule:
             raise ValueError(
-                f"the teacher's path is {teacher.schedule} and the student's {student.schedule}: "
-                "wrap the teacher in steer.Rescheduled(teacher, schedule)"
+                f"the teacher's path is {teacher.schedule} and the student's {student.schedule}:"
+                " wrap the teacher in steer.Rescheduled(teacher, schedule)"
             )
         weight = next(student.parameters(), None)
         return teacher if weight is None else teacher.to(weight.device)
 
     @torch.no_grad()
     def check(self, x: Tensor, cond: Cond) -> None:
-        """Asks it about the first sample, once for every shape."""
+        """Evaluates the teacher at the first sample, once for every shape.
+
+        Raises:
+            ValueError: it does not take such samples or conditions, or its velocity has another
+                shape.
+        """
         if self.checked == x.shape[1:]:
             return
-        (teacher,), one = self.kept, x[:1]
-        told = None if cond is None else cond[:1]
+        (teacher,) = self.kept
+        one = x[:1]
+        one_cond = None if cond is None else cond[:1]
         try:
-            shape = teacher.velocity(one, 0.5, told).shape
+            shape = teacher.velocity(one, 0.5, one_cond).shape
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, WrongShape) as error:
@@ -171,6 +203,5 @@ class Frozen(Teacher):
         self.checked = x.shape[1:]
 
     def _misfit(self, x: Tensor) -> str:
-        return (
-            f"the teacher does not take samples of shape {tuple(x.shape[1:])}, as the student does"
-        )
+        shape = tuple(x.shape[1:])
+        return f"the teacher does not take samples of shape {shape}, as the student does"

@@ -1,11 +1,12 @@
-"""The names of the literature, each as a setting of the few objectives of this room.
+"""Methods of the literature by name, each a setting of this package's objectives.
 
 A name is a way to put together a `Joint`: a diagonal, an off-diagonal residual, a law of pairs, and
-who is believed. What a
-paper does beside that, to the network, to the image or by adversaries, stands in `leaves_out`;
-where what is built does otherwise than the paper, in `departs`.
+target networks. What a paper does beside that, to the network, to the image or by adversaries, is
+in `leaves_out`; where what is built differs from the paper, in `departs`.
 
-In a config:    loop.objective: {_target_: steer.training.named, name: lsd, steps: ${trainer.max_steps}}
+In a config, under `loop.objective`:
+
+    {_target_: steer.training.named, name: lsd, steps: "${trainer.max_steps}"}
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from steer.training.imm import MomentMatching
 from steer.training.joint import Joint
 from steer.training.lagrangian import AverageLagrangian, Lagrangian
 from steer.training.semigroup import Semigroup
-from steer.training.teachers import Average, Frozen
+from steer.training.target_networks import EmaTarget, TeacherTarget
 from steer.training.times import (
     AnyPair,
     Dyadic,
@@ -43,9 +44,13 @@ __all__ = ["METHODS", "named"]
 
 
 class Setting(NamedTuple):
-    """What a method may need besides itself: the training steps, a student to average, a teacher to
-    distil, the
-    jumps of a sampler on a fixed grid.
+    """What a method may need to be built.
+
+    Attributes:
+        steps: of the training.
+        student: the map to be trained, to average.
+        teacher: a finished map, to distil.
+        grid: jumps of a sampler on a fixed grid.
     """
 
     steps: int
@@ -58,27 +63,35 @@ class Setting(NamedTuple):
         """Steps on the diagonal alone: a sixth."""
         return self.steps // 6
 
-    def average(self, decay: float) -> Average:
-        """A moving average of the student, over a twentieth of the training at the most."""
+    def average(self, decay: float) -> EmaTarget:
+        """Averages the student, over a twentieth of the training at most."""
         if self.student is None:
             raise ValueError(
-                "this method believes a moving average of its student; pass student=, the map it trains"
+                "this method's target is a moving average of its student; pass student=, the map"
+                " it trains"
             )
-        return Average(self.student, min(decay, max(1 - 20 / self.steps, 0.0)))
+        return EmaTarget(self.student, min(decay, max(1 - 20 / self.steps, 0.0)))
 
-    def frozen(self) -> Frozen:
-        """The teacher."""
+    def frozen(self) -> TeacherTarget:
+        """Freezes the teacher."""
         if self.teacher is None:
             raise ValueError(
-                "this method distils a teacher; pass teacher=, a flow map, such as steer.load('fashion')"
+                "this method distils a teacher; pass teacher=, a flow map, such as"
+                " steer.load('fashion')"
             )
-        return Frozen(self.teacher)
+        return TeacherTarget(self.teacher)
 
 
 class Method(NamedTuple):
-    """A name, how to build it, whom it learns from ("data" or "teacher"), and its paper.
+    """A method of the literature.
 
-    `leaves_out` says what of the paper is left out, `departs` where what is built does otherwise.
+    Attributes:
+        name: its name.
+        build: builds it.
+        source: where its jumps come from, "data" or "teacher".
+        paper: authors, year, arXiv.
+        leaves_out: what of the paper is left out.
+        departs: where what is built differs from the paper.
     """
 
     name: str
@@ -98,21 +111,22 @@ _MEAN_SQUARE = "weights by the mean square of the entries, where the paper's has
 
 
 def _adaptive(off: MeanFlow | ImprovedMeanFlow | AlphaFlow) -> Joint:
-    law, third = _mean_flow_times(), 1 / 3  # one mean over the batch
+    law = _mean_flow_times()
     return Joint(
         FlowMatching(law, Adaptive()),
         off,
         0.75,
         pairs=SortedPair(law),
         weighting=Adaptive(),
-        off_weight=third,
+        off_weight=1 / 3,  # one mean over the batch
     )
 
 
 _BOFFI = "Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825"
 _FMM = "Boffi, Albergo & Vanden-Eijnden 2024, arXiv 2406.07507"
 _AYF = "Sabour, Fidler & Kreis 2025, arXiv 2506.14603"
-_CM, _SCM = "Song et al. 2023, arXiv 2303.01469", "Lu & Song 2024, arXiv 2410.11081"
+_CM = "Song et al. 2023, arXiv 2303.01469"
+_SCM = "Lu & Song 2024, arXiv 2410.11081"
 
 METHODS = (
     Method(
@@ -170,8 +184,8 @@ METHODS = (
         "Geng et al. 2025, arXiv 2512.02012",
         "its network's second head, guidance in its target and in-context conditions",
         "three quarters of the batch on the diagonal, where its code has a half"
-        f" (diag_fraction=.5, off_weight=1); {_DIAGONAL_TIMES}; {_MEAN_SQUARE}, with norm_eps 1e-3 an"
-        " entry, where its code has .01 for all",
+        f" (diag_fraction=.5, off_weight=1); {_DIAGONAL_TIMES}; {_MEAN_SQUARE}, with norm_eps 1e-3"
+        " an entry, where its code has .01 for all",
     ),
     Method(
         "tim",
@@ -186,15 +200,17 @@ METHODS = (
         "data",
         "Zhang et al. 2025, arXiv 2510.20771",
         "the last phase by MeanFlow itself, at alpha = 0",
-        "three quarters of the batch on the diagonal, where its code has a half or a quarter; alpha moves"
-        f" from an eighth to seven eighths of the steps; divides by alpha; {_DIAGONAL_TIMES}; {_MEAN_SQUARE}",
+        "three quarters of the batch on the diagonal, where its code has a half or a quarter;"
+        " alpha moves from an eighth to seven eighths of the steps; divides by alpha;"
+        f" {_DIAGONAL_TIMES}; {_MEAN_SQUARE}",
     ),
     Method(
         "emd",
         lambda c: Joint(None, Eulerian(), velocity=c.frozen()),
         "teacher",
         _FMM,
-        departs="stops the gradient at grad X b, as the authors do in 2025; the paper lets it through",
+        departs="stops the gradient at grad X b, as the authors do in 2025;"
+        " the paper lets it through",
     ),
     Method(
         "ayf-emd",
@@ -290,15 +306,16 @@ METHODS = (
         "Zhou, Ermon & Song 2025, arXiv 2503.07565",
         "its law of times and its weights of them",
         "compares different samples alone, where the paper compares a sample's two jumps too"
-        " (MomentMatching(paired=True)), which is not at rest at the flow map; r half of the way to t,"
-        " where the paper has it near s",
+        " (MomentMatching(paired=True)), which is not stationary at the flow map; r half of the way"
+        " to t, where the paper has it near s",
     ),
     Method(
         "progressive",
         lambda c: Joint(None, Semigroup(), pairs=OnGrid(c.grid), jumps=c.frozen()),
         "teacher",
         "Salimans & Ho 2022, arXiv 2202.00512",
-        "the rounds: this is one, from 2 grid jumps to grid; the first from OdeMap(velocity, steps=1, solver=Euler())",
+        "the rounds: this is one, from 2 grid jumps to grid; the first from"
+        " OdeMap(velocity, steps=1, solver=Euler())",
     ),
     Method(
         "ctm",
@@ -309,13 +326,14 @@ METHODS = (
         "Kim et al. 2024, arXiv 2310.02279",
         "the adversarial term and the LPIPS metric",
     ),
-    # The flow itself, simulated
+    # Simulated paths
     Method(
         "knowledge-distillation",
         lambda c: Joint(None, Trajectory(c.grid, shared=1), pairs=OnGrid(1), velocity=c.frozen()),
         "teacher",
         "Luhman & Luhman 2021, arXiv 2101.02388",
-        "its sampler (DDIM), for which Heun's method of grid steps stands; the start from the teacher's weights",
+        "its sampler (DDIM), for which Heun's method of grid steps stands; the start from the"
+        " teacher's weights",
     ),
 )
 
@@ -330,12 +348,12 @@ def named(
     weighting: Weighting | None = None,
     **settings: Any,
 ) -> Objective:
-    """The objective called `name`, or one with other settings than its paper's.
+    """Builds the objective of a method, with its paper's settings or others.
 
     Args:
         name: one of METHODS, such as "lsd", "meanflow", "cd".
         steps: how long it will be trained, which sets warm-ups.
-        student: the map to be trained, for methods that believe its moving average.
+        student: the map to be trained, for methods whose target is its moving average.
         teacher: a finished map, for methods that distil one.
         grid: jumps of the sampler that is learned, for methods tied to a grid of times.
         times: law of the times, on the diagonal and of both ends off it; the method's own by
@@ -361,7 +379,7 @@ def named(
 def changed(
     joint: Joint, times: TimeLaw | None, weighting: Weighting | None, **settings: Any
 ) -> Joint:
-    """The same objective with other settings. Raises ValueError for one that it does not have."""
+    """Rebuilds an objective with other settings. Raises ValueError for an unknown one."""
     arguments: dict[str, Any] = {name: getattr(joint, name) for name in Joint.SETTINGS}
     if unknown := sorted(settings.keys() - arguments.keys()):
         hint = suggestion(unknown[0], arguments) or f"; there are: {', '.join(arguments)}"
