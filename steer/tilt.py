@@ -1,4 +1,4 @@
-"""What is wanted, and what that says of a noisy sample: Tilt and Value.
+"""The tilt of a reward: its scale, and checks of what the reward returns.
 
     p*(x) ~ p_1(x) exp(scale r(x)),        V_t(x) = log E[exp(scale r(X_1)) | x_t = x].
 
@@ -18,23 +18,27 @@ from steer.conditions import Cond, condition_argument
 from steer.interpolant import Time
 
 RewardFunction = Callable[..., Tensor]
-FIX = "fix the reward at that sample, clip it (rewards.Clipped), or reject NaN with Tilt(..., on_nonfinite='reject')"
+FIX = (
+    "fix the reward at that sample, clip it (rewards.Clipped), or reject NaN with"
+    " Tilt(..., on_nonfinite='reject')"
+)
 NO_HARD_GRADIENT = (
-    "a gradient cannot lead around a hard constraint: use UnguidedTilting, FkSteering, BeamSearch, Svdd or"
+    "a hard constraint has no gradient: use UnguidedTilting, FkSteering, BeamSearch, Svdd or"
     " BestOfN"
 )
-DIVERGED = "the samples run away, not the reward: take more steps, or a smaller scale or strength"
+DIVERGED = "the samples diverge, not the reward: take more steps, or a smaller scale or strength"
 
 
 class NonFiniteReward(ValueError):
-    """A reward, or its gradient, was NaN or infinite, at one sample of the batch, and at one time
-    if that is known.
-    """
+    """A reward, or its gradient, is NaN or infinite at one sample of the batch."""
 
     def __init__(self, problem: str, sample: int, t: float | None = None, advice: str = FIX):
         when = "" if t is None else f" at t = {t:.4g}"
         super().__init__(f"{problem} for sample {sample}{when}; {advice}")
-        self.problem, self.sample, self.t, self.advice = problem, sample, t, advice
+        self.problem = problem
+        self.sample = sample
+        self.t = t
+        self.advice = advice
 
     def further(self, samples: int) -> "NonFiniteReward":
         """The same, of a batch that has this many more samples in front."""
@@ -42,24 +46,22 @@ class NonFiniteReward(ValueError):
 
 
 class Tilt(nn.Module):
-    """scale * r(x) in float64, checked: one number per sample, finite, or -inf for what must not
-    be.
+    """scale * r(x) in float64, one checked number per sample: finite, or -inf for a constraint.
 
     A reward of -inf is a hard constraint: such samples have weight zero. Methods that weigh, search
-    or choose take it; those
-    that follow its gradient refuse it.
+    or select accept it; those that follow its gradient refuse it.
 
     Args:
-        reward: r(x) or r(x, cond) -> (B,), higher is better. A module that says `differentiable =
-            False` is believed.
-        scale: inverse temperature; a number, or one per prompt. Zero leaves the law as it is,
-            negative prefers low.
-        on_nonfinite: what NaN means: "raise" stops with the sample's index and the time, "reject"
+        reward: r(x) or r(x, cond) -> (B,), higher is better. A module may declare `differentiable =
+            False`.
+        scale: inverse temperature; a number, or one per prompt. Zero leaves the law unchanged, a
+            negative scale prefers low rewards.
+        on_nonfinite: treatment of NaN: "raise" stops with the sample's index and the time, "reject"
             takes it for -inf.
         prompts: the condition that each of several scales belongs to: labels (P,), embeddings (P,
-            E) or P texts. Scales are then found by the condition of a sample, in whatever order
-            samples come; without, by their place in the batch, which is that of samplers: prompts
-            in order, the particles of a prompt side by side.
+            E) or P texts. Scales are then matched by the condition of a sample, in any order;
+            without, by position in the batch: prompts in order, the particles of a prompt side by
+            side.
     """
 
     scale: Tensor
@@ -75,7 +77,8 @@ class Tilt(nn.Module):
         super().__init__()
         if on_nonfinite not in ("raise", "reject"):
             raise ValueError(f"on_nonfinite is 'raise' or 'reject'; got {on_nonfinite!r}")
-        self.reward, self.on_nonfinite = reward, on_nonfinite
+        self.reward = reward
+        self.on_nonfinite = on_nonfinite
         self.cond_argument = condition_argument(reward)
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64))
         if self.scale.ndim > 1 or not self.scale.isfinite().all():
@@ -89,9 +92,7 @@ class Tilt(nn.Module):
 
     @property
     def differentiable(self) -> bool:
-        """Whether gradient methods may ask; plain functions are taken to be until their result has
-        no gradient.
-        """
+        """Whether the reward declares a gradient; plain functions do until a result has none."""
         return bool(getattr(self.reward, "differentiable", True))
 
     def rewards(
@@ -109,7 +110,8 @@ class Tilt(nn.Module):
             got = f"{tuple(r.shape)} of {r.dtype}" if isinstance(r, Tensor) else type(r).__name__
             expected = f"one floating-point number per sample, shape ({len(x)},)"
             raise ValueError(
-                f"a reward gives {expected}; {name_of(self.reward)} gave {got}: mend what it returns"
+                f"a reward returns {expected}; {name_of(self.reward)} returned {got}:"
+                " correct its return value"
             )
         r = r.double()
         if not r.detach().isfinite().all():
@@ -119,9 +121,7 @@ class Tilt(nn.Module):
     def constrained(
         self, r: Float[Tensor, "b"], x: Float[Tensor, "b *shape"], t: Time | None
     ) -> Float[Tensor, "b"]:
-        """Rewards with NaN refused or rejected, where only -inf may be left, and no gradient is
-        asked of it.
-        """
+        """Refuses or rejects NaN; leaves -inf where no gradient is wanted."""
         name = name_of(self.reward)
         check_finite(x, f"what {name} is asked about", t, DIVERGED)
         if self.on_nonfinite == "reject":
@@ -141,15 +141,14 @@ class Tilt(nn.Module):
         return self.scaled(self.rewards(x, cond, t), cond)
 
     def scaled(self, rewards: Float[Tensor, "... b"], cond: Cond = None) -> Float[Tensor, "... b"]:
-        """scale * r, for rewards already known, of samples with these conditions."""
+        """Computes scale * r for known rewards of samples with these conditions."""
         scale = self.scale_for(rewards.shape[-1], cond).to(rewards)
-        return (
-            torch.where(scale == 0, 0.0, scale * rewards) if (scale == 0).any() else scale * rewards
-        )
+        scaled = scale * rewards
+        return torch.where(scale == 0, 0.0, scaled) if (scale == 0).any() else scaled
 
     def scale_for(self, samples: int, cond: Cond = None) -> Float[Tensor, "b"]:
-        """The scale of each of `samples` particles: by condition, if the tilt knows its prompts,
-        otherwise by place.
+        """The scale of each of `samples` particles: by condition if `prompts` is given, otherwise
+        by position.
         """
         if self.scale.ndim == 0:
             return self.scale.expand(samples)
@@ -157,7 +156,8 @@ class Tilt(nn.Module):
             return self.scale[self._prompt_of(cond)]
         if samples % len(self.scale):
             raise ValueError(
-                f"a tilt with {len(self.scale)} scales, one per prompt, cannot share out {samples} samples"
+                f"a tilt with {len(self.scale)} scales, one per prompt, does not divide"
+                f" {samples} samples"
             )
         return self.scale.repeat_interleave(samples // len(self.scale))
 
@@ -166,9 +166,7 @@ class Tilt(nn.Module):
         return Tilt(self.reward, scale, on_nonfinite=self.on_nonfinite)
 
     def in_order(self, cond: Cond) -> "Tilt":
-        """The same tilt with its scales in the order of these prompts, which is how samplers take
-        them.
-        """
+        """The same tilt with its scales in the order of these prompts, as samplers take them."""
         return self if self.prompts is None else self.with_scale(self.scale_for(0, cond))
 
     def _check_prompts(self) -> None:
@@ -178,8 +176,9 @@ class Tilt(nn.Module):
         first = self._prompt_of(self.prompts)
         if (differs := (self.scale[first] != self.scale).nonzero()).numel():
             k = int(differs[0])
+            one, other = float(self.scale[first[k]]), float(self.scale[k])
             raise ValueError(
-                f"prompt {self.prompts[k]} has two scales, {self.scale[first[k]]:g} and {self.scale[k]:g}; give it one"
+                f"prompt {self.prompts[k]} has two scales, {one:g} and {other:g}; give it one"
             )
 
     def _prompt_of(self, cond: Cond) -> Int[Tensor, "b"]:
@@ -197,20 +196,15 @@ class Tilt(nn.Module):
             )
         if (unknown := (~same.any(1)).nonzero()).numel():
             raise ValueError(
-                f"the tilt has no scale for the prompt {cond[int(unknown[0])]}; it knows {list(self.prompts)}"
+                f"the tilt has no scale for the prompt {cond[int(unknown[0])]};"
+                f" it has them for {list(self.prompts)}"
             )
         return same.int().argmax(1)
 
 
 def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = FIX) -> None:
-    """Raises NonFiniteReward naming the first sample of `values` (B, ...) that is NaN or infinite,
-    and its time.
-    """
-    finite = (
-        values.detach().isfinite().flatten(1).all(1)
-        if values.ndim > 1
-        else values.detach().isfinite()
-    )
+    """Raises NonFiniteReward for the first sample of `values` (B, ...) that is not finite."""
+    finite = values.detach().isfinite().reshape(len(values), -1).all(1)
     if finite.all():
         return
     i = int((~finite).nonzero()[0, 0])

@@ -23,7 +23,7 @@ def flow(schedule, x, s, t, mean=MEAN):
 
 
 class OneGaussian(GaussianMixture):
-    """The oracle for this law, without its ODE solver. Remembers the times its jumps are asked at."""
+    """The exact flow map of one Gaussian, in closed form; records the times of its jumps."""
 
     def __init__(self, schedule):
         super().__init__(MEAN, STD, schedule=schedule)

@@ -46,7 +46,7 @@ def test_the_best_of_normal_rewards(n, expected):
 
 
 def test_its_distance_from_the_base_law():
-    """The density ratio N F^(N-1) has mean log N - (N-1)/N under the best, as the docstring says."""
+    """log(N F^(N-1)) has mean log N - (N-1)/N under the best, as the docstring says."""
     n = 8
     x = best(n, first).x[:, 0, 0]
     assert close(math.log(n) + (n - 1) * torch.special.log_ndtr(x), math.log(n) - (n - 1) / n)

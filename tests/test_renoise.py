@@ -1,4 +1,4 @@
-"""Renoise: its weights against the density ratio in closed form, and what they make of the value."""
+"""Renoise: its weights against the density ratio in closed form, and the value they give."""
 
 import pytest
 import torch

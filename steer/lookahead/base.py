@@ -1,6 +1,4 @@
-"""What a look-ahead is, and what it answers: K weighted guesses of the clean sample that x_t will
-become.
-"""
+"""The look-ahead interface: K weighted guesses of the clean sample that x_t becomes."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,9 +15,7 @@ __all__ = ["Guesses", "Lookahead", "log_uniform", "one", "split"]
 
 
 class Guesses(NamedTuple):
-    """Clean guesses x1 (K, B, *shape), and log weights log_w (K, B) that sum to one over K when
-    exponentiated.
-    """
+    """Clean guesses x1 (K, B, *shape) and their log weights (K, B), normalised over K."""
 
     x1: Tensor
     log_w: Tensor
@@ -36,14 +32,16 @@ class Lookahead(ABC):
     shares_velocity: bool = False
 
     def pieces(self) -> list[tuple["Lookahead", float]]:
-        """Look-aheads whose guesses together are this one's, with the share of each: asked one
-        after the other they need the memory of one.
+        """Splits into look-aheads with their shares, to be evaluated one after the other.
+
+        Their guesses together are this one's; memory is that of the largest.
         """
         return [(self, 1.0)]
 
     def follows(self, flow_map: FlowMap) -> bool:
-        """Whether a guess does not change along dx/dt = b_t(x), as holds for X_{t,1}: (d_t + b .
-        grad) L = 0.
+        """Whether guesses are constant along dx/dt = b_t(x), as X_{t,1} is.
+
+        Then (d_t + b . grad) L = 0.
         """
         return False
 

@@ -1,21 +1,21 @@
-"""GLASS: draws from p(x1 | x_t) by a flow inside the flow, out of any velocity, with nothing to
-train.
+"""GLASS: draws from p(x1 | x_t) by an inner flow, from the velocity of any flow map.
 
-With h = sqrt(alpha^2 + sigma^2), c = alpha / h and s = sigma / h, what x_t shows and what it hides
-are one rotation:
+With h = sqrt(alpha^2 + sigma^2), c = alpha / h and s = sigma / h, x_t and what it does not
+determine are a rotation of (x1, x0):
 
     x_t / h = c x1 + s x0,        y = s x1 - c x0,        x1 = c x_t / h + s y,
 
-so a draw of y given x_t is a draw of x1, and the flow to look for leads from e ~ N(0, I) to y along
-the straight path y_u = u y + (1 - u) e. Each of x_t and y_u is a Gaussian reading of x1, and both
-together are one, of weights p and q:
+so a draw of y given x_t is a draw of x1, and the inner flow leads from e ~ N(0, I) to y along the
+straight path y_u = u y + (1 - u) e. Each of x_t and y_u is a Gaussian observation of x1, and both
+together are one, with weights p and q:
 
     rho = sqrt(c^2 (1-u)^2 + u^2),      p = c (1-u) / rho,      q = u / rho,
-    x* = k (p (1-u) x_t / h + q (s y_u + u c x_t / h)) / sqrt(u^2 + (1-u)^2),      alpha* : sigma* = rho : s (1-u),
+    x* = k (p (1-u) x_t / h + q (s y_u + u c x_t / h)) / sqrt(u^2 + (1-u)^2),
+    alpha* : sigma* = rho : s (1-u),      k = sqrt(alpha*^2 + sigma*^2),
 
-a point of the outer path at time t* (k = sqrt(alpha*^2 + sigma*^2)), about which the outer model
-knows D = E[x1 | x*] and n = E[p x0 + q e | x*]. The other half of the two noises, w = q x0 - p e =
-(u s x_t / h - c y_u) / rho, is known. So
+a point of the outer path at time t*, about which the outer model knows D = E[x1 | x*] and n = E[p
+x0 + q e | x*]. The other half of the two noises, w = q x0 - p e = (u s x_t / h - c y_u) / rho, is
+known. So
 
     E[y - e | x_t, y_u] = s D - (c p + q) n + (p - c q) w,
 
@@ -53,14 +53,14 @@ class Turn(NamedTuple):
 
 
 def turn(schedule: Schedule, t: Float[Tensor, "b"]) -> Turn:
-    """The rotation that takes (x1, x0) to (x_t / h, y)."""
+    """Computes the rotation that takes (x1, x0) to (x_t / h, y)."""
     alpha, sigma, _, _ = schedule.coefficients(t)
     h = torch.sqrt(alpha**2 + sigma**2)
     return Turn(alpha / h, sigma / h, h)
 
 
 class Statistic(NamedTuple):
-    """All that (x_t, y_u) say of x1.
+    """The sufficient statistic of (x_t, y_u) for x1.
 
     Attributes:
         x, t: the point x* and its time t* on the outer path.
@@ -81,8 +81,7 @@ class Statistic(NamedTuple):
 
 
 class Context:
-    """The noisy samples a flow is conditional on; passed as its `cond`, and cut by rows like any
-    condition.
+    """The noisy samples that a posterior flow is conditional on; passed as its `cond`.
 
     Args:
         x_t: (B, *shape).
@@ -94,7 +93,10 @@ class Context:
     def __init__(
         self, x_t: Float[Tensor, "b *shape"], t: Time, schedule: Schedule, cond: Cond = None
     ):
-        self.x_t, self.t, self.schedule, self.cond = x_t, batch_time(t, x_t), schedule, cond
+        self.x_t = x_t
+        self.t = batch_time(t, x_t)
+        self.schedule = schedule
+        self.cond = cond
 
     @classmethod
     def of(cls, cond: Cond) -> "Context":
@@ -102,20 +104,17 @@ class Context:
         if not isinstance(cond, Context):
             got = "none" if cond is None else type(cond).__name__
             raise ValueError(
-                f"a posterior flow is told cond=Context(x_t, t, schedule); got {got}: ask its PosteriorMap"
+                f"a posterior flow takes cond=Context(x_t, t, schedule); got {got}:"
+                " call its PosteriorMap"
             )
         return cond
 
     def __len__(self) -> int:
         return len(self.x_t)
 
-    def __getitem__(self, rows: slice | Tensor) -> "Context":
-        return Context(
-            self.x_t[rows],
-            self.t[rows],
-            self.schedule,
-            None if self.cond is None else self.cond[rows],
-        )
+    def __getitem__(self, indices: slice | Tensor) -> "Context":
+        cond = None if self.cond is None else self.cond[indices]
+        return Context(self.x_t[indices], self.t[indices], self.schedule, cond)
 
     def repeat(self, times: int) -> "Context":
         """The whole batch, `times` times over."""
@@ -133,7 +132,7 @@ class Context:
         return s * x1 - c * x0
 
     def shown(self) -> Tensor:
-        """c x_t / h, what x_t shows of x1: its mean for normal data of variance 1."""
+        """c x_t / h, the posterior mean for standard normal data."""
         c, _, h = turn(self.schedule, self.t)
         return expand(c / h, self.x_t) * self.x_t
 
@@ -142,17 +141,19 @@ class Context:
         return self.shown() + expand(turn(self.schedule, self.t).sin, y) * y
 
     def statistic(self, y: Float[Tensor, "b *shape"], u: Time) -> Statistic:
-        """x*, t* and w. At t = u = 0, where neither says anything, y_u is taken for x*."""
+        """Computes x*, t* and w. At t = u = 0, where x1 is unobserved, x* is y_u."""
         u = batch_time(u, y)
         c, s, h = turn(self.schedule, self.t)
         rho, nothing = _rho(c, u)
         safe = torch.where(nothing, 1.0, rho)
-        p, q = c * (1 - u) / safe, torch.where(nothing, 1.0, u / safe)
+        p = c * (1 - u) / safe
+        q = torch.where(nothing, 1.0, u / safe)
         t = self.schedule.time_at(rho, s * (1 - u))
         scale = turn(self.schedule, t).h / torch.sqrt(u**2 + (1 - u) ** 2)
-        of_x, of_y = scale * (p * (1 - u) + q * u * c) / h, scale * q * s
-        shown, w_of_x, w_of_y = expand(of_x, y), expand(u * s / (h * safe), y), expand(c / safe, y)
-        x, w = shown * self.x_t + expand(of_y, y) * y, w_of_x * self.x_t - w_of_y * y
+        of_x = expand(scale * (p * (1 - u) + q * u * c) / h, y)
+        of_y = expand(scale * q * s, y)
+        x = of_x * self.x_t + of_y * y
+        w = expand(u * s / (h * safe), y) * self.x_t - expand(c / safe, y) * y
         return Statistic(x, t, w, expand(s, y), expand(c * p + q, y), expand(p - c * q, y))
 
 
@@ -164,41 +165,39 @@ def _rho(c: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class GlassFlow(FlowMap):
-    """The flow from noise e to y given x_t, out of the velocity of any flow map; a FlowMap on the
-    straight path.
+    """The flow from noise e to y given x_t, on the straight path.
 
     Its velocity is exact if the outer one is; its jumps integrate it, exact in the limit of steps.
     cond is a Context.
 
     Args:
-        flow_map: the outer model, of which only the velocity is asked, once per velocity here.
-        steps, solver: how a jump is integrated; 4 steps of Heun() by default, eight evaluations.
+        flow_map: the outer model; one evaluation of its velocity for each velocity here.
+        steps, solver: integration of a jump; 4 steps of Heun() by default, eight evaluations.
     """
 
     def __init__(self, flow_map: FlowMap, steps: int = 4, solver: Solver | None = None):
         super().__init__()
         if steps < 1:
             raise ValueError(f"GlassFlow needs at least one step; got steps={steps}")
-        self.flow_map, self.schedule, self.steps, self.solver = (
-            flow_map,
-            Linear(),
-            steps,
-            solver or Heun(),
-        )
+        self.flow_map = flow_map
+        self.schedule = Linear()
+        self.steps = steps
+        self.solver = solver or Heun()
         self.guidance = flow_map.guidance
 
     def velocity(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
-        context, path = Context.of(cond), self.flow_map.schedule
+        context = Context.of(cond)
+        path = self.flow_map.schedule
         if context.schedule != path:
             raise ValueError(
-                f"the context is on the path {context.schedule}, the flow map on {path}; make them one"
+                f"the context is on the path {context.schedule}, the flow map on {path};"
+                " give both the same"
             )
         z = context.statistic(x, t)
-        return z.velocity(
-            path.from_velocity(self.flow_map.velocity(z.x, z.t, context.cond), z.x, z.t)
-        )
+        velocity = self.flow_map.velocity(z.x, z.t, context.cond)
+        return z.velocity(path.from_velocity(velocity, z.x, z.t))
 
     def forward(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
@@ -209,9 +208,11 @@ class GlassFlow(FlowMap):
 def posterior_draws(
     inner: FlowMap, context: Context, draws: int, generator: torch.Generator | None
 ) -> Float[Tensor, "k b *shape"]:
-    """c x_t / h + s Y_{0,1}(e) for `draws` noises e of each sample, all in one batch;
-    differentiable in x_t and t.
+    """Draws c x_t / h + s Y_{0,1}(e) for `draws` noises e of each sample, in one batch.
+
+    Differentiable in x_t and t.
     """
-    x, many = context.x_t, context.repeat(draws)
+    x = context.x_t
+    many = context.repeat(draws)
     e = torch.randn(draws, *x.shape, generator=generator, dtype=x.dtype, device=x.device)
     return many.clean(inner(e.flatten(0, 1), 0.0, 1.0, many)).unflatten(0, (draws, len(x)))

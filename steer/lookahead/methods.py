@@ -1,9 +1,7 @@
-"""Where will x_t land? A look-ahead answers with K weighted guesses of the clean sample.
+"""Look-ahead methods: deterministic predictions of the clean sample, and posterior draws.
 
-One file for the deterministic ones, which cost from nothing to a short integration, and for draws
-from the posterior p(x1 | x_t): out of a model that offers them (Posterior), out of any velocity
-(Glass), out of any flow map (Renoise). What each leaves out decides what may be claimed with it:
-see `Guesses`.
+Deterministic: Identity, Denoiser, MapJump, FlowMapDenoiser, ShortOde. Draws from p(x1 | x_t):
+Posterior from a model that has them, Glass from any velocity, Renoise from any flow map.
 """
 
 from typing import Protocol, runtime_checkable
@@ -38,8 +36,7 @@ class MapJump(Lookahead):
     """X_{t,1}(x): the end of the flow line through x, in one evaluation of a flow map.
 
     Sharp at every noise level, but one endpoint, not the posterior: exact inside weighted
-    particles, biased as a bare
-    drift (Sabour et al. 2025, arXiv 2511.22688).
+    particles, biased as a bare drift (Sabour et al. 2025, arXiv 2511.22688).
 
     Args:
         trusted: assume that the jumps follow the velocity where the map says so
@@ -59,8 +56,9 @@ class MapJump(Lookahead):
 
 
 class Denoiser(Lookahead):
-    """E[x1 | x_t], the posterior mean: one velocity. Blurry early on. (DPS: Chung et al. 2023,
-    arXiv 2209.14687.)
+    """E[x1 | x_t], the posterior mean, from one velocity; blurry at small t.
+
+    As in DPS (Chung et al. 2023, arXiv 2209.14687).
     """
 
     shares_velocity = True
@@ -74,15 +72,15 @@ class Denoiser(Lookahead):
 
 
 class FlowMapDenoiser(Lookahead):
-    """From the posterior mean to the map's jump: the clean end of the line through x_t and where
-    the flow takes it.
+    """Interpolation from the posterior mean to the map's jump, by extrapolating X_{t,r} to t = 1.
 
-        z = (sigma_t X_{t,r}(x) - sigma_r x) / (alpha_r sigma_t - alpha_t sigma_r),        r = t + reach (1 - t),
+        z = (sigma_t X_{t,r}(x) - sigma_r x) / (alpha_r sigma_t - alpha_t sigma_r),
+        r = t + reach (1 - t),
 
-    on the straight path x + (1 - t) u_{t,r}(x). Reach 0 is Denoiser(), of least error; reach 1 is
-    MapJump(), of the data's own law. In between, for normal data of one variance, lie the best
-    trades of one for the other, elsewhere roughly so. One evaluation. (Flow Map Denoisers 2026,
-    arXiv 2606.19802, on the straight path; other paths by this formula are ours.)
+    on the straight path x + (1 - t) u_{t,r}(x). Reach 0 is Denoiser(), of least squared error;
+    reach 1 is MapJump(), of the data's law; in between a trade-off between error and law, optimal
+    for isotropic normal data. One evaluation. (Flow Map Denoisers 2026, arXiv 2606.19802, on the
+    straight path; the formula for other paths is ours.)
 
     Args:
         reach: in [0, 1].
@@ -91,7 +89,8 @@ class FlowMapDenoiser(Lookahead):
     def __init__(self, reach: float = 0.5):
         if not 0 <= reach <= 1:
             raise ValueError(
-                f"FlowMapDenoiser needs a reach in [0, 1], from the mean to the jump; got reach={reach}"
+                "FlowMapDenoiser needs a reach in [0, 1], from the mean to the jump;"
+                f" got reach={reach}"
             )
         self.reach = reach
 
@@ -114,16 +113,14 @@ class FlowMapDenoiser(Lookahead):
         return self.on_the_line(flow_map, x, t, t, v), v.detach()
 
     def on_the_line(self, flow_map: FlowMap, x: Tensor, t: Tensor, r: Tensor, u: Tensor) -> Guesses:
-        """The clean end of the line through x at t and x + (r - t) u at r."""
+        """Computes the clean end of the line through x at t and x + (r - t) u at r."""
+        alpha_t, sigma_t, d_alpha, d_sigma = flow_map.schedule.coefficients(t)
+        alpha_r, sigma_r, _, _ = flow_map.schedule.coefficients(r)
         gap = torch.where(r > t, r - t, 1.0)
-        (alpha, sigma, d_alpha, d_sigma), (beta, rho, _, _) = (
-            flow_map.schedule.coefficients(time) for time in (t, r)
-        )
-        fall = torch.where(r > t, (sigma - rho) / gap, -d_sigma)
-        turn = torch.where(
-            r > t, (beta * sigma - alpha * rho) / gap, d_alpha * sigma - alpha * d_sigma
-        )
-        return one((expand(fall, x) * x + expand(sigma, x) * u) / expand(turn, x))
+        of_x = torch.where(r > t, (sigma_t - sigma_r) / gap, -d_sigma)
+        chord = (alpha_r * sigma_t - alpha_t * sigma_r) / gap
+        scale = torch.where(r > t, chord, d_alpha * sigma_t - alpha_t * d_sigma)
+        return one((expand(of_x, x) * x + expand(sigma_t, x) * u) / expand(scale, x))
 
 
 class Identity(Lookahead):
@@ -146,7 +143,8 @@ class ShortOde(Lookahead):
     def __init__(self, steps: int = 4, solver: Solver | None = None):
         if steps < 1:
             raise ValueError(f"ShortOde needs at least one step; got steps={steps}")
-        self.steps, self.solver = steps, solver or Heun()
+        self.steps = steps
+        self.solver = solver or Heun()
 
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         return self.with_velocity(flow_map, x, t, cond, generator)[0]
@@ -158,13 +156,13 @@ class ShortOde(Lookahead):
 
 
 class Begun(OdeMap):
-    """The integration of ShortOde from x at t, where the velocity v is known and not evaluated
-    again.
-    """
+    """The integration of ShortOde from x at t, where the velocity v is known already."""
 
     def __init__(self, flow_map: FlowMap, short: ShortOde, x: Tensor, t: Tensor, v: Tensor):
         super().__init__(flow_map, flow_map.schedule, short.steps, short.solver)
-        self.x, self.t, self.v = x, t, v
+        self.x = x
+        self.t = t
+        self.v = v
 
     def velocity(self, x: Tensor, t: Time, cond: Cond = None) -> Tensor:
         if x is self.x and torch.equal(batch_time(t, x), self.t):
@@ -183,11 +181,11 @@ class PosteriorModel(Protocol):
 
 
 class Posterior(Lookahead):
-    """Draws from p(x1 | x_t), for the value itself: V is then consistent as draws grow.
+    """Draws from p(x1 | x_t) by the model itself; the value is consistent as draws grow.
 
     Args:
         draws: how many, K.
-        at_once: the most of them in memory at a time; None for all.
+        at_once: most draws in memory at a time; None for all.
     """
 
     random = True
@@ -197,7 +195,8 @@ class Posterior(Lookahead):
             raise ValueError(
                 f"Posterior needs at least one draw; got draws={draws}, at_once={at_once}"
             )
-        self.draws, self.at_once = draws, at_once
+        self.draws = draws
+        self.at_once = at_once
 
     def pieces(self) -> list[tuple[Lookahead, float]]:
         return [(Posterior(n), n / self.draws) for n in split(self.draws, self.at_once)]
@@ -205,23 +204,23 @@ class Posterior(Lookahead):
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         if not isinstance(flow_map, PosteriorModel):
             raise ValueError(
-                f"{type(flow_map).__name__} cannot draw from p(x1 | x_t) by itself; use Glass(), which draws through its"
-                " velocity, or MapJump() or Denoiser(), which need no draws"
+                f"{type(flow_map).__name__} cannot draw from p(x1 | x_t) by itself; use Glass(),"
+                " which draws through its velocity, or MapJump() or Denoiser(), which need no draws"
             )
         return flow_map.posterior_guesses(x, t, self.draws, generator, cond)
 
 
 class Glass(Lookahead):
-    """Draws from p(x1 | x_t) through the velocity of any flow map, with nothing trained; see
-    `steer.lookahead.glass_flow`.
+    """Draws from p(x1 | x_t) through the velocity of any flow map.
 
-    Exact in the limit of inner steps, so the value is consistent as draws and steps grow. One draw
-    costs steps * stages evaluations. (Holderrieth et al. 2025, arXiv 2509.25170.)
+    See `steer.lookahead.glass_flow`. Exact in the limit of inner steps, so the value is consistent
+    as draws and steps grow. One draw costs steps * stages evaluations. (Holderrieth et al. 2025,
+    arXiv 2509.25170.)
 
     Args:
         draws: how many, K.
         steps, solver: of the inner integration; Heun() by default.
-        at_once: the most draws in memory at a time; None for all.
+        at_once: most draws in memory at a time; None for all.
     """
 
     random = True
@@ -235,38 +234,38 @@ class Glass(Lookahead):
     ):
         if draws < 1 or steps < 1 or (at_once is not None and at_once < 1):
             raise ValueError(
-                f"Glass needs at least one draw and one step; got draws={draws}, steps={steps}, at_once={at_once}"
+                "Glass needs at least one draw and one step;"
+                f" got draws={draws}, steps={steps}, at_once={at_once}"
             )
-        self.draws, self.steps, self.solver, self.at_once = draws, steps, solver or Heun(), at_once
+        self.draws = draws
+        self.steps = steps
+        self.solver = solver or Heun()
+        self.at_once = at_once
 
     def pieces(self) -> list[tuple[Lookahead, float]]:
-        return [
-            (Glass(n, self.steps, self.solver), n / self.draws)
-            for n in split(self.draws, self.at_once)
-        ]
+        parts = split(self.draws, self.at_once)
+        return [(Glass(n, self.steps, self.solver), n / self.draws) for n in parts]
 
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         context = Context(x, t, flow_map.schedule, cond)
-        x1 = posterior_draws(
-            GlassFlow(flow_map, self.steps, self.solver), context, self.draws, generator
-        )
+        inner = GlassFlow(flow_map, self.steps, self.solver)
+        x1 = posterior_draws(inner, context, self.draws, generator)
         return Guesses(x1, log_uniform(x1))
 
 
 class Renoise(Lookahead):
-    """Jumps from points noisier than x_t, weighted to stand for p(x1 | x_t); see
-    `steer.lookahead.renoise_weights`.
+    """Jumps from points noisier than x_t, importance-weighted to p(x1 | x_t).
 
-    Exact in the limit of draws and nodes for a map whose jumps follow its velocity, biased for any
-    other: at finite
-    draws by the self-normalised weights, whose variance grows with the dimension. One draw costs 1
-    + nodes evaluations. The weights are known only when all draws are, so they are held in memory
-    together. (Weighted Diamond Maps: Holderrieth et al. 2026, arXiv 2602.05993.)
+    See `steer.lookahead.renoise_weights`. Exact in the limit of draws and nodes for a map whose
+    jumps follow its velocity, biased for any other. At finite draws the self-normalised weights
+    are biased, and their variance grows with the dimension. One draw costs 1 + nodes evaluations.
+    The weights need all draws, so they are held in memory together. (Weighted Diamond Maps:
+    Holderrieth et al. 2026, arXiv 2602.05993.)
 
     Args:
         draws: how many, K.
-        nodes: velocities per draw for the density ratio in its weight; one is exact for normal
-            data.
+        nodes: velocities per draw for the density ratio of its weight; one is exact for standard
+            normal data.
     """
 
     random = True
@@ -276,7 +275,8 @@ class Renoise(Lookahead):
             raise ValueError(
                 f"Renoise needs at least one draw and one node; got draws={draws}, nodes={nodes}"
             )
-        self.draws, self.nodes = draws, nodes
+        self.draws = draws
+        self.nodes = nodes
 
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         context = Context(x, t, flow_map.schedule, cond)

@@ -1,5 +1,4 @@
-"""Renoise: weighted draws from p(x1 | x_t) by one jump of a flow map, from a point noisier than
-x_t.
+"""Importance weights for posterior draws by renoising x_t and one jump of a flow map.
 
 With the rotation c, s, h of `steer.lookahead.glass_flow`, the point is x' = h' (c x_t / h + s e), e
 ~ N(0, I), at the time t' where alpha' / h' = c^2: noise added as the path adds it, as much more as
@@ -38,31 +37,30 @@ from steer.lookahead.glass_flow import Context, turn
 def renoised(
     flow_map: FlowMap, context: Context, draws: int, nodes: int, generator: torch.Generator | None
 ) -> tuple[Float[Tensor, "k b *shape"], Float[Tensor, "k b"]]:
-    """z and its log weights, which sum to one over the draws when exponentiated; differentiable in
-    x_t and t.
-    """
-    x, schedule, many = context.x_t, context.schedule, context.repeat(draws)
-    e = torch.randn(draws, *x.shape, generator=generator, dtype=x.dtype, device=x.device).flatten(
-        0, 1
-    )
+    """Draws z and its log weights, normalised over the draws; differentiable in x_t and t."""
+    x = context.x_t
+    schedule = context.schedule
+    many = context.repeat(draws)
+    e = torch.randn(draws, *x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    e = e.flatten(0, 1)
     c, s, h = turn(schedule, many.t)
     t = schedule.time_at(c**2, s * torch.sqrt(1 + c**2)).clamp(min=0)
     length = turn(schedule, t).h
-    mean, step = expand(length * c / h, e) * many.x_t, expand(length * s, e) * e
+    mean = expand(length * c / h, e) * many.x_t
+    step = expand(length * s, e) * e
     z = flow_map.lookahead(mean + step, t, many.cond)
     known = torch.where(s == 0, torch.inf, s)  # at t = 1 all agree
     misfit = (many.x_t / expand(h, z) - expand(c, z) * z) / expand(known, z)
     fall = _against(flow_map, mean, step, t, many.cond, e, nodes) / torch.sqrt(1 + c**2)
     log_w = (_dot(e, e) - _dot(misfit, misfit)) / 2 - fall
-    return z.unflatten(0, (draws, len(x))), torch.log_softmax(
-        log_w.to(x.dtype).unflatten(0, (draws, len(x))), dim=0
-    )
+    log_w = log_w.to(x.dtype).unflatten(0, (draws, len(x)))
+    return z.unflatten(0, (draws, len(x))), torch.log_softmax(log_w, dim=0)
 
 
 def _against(
     flow_map: FlowMap, mean: Tensor, step: Tensor, t: Tensor, cond: Cond, e: Tensor, nodes: int
 ) -> Float[Tensor, "b"]:
-    """int_0^1 n_t(mean + a step) . e da."""
+    """Computes int_0^1 n_t(mean + a step) . e da."""
     total = torch.zeros_like(t)
     for place, weight in gauss_legendre(nodes):
         x = mean + place * step
@@ -72,8 +70,9 @@ def _against(
 
 
 def gauss_legendre(nodes: int) -> list[tuple[float, float]]:
-    """Places and weights on [0, 1], exact for polynomials of degree 2 nodes - 1 (Golub & Welsch
-    1969).
+    """Nodes and weights on [0, 1], exact for polynomials of degree 2 nodes - 1.
+
+    By the eigenvalues of the Jacobi matrix (Golub & Welsch 1969).
     """
     k = torch.arange(1, nodes, dtype=torch.float64)
     beside = torch.diag(k / torch.sqrt(4 * k**2 - 1), 1)

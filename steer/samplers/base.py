@@ -63,8 +63,8 @@ class Result:
     ) -> Float[Tensor, "p n *shape"]:
         """Draws n samples of each prompt by their weights, to be used without weights.
 
-        See `steer.resampling.unweighted`. The order of the population does not matter; equal weights give a random subset without
-        replacement. Sample i occurs n w_i times, rounded down or up.
+        See `steer.resampling.unweighted`. Sample i occurs n w_i times, rounded down or up; equal
+        weights give a random subset without replacement. The order of the population has no effect.
 
         Args:
             n: how many to keep of each prompt.

@@ -87,7 +87,8 @@ class BeamSearch(Stepwise[Beams]):
         run.require_tilt(self, "Sde")
         if self.beams > run.particles:
             raise ValueError(
-                f"{self.beams} beams cannot survive of {run.particles} particles; draw more, or keep fewer"
+                f"{self.beams} beams cannot survive of {run.particles} particles;"
+                " draw more, or keep fewer"
             )
         if run.particles % self.beams:
             raise ValueError(

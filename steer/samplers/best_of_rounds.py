@@ -45,9 +45,9 @@ class Kept(NamedTuple):
 class BestOfRounds(Stepwise[Kept]):
     """The best `keep` of all candidates of all rounds, as x (prompts, keep, *shape), best first.
 
-    Takes any reward. One round with keep=1 is BestOfN(Jump(jumps)). A maximiser: what it returns follows no stated
-    law. It costs particles * rounds * jumps evaluations for each prompt, and a reward per
-    candidate.
+    Takes any reward. One round with keep=1 is BestOfN(Jump(jumps)). A maximiser: its samples follow
+    no stated law. It costs particles * rounds * jumps evaluations for each prompt, and a reward
+    per candidate.
 
     Args:
         steps: rounds, R. The trace counts them as times, k / R, and has the mean reward of the kept
@@ -80,14 +80,13 @@ class BestOfRounds(Stepwise[Kept]):
             raise ValueError(
                 f"BestOfRounds needs keep >= 1 and jumps >= 1; got keep={keep}, jumps={jumps}"
             )
-        self.renoise_to = (
-            list(renoise_to)
-            if isinstance(renoise_to, Sequence)
-            else [float(renoise_to)] * (steps - 1)
-        )
+        if not isinstance(renoise_to, Sequence):
+            renoise_to = [float(renoise_to)] * (steps - 1)
+        self.renoise_to = list(renoise_to)
         if len(self.renoise_to) != steps - 1 or not all(0 <= t < 1 for t in self.renoise_to):
             raise ValueError(
-                f"renoise_to is a time in [0, 1), or one for each of the {steps - 1} rounds after the first; got {renoise_to}"
+                f"renoise_to is a time in [0, 1), or one for each of the {steps - 1} rounds after"
+                f" the first; got {renoise_to}"
             )
         self.keep = keep
         self.jumps = jumps
@@ -96,7 +95,8 @@ class BestOfRounds(Stepwise[Kept]):
         run.require_tilt(self, "Jump")
         if self.keep > run.particles:
             raise ValueError(
-                f"BestOfRounds keeps {self.keep} of {run.particles} particles; draw more, or keep fewer"
+                f"BestOfRounds keeps {self.keep} of {run.particles} particles;"
+                " draw more, or keep fewer"
             )
         none = x.new_zeros(run.prompts, 0, dtype=torch.float64)
         return Kept(run.by_prompt(x)[:, :0], none, none, x, 0.0)

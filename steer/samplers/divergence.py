@@ -1,4 +1,4 @@
-"""What is said when steered samples run away: finite, but no samples of anything."""
+"""Warning of diverged samples: finite, but far outside noise and data."""
 
 import warnings
 
@@ -9,14 +9,11 @@ FAR = 1000.0  # times as far as the noise, or as 1
 
 
 class Divergence(UserWarning):
-    """A sample is far outside anything that noise or data reach: the steering has most likely blown
-    up.
-    """
+    """A sample is far outside the range of noise and data."""
 
 
 class Reach:
-    """How far each sample of a run is out after every step, kept on the device, and a warning at
-    the end of the run.
+    """Largest coordinate of each sample after every step, kept on the device for one warning.
 
     Args:
         sampler: its name, for the warning.
@@ -30,7 +27,7 @@ class Reach:
         self.reaches: list[Tensor] = []
 
     def keep(self, state: object, t: float) -> None:
-        """Keeps max |x_i| of each sample of a sampler's state, whose first tensor are its samples."""
+        """Keeps max |x_i| of each sample; a state's first tensor holds its samples."""
         x = first(state)
         if x is not None and len(x) == self.samples:
             self.times.append(t)
@@ -45,10 +42,12 @@ class Reach:
         if not away.any():
             return
         step, sample = away.nonzero()[0].tolist()
+        there, last = float(reaches[step, sample]), float(reaches[-1].max())
         warnings.warn(
-            f"{self.sampler}: sample {sample} reaches {float(reaches[step, sample]):.3g} at t = {self.times[step]:.4g}"
-            f" ({float(reaches[-1].max()):.3g} is the most at the end), and the noise {float(self.usual):.3g}: the steering has"
-            " most likely blown up; lower tilt.scale or the sampler's strength, or take more steps",
+            f"{self.sampler}: sample {sample} reaches {there:.3g} at t = {self.times[step]:.4g}"
+            f" ({last:.3g} is the most at the end), and the noise {float(self.usual):.3g}: the"
+            " steering has most likely diverged; lower tilt.scale or the sampler's strength, or"
+            " take more steps",
             Divergence,
             stacklevel=2,
         )

@@ -1,18 +1,18 @@
-"""Flow Map Reward Guidance (FMRG): one deterministic path, bent at each of a few jumps toward a
-better end.
+"""Flow Map Reward Guidance (FMRG): a deterministic path guided at each of a few jumps.
 
-With u = (X_{s,t}(x) - x) / (t - s) the map's average velocity over a step and z = X_{s,1}(x) where
-x would land,
+With u = (X_{s,t}(x) - x) / (t - s) the map's average velocity over a step and z = X_{s,1}(x) the
+landing point of x,
 
-    J (Jacobian):  y = x, then n_opt steps of ascent on scale r(X_{s,1}(y));    x_t = x + (t - s) (u + y - x),
-    E (endpoint):  z' = z, then n_opt steps of ascent on scale r(z');           x_t = x + (t - s) u + w (z' - z).
+    J (Jacobian):  y = x, then n_opt steps of ascent on scale r(X_{s,1}(y)),
+                   x_t = x + (t - s) (u + y - x);
+    E (endpoint):  z' = z, then n_opt steps of ascent on scale r(z'),
+                   x_t = x + (t - s) u + w (z' - z).
 
-J follows from an optimal control problem, whose value the map's own look-ahead gives, and its
-gradient passes through the map. E leaves the Jacobian out: nothing is differentiated but the
-reward. The weight w = alpha_t sigma_s: a clean guess that moves by d moves x_t = alpha_t x1 +
-sigma_t x0 by alpha_t d with the noise as it was, on any path, and d is trusted by the share
-sigma_s, as FlowDPS has it (Kim et al. 2025, arXiv 2503.08136). On the linear path w = (1 - s) t, as
-published.
+J follows from an optimal control problem with the map's look-ahead for its value, and its gradient
+passes through the map. E omits the Jacobian: only the reward is differentiated. The weight w =
+alpha_t sigma_s: a clean guess that moves by d moves x_t = alpha_t x1 + sigma_t x0 by alpha_t d with
+the noise as it was, on any path, and d is trusted by the share sigma_s, as FlowDPS has it (Kim et
+al. 2025, arXiv 2503.08136). On the linear path w = (1 - s) t, as published.
 
 The steps are Adam's (Kingma & Ba 2015, arXiv 1412.6980), started afresh at every jump, at rate
 strength (1 - s): as in the authors' code, whose rate falls with the share of steps done. The first
@@ -55,8 +55,7 @@ class State(NamedTuple):
 
 
 class FlowMapRewardGuidance(Stepwise[Tensor]):
-    """FMRG in either form. A maximiser: posed as the control of one path for the sake of r(x1); it
-    states no law.
+    """FMRG in either form. A maximiser: the optimal control of one path, with no stated law.
 
     Args:
         steps: jumps from noise to data; of the grid, if not all of them are guided.
@@ -70,9 +69,8 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
         adam: steps by Adam; by default unless `rescale`.
         rescale: bring every sample's gradient to the length of its average velocity, and take plain
             steps.
-        chord: step along the way to the landing point, u = X_{s,1}(x) - x over 1 - s, which is
-            known already, instead of asking the map for X_{s,t}(x): one evaluation less a step, and
-            exact only for straight flow lines.
+        chord: step along u = (X_{s,1}(x) - x) / (1 - s), which is known already, instead of
+            evaluating X_{s,t}(x): one evaluation less a step, exact only for straight flow lines.
         guided: how many of the steps, the first ones, are guided; one plain jump covers what is
             left. All by default.
         max_batch: as in Stepwise.
@@ -108,7 +106,8 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
             )
         if adam and rescale:
             raise ValueError(
-                "Adam forgets the length of a gradient, so rescale has no effect on it; give adam=False"
+                "Adam is invariant to the length of a gradient, so rescale has no effect;"
+                " give adam=False"
             )
         self.form = form
         self.n_opt = n_opt
@@ -154,9 +153,11 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
             z = flow_map.lookahead(y, s, cond)
         u = self.average_velocity(flow_map, x, z.detach(), s, t, cond)
         if jacobian:
-            moved, reward = self.ascend(
-                tilt, y, z, lambda y: flow_map.lookahead(y, s, cond), u, s, cond
-            )
+
+            def land(y: Tensor) -> Tensor:
+                return flow_map.lookahead(y, s, cond)
+
+            moved, reward = self.ascend(tilt, y, z, land, u, s, cond)
             return State(x + (t - s) * (u + moved), reward)
         z = z.detach().requires_grad_()
         moved, reward = self.ascend(tilt, z, z, lambda z: z, u, s, cond)
@@ -181,7 +182,7 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
         s: float,
         cond: Cond,
     ) -> tuple[Tensor, Float[Tensor, "b"]]:
-        """Takes n_opt steps of ascent from y, which lands at z; returns their sum and r at that z."""
+        """Takes n_opt steps of ascent from y, which lands at z; returns their sum and r(z)."""
         start = y.detach()
         first = None
         strength = float(self.strength(s) if callable(self.strength) else self.strength)
@@ -205,8 +206,7 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
 
 
 class Adam:
-    """Steps of ascent by the running means of a gradient and of its square, entry by entry: no
-    sample knows of another.
+    """Adam's steps of ascent, each sample by itself (Kingma & Ba 2015, arXiv 1412.6980).
 
     Args:
         rate: length of the first step in every coordinate.
@@ -222,7 +222,7 @@ class Adam:
         self.square = torch.zeros_like(like)
 
     def step(self, gradient: Tensor) -> Tensor:
-        """rate m / (sqrt(v) + 1e-8), m and v the means so far, corrected for their start at zero."""
+        """Computes rate m / (sqrt(v) + 1e-8) with bias-corrected means m and v."""
         self.taken += 1
         self.mean = self.MEAN * self.mean + (1 - self.MEAN) * gradient
         self.square = self.SQUARE * self.square + (1 - self.SQUARE) * gradient.square()

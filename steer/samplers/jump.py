@@ -11,10 +11,10 @@ __all__ = ["Jump"]
 class Jump(Stepwise[Tensor]):
     """k jumps of the flow map from noise to data, with or without fresh noise in between.
 
-    Without, X_{0,t1}, X_{t1,t2}, ..., X_{.,1}: deterministic. With `renoise`, each step jumps to t = 1 and returns to the next time by x_t = alpha x1 + sigma
-    e (consistency sampling: Song et al. 2023, arXiv 2303.01469). Both have the map's law of the
-    data at t = 1 if the map is exact; jumps that do not follow the velocity have a law of their
-    own.
+    Without, X_{0,t1}, X_{t1,t2}, ..., X_{.,1}: deterministic. With `renoise`, each step jumps to
+    t = 1 and returns to the next time by x_t = alpha x1 + sigma e (consistency sampling: Song et
+    al. 2023, arXiv 2303.01469). Both follow the flow's law at t = 1 if the map is exact; jumps that
+    do not follow the velocity have a law of their own.
 
     Args:
         steps: number of jumps.

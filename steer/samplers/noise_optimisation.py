@@ -1,16 +1,14 @@
-"""Noise optimisation: no path is bent; the noise itself is moved uphill, through the jumps, until
-the reward likes the end.
+"""Noise optimisation: gradient ascent on the initial noise, through the jumps of the map.
 
     x0 <- x0 + lr * step of gradient ascent on   scale * r(X(x0)) + prior * log p(|x0|),
     log p(|x0|) = (d - 1) log |x0| - |x0|^2 / 2,
 
-X being k jumps of the map and the second term the log density of the norm of d normal numbers,
-which keeps noise the length of noise. Gradients are clipped sample by sample, so particles do not
-know of each other; the best end seen is returned.
+X being k jumps of the map and the second term the log density of the norm of d normal numbers.
+Gradients are clipped sample by sample; the best endpoint seen is returned.
 
 References: Eyring et al. 2024, arXiv 2406.04312 (ReNO: one-step models, this regulariser, Nesterov
-momentum, clipping);
-Ben-Hamu et al. 2024, arXiv 2402.14017 (D-Flow: through the whole flow; here by more jumps).
+momentum, clipping); Ben-Hamu et al. 2024, arXiv 2402.14017 (D-Flow: through the whole flow; here
+by more jumps).
 """
 
 from typing import NamedTuple
@@ -31,7 +29,7 @@ INSTEAD = "BestOfN or FkSteering"
 
 
 class Ends(NamedTuple):
-    """Where the noise leads, all (B, ...): X(x0), scale * r and r there, gradient in x0."""
+    """Endpoints of the noise, all (B, ...): X(x0), scale * r and r there, gradient in x0."""
 
     x: Tensor
     value: Tensor
@@ -40,7 +38,7 @@ class Ends(NamedTuple):
 
 
 class Ascent(NamedTuple):
-    """The noise, its velocity under momentum, where it leads now, and the best it has led to."""
+    """The noise, its momentum, its endpoints now, and the best endpoints so far."""
 
     z: Tensor
     momentum: Tensor
@@ -49,8 +47,7 @@ class Ascent(NamedTuple):
 
 
 class NoiseOptimisation(Stepwise[Ascent]):
-    """Gradient ascent on the noise, for each particle by itself. A maximiser: its samples follow no
-    stated law.
+    """Gradient ascent on the noise of each particle. A maximiser: no stated law.
 
     Args:
         steps: of ascent, K; they cost K jumps forwards and backwards, and one more jump forwards.
@@ -59,7 +56,7 @@ class NoiseOptimisation(Stepwise[Ascent]):
         prior: weight of the norm's log density.
         momentum: of Nesterov's; 0 for plain ascent.
         clip: most norm of a sample's gradient, or None.
-        keep_best: return the best end seen, by the reward; otherwise the last.
+        keep_best: return the best endpoint seen, by the reward; otherwise the last.
         max_batch: as in Stepwise.
 
     Raises:
@@ -68,7 +65,7 @@ class NoiseOptimisation(Stepwise[Ascent]):
     """
 
     deterministic = True
-    claim = "maximiser"  # the trace has the mean reward of each prompt after every step
+    claim = "maximiser"
     needs_gradient = True
 
     def __init__(
@@ -90,8 +87,8 @@ class NoiseOptimisation(Stepwise[Ascent]):
             or (clip is not None and clip <= 0)
         ):
             raise ValueError(
-                "NoiseOptimisation needs jumps >= 1, lr, clip > 0, prior >= 0 and momentum in [0, 1); got "
-                f"jumps={jumps}, lr={lr}, clip={clip}, prior={prior}, momentum={momentum}"
+                "NoiseOptimisation needs jumps >= 1, lr, clip > 0, prior >= 0, momentum in [0, 1);"
+                f" got jumps={jumps}, lr={lr}, clip={clip}, prior={prior}, momentum={momentum}"
             )
         super().__init__(steps, max_batch)
         self.jumps = jumps
@@ -107,7 +104,7 @@ class NoiseOptimisation(Stepwise[Ascent]):
         return Ascent(x, torch.zeros_like(x), here, here)
 
     def step(self, run: Run, now: Ascent, s: float, t: float) -> Ascent:
-        """One step of ascent: here the grid of times counts steps, t = k / steps."""
+        """Takes one step of ascent; the grid of times counts steps, t = k / steps."""
         gradient = self.clipped(now.here.gradient)
         momentum = self.momentum * now.momentum + gradient
         z = now.z + self.lr * (gradient + self.momentum * momentum)
@@ -121,7 +118,7 @@ class NoiseOptimisation(Stepwise[Ascent]):
 
     # --- its parts -------------------------------------------------------------------------------
     def look(self, run: Run, z: Tensor, last: bool) -> Ends:
-        """Where the noise leads, what the reward says of it and, but for the last time, the way up."""
+        """Evaluates endpoints, rewards and, except at the last step, gradients."""
         tilt = run.tilt
 
         def part(z: Tensor, scale: Tensor, cond: Cond) -> Ends:
@@ -130,7 +127,7 @@ class NoiseOptimisation(Stepwise[Ascent]):
         return run.in_batches(part, z, tilt.scale_for(len(z)))
 
     def part(self, flow_map: FlowMap, z: Tensor, tilt: Tilt, cond: Cond, last: bool) -> Ends:
-        """The same, for some of them."""
+        """Evaluates them for some of the samples."""
         with torch.set_grad_enabled(not last):
             z = z.detach().requires_grad_(not last)
             x = z
@@ -149,7 +146,7 @@ class NoiseOptimisation(Stepwise[Ascent]):
         return Ends(x.detach(), value.detach(), rewards.detach(), gradient)
 
     def clipped(self, gradient: Tensor) -> Tensor:
-        """Each sample's gradient, no longer than `clip`."""
+        """Clips each sample's gradient to the norm `clip`."""
         if self.clip is None:
             return gradient
         length = gradient.flatten(1).norm(dim=1).clamp_min(self.clip)
@@ -157,7 +154,7 @@ class NoiseOptimisation(Stepwise[Ascent]):
 
 
 def better(one: Ends, other: Ends) -> Ends:
-    """Of each sample, the end of higher value."""
+    """Selects for each sample the endpoint of higher value."""
     won = other.value > one.value
     parts = zip(one, other, strict=True)
     return Ends(*(torch.where(won.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in parts))

@@ -1,5 +1,4 @@
-"""Plug and play: a step toward the data, noise of the path put back, and the map as denoiser; again
-at the next time.
+"""Plug-and-play restoration: a gradient or proximal step, renoising, and the map as denoiser.
 
     x <- mean over draws of  D_t(alpha_t z + sigma_t e),        z = x + gamma_t grad(scale r)(x),
 
@@ -18,8 +17,8 @@ the data for more. (With prox, H there is H (1 + gamma C^-1): the same as t -> 1
 gamma is ours, the paper's is `Decaying`.
 
 References: Martin et al. 2024, arXiv 2410.02423 (PnP-Flow); Flow Map Denoisers 2026, arXiv
-2606.19802, of which the denoisers
-and their plug-and-play use were known to us, the settings of its solver not.
+2606.19802, for the denoisers and their use in plug and play; its solver's settings are not
+reproduced here.
 """
 
 from abc import ABC, abstractmethod
@@ -68,8 +67,8 @@ class Decaying(StepSize):
     def __post_init__(self) -> None:
         if not self.start > 0 or self.power < 0:
             raise ValueError(
-                f"Decaying needs start > 0 and power >= 0; got start={self.start}, power={self.power}: "
-                "start is noise^2 / |A|^2 for a measurement"
+                f"Decaying needs start > 0 and power >= 0; got start={self.start},"
+                f" power={self.power}: start is noise^2 / |A|^2 for a measurement"
             )
 
     def __call__(self, schedule: Schedule, t: float) -> float:
@@ -90,7 +89,8 @@ class Matched(StepSize):
     def __post_init__(self) -> None:
         if not self.most > 0:
             raise ValueError(
-                f"Matched needs most > 0; got {self.most}: noise^2 / |A|^2 keeps gradient steps stable"
+                f"Matched needs most > 0; got {self.most}: noise^2 / |A|^2 keeps gradient steps"
+                " stable"
             )
 
     def __call__(self, schedule: Schedule, t: float) -> float:
@@ -101,17 +101,16 @@ class Matched(StepSize):
 class PlugAndPlay(Stepwise[Tensor]):
     """PnP-Flow, with any denoiser; each particle by itself. A maximiser: an estimate, no law.
 
-    The first step denoises x0 itself, since of an estimate nothing would be left at t = 0; the last
-    ends with the denoiser. It costs 1 + draws (steps - 1) look-aheads, and steps - 1 gradients of
-    the reward, or proximal steps.
+    The first step denoises x0 itself; the last ends with the denoiser. It costs 1 + draws (steps -
+    1) look-aheads, and steps - 1 gradients of the reward, or proximal steps. With gradient steps
+    the trace has the mean reward of each prompt after every step.
 
     Args:
         steps: times 0, 1/steps, ... at which it denoises.
         lookahead: the denoiser; Denoiser(), as in PnP-Flow, by default. Of several guesses the
             weighted mean.
         step_size: gamma_t; Decaying() by default.
-        draws: of noise at each time, whose denoised points are averaged. One leaves each particle
-            its own chance.
+        draws: of noise at each time, whose denoised points are averaged.
         prox: (x, variance, cond) -> argmax_z r(z) - |z - x|^2 / (2 variance), with the variance
             (B,), such as `rewards.Measurement.prox`. Then the reward needs no gradient, and is
             asked only about the end.
@@ -123,7 +122,7 @@ class PlugAndPlay(Stepwise[Tensor]):
             that has no gradient.
     """
 
-    claim = "maximiser"  # with gradient steps the trace has the mean reward of each prompt after every step
+    claim = "maximiser"
 
     def __init__(
         self,

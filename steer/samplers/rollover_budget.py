@@ -56,7 +56,7 @@ class RolloverBudgetForcing(Stepwise[Searching]):
 
     Args:
         steps: Euler-Maruyama steps.
-        quota: proposals per step, before what rolls over; with one it is Sde, watched.
+        quota: proposals per step, before what rolls over; with one the dynamics are those of Sde.
         lookahead: where x_t will land; Denoiser(), as in the paper, by default.
         eps: the noise level, as in Sde.
         max_batch: as in Stepwise. A look-ahead that draws gets other draws of the same law with
@@ -81,7 +81,8 @@ class RolloverBudgetForcing(Stepwise[Searching]):
         super().__init__(steps, max_batch)
         if quota < 1:
             raise ValueError(
-                f"RolloverBudgetForcing needs a quota of at least one proposal per step; got quota={quota}"
+                "RolloverBudgetForcing needs a quota of at least one proposal per step;"
+                f" got quota={quota}"
             )
         self.quota = quota
         self.lookahead = lookahead or Denoiser()

@@ -144,7 +144,7 @@ class Run:
         indices: Int[Tensor, "b"] | None = None,
         instead: str = "a gradient-free sampler",
     ) -> LookaheadValue:
-        """Evaluates the value of each sample under a look-ahead; at t = 1 that of the sample itself.
+        """Evaluates each sample's value under a look-ahead; at t = 1 that of the sample itself.
 
         Args:
             lookahead: where x_t will land.

@@ -1,4 +1,6 @@
-"""Stochastic dynamics with the marginals of the flow: dx = [b + eps s] dt + sqrt(2 eps) dW, for any eps_t >= 0.
+"""Stochastic dynamics with the marginals of the flow, for any noise level eps_t >= 0:
+
+    dx = [b + eps s] dt + sqrt(2 eps) dW.
 
 Reference: Albergo, Boffi & Vanden-Eijnden 2023, arXiv 2303.08797.
 """

@@ -1,5 +1,4 @@
-"""SVDD, soft value-based decoding: of M proposals for its next state, each particle takes one by
-the softmax of their values.
+"""SVDD, soft value-based decoding: each step samples one of M proposals by their values' softmax.
 
 With V_t = scale * r at the look-ahead and x^1 ... x^M drawn from the model's own transition q(. |
 x_s), the next state is x^m with probability exp(V_t(x^m)) / sum_j exp(V_t(x^j)): self-normalised
@@ -9,14 +8,13 @@ reward will do.
 The tilted law has these transitions if q is the reverse of the noising process, as DDPM's is, and V
 its exact value. So the noise level is memoryless by default, eps_t = c_t = sigma^2 alpha' / alpha -
 sigma sigma', with which x_t looks back on the data alone. Under less noise it still depends on x_0,
-E[exp(scale r) | x_t] is another, and no M mends that. At finite M a short step has (1 - 1/M) of the
-exact pull, however many steps there are. Euler-Maruyama steps of this much noise are wide at first:
-on the path Linear() the variance after k steps is about 1 + 1/k times what it should be, which
-later steps forget.
+E[exp(scale r) | x_t] differs, and the bias does not vanish with M. At finite M a short step has (1
+- 1/M) of the exact pull, however many steps there are. Euler-Maruyama steps of this much noise are
+wide at first: on the path Linear() the variance after k steps is about 1 + 1/k times what it should
+be, which later steps forget.
 
 References: Li et al. 2024, arXiv 2408.08252 (SVDD-PM, whose value is the reward of the denoiser);
-Domingo-Enrich et al. 2024,
-arXiv 2409.08861 (memoryless noise).
+Domingo-Enrich et al. 2024, arXiv 2409.08861 (memoryless noise).
 """
 
 import torch
@@ -46,7 +44,7 @@ class Svdd(Stepwise[Chosen]):
 
     Args:
         steps: from t = 0 to t = 1.
-        proposals: M; with one it is the plain dynamics, watched.
+        proposals: M; with one the dynamics are plain.
         lookahead: where x_t will land; Denoiser(), as in the paper, by default.
         eps: None for the memoryless noise, c_t at the end of each step but the last; or a noise
             level as in Sde.

@@ -4,7 +4,7 @@
 
 with V_t(x) = log E[exp(scale r(X_1)) | x_t = x] by a look-ahead. With the exact value this is the
 tilted law's own dynamics, deterministic at eps = 0; with draws of p(x1 | x_t) in its place it is
-biased by their log-mean, and with a single guess by all that the guess leaves out. `ValueSmc`
+biased by their log-mean, and with a single guess by the spread it omits. `ValueSmc`
 weighs the same paths.
 
 References: Dhariwal & Nichol 2021, arXiv 2105.05233; Meta Flow Maps, 2026, arXiv 2601.14430.
@@ -25,10 +25,10 @@ INSTEAD = "Svdd or BestOfN"
 
 
 class ValueGuided(Stepwise[Tensor]):
-    """The value-guided ODE and SDE; exact as steps grow with the exact value, biased with any other.
+    """The value-guided ODE and SDE; exact as steps grow if the value is, otherwise biased.
 
-    At t = 0, c_t is infinite and grad V_t zero; the first step asks for their product in its middle
-    instead.
+    At t = 0, c_t is infinite and grad V_t zero; the first step evaluates their product in its
+    middle instead.
 
     Args:
         steps: Euler-Maruyama steps.

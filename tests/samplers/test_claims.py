@@ -164,7 +164,7 @@ def test_claims_by_map():
     ids=["OdeMap", "Guided", "Guided of Unconditional"],
 )
 def test_jumps_by_solver_steps_are_not_assumed_to_follow_the_velocity(flow_map):
-    """Four Euler steps land elsewhere than the flow: path weights account for it, trusted or not."""
+    """Four Euler steps deviate from the flow: path weights account for it, trusted or not."""
     assert not MapJump().follows(flow_map)
     trusted, untrusted = (
         log_z(

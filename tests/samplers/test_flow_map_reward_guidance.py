@@ -1,4 +1,4 @@
-"""FMRG in both forms, step by step in closed form where the flow map is affine, and what it costs."""
+"""FMRG in both forms: steps in closed form where the flow map is affine, and cost."""
 
 import math
 

@@ -49,7 +49,7 @@ def close(sample, truth, more=0.0):
 
 
 def factors(steps, eps):
-    """Of each Euler-Maruyama step on Ball, x -> f x + n e: t, f and n; eps (s, t) -> noise level."""
+    """Each Euler-Maruyama step x -> f x + n e on Ball as (t, f, n); eps(s, t) is the noise."""
     rows = []
     for k in range(steps):
         s, t, h = k / steps, (k + 1) / steps, 1 / steps
@@ -128,7 +128,7 @@ def test_as_many_beams_as_particles_are_sde():
 
 @pytest.mark.parametrize(("beams", "every"), [(1, 2), (2, 2), (3, 1)])
 def test_beams_are_the_best_by_the_map_and_selection_alone_looks_ahead(beams, every):
-    """Against a loop of its own; the noise level never vanishes, but nothing is selected at the end."""
+    """Against an explicit loop; noise never vanishes, but the last step selects nothing."""
     x0, tilt, ball = noise(2, 6, 2), Tilt(Quadratic([1.0, 0.0], 3.0), TWO), Ball()
     run = Run(ball, x0, tilt, None, seeded())
     x, selected = x0.flatten(0, 1), []
@@ -315,7 +315,7 @@ def test_how_long_the_first_search_lasts():
 
 
 def test_the_last_search_takes_the_best_of_its_quota():
-    """Two steps, the second without noise: E x1 is the mean of the largest of five, carried along."""
+    """Two steps, the second without noise: E x1 is the mean of the largest of five."""
     (_, _, n), (_, f, _) = factors(2, lambda s, t: 1 - t)
     result = RolloverBudgetForcing(2, 5)(Ball(), noise(20, 400, 1), FIRST, None, seeded())
     assert close(result.x.flatten(), f * n * BEST[5])

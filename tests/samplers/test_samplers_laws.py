@@ -122,7 +122,7 @@ def test_max_batch_changes_memory_and_nothing_else(name):
 
 @every
 def test_the_generator_is_the_only_chance(name):
-    """The same seed gives the same bits; another seed others, unless the sampler is deterministic."""
+    """Equal seeds give equal bits; other seeds others, unless the sampler is deterministic."""
     x0, tilt, labels = noise(2, 4, 2), Tilt(liking), torch.tensor([1, 0])
     first, again, other = (
         BUILD[name]()(Ball(), x0, tilt, labels, seeded(seed)) for seed in (1, 1, 2)
@@ -221,7 +221,7 @@ def test_log_z_follows_a_large_offset_of_the_reward(name, offset):
     "lookahead", [MapJump(), Denoiser(), Identity(), ShortOde(2)], ids=lambda a: type(a).__name__
 )
 def test_after_resampling_all_that_is_known_of_a_particle_is_its_own(lookahead):
-    """Every step resamples; a fresh look at the survivors must find what was re-indexed with them."""
+    """Every step resamples; a fresh look at the survivors agrees with what was re-indexed."""
     moved = []
 
     class Checked(TrajectoryTilting):

@@ -1,6 +1,7 @@
-"""Training-free guidance: one step in closed form, each paper's own formula beside it, laws, costs."""
+"""Training-free guidance: one step in closed form, the papers' formulas, distributions, costs."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,16 +49,16 @@ def one_step(sampler, flow_map, x, tilt):
 
 # --- one step on Gaussian data with a linear reward, where the denoiser is affine: D = m + J (x -
 def ddim(c, clean, noise):
-    return c["alpha_t"] * clean + c["sigma_t"] * noise
+    return c.alpha_t * clean + c.sigma_t * noise
 
 
 def from_noise(c, noise):
-    return ddim(c, (c["x"] - c["sigma_s"] * noise) / c["alpha_s"], noise)
+    return ddim(c, (c.x - c.sigma_s * noise) / c.alpha_s, noise)
 
 
 def along(c):
     """What the mean of DDPM's step has of the clean guess; without fresh noise, of DDIM's."""
-    return c["alpha_t"] - c["sigma_t"] * c["alpha_s"] / c["sigma_s"]
+    return c.alpha_t - c.sigma_t * c.alpha_s / c.sigma_s
 
 
 def shortened(gradient, most):
@@ -66,47 +67,54 @@ def shortened(gradient, most):
 
 
 EXPECTED = {
-    "dps": (dps(rho=0.3, eta=0.0, norm=None), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["g"]),
-    "freedom": (freedom(rho=0.3, n_recur=1, eta=0.0, norm=None), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["g"]),
+    "dps": (dps(rho=0.3, eta=0.0, norm=None), lambda c: ddim(c, c.D, c.n) + 0.3 * c.g),
+    "freedom": (
+        freedom(rho=0.3, n_recur=1, eta=0.0, norm=None),
+        lambda c: ddim(c, c.D, c.n) + 0.3 * c.g,
+    ),
     # x_t moves by mu, whatever alpha_t.
-    "mpgd": (mpgd(mu=0.3, n_iter=2, norm=None), lambda c: ddim(c, c["D"], c["n"]) + 0.6 * c["a"]),
+    "mpgd": (mpgd(mu=0.3, n_iter=2, norm=None), lambda c: ddim(c, c.D, c.n) + 0.6 * c.a),
     # The norms of the authors' code.
-    "dps, residual": (dps(rho=0.3, eta=0.0), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["slope"] * c["unit"]),
+    "dps, residual": (dps(rho=0.3, eta=0.0), lambda c: ddim(c, c.D, c.n) + 0.3 * c.slope * c.unit),
     "freedom, denoised": (
         freedom(rho=0.3, n_recur=1, eta=0.0),
         lambda c: (
-            ddim(c, c["D"], c["n"])
-            + 0.3 * along(c) * c["sigma_s"] / c["alpha_s"] * c["n"].norm(dim=-1, keepdim=True) * c["unit"]
+            ddim(c, c.D, c.n)
+            + 0.3 * along(c) * c.sigma_s / c.alpha_s * c.n.norm(dim=-1, keepdim=True) * c.unit
         ),
     ),
     "mpgd, root mean square": (
         mpgd(mu=0.3),
-        lambda c: ddim(c, c["D"], c["n"]) + 0.3 * math.sqrt(2) * c["unit"],
+        lambda c: ddim(c, c.D, c.n) + 0.3 * math.sqrt(2) * c.unit,
     ),
     "clipped": (
-        TrainingFreeGuidance(2, 0.3, 0.2, norm=AtMost(0.6), eta=0.0),  # a is longer in the second prompt, g in neither
-        lambda c: ddim(c, c["D"] + 0.2 * shortened(c["a"], 0.6), c["n"]) + 0.3 * shortened(c["g"], 0.6),
+        TrainingFreeGuidance(2, 0.3, 0.2, norm=AtMost(0.6), eta=0.0),
+        # a is longer in the second prompt, g in neither
+        lambda c: ddim(c, c.D + 0.2 * shortened(c.a, 0.6), c.n) + 0.3 * shortened(c.g, 0.6),
     ),
     # The score gets the gradient: Tweedie's clean guess and the noise that belongs to it.
     "lgd_mc": (
         lgd_mc(n_mc=3, eta=0.0, norm=None),
-        lambda c: ddim(c, c["D"] + c["sigma_s"] ** 2 / c["alpha_s"] * c["g"], c["n"] - c["sigma_s"] * c["g"]),
+        lambda c: ddim(c, c.D + c.sigma_s**2 / c.alpha_s * c.g, c.n - c.sigma_s * c.g),
     ),
     # The noise is changed twice, and the clean guess is what then belongs to it.
     "ugd": (
         ugd(factor=0.7, mu=0.3, n_iter=2, n_recur=1, norm=None),
-        lambda c: from_noise(c, c["n"] - 0.7 * c["sigma_s"] * c["g"] - c["alpha_s"] / c["sigma_s"] * 0.6 * c["a"]),
+        lambda c: from_noise(c, c.n - 0.7 * c.sigma_s * c.g - c.alpha_s / c.sigma_s * 0.6 * c.a),
     ),
     "tfg": (
         tfg(rho=lambda t: 0.3 * t, mu=lambda t: 0.2, n_iter=3, n_mc=2, eta=0.0, norm=None),
-        lambda c: ddim(c, c["D"] + 0.6 * c["a"], c["n"]) + 0.3 * 0.4 * c["alpha_t"] / c["alpha_s"] * c["g"],
+        lambda c: ddim(c, c.D + 0.6 * c.a, c.n) + 0.3 * 0.4 * c.alpha_t / c.alpha_s * c.g,
     ),
-    "dps, map": (dps(rho=0.3, eta=0.0, lookahead=MapJump(), norm=None), lambda c: ddim(c, c["D"], c["n"]) + 0.3 * c["jump"]),
+    "dps, map": (
+        dps(rho=0.3, eta=0.0, lookahead=MapJump(), norm=None),
+        lambda c: ddim(c, c.D, c.n) + 0.3 * c.jump,
+    ),
     "norm": (
         TrainingFreeGuidance(2, 0.3, 0.2, norm=1.5, eta=0.0),
-        lambda c: ddim(c, c["D"] + 0.2 * 1.5 * c["unit"], c["n"]) + 0.3 * 1.5 * c["unit"],
+        lambda c: ddim(c, c.D + 0.2 * 1.5 * c.unit, c.n) + 0.3 * 1.5 * c.unit,
     ),
-}  # fmt: skip
+}
 
 
 @paths
@@ -119,13 +127,23 @@ def test_one_step_in_closed_form(name, schedule):
     x = noise(2, 5, 2)
     (alpha_s, sigma_s, *_), (alpha_t, sigma_t, *_) = (map(float, schedule(t)) for t in BETWEEN)
     variance = alpha_s**2 * STD**2 + sigma_s**2
-    slope, a = alpha_s * STD**2 / variance, SCALES[:, None, None] * A
+    slope = alpha_s * STD**2 / variance
+    a = SCALES[:, None, None] * A
     clean = MEAN + slope * (x - alpha_s * MEAN)
-    known = {
-        "x": x, "alpha_s": alpha_s, "sigma_s": sigma_s, "alpha_t": alpha_t, "sigma_t": sigma_t,
-        "D": clean, "n": (x - alpha_s * clean) / sigma_s, "a": a, "g": slope * a,
-        "slope": slope, "jump": STD / math.sqrt(variance) * a, "unit": SCALES.sign()[:, None, None] * A / A.norm(),
-    }  # fmt: skip
+    known = SimpleNamespace(
+        x=x,
+        alpha_s=alpha_s,
+        sigma_s=sigma_s,
+        alpha_t=alpha_t,
+        sigma_t=sigma_t,
+        D=clean,
+        n=(x - alpha_s * clean) / sigma_s,
+        a=a,
+        g=slope * a,
+        slope=slope,
+        jump=STD / math.sqrt(variance) * a,
+        unit=SCALES.sign()[:, None, None] * A / A.norm(),
+    )
     found = one_step(sampler, OneGaussian(schedule), x, Tilt(LinearReward(A), SCALES))
     torch.testing.assert_close(found, expected(known), rtol=1e-10, atol=1e-10)
 

@@ -1,4 +1,4 @@
-"""The value-guided ODE and SDE: with the exact value the tilted law without weights, as steps grow."""
+"""The value-guided ODE and SDE: the tilted law without weights, with the exact value."""
 
 import math
 from itertools import pairwise

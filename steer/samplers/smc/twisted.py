@@ -3,7 +3,8 @@
 The proposal of a step is the Gaussian of the plain dynamics with its mean moved by (its variance) x
 grad r_t,
 
-    x' = x + [b + eps s] h + 2 eps h grad r_t + sqrt(2 eps h) e,        r_t = l_t V_t,   V_t = scale * r(E[x1 | x_t]),
+    x' = x + [b + eps s] h + 2 eps h grad r_t + sqrt(2 eps h) e,
+    r_t = l_t V_t,      V_t = scale * r(E[x1 | x_t]),
 
 and its weight is (plain density / proposal's density) x exp(r_{t'}(x') - r_t(x)). In terms of
 `TrajectoryTilting`: an extra drift chi = eps, the denoiser for a look-ahead, and weights by

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo on the path of values: guided by V_t, weighed by the error of its estimate.
+"""Sequential Monte Carlo guided by the value V_t, weighted by the error of its estimate.
 
     dx = [b + c_t grad V_t + eps (s + grad V_t)] dt + sqrt(2 eps) dW,          targets p_t exp(V_t),
 
@@ -55,5 +55,5 @@ class ValueSmc(TrajectoryTilting):
         )
 
     def extra_drift(self, run: Run, s: float, t: float, eps: float) -> float:
-        """Evaluates c_t in the middle of the step: it is infinite at t = 0, where grad V is zero."""
+        """Evaluates c_t in the middle of the step, since it is infinite at t = 0."""
         return float(run.flow_map.schedule.c_t((s + t) / 2))

@@ -1,4 +1,4 @@
-"""Training-free guidance: one algorithm (TFG), and the published methods that are settings of it."""
+"""Training-free guidance: one algorithm (TFG), and the published methods as its settings."""
 
 from steer.discovery import lazy
 

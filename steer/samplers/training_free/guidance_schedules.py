@@ -3,18 +3,18 @@
 A strength is a number, a function of t, or a `GuidanceSchedule` that knows the whole grid; a `Norm`
 sets the length of each sample's gradient.
 
-Between the noisier x_s and the cleaner x_t stand the numbers of a `DdimStep`. With D and n the endpoints
-seen from x_s, DDIM goes
+A step from the noisier x_s to the cleaner x_t has the coefficients of a `DdimStep`. With D and n
+the endpoints predicted at x_s, DDIM takes
 
     x_t = alpha_t D + kept n + fresh e,      a = alpha_s / alpha_t,
-    fresh = eta sigma_t sqrt(sigma_s^2 - a^2 sigma_t^2) / sigma_s,      kept = sqrt(sigma_t^2 - fresh^2),
+    fresh = eta sigma_t sqrt(sigma_s^2 - a^2 sigma_t^2) / sigma_s,
+    kept = sqrt(sigma_t^2 - fresh^2),
 
 and the forward process comes back by x_s = a x_t + sqrt(sigma_s^2 - a^2 sigma_t^2) e, whatever the
 law of x1.
 
 References: Song et al. 2021, arXiv 2010.02502 (DDIM); Ye et al. 2024, arXiv 2409.15761 (the
-schedules of TFG); and at each
-norm the paper whose authors' code has it.
+schedules of TFG); each norm names the paper whose authors' code has it.
 """
 
 import math
@@ -44,9 +44,7 @@ __all__ = [
 
 
 class DdimStep(NamedTuple):
-    """One step s -> t: alpha and sigma at its two ends, and DDIM's share of the noise that is kept
-    and that is fresh.
-    """
+    """One step s -> t: alpha and sigma at both ends, and DDIM's kept and fresh noise."""
 
     s: float
     t: float
@@ -69,9 +67,7 @@ class DdimStep(NamedTuple):
 
     @property
     def along(self) -> float:
-        """How far x_t moves with D if n moves too, so that both still make up x_s: alpha_t - kept
-        alpha_s / sigma_s.
-        """
+        """alpha_t - kept alpha_s / sigma_s: dx_t / dD at fixed x_s, with n moving too."""
         return self.alpha_t - self.kept * self.alpha_s / self.sigma_s
 
 
@@ -109,16 +105,14 @@ Strength = float | Callable[[float], float] | GuidanceSchedule
 
 
 def on_steps(strength: Strength, steps: Sequence[DdimStep]) -> list[float]:
-    """A number for all steps, a function of t at the start of each, or a schedule evaluated on them."""
+    """Evaluates a number, a function of the start of each step, or a schedule on the steps."""
     if isinstance(strength, GuidanceSchedule):
         return strength(steps)
     return [float(strength(ddim.s) if callable(strength) else strength) for ddim in steps]
 
 
 class Increasing(GuidanceSchedule):
-    """TFG's "increase": in proportion to a^2, largest near the data, with the given mean over the
-    steps.
-    """
+    """TFG's "increase": proportional to a^2, largest near the data, with a given mean."""
 
     def __init__(self, mean: float):
         self.mean = mean
@@ -128,8 +122,9 @@ class Increasing(GuidanceSchedule):
 
 
 class Carried(GuidanceSchedule):
-    """A displacement of x_s as x_t feels it in TFG: divided by a. DPS and FreeDoM add theirs to x_t
-    as it is.
+    """A displacement of x_s carried to x_t, divided by a, as in TFG.
+
+    DPS and FreeDoM add theirs to x_t unscaled.
     """
 
     def __init__(self, strength: Strength):
@@ -143,11 +138,10 @@ class Carried(GuidanceSchedule):
 
 
 class OnScore(GuidanceSchedule):
-    """What x_t feels of a gradient, `factor` times of which is added to the score at x_s: factor *
-    along * sigma_s^2 / alpha_s.
+    """A gradient added `factor` times to the score at x_s: factor * along * sigma_s^2 / alpha_s.
 
-    The one strength that does not depend on the number of steps. With factor 1 the tilt's scale is
-    an inverse temperature.
+    The only strength that does not depend on the number of steps. With factor 1 the tilt's scale
+    is an inverse temperature.
     """
 
     def __init__(self, factor: float = 1.0):
@@ -158,9 +152,7 @@ class OnScore(GuidanceSchedule):
 
 
 class OverAlpha(GuidanceSchedule):
-    """A displacement of x_t as a displacement of the clean guess: divided by alpha_t of the cleaner
-    end (MPGD).
-    """
+    """A displacement of x_t applied to the clean guess, divided by alpha_t (MPGD)."""
 
     def __init__(self, strength: Strength):
         self.strength = strength
@@ -173,8 +165,7 @@ class OverAlpha(GuidanceSchedule):
 
 
 class Noisiness(GuidanceSchedule):
-    """sigma / sqrt(alpha^2 + sigma^2) times `factor`: the spread of x1 given x_t for data of unit
-    variance.
+    """`factor` times sigma / sqrt(alpha^2 + sigma^2), the posterior std for unit-variance data.
 
     TFG's gamma_t, factor sqrt(1 - alpha-bar_t), and LGD-MC's, sigma_t / sqrt(1 + sigma_t^2) on its
     own path.
@@ -196,10 +187,12 @@ def _with_mean(mean: float, weights: list[float]) -> list[float]:
 
 # --- the length of a gradient -------------------------------------------------------------------
 class Gradients(NamedTuple):
-    """One look at the reward, all (B, *shape): a gradient to follow, the gradient at the clean
-    guess, the noise seen from x_s.
+    """Gradients of the reward in a step, all (B, *shape).
 
-    On the clean guess the first two are the same.
+    Attributes:
+        gradient: the gradient to follow.
+        at_guess: that in the clean guess; for a step on the guess itself, the same.
+        noise: the noise predicted at x_s.
     """
 
     gradient: Tensor
@@ -208,11 +201,9 @@ class Gradients(NamedTuple):
 
 
 class Norm(ABC):
-    """norm(gradients, ddim) -> gradient, sample by sample: what others of the batch do has no part in
-    it.
+    """norm(gradients, ddim) -> gradient, each sample by itself.
 
-    One that gives every gradient a length of its own erases the scale of the reward but for its
-    sign.
+    A norm that fixes the length of the gradient makes the method invariant to the reward's scale.
     """
 
     @abstractmethod
@@ -233,8 +224,7 @@ class Length(Norm):
 
 
 class UnitAtGuess(Norm):
-    """Divided by the length that the gradient has at the clean guess, whatever the network makes of
-    it from there.
+    """The gradient divided by its length at the clean guess.
 
     For r = -|y - x|^2, or any function of that distance, it is the gradient of -|y - D(x_s)|: the
     norm of the residual, not its square, as in the authors' code of DPS (Chung et al. 2023, arXiv
@@ -244,37 +234,31 @@ class UnitAtGuess(Norm):
 
     def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
         length = lengths(gradients.at_guess)
-        return gradients.gradient / expand(
-            torch.where(length == 0, 1.0, length), gradients.gradient
-        )
+        length = torch.where(length == 0, 1.0, length)
+        return gradients.gradient / expand(length, gradients.gradient)
 
 
 class Denoised(Norm):
-    """As long as what the step takes away of the noise, along * sigma_s / alpha_s |n|.
+    """The length of the noise that the step removes, along * sigma_s / alpha_s |n|.
 
-    FreeDoM's for CLIP (Yu et al. 2023, arXiv 2303.09833), whose factor is .02, and whose lengths
-    are of the whole batch.
+    FreeDoM's for CLIP (Yu et al. 2023, arXiv 2303.09833), with a factor of .02 and lengths of the
+    whole batch there.
     """
 
     def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
-        return of_length(
-            ddim.along * ddim.sigma_s / ddim.alpha_s * lengths(gradients.noise), gradients.gradient
-        )
+        removed = ddim.along * ddim.sigma_s / ddim.alpha_s * lengths(gradients.noise)
+        return of_length(removed, gradients.gradient)
 
 
 class RootMeanSquare(Norm):
-    """Every gradient of root mean square 1, as in the authors' code of MPGD (He et al. 2023, arXiv
-    2311.16424).
-    """
+    """A root mean square of 1, as in the code of MPGD (He et al. 2023, arXiv 2311.16424)."""
 
     def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
         return of_length(math.sqrt(gradients.gradient[0].numel()), gradients.gradient)
 
 
 class AtMost(Norm):
-    """Shortened where its root mean square is above `most`, and left as it is elsewhere, so that
-    the scale still counts.
-    """
+    """The gradient clipped to a root mean square of `most`."""
 
     def __init__(self, most: float):
         if not most > 0:
@@ -282,11 +266,9 @@ class AtMost(Norm):
         self.most = most
 
     def __call__(self, gradients: Gradients, ddim: DdimStep) -> Float[Tensor, "b *shape"]:
-        length = lengths(gradients.gradient)
-        return of_length(
-            length.clamp_max(self.most * math.sqrt(gradients.gradient[0].numel())),
-            gradients.gradient,
-        )
+        longest = self.most * math.sqrt(gradients.gradient[0].numel())
+        length = lengths(gradients.gradient).clamp_max(longest)
+        return of_length(length, gradients.gradient)
 
 
 def lengths(x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b"]:
@@ -297,7 +279,7 @@ def lengths(x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b"]:
 def of_length(
     length: float | Float[Tensor, "b"], gradient: Float[Tensor, "b *shape"]
 ) -> Float[Tensor, "b *shape"]:
-    """Each sample's gradient brought to a length; one that is zero stays zero."""
+    """Rescales each sample's gradient to a length; one that is zero stays zero."""
     norm = lengths(gradient)
     factor = length / torch.where(norm == 0, 1.0, norm)
     return gradient * factor.view(-1, *[1] * (gradient.ndim - 1))

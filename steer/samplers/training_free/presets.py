@@ -1,21 +1,20 @@
-"""The special cases of training-free guidance, each a function that returns `TrainingFreeGuidance`
-with its settings.
+"""Published methods of training-free guidance, as settings of `TrainingFreeGuidance`.
 
-What a setting means is told there. The papers count time downwards; here x_s is the noisier sample
-and x_t the cleaner one. `more` are further settings by keyword: norm, lookahead, max_batch.
+The papers count time downwards; here x_s is the noisier sample and x_t the cleaner one. `more` are
+further settings by keyword: norm, lookahead, max_batch. The two gradients are that through the
+network (in x_s) and that in the clean guess.
 
-    name       gradient through the network     gradient on the clean guess      draws    recurrence    norm
-    dps        rho = 2.5 / steps                -                                -        -             UnitAtGuess()
-    lgd_mc     on the score                     -                                n_mc     -             AtMost(CLIP)
-    freedom    rho = .5                         -                                -        n_recur       Denoised()
-    mpgd       -                                mu = .5 / steps, over alpha_t    -        -             RootMeanSquare()
-    ugd        factor = 1, on the score         mu = .0002, noise moved          -        n_recur       AtMost(CLIP)
-    tfg        rho = .5 / steps, over a         mu = .1 / steps, n_iter times    n_mc     n_recur       AtMost(CLIP)
+    name       through the network       in the clean guess         draws recurs    norm
+    dps        rho = 2.5 / steps         -                          -     -         UnitAtGuess()
+    lgd_mc     on the score              -                          n_mc  -         AtMost(CLIP)
+    freedom    rho = .5                  -                          -     n_recur   Denoised()
+    mpgd       -                         .5 / steps, over alpha_t   -     -         RootMeanSquare()
+    ugd        factor 1, on the score    .0002, noise moved         -     n_recur   AtMost(CLIP)
+    tfg        rho = .5 / steps, over a  .1 / steps, n_iter times   n_mc    n_recur   AtMost(CLIP)
 
-The strengths are defaults: the best of a grid in `recipes.experiments.strengths`, on worlds that no
-table of ours uses, for data of
-about unit size. Divided by the number of steps they push as far in all, however many there are;
-freedom's, ugd's and lgd_mc's do so by themselves.
+The default strengths are the best of a grid in `recipes.experiments.strengths`, on worlds that no
+table uses, for data of about unit size. Those divided by the number of steps have the same total
+effect at any number; those of freedom, ugd and lgd_mc do so by themselves.
 
 The norms of dps, freedom and mpgd are those of the authors' code, sample by sample where that code
 takes the whole batch; TFG's clips the gradient for molecules. LGD-MC and UGD leave it as it is and
@@ -43,22 +42,21 @@ from steer.samplers.training_free.training_free_guidance import TrainingFreeGuid
 
 __all__ = ["dps", "freedom", "lgd_mc", "mpgd", "tfg", "ugd"]
 
-CLIP = 5.0  # root mean square of a gradient, over units of the data, above which lgd_mc, ugd and tfg shorten it
-MPGD, TFG_RHO, TFG_MU = 0.5, 0.5, 0.1  # default strengths times the number of steps
-UNIT, DENOISED, ROOT_MEAN_SQUARE, CLIPPED = (
-    UnitAtGuess(),
-    Denoised(),
-    RootMeanSquare(),
-    AtMost(CLIP),
-)
+CLIP = 5.0  # largest root mean square of a gradient in lgd_mc, ugd and tfg, for unit data
+MPGD = 0.5  # default strengths times the number of steps
+TFG_RHO = 0.5
+TFG_MU = 0.1
+UNIT = UnitAtGuess()
+DENOISED = Denoised()
+ROOT_MEAN_SQUARE = RootMeanSquare()
+CLIPPED = AtMost(CLIP)
 Normed = Norm | float | None
 
 
 def dps(
     steps: int = 100, rho: Strength | None = None, *, eta: float = 1.0, norm: Normed = UNIT, **more
 ) -> TrainingFreeGuidance:
-    """Diffusion Posterior Sampling (Chung et al. 2023, arXiv 2209.14687): rho alone, added to the
-    ancestral step as it is.
+    """Builds Diffusion Posterior Sampling (Chung et al. 2023, arXiv 2209.14687): rho alone.
 
     The original, for y = A(x1) + noise and D = E[x1 | x_s], subtracts zeta grad_{x_s} |y - A(D)|^2,
     zeta = zeta' / |y - A(D)|: that is rho = 2 zeta' with r(x) = -|y - A(x)| and norm=None. Its
@@ -80,8 +78,7 @@ def lgd_mc(
     norm: Normed = CLIPPED,
     **more,
 ) -> TrainingFreeGuidance:
-    """Loss-guided diffusion with Monte Carlo (Song et al. 2023, ICML): rho, and the reward blurred
-    by n_mc draws.
+    """Builds loss-guided diffusion with Monte Carlo (Song et al. 2023, ICML): rho and n_mc draws.
 
     The original adds the gradient of log mean exp(-loss) to the score, at draws of standard
     deviation sigma / sqrt(1 + sigma^2) around the denoiser in the notation x = x1 + sigma e. That
@@ -89,7 +86,8 @@ def lgd_mc(
     With a linear reward and Gaussian data it is exact as steps grow, as long as no gradient is
     clipped.
     """
-    rho, gamma = OnScore() if rho is None else rho, Noisiness() if gamma is None else gamma
+    rho = OnScore() if rho is None else rho
+    gamma = Noisiness() if gamma is None else gamma
     return TrainingFreeGuidance(steps, rho, 0.0, gamma, n_mc=n_mc, eta=eta, norm=norm, **more)
 
 
@@ -102,8 +100,7 @@ def freedom(
     norm: Normed = DENOISED,
     **more,
 ) -> TrainingFreeGuidance:
-    """FreeDoM (Yu et al. 2023, arXiv 2303.09833): rho alone, added to x_t as it is, and every step
-    taken n_recur times.
+    """Builds FreeDoM (Yu et al. 2023, arXiv 2303.09833): rho alone, each step n_recur times.
 
     The original repeats ("time travel") on a middle stretch of the path only: give n_recur as a
     function of t. Its authors' code takes the ancestral step with the posterior variance, as here,
@@ -148,8 +145,7 @@ def ugd(
     norm: Normed = CLIPPED,
     **more,
 ) -> TrainingFreeGuidance:
-    """Universal guidance (Bansal et al. 2023, arXiv 2302.07121): both pushes as changes of the
-    predicted noise, and recurrence.
+    """Builds universal guidance (Bansal et al. 2023, arXiv 2302.07121).
 
     The original takes eps - factor sigma_s grad_{x_s} r for the noise (forward guidance), which is
     `factor` times the gradient added to the score; then n_iter steps of descent on the clean guess
@@ -184,16 +180,16 @@ def tfg(
     norm: Normed = CLIPPED,
     **more,
 ) -> TrainingFreeGuidance:
-    """TFG as published (Ye et al. 2024, arXiv 2409.15761): everything at once.
+    """Builds TFG as published (Ye et al. 2024, arXiv 2409.15761).
 
     A number is, as there, the mean of an "increase" schedule for rho and mu, and a factor of the
     noise level for gamma (Increasing, Noisiness); anything else is taken as it is. rho displaces
     x_s and is carried to x_t by 1 / a (Carried). Its authors search the numbers for each task.
     """
-    rho, mu = (TFG_RHO / steps if rho is None else rho, TFG_MU / steps if mu is None else mu)
-    rho, mu = (
-        Increasing(value) if isinstance(value, int | float) else value for value in (rho, mu)
-    )
+    rho = TFG_RHO / steps if rho is None else rho
+    mu = TFG_MU / steps if mu is None else mu
+    rho = Increasing(rho) if isinstance(rho, int | float) else rho
+    mu = Increasing(mu) if isinstance(mu, int | float) else mu
     gamma = Noisiness(gamma) if isinstance(gamma, int | float) else gamma
     return TrainingFreeGuidance(
         steps,

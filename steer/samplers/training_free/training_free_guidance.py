@@ -1,7 +1,6 @@
-"""Training-free guidance (TFG): one algorithm whose settings are DPS, LGD-MC, FreeDoM, MPGD and
-UGD.
+"""Training-free guidance (TFG), with DPS, LGD-MC, FreeDoM, MPGD and UGD as its settings.
 
-A step from the noisier x_s to the cleaner x_t looks ahead to z = D_s(x_s) and blurs the reward
+A step from the noisier x_s to the cleaner x_t looks ahead to z = D_s(x_s) and smooths the reward
 there,
 
     V(z) = log mean_k exp(scale r(z + gamma e_k)),        e_k ~ N(0, I), k = 1 ... n_mc,
@@ -21,10 +20,8 @@ DDIM's coefficients are in `steer.samplers.training_free.guidance_schedules`; et
 ancestral step of DDPM (Ho et al. 2020), eta = 0 adds no noise.
 
 All of this is biased: r at the posterior mean is not the value, and a strength is a setting, not an
-inverse temperature.
-Strengths are per step: twice the steps push twice as hard (but see OnScore).
-`steer.samplers.training_free` has the special
-cases.
+inverse temperature. Strengths are per step: twice the steps move twice as far (but see OnScore).
+`steer.samplers.training_free` has the special cases.
 
 Reference: Ye et al. 2024, arXiv 2409.15761.
 """
@@ -84,11 +81,9 @@ class Guided(NamedTuple):
 
 
 class TrainingFreeGuidance(Stepwise[State]):
-    """TFG with all its settings; by default DPS. No weights, no log Z: its samples follow no stated
-    law.
+    """TFG with all its settings; by default DPS. Biased: no weights, no log Z.
 
-    rho, mu and gamma are numbers, functions t -> float, or a
-    GuidanceSchedule
+    rho, mu and gamma are numbers, functions t -> float, or a GuidanceSchedule
     (`steer.samplers.training_free.guidance_schedules`).
 
     Args:
