@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steer import counting
-from steer.conditions import Cond, condition_argument
+from steer.conditions import Cond, condition_argument, name_of
 from steer.interpolant import Time
 
 RewardFunction = Callable[..., Tensor]
@@ -214,9 +214,9 @@ def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str =
     raise NonFiniteReward(f"{what} is {shown}", i, when, advice)
 
 
-def name_of(reward: RewardFunction) -> str:
-    """What to call a reward in a message."""
-    return getattr(reward, "__name__", None) or type(reward).__name__
+def check_gradient(tilt: "Tilt", gradient: Tensor, t: Time | None = None) -> None:
+    """Raises NonFiniteReward for the first sample whose gradient (B, *shape) is not finite."""
+    check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", t)
 
 
 def no_gradient(reward: RewardFunction, instead: str) -> str:

@@ -21,11 +21,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steer.conditions import name_of
 from steer.flow_map import Cond, FlowMap
 from steer.interpolant import Time, batch_time, expand
 from steer.lookahead.base import Guesses, Lookahead
 from steer.lookahead.methods import Identity
-from steer.tilt import Tilt, check_finite, name_of, no_gradient
+from steer.tilt import Tilt, check_finite, check_gradient, no_gradient
 
 
 class LookaheadValue(NamedTuple):
@@ -163,10 +164,10 @@ class Value(nn.Module):
         gradient, *in_time = torch.autograd.grad(
             value.sum(), inputs, allow_unused=True, materialize_grads=True
         )
-        reward = name_of(self.tilt.reward)
-        check_finite(gradient, f"the gradient of {reward}", query.t)
+        check_gradient(self.tilt, gradient, query.t)
+        name = name_of(self.tilt.reward)
         for derivative in in_time:
-            check_finite(derivative, f"the time derivative of {reward} at its guess", query.t)
+            check_finite(derivative, f"the time derivative of {name} at its guess", query.t)
         value = value.detach()
         return LookaheadValue(
             value,
@@ -203,7 +204,7 @@ def ascent(
     if not rewards.requires_grad:
         raise ValueError(no_gradient(tilt.reward, instead))
     (gradient,) = torch.autograd.grad(rewards.sum(), x)
-    check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", t)
+    check_gradient(tilt, gradient, t)
     return gradient, rewards.detach()
 
 

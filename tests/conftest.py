@@ -1,15 +1,14 @@
 """For all tests: the shapes in the core's signatures are checked; one thread, since a second costs
 more than it brings.
 
-Rooms whose own errors speak of wrong shapes (conditions, tilts, samplers, loops) are left to those
-errors.
+Packages whose own errors are about wrong shapes (conditions, loops, tuning) are not checked.
 """
 
 from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
 CHECKED = (
     "interpolant",
@@ -17,6 +16,9 @@ CHECKED = (
     "flow_map",
     "maps",
     "lookahead",
+    "tilt",
+    "value",
+    "samplers",
     "resampling",
     "guidance",
     "metrics",
@@ -24,7 +26,15 @@ CHECKED = (
     "networks",
     "training",
 )
-install_import_hook([f"steer.{name}" for name in CHECKED], "typechecker.check")
+jaxtyping.install_import_hook([f"steer.{name}" for name in CHECKED], "typechecker.check")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """For arguments of a wrong type, which users pass without these checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

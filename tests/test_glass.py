@@ -263,7 +263,7 @@ def test_it_steers_images(dtype):
 
 def test_it_says_what_it_needs():
     law = mixture()
-    with pytest.raises(ValueError, match=r"told cond=Context\(x_t, t, schedule\); got none"):
+    with pytest.raises(ValueError, match=r"takes cond=Context\(x_t, t, schedule\); got none"):
         GlassFlow(law).velocity(normal(2, 2), 0.5)
     with pytest.raises(
         ValueError, match=r"on the path Trigonometric\(\), the flow map on Linear\(\)"

@@ -115,7 +115,7 @@ def test_only_a_trusted_jump_claims_to_follow_the_flow():
     assert not MapJump().follows(
         ClassifierFree(model)
     )  # a mixture of jumps is no jump of the mixed velocity
-    assert not MapJump(trusted=False).follows(model)
+    assert not MapJump(assume_consistent=False).follows(model)
     assert not any(ahead.follows(model) for ahead in EVERY if not isinstance(ahead, MapJump))
 
 

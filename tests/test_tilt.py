@@ -43,7 +43,7 @@ def test_scales_go_to_prompts_in_order():
     x = points(6)
     scales = torch.tensor([1.0, -2.0, 0.0])
     assert torch.equal(Tilt(total, scales)(x), scales.repeat_interleave(2) * x.sum(1))
-    with pytest.raises(ValueError, match="3 scales, one per prompt, cannot share out 5"):
+    with pytest.raises(ValueError, match="3 scales, one per prompt, does not divide 5"):
         Tilt(total, scales)(points(5))
 
 
@@ -92,7 +92,7 @@ def test_a_reward_that_is_not_finite_is_named_with_sample_and_time():
     x[2] = torch.inf
     with pytest.raises(
         NonFiniteReward,
-        match=r"what total is asked about is not finite for sample 2; the samples run",
+        match=r"what total is asked about is not finite for sample 2; the samples diverge",
     ):
         Tilt(total)(x)
     with pytest.raises(NonFiniteReward, match=r"slope is not finite for sample 2 at t = 0.5"):
@@ -192,7 +192,7 @@ def test_a_scale_is_found_by_the_prompt_wherever_the_sample_is(kind):
 
 def test_a_scale_whose_prompt_is_unknown_or_in_doubt_is_refused():
     tilt = Tilt(sums, torch.tensor([1.0, 10.0]), torch.tensor([7, 2]))
-    with pytest.raises(ValueError, match=r"no scale for the prompt 3; it knows"):
+    with pytest.raises(ValueError, match=r"no scale for the prompt 3"):
         tilt(torch.ones(2, 1), torch.tensor([7, 3]))
     with pytest.raises(ValueError, match="needs the conditions of the samples; pass cond"):
         tilt(torch.ones(2, 1))

@@ -119,7 +119,7 @@ def tilting(lookahead: Lookahead, passes: int, budget: int) -> TrajectoryTilting
 
 
 METHODS: dict[str, Method] = {
-    "FMTT": Method(partial(tilting, MapJump(trusted=False), 4)),
+    "FMTT": Method(partial(tilting, MapJump(assume_consistent=False), 4)),
     "noise optimisation": Method(lambda b: NoiseOptimisation(b // 3 - 1, max_batch=160)),
     "best of N single jumps": Method(lambda b: BestOfN(Jump(1, max_batch=320)), lambda b: b),
 }

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from recipes.evaluation.metrics import Measure
+from steer.conditions import name_of
 from steer.flow_map import FlowMap
 from steer.networks.shapes import WrongShape
-from steer.tilt import Tilt, name_of
+from steer.tilt import Tilt
 
 # raised by networks and rewards at inputs of the wrong shape or kind
 MISFITS = (WrongShape, RuntimeError, TypeError, IndexError, KeyError, AttributeError)

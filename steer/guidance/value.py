@@ -15,7 +15,7 @@ from torch import Tensor
 from steer.flow_map import Cond, FlowMap
 from steer.guidance.base import Guidance
 from steer.interpolant import expand
-from steer.tilt import check_finite, name_of, no_gradient
+from steer.tilt import check_gradient, no_gradient
 from steer.value import Query, Value
 
 __all__ = ["ValueGuidance"]
@@ -73,5 +73,5 @@ class ValueGuidance(Guidance):
         if not v.requires_grad:
             raise ValueError(no_gradient(self.value.tilt.reward, "BestOfN"))
         (gradient,) = torch.autograd.grad(v.sum(), x, create_graph=watched)
-        check_finite(gradient, f"the gradient of {name_of(self.value.tilt.reward)}", query.t)
+        check_gradient(self.value.tilt, gradient, query.t)
         return gradient

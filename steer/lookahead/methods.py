@@ -39,17 +39,17 @@ class MapJump(Lookahead):
     particles, biased as a bare drift (Sabour et al. 2025, arXiv 2511.22688).
 
     Args:
-        trusted: assume that the jumps follow the velocity where the map says so
+        assume_consistent: assume that the jumps follow the velocity where the map says so
             (`FlowMap.jumps_follow_velocity`). A learned map does up to its Eulerian residual; with
             False, and for maps that jump by a few solver steps, the residual is differentiated and
             weighted, at the cost of one more backward pass.
     """
 
-    def __init__(self, trusted: bool = True):
-        self.trusted = trusted
+    def __init__(self, assume_consistent: bool = True):
+        self.assume_consistent = assume_consistent
 
     def follows(self, flow_map: FlowMap) -> bool:
-        return self.trusted and flow_map.jumps_follow_velocity
+        return self.assume_consistent and flow_map.jumps_follow_velocity
 
     def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
         return one(flow_map.lookahead(x, t, cond))

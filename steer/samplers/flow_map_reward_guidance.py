@@ -37,7 +37,7 @@ from steer.flow_map import Cond, FlowMap
 from steer.samplers.base import Result, Stepwise, unweighted_result
 from steer.samplers.run import Run
 from steer.samplers.training_free.guidance_schedules import of_length
-from steer.tilt import Tilt, check_finite, name_of, no_gradient
+from steer.tilt import Tilt, check_gradient, no_gradient
 from steer.value import require_gradient
 
 __all__ = ["FlowMapRewardGuidance"]
@@ -196,7 +196,7 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
                 if not rewards.requires_grad:
                     raise ValueError(no_gradient(tilt.reward, INSTEAD))
                 (gradient,) = torch.autograd.grad(tilt.scaled(rewards).sum(), y)
-            check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", s)
+            check_gradient(tilt, gradient, s)
             first = rewards.detach() if first is None else first
             if self.rescale:
                 gradient = of_length(u.flatten(1).norm(dim=1), gradient)

@@ -20,7 +20,7 @@ from torch import Tensor
 from steer.flow_map import Cond, FlowMap
 from steer.samplers.base import Result, Stepwise, unweighted_result
 from steer.samplers.run import Run
-from steer.tilt import Tilt, check_finite, name_of, no_gradient
+from steer.tilt import Tilt, check_gradient, no_gradient
 from steer.value import require_gradient
 
 __all__ = ["NoiseOptimisation"]
@@ -142,7 +142,7 @@ class NoiseOptimisation(Stepwise[Ascent]):
             norm = z.flatten(1).norm(dim=1)
             prior = (z[0].numel() - 1) * norm.log() - norm.square() / 2
             (gradient,) = torch.autograd.grad((value + self.prior * prior).sum(), z)
-        check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", 1.0)
+        check_gradient(tilt, gradient, 1.0)
         return Ends(x.detach(), value.detach(), rewards.detach(), gradient)
 
     def clipped(self, gradient: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from steer.conditions import Cond, for_particles
@@ -87,7 +87,7 @@ class Run:
         return self._tilt
 
     # --- the batch ------------------------------------------------------------------------------
-    def by_prompt(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "p n *shape"]:
+    def by_prompt(self, x: Shaped[Tensor, "b *shape"]) -> Shaped[Tensor, "p n *shape"]:
         """Unflattens the batch to (prompts, particles, ...)."""
         return x.unflatten(0, (self.prompts, self.particles))
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.samplers.base import Claim
-from steer.tilt import Tilt, check_finite, name_of, no_gradient
+from steer.tilt import Tilt, check_gradient, no_gradient
 from steer.training import FlowMatching, Joint, Loss, Objective, Semigroup
 from steer.tuning.objective import TuningObjective
 from steer.tuning.rollouts import Jumps, Rollout
@@ -95,7 +95,7 @@ class Direct(TuningObjective):
         gain = tilt(z, cond, 1.0)
         if not gain.requires_grad:
             raise ValueError(no_gradient(tilt.reward, GRADIENT_FREE))
-        z.register_hook(lambda g: check_finite(g, f"the gradient of {name_of(tilt.reward)}", 1.0))
+        z.register_hook(lambda g: check_gradient(tilt, g, 1.0))
         loss = -gain.mean()
         terms = {"tilt": gain.detach().mean()}
 

@@ -168,7 +168,7 @@ def test_jumps_by_solver_steps_are_not_assumed_to_follow_the_velocity(flow_map):
     assert not MapJump().follows(flow_map)
     trusted, untrusted = (
         log_z(
-            TrajectoryTilting(20, MapJump(trusted=trust), weighting=PathWeights()),
+            TrajectoryTilting(20, MapJump(assume_consistent=trust), weighting=PathWeights()),
             flow_map,
             particles=64,
         )

@@ -28,12 +28,12 @@ PARTICLES = 4
 GUIDED = [
     # The map: a jump and a velocity at each time but the last, where it has landed.
     (TrajectoryTilting(N, MapJump()), (2 * N, N, N + 1, N)),
-    (TrajectoryTilting(N, MapJump(trusted=False)), (2 * N, N, N + 1, N)),
+    (TrajectoryTilting(N, MapJump(assume_consistent=False)), (2 * N, N, N + 1, N)),
     # Weights along the path ask for the rate at t = 1 too, but of a map that follows its velocity
     # it is known.
     (TrajectoryTilting(N, MapJump(), weighting=PathWeights()), (2 * N, N, N + 1, N)),
     (
-        TrajectoryTilting(N, MapJump(trusted=False), weighting=PathWeights()),
+        TrajectoryTilting(N, MapJump(assume_consistent=False), weighting=PathWeights()),
         (2 * N + 2, N + 1, N + 1, N + 1),
     ),
     (TrajectoryTilting(N, Denoiser(), weighting=PathWeights()), (N + 1, N + 1, N + 1, N + 1)),

@@ -114,7 +114,7 @@ def test_a_gradient_that_is_not_finite_stops_with_sample_and_time(name):
     ids=["vectors", "scalar", "column", "number", "integers"],
 )
 def test_a_reward_of_another_shape_is_refused(name, reward, got):
-    with pytest.raises(ValueError, match=rf"shape \(6,\); <lambda> gave.*{got}"):
+    with pytest.raises(ValueError, match=rf"shape \(6,\); <lambda> returned.*{got}"):
         BUILD[name]()(Ball(), noise(1, 6, 2), Tilt(reward), None, seeded())
 
 
@@ -173,10 +173,11 @@ def test_samples_that_run_away_are_not_blamed_on_the_reward(far):
     tilt, x0 = Tilt(lambda x: far * x.square().sum(1)), noise(2, 2, 2)
     message = str(raised(NonFiniteReward, training_free.dps(6, rho=1e200, norm=None), x0, tilt))
     assert "what <lambda> is asked about is not finite for sample 0" in message
-    assert "the samples run away, not the reward: take more steps" in message
+    assert "the samples diverge, not the reward: take more steps" in message
     assert "Clipped" not in message
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_number_of_steps_and_what_is_not_built():
     with pytest.raises(
         ValueError, match=r"TrajectoryTilting takes a whole number of steps first; got 2.5"
@@ -199,6 +200,7 @@ def test_what_is_no_number_of_steps_and_what_is_not_built():
     assert message == "lookahead is the class Denoiser; build one: lookahead=Denoiser()"
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_reward_is_not_a_tilt():
     assert "pass tilt=steer.Tilt(reward)" in str(raised(ValueError, Sde(2), noise(1, 2, 2), REWARD))
 

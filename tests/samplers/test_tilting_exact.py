@@ -255,7 +255,10 @@ def test_the_derivative_of_a_wrong_jump_is_weighed():
         TrajectoryTilting(10, lookahead, weighting=PathWeights())(
             flow_map, x0, Tilt(REWARD), generator=torch.Generator().manual_seed(1)
         )
-        for flow_map, lookahead in ((tangent, MapJump(trusted=False)), (model, Denoiser()))
+        for flow_map, lookahead in (
+            (tangent, MapJump(assume_consistent=False)),
+            (model, Denoiser()),
+        )
     ]
     assert torch.allclose(results[0].x, results[1].x, rtol=1e-9)
     assert torch.allclose(results[0].log_z, results[1].log_z, rtol=1e-9)

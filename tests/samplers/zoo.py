@@ -69,7 +69,7 @@ BUILD = {cls.__name__: partial(plain, cls) for cls in concrete()} | {
     "jump, renoise": partial(Jump, STEPS, renoise=True),
     "noiseless": partial(Sde, STEPS, lambda t: 0.0),
     "map, always": partial(TrajectoryTilting, STEPS, MapJump(), **ALWAYS),
-    "untrusted map": partial(TrajectoryTilting, STEPS, MapJump(trusted=False)),
+    "untrusted map": partial(TrajectoryTilting, STEPS, MapJump(assume_consistent=False)),
     "denoiser, extra drift": partial(
         TrajectoryTilting, STEPS, Denoiser(), chi=lambda t: 0.5 * (1 - t)
     ),

@@ -48,7 +48,7 @@ from steer.samplers.training_free.guidance_schedules import (
     ddim_steps,
     on_steps,
 )
-from steer.tilt import Tilt, check_finite, name_of, no_gradient
+from steer.tilt import Tilt, check_gradient, no_gradient
 from steer.value import require_gradient
 
 __all__ = ["TrainingFreeGuidance"]
@@ -262,7 +262,7 @@ class TrainingFreeGuidance(Stepwise[State]):
             value = torch.logsumexp(tilt.scaled(rewards), dim=0)
             gradients = torch.autograd.grad(value.sum(), asked)
         for gradient in gradients:
-            check_finite(gradient, f"the gradient of {name_of(tilt.reward)}", s)
+            check_gradient(tilt, gradient, s)
         return gradients, rewards.detach().mean(0)
 
     def normalised(
