@@ -167,7 +167,7 @@ def compare(
             return float(loss())
 
     along = torch.cat(products)
-    size = max(float(along.norm()), 1e-12 * abs(float(value)))
+    size = max(float(along.detach().norm()), 1e-12 * abs(float(value.detach())))
     best = (0.0, float("inf"))
     for h in STEPS:
         best = min(best, extrapolated(at, h), key=lambda each: each[1])
