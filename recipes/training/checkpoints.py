@@ -16,7 +16,7 @@ from steer import checkpoint
 from steer.flow_map import FlowMap, ResidualMap
 from steer.loops import ClassifierTraining, MapTraining
 from steer.loops.last_checkpoint import NAME as LAST
-from steer.networks import WithContext, warm_start
+from steer.networks import InferredClass, WithContext, warm_start
 from steer.training import Objective
 from steer.tuning import without_lora
 
@@ -78,6 +78,8 @@ def start_from(module: nn.Module, name: str) -> None:
     refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
     if networks := conditioned_and_plain(module, found):
         warm_start(*networks)
+    elif (inner := inner_network(module, found)) is not None:
+        load_into(inner, found.network.state_dict(), f"start={name}")
     else:
         load_into(module, found.state_dict(), f"start={name}")
 
@@ -103,6 +105,19 @@ def conditioned_and_plain(
             not isinstance(plain, WithContext)
         ):
             return network, plain
+    return None
+
+
+def inner_network(module: nn.Module, found: nn.Module) -> nn.Module | None:
+    """The conditional network of an `InferredClass`, which a conditional map's weights start.
+
+    None for any other pair.
+    """
+    match module, found:
+        case ResidualMap(network=InferredClass(network=inner)), ResidualMap(network=other) if (
+            not isinstance(other, InferredClass)
+        ):
+            return inner
     return None
 
 

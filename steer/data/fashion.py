@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steer.data.idx import read_idx
 
-__all__ = ["fashion_mnist", "to_signed"]
+__all__ = ["fashion_images", "fashion_mnist", "to_signed"]
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = (
@@ -51,6 +51,11 @@ def fashion_mnist(
             f" got {tuple(images.shape)} and {tuple(labels.shape)}"
         )
     return images.unsqueeze(1), labels.long()
+
+
+def fashion_images(split: str = "train") -> Float[Tensor, "n 1 28 28"]:
+    """Load the images of a split in [-1, 1]; see `fashion_mnist`."""
+    return to_signed(fashion_mnist(split)[0])
 
 
 def to_signed(images: UInt8[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:

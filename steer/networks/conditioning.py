@@ -68,6 +68,8 @@ class NoCondition(Condition):
 class ClassCondition(Condition):
     """A learned vector per class, and one more for the absent class, label -1.
 
+    Class probabilities (B, classes) in place of labels give the mean of the classes' vectors.
+
     Args:
         classes: number of classes; labels are integers (B,), from 0 to classes - 1, or -1.
         dim: size of the vectors.
@@ -84,6 +86,8 @@ class ClassCondition(Condition):
     def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is None:
             cond = torch.full((len(like),), -1, device=like.device)
+        if cond.is_floating_point() and cond.shape == (len(like), self.classes):
+            return cond.to(self.table.weight.dtype) @ self.table.weight[: self.classes]
         if cond.shape != like.shape[:1] or cond.is_floating_point():
             got = f"{cond.dtype} of shape {tuple(cond.shape)}"
             raise ValueError(

@@ -181,7 +181,7 @@ def test_guidance_is_remembered_by_objective_and_map_and_not_applied_twice():
     assert Joint(VelocityMatching(teacher), Semigroup()).guidance == 3.0
     assert Joint(FlowMatching(), Semigroup()).guidance == 1.0
     guided = ResidualMap(exact_map().network, exact_map().schedule, guidance=3.0)
-    with pytest.raises(ValueError, match=r"guidance of weight 3\.0 in it already"):
+    with pytest.raises(ValueError, match=r"guidance of weight 3\.0"):
         ClassifierFree(guided)
 
 
@@ -404,7 +404,7 @@ def test_a_teacher_of_another_shape_is_refused_in_one_line(of):
 
     with pytest.raises(ValueError, match=r"as the student does: its velocity has shape \(4,\)"):
         of(Wide())(student, x0, x1, None, generator(), 0)
-    with pytest.raises(ValueError, match="takes no condition; got one"):
+    with pytest.raises(ValueError, match="takes no condition"):
         of(ResidualMap(Mlp(2, 8, 2), exact_map().schedule))(
             student, x0, x1, torch.zeros(8, dtype=torch.long), generator(), 0
         )
