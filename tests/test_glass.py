@@ -9,6 +9,7 @@ import torch
 from ball import Ball
 from chance import generator, normal
 from hidden import ExactInner, hidden_law
+from selection import slow_but
 
 from rewards import Quadratic
 from steer import counting
@@ -124,7 +125,7 @@ def test_samples_do_not_see_each_other():
 
 
 @every_schedule
-@pytest.mark.parametrize("t", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("t", slow_but(["0.3"], [0.0, 0.3, 0.9], ["0.0", "0.3", "0.9"]))
 def test_the_jump_is_that_of_the_straight_path_to_the_clean_sample(schedule, t):
     """Another clock and scale, the same map: X_{0,1}(e) of the mixture p(x1 | x_t) on the straight
     path from e.

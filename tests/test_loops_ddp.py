@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from selection import slow_but
 
 from steer.data import StreamData
 from steer.flow_map import ResidualMap
@@ -85,7 +86,7 @@ class Recorded(MapTraining):
         )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(["mlp"], NETWORKS, NETWORKS))
 def test_two_processes_equal_one_on_the_joined_batch(name, tmp_path):
     command = [sys.executable, __file__, name, str(tmp_path)]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=300)

@@ -15,6 +15,8 @@ from steer.resampling import effective_sample_size
 from steer.samplers import PathWeights, Rising, Tempering, TrajectoryTilting, ValueSmc, tds
 from steer.tilt import Tilt
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
+
 
 def test_tempering_goes_as_far_as_it_may():
     value = noise(3, 50, 1)[..., 0] * torch.tensor([[0.1], [3.0], [30.0]])
@@ -147,6 +149,7 @@ def test_length_and_discrepancy_of_a_linear_tilt(steps):
         )
 
 
+@pytest.mark.slow
 def test_good_values_leave_the_weights_alone():
     """On the path of values the law is its own: the weights move by the steps and by the error of
     the values alone.

@@ -22,6 +22,8 @@ from steer.samplers import Decaying, Matched, PlugAndPlay
 from steer.samplers.plug_and_play import StepSize
 from steer.tilt import NonFiniteReward, Tilt
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
+
 MEAN = torch.tensor([0.5, -1.0, 0.3], dtype=torch.float64)
 VARIANCES = torch.tensor([0.5, 1.0, 1.8], dtype=torch.float64)
 AXES = torch.linalg.qr(torch.randn(3, 3, generator=seeded(5), dtype=torch.float64)).Q
@@ -114,7 +116,9 @@ class Times(StepSize):
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("schedule", [Linear(), Trigonometric()], ids=repr)
+@pytest.mark.parametrize(
+    "schedule", [Linear(), pytest.param(Trigonometric(), marks=pytest.mark.slow)], ids=repr
+)
 def test_it_comes_to_rest_where_the_step_size_says(schedule, factor):
     """(C^-1 / factor + H) (x - mean) = grad r(mean): the posterior mean for the matched step size,
     and for no other.

@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 from line import Line
+from selection import slow_but
 
 from rewards import Linear as LinearReward
 from rewards import Quadratic
@@ -37,6 +38,8 @@ from steer.samplers import (
 )
 from steer.solvers import Euler
 from steer.tilt import Tilt
+
+pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
 
 REWARD = Quadratic([1.0, 0.5], 0.5)
 STEP_ERROR = 0.02
@@ -123,7 +126,10 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+LONG = {"glass, in pieces", "posterior, in pieces", "posterior, reversal weights"}
+
+
+@pytest.mark.parametrize("setting", slow_but(SETTINGS.keys() - LONG, SETTINGS.values(), SETTINGS))
 def test_every_setting_samples_the_tilted_law(setting):
     model, (x0, g) = world(), noise(12, 512)
     law, log_z = model.tilted(REWARD)
@@ -142,7 +148,7 @@ def test_every_setting_samples_the_tilted_law(setting):
         *(
             ValueSmc(50),
             ValueSmc(50, Posterior(2)),
-            ValueSmc(50, Glass(2, steps=2)),
+            pytest.param(ValueSmc(50, Glass(2, steps=2)), marks=pytest.mark.slow),
             ValueSmc(50, Denoiser()),
         ),
     ],

@@ -256,13 +256,18 @@ class Stopped(nn.Module):
     [nn.ReLU(), nn.Dropout(0.5), Stopped(), nn.GELU(), LayerNorm(16), nn.GroupNorm(4, 16)],
     ids=lambda m: type(m).__name__,
 )
-@pytest.mark.parametrize("off", [Lagrangian(), training.MeanFlow()], ids=["lagrangian", "meanflow"])
+@pytest.mark.parametrize(
+    "off",
+    [Lagrangian(), pytest.param(training.MeanFlow(), marks=pytest.mark.slow)],
+    ids=["lagrangian", "meanflow"],
+)
 def test_kinks_masks_and_gradients_stopped_on_purpose_pass(middle, off):
     found = check_gradient(Joint(FlowMatching(), off, 0.5), plane(Network(middle)), points())
     assert found.error < 1e-6 + 10 * found.doubt / found.size
     assert found.doubt < 1e-4 * found.size
 
 
+@pytest.mark.slow
 def test_a_network_that_rounds_inside_passes_by_its_doubt():
     for dtype in (torch.float32, torch.bfloat16):
         network = Network(nn.Tanh(), dtype)

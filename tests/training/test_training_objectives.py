@@ -7,6 +7,7 @@ import pytest
 import torch
 from every import SMALL, claiming, concrete, numbered
 from exact_map import MEAN, STD, exact_map, generator, gradients, pairs, residual
+from selection import slow_but
 
 from steer.analytic import GaussianMixture
 from steer.flow_map import ResidualMap
@@ -38,6 +39,7 @@ from steer.training.derivatives import Differential
 EXACT = claiming("exact")
 N = 20_000
 
+SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 every_identity = pytest.mark.parametrize("objective", EXACT, ids=numbered(EXACT))
 every_objective = pytest.mark.parametrize("objective", SMALL, ids=numbered(SMALL))
 
@@ -109,7 +111,10 @@ def test_on_the_diagonal_there_is_nothing_to_learn(objective):
     assert residual(objective, exact_map(bend=1.0, lean=1.0), (x0, x1, s, s)).max() < 1e-24
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Trigonometric(), VariancePreserving()], ids=repr)
+@pytest.mark.parametrize(
+    "schedule",
+    slow_but(["Linear()"], SCHEDULES, map(repr, SCHEDULES)),
+)
 @every_identity
 def test_the_oracle_of_a_mixture_leaves_only_its_solver_error(objective, schedule):
     """Of order 4 in the step, so 8 in the loss: halving the step divides it by 256 in the limit."""

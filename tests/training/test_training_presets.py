@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 from exact_map import MEAN, STD, exact_map, generator
+from selection import slow_but
 
 from steer.flow_map import OdeMap
 from steer.training import METHODS, Adaptive, Grouped, LogitNormal, Plain, Uniform, named
+
+pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
 
 TEACHER = {"mean": (0.5, 0.8), "std": 0.8}  # another Gaussian than that of the data
 NAMES = [method.name for method in METHODS]
@@ -55,9 +58,22 @@ def landing(flow_map, jumps=1):
 # residuals (none for a Gaussian).
 TOLERANCE = {"ct": 0.15, "ecm": 0.1, "imm": 0.15, "ctm": 0.1}
 USUAL = 0.05
+# One of each identity.
+QUICK = [
+    "lsd",
+    "esd-avg",
+    "psd-m",
+    "shortcut",
+    "meanflow",
+    "ct",
+    "fmm",
+    "imm",
+    "ctm",
+    "progressive",
+]  # of each identity
 
 
-@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+@pytest.mark.parametrize("method", slow_but(QUICK, METHODS, NAMES))
 def test_every_method_finds_its_map(method):
     """From data the Gaussian of the data, from a teacher its own, by one jump (or the grid's)."""
     student = exact_map(mean=(0.0, 0.0), std=1.3, bend=0.3)
