@@ -12,16 +12,27 @@ from torch import Tensor, nn
 from recipes.setup import builders
 from steer import checkpoint
 from steer.flow_map import Cond, FlowMap, ResidualMap
+from steer.networks import ByCondition
 from steer.tuning import without_lora
 from steer.tuning.lora import adapters, has_lora
 
 
 class WithoutCondition(nn.Module):
-    """A network that ignores the condition, so that its unconditional law is tuned."""
+    """A network that ignores the condition, so that its unconditional law is tuned.
+
+    Of a `ByCondition` only the unconditional part is trained; `whole` has both.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = network
+        part = network.unconditional if isinstance(network, ByCondition) else network
+        self.network = part
+        self._whole = (network,)  # a tuple hides it from torch
+
+    @property
+    def whole(self) -> nn.Module:
+        """The network with its condition."""
+        return self._whole[0]
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.network(x, s, t)
@@ -71,7 +82,7 @@ def save(
     """
     about = {"shape": list(model.shape), **notes}
     if isinstance(learner.network, WithoutCondition):
-        learner.network = learner.network.network
+        learner.network = learner.network.whole
     if has_lora(learner):
         checkpoint.save_adapters(learner, folder / "adapters.safetensors", config.model, **about)
         if not config.merge:

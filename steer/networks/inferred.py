@@ -8,6 +8,8 @@ so a conditional network given an estimate of p(c | x_s) in place of a label sta
 unconditional law. What a mixture of embeddings leaves out, training corrects end to end.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,15 +32,17 @@ class NoisyClassifier(nn.Module):
         classes: number of classes.
         width: channels at 1 / patch of the resolution; twice as many at half of that.
         patch: side of the pixel blocks that become channels before the first convolution.
+        dropout: before the last layer.
     """
 
     def __init__(
         self,
         image_channels: int,
-        image_size: tuple[int, int],
+        image_size: Sequence[int],
         classes: int,
         width: int = 32,
         patch: int = 2,
+        dropout: float = 0.0,
     ):
         super().__init__()
         height, wide = image_size
@@ -55,7 +59,7 @@ class NoisyClassifier(nn.Module):
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.coarse = nn.ModuleList(ResidualBlock(2 * width, 2 * width, dim) for _ in range(2))
         places = (height // (2 * patch)) * (wide // (2 * patch))
-        self.dropout = nn.Dropout(0.2)
+        self.dropout = nn.Dropout(dropout)
         self.leave = nn.Linear(2 * width * places, classes)
 
     def forward(
