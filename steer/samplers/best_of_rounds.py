@@ -80,9 +80,10 @@ class BestOfRounds(Stepwise[Kept]):
             raise ValueError(
                 f"BestOfRounds needs keep >= 1 and jumps >= 1; got keep={keep}, jumps={jumps}"
             )
-        if not isinstance(renoise_to, Sequence):
-            renoise_to = [float(renoise_to)] * (steps - 1)
-        self.renoise_to = list(renoise_to)
+        if isinstance(renoise_to, Sequence):
+            self.renoise_to = list(renoise_to)
+        else:
+            self.renoise_to = [float(renoise_to)] * (steps - 1)
         if len(self.renoise_to) != steps - 1 or not all(0 <= t < 1 for t in self.renoise_to):
             raise ValueError(
                 f"renoise_to is a time in [0, 1), or one for each of the {steps - 1} rounds after"
