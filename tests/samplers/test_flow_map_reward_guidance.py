@@ -225,7 +225,7 @@ def test_refusals():
         FlowMapRewardGuidance(form="j")
     with pytest.raises(ValueError, match=r"guided in 0 \.\.\. steps; got n_opt=1, guided=9"):
         FlowMapRewardGuidance(8, guided=9)
-    with pytest.raises(ValueError, match=r"Adam forgets the length of a gradient.*give adam=False"):
+    with pytest.raises(ValueError, match=r"Adam is invariant.*give adam=False"):
         FlowMapRewardGuidance(adam=True, rescale=True)
     with pytest.raises(ValueError, match=r"follows a reward; pass tilt="):
         FlowMapRewardGuidance()(Ball(), x0)
