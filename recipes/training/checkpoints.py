@@ -16,7 +16,7 @@ from steer import checkpoint
 from steer.flow_map import FlowMap, ResidualMap
 from steer.loops import ClassifierTraining, MapTraining
 from steer.loops.last_checkpoint import NAME as LAST
-from steer.networks import InferredClass, WithContext, warm_start
+from steer.networks import ByCondition, InferredClass, WithContext, warm_start
 from steer.training import Objective
 from steer.tuning import without_lora
 
@@ -74,7 +74,7 @@ def start_from(module: nn.Module, name: str) -> None:
         load_into(module, averaged(saved), f"start={name}")
         return
     found: Any = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
-    found = without_lora(found)
+    found = part_for(module, without_lora(found))
     refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
     if networks := conditioned_and_plain(module, found):
         warm_start(*networks)
@@ -106,6 +106,21 @@ def conditioned_and_plain(
         ):
             return network, plain
     return None
+
+
+def part_for(module: nn.Module, found: nn.Module) -> nn.Module:
+    """Takes the part of a `ByCondition` map that a map with one network starts from.
+
+    The unconditional part for an `InferredClass`, else the conditional one.
+    """
+    match module, found:
+        case ResidualMap(network=network), ResidualMap(network=ByCondition() as both) if (
+            not isinstance(network, ByCondition)
+        ):
+            own = isinstance(network, InferredClass)
+            part = both.unconditional if own else both.conditional
+            return ResidualMap(part, found.schedule, found.guidance)
+    return found
 
 
 def inner_network(module: nn.Module, found: nn.Module) -> nn.Module | None:

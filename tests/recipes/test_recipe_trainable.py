@@ -1,12 +1,15 @@
 """Tuning the unconditional law of a map with a network of its own for it."""
 
+import copy
 from types import SimpleNamespace
 
 import torch
 from conftest import IMAGES, LINEAR
 from omegaconf import OmegaConf
 
+from recipes.experiments.join_maps import join
 from recipes.training import trainable
+from recipes.training.checkpoints import start_from
 from steer import checkpoint
 from steer.build import build
 from steer.tuning.lora import adapters
@@ -79,3 +82,45 @@ def test_adapters_of_the_unconditional_part(tmp_path):
     assert names
     check(base, checkpoint.load(tmp_path / "adapters.safetensors"), x, expected)
     check(base, checkpoint.load(tmp_path / "map.safetensors"), x, expected)
+
+
+def test_trainings_start_from_the_part_that_fits(tmp_path):
+    torch.manual_seed(1)
+    both = build(BOTH)
+    path = str(tmp_path / "both.safetensors")
+    checkpoint.save(both, path, BOTH, shape=[1, 8, 8])
+    labels = torch.tensor([1, 2, 3])
+    x = torch.randn(3, 1, 8, 8)
+    plain = build(IMAGES)
+    start_from(plain, path)
+    assert torch.equal(plain(x, 0.0, 1.0, labels), both(x, 0.0, 1.0, labels))
+    inferred = build({**IMAGES, "network": UNCONDITIONAL})
+    start_from(inferred, path)
+    assert torch.equal(inferred(x, 0.0, 1.0), both(x, 0.0, 1.0))
+    conditional = str(tmp_path / "plain.safetensors")
+    checkpoint.save(plain, conditional, IMAGES, shape=[1, 8, 8])
+    fresh = build({**IMAGES, "network": UNCONDITIONAL})
+    classifier = copy.deepcopy(fresh.network.classifier.state_dict())
+    start_from(fresh, conditional)
+    assert torch.equal(
+        fresh.network.network(x, *x.new_zeros(2, 3), labels),
+        plain.network(x, *x.new_zeros(2, 3), labels),
+    )
+    for name, weight in fresh.network.classifier.state_dict().items():
+        assert torch.equal(weight, classifier[name])
+
+
+def test_two_maps_are_joined(tmp_path):
+    torch.manual_seed(2)
+    parts = {"one": IMAGES, "other": {**IMAGES, "network": UNCONDITIONAL}}
+    maps = {name: build(recipe) for name, recipe in parts.items()}
+    for name, recipe in parts.items():
+        checkpoint.save(maps[name], tmp_path / f"{name}.safetensors", recipe, shape=[1, 8, 8])
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("one", "other", "both")]
+    join(*files)
+    both = checkpoint.load(files[2])
+    x = torch.randn(3, 1, 8, 8)
+    labels = torch.tensor([1, 2, 3])
+    both.eval()
+    assert torch.equal(both(x, 0.0, 1.0, labels), maps["one"](x, 0.0, 1.0, labels))
+    assert torch.equal(both(x, 0.0, 1.0), maps["other"](x, 0.0, 1.0))
