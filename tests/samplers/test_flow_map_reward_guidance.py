@@ -221,7 +221,7 @@ def test_cost_per_returned_sample(settings, expected):
 
 def test_refusals():
     x0 = noise(1, 2, 2)
-    with pytest.raises(ValueError, match="form is one of .*jacobian.*got 'j'"):
+    with pytest.raises(ValueError, match=r"form is one of .*jacobian.*got 'j'"):
         FlowMapRewardGuidance(form="j")
     with pytest.raises(ValueError, match=r"guided in 0 \.\.\. steps; got n_opt=1, guided=9"):
         FlowMapRewardGuidance(8, guided=9)
