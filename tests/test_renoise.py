@@ -18,8 +18,6 @@ from steer.samplers import TrajectoryTilting
 from steer.tilt import Tilt
 from steer.value import Value
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
-
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)

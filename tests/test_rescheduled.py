@@ -19,8 +19,6 @@ from steer.maps.rescheduled import Rescheduled
 from steer.networks import ClassCondition, Mlp
 from steer.samplers import Jump, Ode
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
-
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving(), VariancePreserving(3.0, 3.0)]
 PAIRS = list(itertools.product(SCHEDULES, SCHEDULES))
 ENDS = torch.tensor([0.0, 1e-9, 1e-4, 1 - 1e-4, 1 - 1e-9, 1.0], dtype=torch.float64)

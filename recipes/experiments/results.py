@@ -46,11 +46,9 @@ PAGES: dict[str, tuple[Path, Callable]] = {
     "verify": (verify.PAGE, verify.page_of),
     "checkerboard": (checkerboard.PAGE, checkerboard.page_of),
 }
-WEIGHTS_TO_COME = (
-    "the shipped map is to be trained further without its condition, after which it is measured"
-)
+WEIGHTS_TO_COME = "the shipped map has a new unconditional network, to be measured with"
 AWAITING = {  # figures without all of their cells, and why; a test holds that these are all
-    "fashion_map": WEIGHTS_TO_COME,
+    "fashion_steering": WEIGHTS_TO_COME,
     "fashion_tuning": WEIGHTS_TO_COME,
     "fashion_posterior": WEIGHTS_TO_COME,
     "fashion_inverse": WEIGHTS_TO_COME,

@@ -172,6 +172,7 @@ def kill_and_resume(steer, words):
     return before
 
 
+@pytest.mark.slow
 def test_killed_while_training(steer):
     words = [*BOARD, "trainer.max_steps=200", "pictures=null"]
     step = kill_and_resume(steer, words)

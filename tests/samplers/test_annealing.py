@@ -15,8 +15,6 @@ from steer.resampling import effective_sample_size
 from steer.samplers import PathWeights, Rising, Tempering, TrajectoryTilting, ValueSmc, tds
 from steer.tilt import Tilt
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
-
 
 def test_tempering_goes_as_far_as_it_may():
     value = noise(3, 50, 1)[..., 0] * torch.tensor([[0.1], [3.0], [30.0]])

@@ -17,8 +17,6 @@ from steer.lookahead import Denoiser, FlowMapDenoiser, MapJump
 from steer.samplers import TrajectoryTilting
 from steer.tilt import Tilt
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
-
 MEANS = torch.tensor([[-1.5, 0.0, 0.5], [1.5, 0.5, -0.5]], dtype=torch.float64)
 SPREAD = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 COVARIANCES = 0.25 * torch.eye(3, dtype=torch.float64) + 0.1 * SPREAD @ SPREAD.mT

@@ -14,8 +14,6 @@ from steer.samplers import NoiseOptimisation
 from steer.solvers import Euler
 from steer.tilt import Tilt
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
-
 A = [0.6, -0.8]  # a unit vector
 
 

@@ -22,8 +22,6 @@ from steer.samplers import Decaying, Matched, PlugAndPlay
 from steer.samplers.plug_and_play import StepSize
 from steer.tilt import NonFiniteReward, Tilt
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
-
 MEAN = torch.tensor([0.5, -1.0, 0.3], dtype=torch.float64)
 VARIANCES = torch.tensor([0.5, 1.0, 1.8], dtype=torch.float64)
 AXES = torch.linalg.qr(torch.randn(3, 3, generator=seeded(5), dtype=torch.float64)).Q

@@ -39,8 +39,6 @@ from steer.samplers import (
 from steer.solvers import Euler
 from steer.tilt import Tilt
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
-
 REWARD = Quadratic([1.0, 0.5], 0.5)
 STEP_ERROR = 0.02
 

@@ -18,8 +18,6 @@ from steer.lookahead import Denoiser, Lookahead, MapJump, Posterior, one
 from steer.samplers import ValueGuided
 from steer.tilt import Tilt
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
-
 SLOPE, SCALES = [0.8, -1.2], torch.tensor([0.5, 2.0], dtype=torch.float64)
 
 

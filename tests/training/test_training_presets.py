@@ -10,8 +10,6 @@ from selection import slow_but
 from steer.flow_map import OdeMap
 from steer.training import METHODS, Adaptive, Grouped, LogitNormal, Plain, Uniform, named
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # many small evaluations
-
 TEACHER = {"mean": (0.5, 0.8), "std": 0.8}  # another Gaussian than that of the data
 NAMES = [method.name for method in METHODS]
 

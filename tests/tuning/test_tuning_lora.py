@@ -267,7 +267,7 @@ def test_the_share_of_the_shipped_map_is_what_the_docstring_says():
     flow_map = load("fashion")
     whole = sum(weight.numel() for weight in flow_map.parameters())
     few = sum(tensor.numel() for tensor in adapters(add_lora(flow_map, rank=8)).values())
-    assert few / whole == pytest.approx(0.109, abs=5e-4)
+    assert few / whole == pytest.approx(0.1205, abs=5e-4)
 
 
 # --- kept apart from their map ------------------------------------------------------------------
