@@ -1,0 +1,144 @@
+"""Regressions of the velocity: where they rest, in closed form, and what does not move them."""
+
+import math
+
+import pytest
+import torch
+from toys import noise, seeded
+
+from rewards import Linear as LinearReward
+from rewards import Quadratic
+from steer.analytic import GaussianMixture
+from steer.flow_map import ResidualMap
+from steer.interpolant import Linear, expand
+from steer.tilt import Tilt
+from steer.tuning import ReinforceAdjointMatching, RewardWeighted
+from steer.tuning.diagonal import LogMeanExp, advantages
+
+pytestmark = pytest.mark.usefixtures("unchecked")  # many samples
+M = GaussianMixture([[-1.5], [1.0]], [[0.4], [0.5]], [0.4, 0.6], steps=32)
+REWARD = Quadratic([1.6], 1.0)
+
+
+class Between(torch.nn.Module):
+    """b_base + a (b* - b_base), b* the velocity of the tilted mixture; all jumps are velocities."""
+
+    def __init__(self, a):
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.tensor(a, dtype=torch.float64))
+        self.tilted = M.tilted(REWARD)[0]
+
+    def forward(self, x, s, t, cond=None):
+        base = M.velocity(x, s)
+        return base + self.a * (self.tilted.velocity(x, s) - base)
+
+
+def slope_of(objective, flow_map, base, reward, parameter, n, **call):
+    """The derivative of the loss in one parameter."""
+    loss = objective(flow_map, base, Tilt(reward), noise(n, 1), None, seeded(3), 0)
+    return torch.autograd.grad(loss.total, parameter)[0].item()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_weighted_regression_rests_at_the_tilted_velocity(scale):
+    """The loss is a parabola in a; its vertex is 1 with the reward, 0 with none."""
+
+    def slope(a):
+        flow_map = ResidualMap(Between(a), Linear())
+        objective = RewardWeighted(1, noisings=4, off_weight=0)
+        reward = REWARD if scale else LinearReward([0.0])
+        return slope_of(objective, flow_map, M, reward, flow_map.network.a, 6000)
+
+    at_0, at_1 = slope(0.0), slope(1.0)
+    assert at_0 / (at_0 - at_1) == pytest.approx(scale, abs=0.05)
+
+
+class Normal(torch.nn.Module):
+    """The average velocity of N(m, 1): x -> t m + rho_t / rho_s (x - s m)."""
+
+    def __init__(self, m):
+        super().__init__()
+        self.m = torch.nn.Parameter(torch.tensor(m, dtype=torch.float64))
+
+    def forward(self, x, s, t, cond=None):
+        rho_s, rho_t = ((r**2 + (1 - r) ** 2).sqrt() for r in (s, t))
+        change = 2 * (s + t - 1) / (rho_s + rho_t) / rho_s
+        return self.m + expand(change, x) * (x - expand(s, x) * self.m)
+
+
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_reinforce_adjoint_matching_rests_where_a_linear_tilt_does(offset):
+    """On N(0, 1) with r = x + offset it is N(1, 1): Cov(r, I_t' | x_t) is exact to first order."""
+    base = ResidualMap(Normal(0.0), Linear())
+
+    def slope(m):
+        flow_map = ResidualMap(Normal(m), Linear())
+        objective = ReinforceAdjointMatching(1, noisings=4, clip=None, off_weight=0)
+        reward = lambda x: x[:, 0] + offset  # noqa: E731
+        return slope_of(objective, flow_map, base, reward, flow_map.network.m, 20_000)
+
+    low, high = slope(0.8), slope(1.2)
+    assert 0.8 + 0.4 * low / (low - high) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("make", [RewardWeighted, ReinforceAdjointMatching])
+def test_a_constant_reward_moves_nothing(make):
+    """The mean gradient at the base is noise."""
+    slopes = []
+    base = ResidualMap(Normal(0.3), Linear())
+    for seed in range(40):
+        flow_map = ResidualMap(Normal(0.3), Linear())
+        objective = make(1, off_weight=0)
+        tilt = Tilt(lambda x: 0 * x[:, 0] + 7.0)
+        loss = objective(flow_map, base, tilt, noise(400, 1, seed), None, seeded(seed), 0)
+        slopes.append(torch.autograd.grad(loss.total, flow_map.network.m)[0])
+    slopes = torch.stack(slopes)
+    assert abs(slopes.mean()) < 4 * slopes.std() / math.sqrt(40) + 1e-12
+
+
+def test_the_jumps_learn_on_the_same_samples():
+    """At an exact map there is no off-diagonal residual; at another one there is."""
+    base = ResidualMap(Normal(0.3), Linear())
+    objective = RewardWeighted(2)
+    exact = objective(base, base, Tilt(LinearReward([1.0])), noise(50, 1), None, seeded(), 0)
+    assert exact.terms["off_diagonal"] < 1e-12
+
+    class Wrong(Normal):
+        def forward(self, x, s, t, cond=None):
+            return super().forward(x, s, t) + expand(t - s, x)
+
+    wrong = ResidualMap(Wrong(0.3), Linear())
+    found = objective(wrong, base, Tilt(LinearReward([1.0])), noise(50, 1), None, seeded(), 0)
+    assert found.terms["off_diagonal"] > 1e-3
+
+
+def test_advantages_are_of_each_prompt():
+    tilt = torch.tensor([1.0, 3.0, 10.0, 5.0, 20.0], dtype=torch.float64)
+    expected = torch.tensor([-2.0, 2.0, -10.0, 0.0, 10.0], dtype=torch.float64)
+    labels = torch.tensor([4, 4, 1, 7, 1])
+    torch.testing.assert_close(advantages(tilt, labels), expected)
+    texts = ["a", "a", "b", "c", "b"]
+    torch.testing.assert_close(advantages(tilt, texts), expected)
+    torch.testing.assert_close(
+        advantages(tilt, torch.nn.functional.one_hot(labels).double()), expected
+    )
+    alone = advantages(tilt, None)
+    torch.testing.assert_close(alone, tilt - (tilt.sum() - tilt) / 4)
+
+
+def test_the_normaliser_averages_what_came_before():
+    normaliser = LogMeanExp(decay=0.9)
+    batches = torch.randn(3, 50, dtype=torch.float64, generator=seeded()) + 400
+    means = torch.logsumexp(batches, 1) - math.log(50)
+    assert normaliser(batches[0]) == pytest.approx(means[0].item())
+    assert normaliser(batches[1]) == pytest.approx(means[0].item())
+    assert normaliser(batches[2]) == pytest.approx(
+        (torch.logsumexp(means[:2], 0) - math.log(2)).item()
+    )
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="jumps=0"):
+        RewardWeighted(0)
+    with pytest.raises(ValueError, match="clip=-1"):
+        ReinforceAdjointMatching(clip=-1)
