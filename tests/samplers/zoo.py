@@ -114,7 +114,6 @@ DRAWING = {
     for name, build in BUILD.items()
     if getattr(getattr(build(), "lookahead", None), "random", False)
 }
-FORGETFUL = {"PlugAndPlay", "Svdd", "svdd, posterior"}  # whose first step leaves nothing of x0
 
 
 def noise(*shape, seed=0):
