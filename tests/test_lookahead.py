@@ -20,8 +20,12 @@ from steer.tilt import Tilt
 from steer.value import Value
 
 SCHEDULES = [Linear(), Trigonometric(), VariancePreserving()]
-CLASSES = [c for c in vars(lookahead).values() if inspect.isclass(c) and issubclass(c, Lookahead)]
-EVERY = [cls() for cls in CLASSES if not inspect.isabstract(cls)]
+CLASSES = [getattr(lookahead, name) for name in lookahead.__all__]
+EVERY = [
+    cls()
+    for cls in CLASSES
+    if inspect.isclass(cls) and issubclass(cls, Lookahead) and not inspect.isabstract(cls)
+]
 
 
 def world(schedule=None, steps=32):
