@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from selection import slow_but
 from shaking import shaken
 from torch import nn
 
@@ -105,6 +106,10 @@ def squared_tangent(network, x, s, t, cond):
     return tangent.to(torch.promote_types(tangent.dtype, torch.float32)).square().mean()
 
 
+UNETS = {"unet", "unet-embedding", "unet-recomputed"}  # slow; unet-classes stands for them
+
+
+@pytest.mark.parametrize("case", slow_but(CASES.keys() - UNETS, CASES, CASES), indirect=True)
 def test_the_gradient_through_the_tangent_is_a_finite_difference(case):
     network, x, s, t, cond = case
     weights = list(network.parameters())
@@ -113,6 +118,7 @@ def test_the_gradient_through_the_tangent_is_a_finite_difference(case):
     assert found.error < 1e-9
 
 
+@pytest.mark.parametrize("case", slow_but(CASES.keys() - UNETS, CASES, CASES), indirect=True)
 def test_in_autocast_it_errs_no_more_than_float32_by_the_ratio_of_their_precisions(case):
     """Along one random direction, relative to the gradient; times five, as errors are random."""
     network, x, s, t, cond = case

@@ -356,6 +356,7 @@ def test_a_run_grows(steer):
     assert figures_of("parts") == figures_of(whole)
 
 
+@pytest.mark.slow
 def test_a_method_that_changed_is_measured_anew(steer):
     """Also where it was left out in between; and one that is as it was, is not."""
     resumed = ["run.dir=parts", "run.resume=true", "seeds=1"]

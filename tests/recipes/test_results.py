@@ -121,7 +121,7 @@ def test_a_change_of_weights_marks_the_block(in_root, monkeypatch):
         "digests",
         lambda names: {**real(names), **({"fashion": "0"} if "fashion" in names else {})},
     )
-    text = results.block("fashion_steering")
+    text = results.block("fashion_map")
     assert re.search(
         r"\*\*STALE: measured on fashion \w{12}, shipped is 0; run `python -m recipes", text
     )

@@ -235,6 +235,7 @@ def test_less_noise_than_memoryless_stays_biased():
     assert gap < -0.2 - 6 * error
 
 
+@pytest.mark.slow
 def test_noisy_values_do_if_their_exponential_is_unbiased():
     """One draw from the posterior for each proposal does what its mean does, which for these data
     has the exact value.

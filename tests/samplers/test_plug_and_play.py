@@ -113,7 +113,7 @@ class Times(StepSize):
         return min(self.factor * Matched()(schedule, t), LEVEL**2)
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("factor", [pytest.param(0.5, marks=pytest.mark.slow), 1.0, 2.0])
 @pytest.mark.parametrize(
     "schedule", [Linear(), pytest.param(Trigonometric(), marks=pytest.mark.slow)], ids=repr
 )

@@ -124,7 +124,7 @@ SETTINGS = {
 }
 
 
-LONG = {"glass, in pieces", "posterior, in pieces", "posterior, reversal weights"}
+LONG = {"renoise", "glass, in pieces", "posterior, in pieces", "posterior, reversal weights"}
 
 
 @pytest.mark.parametrize("setting", slow_but(SETTINGS.keys() - LONG, SETTINGS.values(), SETTINGS))
