@@ -164,7 +164,7 @@ def compare(
             for w, origin, d in zip(weights, start, direction, strict=True):
                 w.copy_(origin + h * d)
         with constants:
-            return float(loss())
+            return float(loss().detach())
 
     along = torch.cat(products)
     size = max(float(along.detach().norm()), 1e-12 * abs(float(value.detach())))
@@ -174,7 +174,7 @@ def compare(
         if best[1] < agreed * size:
             break
     put_back(weights, start)
-    return Comparison(float(along.sum()), best[0], size, best[1])
+    return Comparison(float(along.detach().sum()), best[0], size, best[1])
 
 
 def extrapolated(at: Callable[[float], float], h: float) -> tuple[float, float]:

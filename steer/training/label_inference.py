@@ -6,6 +6,7 @@ The minimiser of the second term is the class posterior by which conditional vel
 the unconditional one; see `steer.networks.inferred`.
 """
 
+import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -60,7 +61,8 @@ class LabelInference(Objective):
             raise ValueError("LabelInference needs class labels, and the data have none")
         t = uniform(len(x1), generator)
         logits = network.classifier(flow_map.schedule.interpolate(x0, x1, t), t, t)
-        entropy = F.cross_entropy(logits.float(), cond, reduction="none")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        entropy = F.cross_entropy(logits, cond, reduction="none")
         label = Loss.of(self, entropy.mean(), "cross_entropy", entropy, t, t)
         if step < self.classifier_steps:
             # DDP wants every weight in every loss

@@ -11,6 +11,7 @@ from steer.flow_map import ResidualMap
 from steer.interpolant import Linear, Trigonometric, VariancePreserving
 from steer.networks import InferredClass, Mlp
 from steer.training import FlowMatching, LabelInference, StableTarget
+from steer.training.gradient_check import check_gradient
 from steer.training.stable_target import empirical_velocity
 
 
@@ -136,3 +137,14 @@ def test_what_they_need_is_said():
         StableTarget(x, until=1.5)
     with pytest.raises(ValueError, match=r"samples of shape \(2,\), the batch of \(3,\)"):
         StableTarget(x)(small_map(), torch.zeros(4, 3), torch.zeros(4, 3), None, seeded(), 0)
+
+
+@pytest.mark.parametrize("classifier_steps", [0, 5])
+def test_the_gradient_is_that_of_the_loss(classifier_steps):
+    """In float64, of which nine digits are left: nothing is rounded to float32 inside."""
+    x1 = torch.randn(6, 2, generator=seeded(10))
+    labels = torch.arange(6) % 3
+    objective = LabelInference(FlowMatching(), classifier_steps=classifier_steps)
+    found = check_gradient(objective, small_map(), x1, labels, samples=4)
+    assert found.size > 1e-5
+    assert found.error < 1e-9
