@@ -56,9 +56,10 @@ def tune(job: Job) -> Path:
     )
     fitted = fit(loop, None, folder, job, ema, [watch])
     with bar("after", job.quiet):
-        after = drawn_from(tuned.to(experiment.x0.device).eval())
+        after = drawn_from(loop.to(experiment.x0.device).eval().product())
     sizes = trainable.parameters(tuned)
-    trainable.save(tuned, folder, config, experiment.model, **origin(job, fitted.steps))
+    about = origin(job, fitted.steps)
+    trainable.save(loop.product(), tuned, folder, config, experiment.model, **about)
 
     metrics: Figures = {
         "method": type(objective).__name__,
@@ -78,7 +79,7 @@ def tune(job: Job) -> Path:
     drawn = [*samples, *curves(folder)]
     tables = [comparison(metrics, "base", "tuned"), spent_table(metrics)]
     title = f"{metrics['method']}: {folder.name}"
-    claim_line = html.CLAIMS[metrics["claim"]]
+    claim_line = html.TUNED[metrics["claim"]]
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 
 

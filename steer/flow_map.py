@@ -59,6 +59,15 @@ class FlowMap(nn.Module, ABC):
     ) -> Float[Tensor, "b *shape"]:
         """Compute b_t(x), the tangent of the map."""
 
+    def from_noise(
+        self, x0: Float[Tensor, "b *shape"], cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
+        """Compute the sample at time 0 that noise becomes: the noise itself.
+
+        A map tuned in noise space (`steer.maps.NoiseTilted`) moves it. Samplers start here.
+        """
+        return x0
+
     def average_velocity(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:

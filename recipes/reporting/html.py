@@ -28,6 +28,25 @@ CLAIMS = {
     ),
     "maximiser": ("Maximiser: the samples are chosen for a high reward, and follow no stated law."),
 }
+TUNED = {
+    "exact": (
+        "Exact: at the minimum of its loss the tuned model draws from the base law tilted by the"
+        " reward, as far as its network can."
+    ),
+    "near": (
+        "Near the tilted law: equal to it to first order in the reward, and off it where the reward"
+        " is large."
+    ),
+    "transport": (
+        "Transport: the tuned model maximises the reward less the cost of moving each sample. That"
+        " is not the base law tilted by the reward."
+    ),
+    "maximiser": (
+        "Maximiser: the tuned model draws samples of high reward, which follow no stated law; stop"
+        " by a held-out reward."
+    ),
+    "teachers": "Distilled: the tuned model draws what its teachers draw.",
+}
 NUMBER = re.compile(r"[−+-]?([\d.,\u202f]+|inf)(e[−+-]?\d+)?( ± [\d.]+)?( ?[%s])?|[–]?")
 
 STYLE = """

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from recipes.evaluation.metrics import Figures
 from steer.flow_map import FlowMap
-from steer.loops import Ema
+from steer.loops import Ema, RewardTuning
 from steer.loops.pictures import evaluating
 
 
@@ -19,7 +19,7 @@ class EvalCallback(Callback):
     `metrics` must not gather.
 
     Args:
-        metrics: map -> metrics of its samples; NaN and standard errors are not logged.
+        metrics: tuned map -> metrics of its samples; NaN and standard errors are not logged.
         every: steps between.
         ema: holds the averaged weights.
     """
@@ -41,7 +41,7 @@ class EvalCallback(Callback):
         self.step = step
         if trainer.is_global_zero and step != before and step % self.every == 0:
             with self.ema.applied(pl_module), evaluating(pl_module), torch.no_grad():
-                figures = self.metrics(cast(FlowMap, pl_module.flow_map))
+                figures = self.metrics(cast(RewardTuning, pl_module).product())
             known = {
                 f"watch/{name}": v
                 for name, v in figures.items()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recipes.setup import builders
 from steer import checkpoint
 from steer.flow_map import Cond, FlowMap, ResidualMap
+from steer.maps import NoiseTilted
 from steer.networks import ByCondition
 from steer.tuning import without_lora
 from steer.tuning.lora import adapters, has_lora
@@ -73,16 +74,30 @@ def learner_of(base: FlowMap, config: DictConfig) -> ResidualMap:
 
 
 def save(
-    learner: ResidualMap, folder: Path, config: DictConfig, model: builders.Model, **notes: Any
+    product: FlowMap,
+    learner: ResidualMap,
+    folder: Path,
+    config: DictConfig,
+    model: builders.Model,
+    **notes: Any,
 ) -> None:
-    """Writes the tuned weights.
+    """Writes the tuned model.
 
+    A map tuned in noise space is map.safetensors, with its base. Any other is
     adapters.safetensors if adapters were tuned, and map.safetensors with merged weights if not, or
     if config.merge asks for both.
     """
     about = {"shape": list(model.shape), **notes}
     if isinstance(learner.network, WithoutCondition):
         learner.network = learner.network.whole
+    if isinstance(product, NoiseTilted):
+        shifted = NoiseTilted(
+            checkpoint.plain(checkpoint.find(config.model)), without_lora(learner)
+        )
+        build = model.header["build"]
+        recipe = {"_target_": "steer.maps.NoiseTilted", "flow_map": build, "shift": build}
+        checkpoint.save(shifted, folder / "map.safetensors", recipe, base=config.model, **about)
+        return
     if has_lora(learner):
         checkpoint.save_adapters(learner, folder / "adapters.safetensors", config.model, **about)
         if not config.merge:

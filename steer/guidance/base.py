@@ -72,6 +72,11 @@ class Guided(FlowMap):
     def score_matches_flow(self) -> bool:
         return not self.guidances and self.flow_map.score_matches_flow
 
+    def from_noise(
+        self, x0: Float[Tensor, "b *shape"], cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
+        return self.flow_map.from_noise(x0, cond)
+
     def velocity(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:

@@ -53,6 +53,11 @@ class ClassifierFree(FlowMap):
     def score_matches_flow(self) -> bool:
         return self.weight in (0, 1) and self.flow_map.score_matches_flow
 
+    def from_noise(
+        self, x0: Float[Tensor, "b *shape"], cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
+        return self.flow_map.from_noise(x0, cond)
+
     def velocity(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:
@@ -90,6 +95,11 @@ class Unconditional(FlowMap):
     @property
     def score_matches_flow(self) -> bool:
         return self.flow_map.score_matches_flow
+
+    def from_noise(
+        self, x0: Float[Tensor, "b *shape"], cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
+        return self.flow_map.from_noise(x0)
 
     def velocity(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None

@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from steer import counting
+from steer.annotations import Count
+from steer.conditions import for_particles
 from steer.data.stream import step_loader
-from steer.flow_map import Cond, FlowMap
+from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.loops.base import Loop
 from steer.tilt import Tilt
-from steer.tuning.objective import TuningObjective
+from steer.tuning.objective import RolloutObjective, TuningObjective
 
 __all__ = ["RewardTuning"]
 
@@ -28,10 +30,11 @@ class Unprompted:
 
 
 class RewardTuning(Loop):
-    """Minimises a tuning objective over x0 ~ N(0, I) and prompts, without data.
+    """Minimises a tuning objective over x0 ~ N(0, I) and prompts.
 
-    The base and the tilt are kept outside the module, so that they are neither trained, averaged
-    nor saved.
+    The base, the tilt and what the objective declares `frozen` are kept outside the module, so that
+    they are neither trained, averaged nor saved. What the objective keeps between two collections
+    of samples is saved, for each process.
 
     Args:
         flow_map: the map to tune; only its weights that require a gradient are.
@@ -42,21 +45,25 @@ class RewardTuning(Loop):
         shape: of one sample.
         batch_size: samples per step and process.
         prompts: prompts(n, generator) -> n conditions, or None.
+        per_prompt: samples of each prompt in a batch, side by side; by default what the objective
+            needs.
         optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
 
     Raises:
-        ValueError: a base that is the map itself, or a scale for each prompt without the prompts.
+        ValueError: a base that is the map itself, a scale for each prompt without the prompts, a
+            batch that its prompts do not divide, or what the objective refuses.
     """
 
     def __init__(
         self,
-        flow_map: FlowMap,
+        flow_map: ResidualMap,
         base: FlowMap,
         tilt: Tilt,
         objective: TuningObjective,
         shape: Sequence[int],
         batch_size: int,
         prompts: Prompts | None = None,
+        per_prompt: Count | None = None,
         **optimizer: Any,
     ):
         super().__init__(**optimizer)
@@ -71,6 +78,14 @@ class RewardTuning(Loop):
             )
         self.flow_map = flow_map
         self.objective = objective
+        self.per_prompt = objective.per_prompt if per_prompt is None else per_prompt
+        if self.per_prompt < objective.per_prompt or batch_size % self.per_prompt:
+            raise ValueError(
+                f"{type(objective).__name__} takes at least {objective.per_prompt} samples of each"
+                " prompt, and they divide the batch; got"
+                f" per_prompt={self.per_prompt}, batch_size={batch_size}"
+            )
+        objective.prepare(flow_map, base, tilt)
         self.frozen = (base, tilt)  # a tuple hides modules from torch
         self.shape = tuple(shape)
         self.batch_size = batch_size
@@ -82,17 +97,31 @@ class RewardTuning(Loop):
 
     def draw(self, generator: torch.Generator) -> tuple[Cond]:
         """Draws the prompts of one step, in a tuple of one."""
-        return (self.prompts(self.batch_size, generator),)
+        prompts = self.prompts(self.batch_size // self.per_prompt, generator)
+        return (for_particles(prompts, self.per_prompt),)
+
+    def product(self) -> FlowMap:
+        """Builds the tuned model, which is the map itself for most objectives."""
+        return self.objective.product(self.flow_map, self.frozen[0])
 
     def on_fit_start(self) -> None:
-        for part in self.frozen:
+        for part in (*self.frozen, *self.objective.frozen):
             part.to(self.device)
+        reuse = getattr(self.objective, "reuse", 1)
+        if reuse > 1 and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                "samples are kept over several steps or a step is accumulated over several batches,"
+                f" not both; got reuse={reuse} and"
+                f" accumulate_grad_batches={self.trainer.accumulate_grad_batches}"
+            )
 
     def training_step(self, batch: tuple[Cond], batch_idx: int) -> Tensor:
         base, tilt = self.frozen
         generator = self.step_generator(batch_idx)
         x0 = torch.randn(self.batch_size, *self.shape, generator=generator, device=self.device)
         step = self.global_step
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.objective.begin(self.flow_map, step)
         with counting.count() as self.tally:  # backwards are counted later, in Lightning's backward
             loss = self.objective(self.flow_map, base, tilt, x0, batch[0], generator, step)
         return self.report(loss, self.batch_size)
@@ -107,6 +136,37 @@ class RewardTuning(Loop):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["spent"] = asdict(self.spent)
+        checkpoint["objective"] = type(self.objective).__name__
+        if isinstance(self.objective, RolloutObjective):
+            checkpoint["kept"] = self.gathered(self.objective.kept_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes what was saved.
+
+        Raises:
+            ValueError: a checkpoint of another objective, or of another number of processes while
+                samples are kept.
+        """
+        before = checkpoint.get("objective")
+        if before != type(self.objective).__name__:
+            raise ValueError(
+                f"loop.objective: the checkpoint was tuned by {before}, this run tunes by"
+                f" {type(self.objective).__name__}; resume with its config"
+            )
         self.spent = counting.Evaluations(**checkpoint["spent"])
+        if isinstance(self.objective, RolloutObjective):
+            kept = checkpoint["kept"]
+            if len(kept) != self.trainer.world_size:
+                raise ValueError(
+                    f"the checkpoint keeps the samples of {len(kept)} processes, and there are"
+                    f" {self.trainer.world_size}; resume with as many"
+                )
+            self.objective.keep(kept[self.global_rank], self.device)
+
+    def gathered(self, mine: Any) -> list[Any]:
+        """Gathers an object of every process, in order."""
+        if self.trainer.world_size == 1:
+            return [mine]
+        everyone = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyone, mine)
+        return everyone

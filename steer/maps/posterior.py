@@ -64,6 +64,11 @@ class PosteriorMap(FlowMap):
         return Guesses(x1, log_uniform(x1))
 
     # --- of the outer map -----------------------------------------------------------------------
+    def from_noise(
+        self, x0: Float[Tensor, "b *shape"], cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
+        return self.flow_map.from_noise(x0, cond)
+
     def forward(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:

@@ -53,6 +53,11 @@ class Rescheduled(FlowMap):
     def score_matches_flow(self) -> bool:
         return self.flow_map.score_matches_flow
 
+    def from_noise(
+        self, x0: Float[Tensor, "b *shape"], cond: Cond = None
+    ) -> Float[Tensor, "b *shape"]:
+        return self.flow_map.from_noise(x0, cond)
+
     def forward(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
     ) -> Float[Tensor, "b *shape"]:

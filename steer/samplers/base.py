@@ -201,8 +201,9 @@ class Stepwise(Sampler, Generic[State]):
                 )
         run = Run(flow_map, x0, tilt, cond, generator, prompt_keys, self.max_batch)
         with counting.count() as tally:
-            state = self.start(run, x0.flatten(0, 1))
-            reach = Reach(type(self).__name__, x0.flatten(0, 1))
+            x = run.from_noise(x0.flatten(0, 1))
+            state = self.start(run, x)
+            reach = Reach(type(self).__name__, x)
             for s, t in track(list(pairwise(self.times()))):
                 state = self.step(run, state, s, t)
                 run.steps += 1

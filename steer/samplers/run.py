@@ -185,6 +185,10 @@ class Run:
         """Evaluates X_{s,t}(x)."""
         return self.in_batches(lambda x, cond: self.flow_map(x, s, t, cond), x)
 
+    def from_noise(self, x0: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """Evaluates the sample at time 0 of each noise."""
+        return self.in_batches(self.flow_map.from_noise, x0)
+
     def tilt_of(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "p n"]:
         """Evaluates scale * r at clean samples."""
         tilt = self.tilt

@@ -1,4 +1,4 @@
-"""Objectives that tilt a flow map by a reward, and low-rank adapters to tune; one paper a file.
+"""Objectives that tune a flow map to a reward, and low-rank adapters to tune; one paper a file.
 
 objective(flow_map, base, tilt, x0, cond, generator, step) -> Loss
 """

@@ -2,110 +2,138 @@
 
     L = E w |u_{t,t}(x_t) - sg[target]|^2 + off_weight L_off,      x_t = alpha_t z + sigma_t e,
 
-with clean samples z of the base or of the map itself, a reward for each, and fresh noise e. Methods
-differ in whose samples they take, in the weight w and in the target. No gradient of the reward is
-taken. L_off is an off-diagonal objective of `steer.training` on the same z, whose target network
-is the map itself: without it few jumps would keep the law of before while many steps are tuned.
+with clean samples z and fresh noise e. Methods differ in whose samples they take, in the weight w
+and in the target. L_off is an off-diagonal objective of `steer.training` on the same z, whose
+target network is the map itself: without it few jumps would keep the law of before while many steps
+are tuned.
 """
 
 from abc import abstractmethod
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steer.annotations import Count, NotNegative
 from steer.conditions import pick
+from steer.data.modules import StreamData
+from steer.data.stream import keyed_generator
 from steer.flow_map import Cond, FlowMap, ResidualMap
+from steer.interpolant import Schedule
+from steer.samplers import Sampler
+from steer.samplers.jump import Jump
 from steer.tilt import Tilt
 from steer.training.base import Loss, PairObjective, Pairs, Target
 from steer.training.semigroup import Semigroup
 from steer.training.times import PairLaw, SortedPair, TimeLaw, Uniform
-from steer.tuning.objective import TuningObjective
+from steer.tuning.objective import RolloutObjective
 
-__all__ = ["DiagonalTuning", "Renoised"]
+__all__ = ["Clean", "DiagonalTuning", "Renoised"]
+
+MOST_SEED = 2**31
 
 
-class Renoised(NamedTuple):
-    """Clean samples with their tilt, and noisy samples made of them.
+class Clean(NamedTuple):
+    """Clean samples with their rewards.
 
     Attributes:
-        z: clean samples, (B, *shape).
+        z: (B, *shape).
         tilt: scale * r(z), (B,), float64.
         cond: their conditions.
-        x_t, t: the samples noised, (K B, *shape), and their times (K B,).
-        path_velocity: I_t', (K B, *shape).
-        source: the clean sample that each is made of, (K B,).
     """
 
     z: Tensor
     tilt: Tensor
     cond: Cond
+
+
+class Renoised(NamedTuple):
+    """Noisy samples made of clean ones.
+
+    Attributes:
+        clean: the clean samples (B).
+        x_t, t: noisy samples (K B, *shape), and their times (K B,).
+        path_velocity: I_t', (K B, *shape).
+        source: the clean sample that each is made of, (K B,).
+        cond: their conditions.
+    """
+
+    clean: Clean
     x_t: Tensor
     t: Tensor
     path_velocity: Tensor
     source: Tensor
+    cond: Cond
+
+    def shared(self, values: Float[Tensor, "b"]) -> Float[Tensor, "kb *ones"]:
+        """Repeats a number of each clean sample for its noisy ones, shaped to multiply x_t by."""
+        wide = values[self.source].to(self.x_t.dtype)
+        return wide.view(-1, *[1] * (self.x_t.ndim - 1))
 
 
-class DiagonalTuning(TuningObjective):
+class DiagonalTuning(RolloutObjective[Clean]):
     """Regression of u_{t,t} at renoised samples, and of the jumps on its own velocity.
 
     Args:
-        jumps: of the map that draws the samples, from noise to data.
+        sampler: what draws the clean samples; Jump(4) by default.
         noisings: noisy samples made of each clean one.
         times: law of t; uniform by default.
         off_diagonal: what teaches the jumps; Semigroup() by default.
         pairs: law of (s, t) off the diagonal; sorted uniform times by default.
         off_weight: of the off-diagonal loss; 0 tunes the velocity alone.
+        data: clean samples (x1, cond) to use in place of the sampler's: their law is then what is
+            tilted, and the batch size is theirs.
+        reuse: optimizer steps on each set of clean samples, noised anew in each.
 
     Raises:
         ValueError: settings out of range.
     """
 
-    needs_gradient = False
+    record = Clean
 
     def __init__(
         self,
-        jumps: int = 4,
-        noisings: int = 1,
+        sampler: Sampler | None = None,
+        noisings: Count = 1,
         *,
         times: TimeLaw | None = None,
         off_diagonal: PairObjective | None = None,
         pairs: PairLaw | None = None,
-        off_weight: float = 1.0,
+        off_weight: NotNegative = 1.0,
+        data: StreamData | None = None,
+        reuse: Count = 1,
     ):
-        super().__init__()
-        if jumps < 1 or noisings < 1 or off_weight < 0:
-            raise ValueError(
-                f"{type(self).__name__} needs jumps >= 1, noisings >= 1 and off_weight >= 0;"
-                f" got jumps={jumps}, noisings={noisings}, off_weight={off_weight}"
-            )
-        self.jumps = jumps
+        super().__init__(reuse)
+        self.sampler = sampler or Jump(4)
         self.noisings = noisings
         self.times = times or Uniform()
         self.off_diagonal = off_diagonal or Semigroup()
         self.pairs = pairs or SortedPair()
         self.off_weight = off_weight
+        self.data = data
+
+    def prepare(self, flow_map: ResidualMap, base: FlowMap, tilt: Tilt) -> None:
+        if self.data is not None:
+            self.data.prepare_data()
+            self.data.setup("fit")
 
     @abstractmethod
-    def draws_from(self, flow_map: ResidualMap, base: FlowMap) -> FlowMap:
-        """Chooses the map whose samples are rewarded: the base, or the map itself."""
+    def source(self, flow_map: ResidualMap, base: FlowMap) -> FlowMap:
+        """Chooses the map whose samples are taken: the base, the map itself or an old copy."""
 
     @abstractmethod
     def residual(
-        self, flow_map: ResidualMap, base: FlowMap, seen: Renoised, cond: Cond
+        self,
+        flow_map: ResidualMap,
+        base: FlowMap,
+        tilt: Tilt,
+        seen: Renoised,
+        generator: torch.Generator,
     ) -> tuple[Float[Tensor, "m"], dict[str, Tensor]]:
-        """Computes the weighted squared residual of each noisy sample, and terms for the log.
+        """Computes the weighted squared residual of each noisy sample, and terms for the log."""
 
-        Args:
-            flow_map: the map being tuned.
-            base: the map it started from.
-            seen: the samples.
-            cond: conditions of the noisy samples.
-        """
-
-    def forward(
+    def collect(
         self,
         flow_map: ResidualMap,
         base: FlowMap,
@@ -113,85 +141,126 @@ class DiagonalTuning(TuningObjective):
         x0: Float[Tensor, "b *shape"],
         cond: Cond,
         generator: torch.Generator,
-        step: int,
-    ) -> Loss:
-        with torch.no_grad():
-            z = self.drawn(self.draws_from(flow_map, base), x0, cond)
-            seen = self.renoised(flow_map, z, tilt(z, cond, 1.0), cond, generator)
-        diagonal, terms = self.residual(flow_map, base, seen, pick(cond, seen.source))
-        loss = diagonal.mean()
-        terms = {"tilt": seen.tilt.mean(), "diagonal": diagonal.detach().mean(), **terms}
-        if self.off_weight > 0:
-            off = self.off_residual(flow_map, seen, generator, step).mean()
-            loss = loss + self.off_weight * off
-            terms["off_diagonal"] = off.detach()
-        return Loss(loss, terms)
+    ) -> Clean:
+        if self.data is None:
+            z = drawn(self.sampler, self.source(flow_map, base), x0, cond, generator)
+        else:
+            seed = torch.randint(MOST_SEED, (), generator=generator, device=generator.device)
+            z, cond = self.data.draw(keyed_generator("data", int(seed)))
+            z = z.to(x0)
+            cond = cond.to(x0.device) if isinstance(cond, Tensor) else cond
+        return Clean(z, tilt(z, cond, 1.0), cond)
 
-    def drawn(self, source: FlowMap, x0: Tensor, cond: Cond) -> Float[Tensor, "b *shape"]:
-        """Draws clean samples by equal jumps."""
-        x = x0
-        for s, t in pairwise(torch.linspace(0, 1, self.jumps + 1, dtype=torch.float64).tolist()):
-            x = source(x, s, t, cond)
-        return x
-
-    def renoised(
+    def loss(
         self,
         flow_map: ResidualMap,
-        z: Tensor,
-        tilt: Float[Tensor, "b"],
-        cond: Cond,
+        base: FlowMap,
+        tilt: Tilt,
+        kept: Clean,
         generator: torch.Generator,
-    ) -> Renoised:
-        """Adds the noise of a random time to every sample, `noisings` times."""
-        index = torch.arange(len(z), device=z.device).repeat(self.noisings)
-        t = self.times.sample(len(index), generator)
-        clean = z[index]
-        noise = torch.randn(clean.shape, generator=generator, device=z.device, dtype=z.dtype)
-        x_t = flow_map.schedule.interpolate(noise, clean, t)
-        velocity = flow_map.schedule.path_velocity(noise, clean, t)
-        return Renoised(z, tilt, cond, x_t, t, velocity, index)
+        step: int,
+    ) -> Loss:
+        seen = renoised(kept, flow_map.schedule, self.noisings, self.times, generator)
+        diagonal, terms = self.residual(flow_map, base, tilt, seen, generator)
+        total = diagonal.mean()
+        terms = {"tilt": kept.tilt.mean(), "diagonal": diagonal.detach().mean(), **terms}
+        if self.off_weight > 0:
+            off = self.off_residual(flow_map, kept, generator, step).mean()
+            total = total + self.off_weight * off
+            terms["off_diagonal"] = off.detach()
+        return Loss(total, terms)
 
     def off_residual(
-        self, flow_map: ResidualMap, seen: Renoised, generator: torch.Generator, step: int
+        self, flow_map: ResidualMap, clean: Clean, generator: torch.Generator, step: int
     ) -> Float[Tensor, "b"]:
         """Computes the squared off-diagonal residuals at the clean samples, renoised anew."""
-        z = seen.z
+        z = clean.z
         s, t = self.pairs.sample(len(z), generator)
         noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-        pairs = Pairs(noise, z, s, t, seen.cond, step)
+        pairs = Pairs(noise, z, s, t, clean.cond, step)
         return self.off_diagonal(flow_map, Target(flow_map, flow_map), pairs, generator)
 
 
+def drawn(
+    sampler: Sampler,
+    flow_map: FlowMap,
+    x0: Float[Tensor, "b *shape"],
+    cond: Cond,
+    generator: torch.Generator,
+) -> Float[Tensor, "b *shape"]:
+    """Draws one sample from each noise, without gradient and without a reward."""
+    return sampler(flow_map, x0[:, None], None, cond, generator).x[:, 0]
+
+
+def renoised(
+    clean: Clean, schedule: Schedule, noisings: int, times: TimeLaw, generator: torch.Generator
+) -> Renoised:
+    """Adds the noise of a random time to every clean sample, `noisings` times."""
+    z = clean.z
+    source = torch.arange(len(z), device=z.device).repeat(noisings)
+    t = times.sample(len(source), generator)
+    many = z[source]
+    noise = torch.randn(many.shape, generator=generator, device=z.device, dtype=z.dtype)
+    x_t = schedule.interpolate(noise, many, t)
+    velocity = schedule.path_velocity(noise, many, t)
+    return Renoised(clean, x_t, t, velocity, source, pick(clean.cond, source))
+
+
 class LogMeanExp(torch.nn.Module):
-    """A running estimate of log E[exp(v)], kept in the buffer `value`.
+    """Running estimates of log E[exp(v)], one for each condition; they are saved.
 
     A mean over the batch alone would correlate with its own samples and weaken the tilt by a part
-    of order 1 / batch.
+    of order 1 / batch. Labels and texts have estimates of their own, embeddings share one.
 
     Args:
         decay: of the average over steps.
     """
 
-    value: Tensor
-    steps: Tensor
-
     def __init__(self, decay: float = 0.98):
         super().__init__()
         self.decay = decay
-        self.register_buffer("value", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.values: dict[str, float] = {}
+        self.steps: dict[str, int] = {}
 
     @torch.no_grad()
-    def forward(self, v: Float[Tensor, "b"]) -> Float[Tensor, ""]:
-        """Returns the estimate before this batch (of the first, itself), and adds the batch."""
-        batch = torch.logsumexp(v.double(), 0) - torch.log(torch.tensor(float(len(v))))
-        before = batch if int(self.steps) == 0 else self.value.clone()
-        kept = min(self.decay, int(self.steps) / (int(self.steps) + 1))
-        terms = torch.stack((self.value, batch))
-        shares = torch.tensor([kept, 1 - kept], dtype=torch.float64, device=v.device)
-        self.value.copy_(torch.logsumexp(terms + shares.log(), 0))
-        self.steps += 1
-        return before
+    def forward(self, v: Float[Tensor, "b"], cond: Cond = None) -> Float[Tensor, "b"]:
+        """Returns the estimate for each sample, before this batch, and adds the batch.
+
+        Of the first batch of a condition it is that batch's own.
+        """
+        v = v.double()
+        estimates = torch.empty_like(v)
+        for name, mine in members(cond, len(v), v.device).items():
+            batch = torch.logsumexp(v[mine], 0) - torch.log(mine.sum().double())
+            steps = self.steps.get(name, 0)
+            before = batch.new_tensor(self.values[name]) if steps else batch
+            estimates[mine] = before
+            kept = min(self.decay, steps / (steps + 1))
+            shares = batch.new_tensor([kept, 1 - kept])
+            self.values[name] = float(
+                torch.logsumexp(torch.stack((before, batch)) + shares.log(), 0)
+            )
+            self.steps[name] = steps + 1
+        return estimates
+
+    def get_extra_state(self) -> dict[str, dict]:
+        return {"values": self.values, "steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, dict]) -> None:
+        self.values = state["values"]
+        self.steps = state["steps"]
+
+
+def members(cond: Cond, n: int, device: torch.device) -> dict[str, Tensor]:
+    """Which samples have each label or text: name -> (n,) of booleans."""
+    labels = isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()
+    if not labels and not isinstance(cond, list | tuple):
+        return {"": torch.ones(n, dtype=torch.bool, device=device)}
+    names = [str(int(c)) if labels else c for c in cond]
+    return {
+        name: torch.tensor([name == other for other in names], device=device)
+        for name in dict.fromkeys(names)
+    }
 
 
 def advantages(tilt: Float[Tensor, "b"], cond: Cond) -> Float[Tensor, "b"]:

@@ -25,16 +25,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap, ResidualMap
-from steer.samplers.base import Claim
-from steer.tilt import Tilt, check_gradient, no_gradient
+from steer.tilt import Tilt, check_gradient
 from steer.training import FlowMatching, Joint, Loss, Objective, Semigroup
-from steer.tuning.objective import TuningObjective
+from steer.tuning.objective import TuningClaim, TuningObjective, require_gradient
 from steer.tuning.rollouts import Jumps, Rollout
 
 __all__ = ["Direct"]
-
-
-GRADIENT_FREE = "samplers.BestOfN, or UnguidedTilting"  # instead, for rewards without a gradient
 
 
 class Direct(TuningObjective):
@@ -55,7 +51,7 @@ class Direct(TuningObjective):
         NonFiniteReward: when called, or in the backward pass, naming the sample.
     """
 
-    claim: Claim = "maximiser"
+    claim: TuningClaim = "maximiser"
     needs_gradient = True
 
     def __init__(
@@ -88,13 +84,11 @@ class Direct(TuningObjective):
         generator: torch.Generator,
         step: int,
     ) -> Loss:
-        if not tilt.differentiable:
-            raise ValueError(no_gradient(tilt.reward, GRADIENT_FREE))
+        require_gradient(tilt)
         rolled = self.rollout(flow_map, x0, cond, generator)
         z = rolled.z
         gain = tilt(z, cond, 1.0)
-        if not gain.requires_grad:
-            raise ValueError(no_gradient(tilt.reward, GRADIENT_FREE))
+        require_gradient(tilt, gain)
         z.register_hook(lambda g: check_gradient(tilt, g, 1.0))
         loss = -gain.mean()
         terms = {"tilt": gain.detach().mean()}

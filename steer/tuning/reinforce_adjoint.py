@@ -13,15 +13,18 @@ Reference: Reinforce Adjoint Matching, 2026, arXiv 2605.10759 (its flow-map form
 loss on the same samples).
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from steer.flow_map import Cond, FlowMap, ResidualMap
-from steer.samplers.base import Claim
+from steer.annotations import Above, Count
+from steer.flow_map import FlowMap, ResidualMap
+from steer.samplers import Sampler
+from steer.tilt import Tilt
 from steer.training.base import mean_square
 from steer.tuning.diagonal import DiagonalTuning, Renoised, advantages
+from steer.tuning.objective import TuningClaim
 
 __all__ = ["ReinforceAdjointMatching"]
 
@@ -29,40 +32,45 @@ __all__ = ["ReinforceAdjointMatching"]
 class ReinforceAdjointMatching(DiagonalTuning):
     """Regression on the base's velocity plus the advantage times I_t' - u; near the tilt.
 
-    Takes any reward. Several noisings of each sample are cheap: the samples cost `jumps`
+    Takes any reward. Several noisings of each sample are cheap: the samples cost their sampler's
     evaluations and a reward each.
 
     Args:
-        jumps, noisings, more: as in DiagonalTuning; the map itself draws.
+        sampler, noisings, more: as in DiagonalTuning; it draws from the map itself.
         clip: the least advantage, above -1; None leaves it.
-
-    Raises:
-        ValueError: a clip of -1 or below.
     """
 
-    claim: Claim = "biased"
+    claim: TuningClaim = "near"
 
     def __init__(
-        self, jumps: int = 4, noisings: int = 4, *, clip: float | None = -0.9, **more: Any
+        self,
+        sampler: Sampler | None = None,
+        noisings: Count = 4,
+        *,
+        clip: Annotated[float, Above(-1)] | None = -0.9,
+        **more: Any,
     ):
-        super().__init__(jumps, noisings, **more)
-        if clip is not None and not clip > -1:
-            raise ValueError(f"clip is the least advantage, above -1; got clip={clip}")
+        super().__init__(sampler, noisings, **more)
         self.clip = clip
 
-    def draws_from(self, flow_map: ResidualMap, base: FlowMap) -> FlowMap:
+    def source(self, flow_map: ResidualMap, base: FlowMap) -> FlowMap:
         return flow_map
 
     def residual(
-        self, flow_map: ResidualMap, base: FlowMap, seen: Renoised, cond: Cond
+        self,
+        flow_map: ResidualMap,
+        base: FlowMap,
+        tilt: Tilt,
+        seen: Renoised,
+        generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        u = flow_map.velocity(seen.x_t, seen.t, cond)
-        advantage = advantages(seen.tilt, seen.cond)
+        u = flow_map.velocity(seen.x_t, seen.t, seen.cond)
+        advantage = advantages(seen.clean.tilt, seen.clean.cond)
         terms = {}
         if self.clip is not None:
             terms["clipped"] = (advantage < self.clip).double().mean()
             advantage = advantage.clamp_min(self.clip)
-        a = advantage[seen.source].to(u.dtype).view(-1, *[1] * (u.ndim - 1))
         with torch.no_grad():
-            target = base.velocity(seen.x_t, seen.t, cond) + a * (seen.path_velocity - u)
+            change = seen.shared(advantage) * (seen.path_velocity - u)
+            target = base.velocity(seen.x_t, seen.t, seen.cond) + change
         return mean_square(u - target), terms

@@ -6,9 +6,11 @@ The minimiser is the velocity of the tilted distribution p_1 exp(scale r) / Z, s
 / E[W | x_t] is the mean of I_t' under it. The variance of W limits the scale: the samples that
 count are a fraction ESS / n of those drawn.
 
+In rounds, the samples are those of the map as it was when the round began, so that k rounds tilt by
+k times the scale: a maximiser, without a reference to return to.
+
 References: Peters & Schaal 2007, ICML (reward-weighted regression); Fan et al. 2025, arXiv
-2502.06061 (flow matching, in rounds of the model's own samples, which do not converge to the tilt
-but maximise).
+2502.06061 (flow matching, in rounds).
 """
 
 from typing import Any
@@ -16,10 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steer.flow_map import Cond, FlowMap, ResidualMap
-from steer.samplers.base import Claim
+from steer.annotations import Count
+from steer.flow_map import FlowMap, ResidualMap
+from steer.samplers import Sampler
+from steer.tilt import Tilt
 from steer.training.base import mean_square
 from steer.tuning.diagonal import DiagonalTuning, LogMeanExp, Renoised
+from steer.tuning.objective import Follower, TuningClaim
 
 __all__ = ["RewardWeighted"]
 
@@ -27,27 +32,54 @@ __all__ = ["RewardWeighted"]
 class RewardWeighted(DiagonalTuning):
     """Flow matching weighted by exp(scale r); exact for the tilted distribution of the base.
 
-    Takes any reward. A condition's normalisation does not matter: it weighs prompts, and the
-    minimiser of each is its own tilt.
+    Takes any reward.
 
     Args:
-        jumps, noisings, more: as in DiagonalTuning; the base draws by as many jumps.
+        sampler, noisings, more: as in DiagonalTuning; it draws from the base.
+        round_steps: optimizer steps after which the map's own samples replace the base's, and so
+            on; None stays with the base. In rounds it is a maximiser.
     """
 
-    claim: Claim = "exact"
-
-    def __init__(self, jumps: int = 4, noisings: int = 1, **more: Any):
-        super().__init__(jumps, noisings, **more)
+    def __init__(
+        self,
+        sampler: Sampler | None = None,
+        noisings: Count = 1,
+        *,
+        round_steps: Count | None = None,
+        **more: Any,
+    ):
+        super().__init__(sampler, noisings, **more)
+        self.round_steps = round_steps
         self.log_normaliser = LogMeanExp()
+        self.old: Follower | None = None
 
-    def draws_from(self, flow_map: ResidualMap, base: FlowMap) -> FlowMap:
-        return base
+    @property
+    def claim(self) -> TuningClaim:  # type: ignore[override]
+        return "exact" if self.round_steps is None else "maximiser"
+
+    def prepare(self, flow_map: ResidualMap, base: FlowMap, tilt: Tilt) -> None:
+        super().prepare(flow_map, base, tilt)
+        if self.round_steps is not None:
+            self.old = Follower(flow_map)
+
+    def begin(self, flow_map: ResidualMap, step: int) -> None:
+        if self.old is not None and self.round_steps and step % self.round_steps == 0:
+            self.old.follow(flow_map, 1.0)
+
+    def source(self, flow_map: ResidualMap, base: FlowMap) -> FlowMap:
+        return base if self.old is None else self.old.map
 
     def residual(
-        self, flow_map: ResidualMap, base: FlowMap, seen: Renoised, cond: Cond
+        self,
+        flow_map: ResidualMap,
+        base: FlowMap,
+        tilt: Tilt,
+        seen: Renoised,
+        generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        weight = torch.exp(seen.tilt - self.log_normaliser(seen.tilt)).to(seen.x_t.dtype)
-        u = flow_map.velocity(seen.x_t, seen.t, cond)
+        value = seen.clean.tilt
+        weight = torch.exp(value - self.log_normaliser(value, seen.clean.cond))
+        u = flow_map.velocity(seen.x_t, seen.t, seen.cond)
         ess = weight.sum() ** 2 / weight.square().sum().clamp_min(1e-30)
         squared = mean_square(u - seen.path_velocity)
-        return weight[seen.source] * squared, {"ess": ess / len(weight)}
+        return weight[seen.source].to(u.dtype) * squared, {"ess": ess / len(weight)}

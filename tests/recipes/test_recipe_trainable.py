@@ -60,7 +60,7 @@ def tuned(tmp_path, lora):
     torch.testing.assert_close(learner(x, 0.0, 1.0, torch.tensor([1, 2, 3])), expected)
     model = SimpleNamespace(header=checkpoint.read_header(config.model), shape=(1, 8, 8))
     names = adapters(learner)
-    trainable.save(learner, tmp_path, config, model)
+    trainable.save(learner, learner, tmp_path, config, model)
     return base, names, x, expected
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from recipes.reporting import html
 from recipes.reporting.html import number, plus_minus
 from steer.samplers.base import Claim
+from steer.tuning.objective import TuningClaim
 
 HOSTILE = "<script>alert(\"1 & 2\")</script> {title} 'quoted'"
 
@@ -160,6 +161,7 @@ def test_errors_set_the_decimals(value, error, words):
 
 def test_every_claim_has_words():
     assert set(html.CLAIMS) == set(get_args(Claim))
+    assert set(html.TUNED) == set(get_args(TuningClaim))
 
 
 def test_what_is_no_picture_is_said_in_one_line(tmp_path):

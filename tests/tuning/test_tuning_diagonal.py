@@ -11,6 +11,7 @@ from rewards import Quadratic
 from steer.analytic import GaussianMixture
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear, expand
+from steer.samplers import Jump
 from steer.tilt import Tilt
 from steer.tuning import ReinforceAdjointMatching, RewardWeighted
 from steer.tuning.diagonal import LogMeanExp, advantages
@@ -45,7 +46,7 @@ def test_weighted_regression_rests_at_the_tilted_velocity(scale):
 
     def slope(a):
         flow_map = ResidualMap(Between(a), Linear())
-        objective = RewardWeighted(1, noisings=4, off_weight=0)
+        objective = RewardWeighted(Jump(1), noisings=4, off_weight=0)
         reward = REWARD if scale else LinearReward([0.0])
         return slope_of(objective, flow_map, M, reward, flow_map.network.a, 6000)
 
@@ -73,7 +74,7 @@ def test_reinforce_adjoint_matching_rests_where_a_linear_tilt_does(offset):
 
     def slope(m):
         flow_map = ResidualMap(Normal(m), Linear())
-        objective = ReinforceAdjointMatching(1, noisings=4, clip=None, off_weight=0)
+        objective = ReinforceAdjointMatching(Jump(1), noisings=4, clip=None, off_weight=0)
         reward = lambda x: x[:, 0] + offset  # noqa: E731
         return slope_of(objective, flow_map, base, reward, flow_map.network.m, 20_000)
 
@@ -88,7 +89,7 @@ def test_a_constant_reward_moves_nothing(make):
     base = ResidualMap(Normal(0.3), Linear())
     for seed in range(40):
         flow_map = ResidualMap(Normal(0.3), Linear())
-        objective = make(1, off_weight=0)
+        objective = make(Jump(1), off_weight=0)
         tilt = Tilt(lambda x: 0 * x[:, 0] + 7.0)
         loss = objective(flow_map, base, tilt, noise(400, 1, seed), None, seeded(seed), 0)
         slopes.append(torch.autograd.grad(loss.total, flow_map.network.m)[0])
@@ -99,7 +100,7 @@ def test_a_constant_reward_moves_nothing(make):
 def test_the_jumps_learn_on_the_same_samples():
     """At an exact map there is no off-diagonal residual; at another one there is."""
     base = ResidualMap(Normal(0.3), Linear())
-    objective = RewardWeighted(2)
+    objective = RewardWeighted(Jump(2))
     exact = objective(base, base, Tilt(LinearReward([1.0])), noise(50, 1), None, seeded(), 0)
     assert exact.terms["off_diagonal"] < 1e-12
 
@@ -130,15 +131,17 @@ def test_the_normaliser_averages_what_came_before():
     normaliser = LogMeanExp(decay=0.9)
     batches = torch.randn(3, 50, dtype=torch.float64, generator=seeded()) + 400
     means = torch.logsumexp(batches, 1) - math.log(50)
-    assert normaliser(batches[0]) == pytest.approx(means[0].item())
-    assert normaliser(batches[1]) == pytest.approx(means[0].item())
-    assert normaliser(batches[2]) == pytest.approx(
+    assert normaliser(batches[0])[0] == pytest.approx(means[0].item())
+    assert normaliser(batches[1])[0] == pytest.approx(means[0].item())
+    assert normaliser(batches[2])[0] == pytest.approx(
         (torch.logsumexp(means[:2], 0) - math.log(2)).item()
     )
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="jumps=0"):
-        RewardWeighted(0)
-    with pytest.raises(ValueError, match="clip=-1"):
+    with pytest.raises(ValueError, match="noisings"):
+        RewardWeighted(noisings=0)
+    with pytest.raises(ValueError, match="reuse=0"):
+        RewardWeighted(reuse=0)
+    with pytest.raises(ValueError, match="clip"):
         ReinforceAdjointMatching(clip=-1)

@@ -303,7 +303,7 @@ def test_rewards_without_gradient_are_refused():
         (declared, "It rounds"),
         (lambda x: x.detach().sum(1), "torch cannot follow"),
     ):
-        with pytest.raises(ValueError, match=rf"no gradient \({why}.*BestOfN.*UnguidedTilting"):
+        with pytest.raises(ValueError, match=rf"no gradient \({why}.*RewardWeighted.*TiltMatching"):
             Direct()(
                 linear_map(WEIGHT), linear_map(WEIGHT), Tilt(reward), noise(4), None, seeded(), 0
             )

@@ -9,9 +9,9 @@ from toys import linear_map, noise, seeded
 
 import steer.tuning
 from rewards import Linear as LinearReward
-from steer.samplers.base import Claim
 from steer.tilt import Tilt
 from steer.tuning import TuningObjective
+from steer.tuning.objective import TuningClaim
 
 WEIGHT = [[0.3, -0.5], [0.2, 0.1]]
 FOUND = [getattr(steer.tuning, name) for name in steer.tuning.__all__]
@@ -26,7 +26,12 @@ every_objective = pytest.mark.parametrize("make", OBJECTIVES, ids=lambda c: c.__
 
 def loss(make, reward, seed=1):
     tilt = Tilt(reward)
-    return make()(linear_map(WEIGHT), linear_map(WEIGHT), tilt, noise(8), None, seeded(seed), 0)
+    flow_map = linear_map(WEIGHT)
+    base = linear_map(WEIGHT).requires_grad_(False)
+    objective = make()
+    objective.prepare(flow_map, base, tilt)
+    objective.begin(flow_map, 0)
+    return objective(flow_map, base, tilt, noise(8), None, seeded(seed), 0)
 
 
 def slope():
@@ -39,7 +44,7 @@ def test_the_walk_finds_them():
 
 @every_objective
 def test_it_claims_something_and_descends(make):
-    assert make.claim in get_args(Claim)
+    assert make().claim in get_args(TuningClaim)
     found = loss(make, slope())
     assert found.total.isfinite()
     assert found.total.requires_grad
