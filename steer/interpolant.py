@@ -167,6 +167,21 @@ class Schedule(ABC):
         alpha, sigma, d_alpha, d_sigma = self(t)
         return sigma**2 * d_alpha / alpha - sigma * d_sigma
 
+    def ancestral(self, s: Time, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the coefficients of a step from s to t > s of the memoryless chain.
+
+        x_t = a D + b n + c e, with D and n the endpoints at x_s and e fresh noise, reverses the
+        chain that adds independent noise from data to t = 0 (ancestral sampling: Ho et al. 2020,
+        arXiv 2006.11239). Its x_1 is independent of x_0 in the limit of small steps.
+
+        Raises:
+            ValueError: s = 1, where no noise is left.
+        """
+        alpha_s, sigma_s, _, _ = self(s)
+        alpha, sigma, _, _ = self(t)
+        kept = alpha_s * sigma / (alpha * _nonzero(sigma_s, "sigma", "s = 1", "noise", "sample"))
+        return alpha, sigma * kept, sigma * torch.sqrt(1 - kept**2)
+
     def inside(self, t: Time, margin: float = 1e-3) -> Tensor:
         """Clamp t to [margin, 1 - margin], for products such as c_t grad V, 0 * inf outside.
 

@@ -141,7 +141,7 @@ class Value(nn.Module):
     def _plain(self, lookahead: Lookahead, query: Query, velocity: bool) -> LookaheadValue:
         guesses, v = _guesses(lookahead, query, velocity)
         rewards = self.rewards(guesses, query.t, query.cond)
-        value = self.of(rewards, guesses.log_w)
+        value = self.of(rewards, guesses.log_w, query.cond)
         return LookaheadValue(value, _mean(rewards, guesses.log_w), guesses.x1[0], v)
 
     @torch.enable_grad()
@@ -159,7 +159,7 @@ class Value(nn.Module):
         rewards = self.rewards(guesses, t, query.cond)
         if not rewards.requires_grad:
             raise ValueError(no_gradient(self.tilt.reward, instead))
-        value = self.of(rewards, guesses.log_w)
+        value = self.of(rewards, guesses.log_w, query.cond)
         inputs = [x, t] if time_derivative else [x]
         gradient, *in_time = torch.autograd.grad(
             value.sum(), inputs, allow_unused=True, materialize_grads=True

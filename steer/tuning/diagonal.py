@@ -9,7 +9,7 @@ are tuned.
 """
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -29,9 +29,10 @@ from steer.training.semigroup import Semigroup
 from steer.training.times import PairLaw, SortedPair, TimeLaw, Uniform
 from steer.tuning.objective import RolloutObjective
 
-__all__ = ["Clean", "DiagonalTuning", "Renoised"]
+__all__ = ["Clean", "DiagonalTuning", "Renoised", "VelocityTuning"]
 
 MOST_SEED = 2**31
+Samples = TypeVar("Samples", bound=tuple)  # with z, tilt and cond, as Clean
 
 
 class Clean(NamedTuple):
@@ -72,22 +73,86 @@ class Renoised(NamedTuple):
         return wide.view(-1, *[1] * (self.x_t.ndim - 1))
 
 
-class DiagonalTuning(RolloutObjective[Clean]):
+class VelocityTuning(RolloutObjective[Samples]):
+    """Regression of the velocity on a target, and of the jumps on the map's own velocity.
+
+    The samples it collects have z, tilt and cond, as those of `Clean`.
+
+    Args:
+        off_diagonal: what teaches the jumps; Semigroup() by default.
+        pairs: law of (s, t) off the diagonal; sorted uniform times by default.
+        off_weight: of the off-diagonal loss; 0 tunes the velocity alone.
+        reuse: optimizer steps on each set of samples.
+
+    Raises:
+        ValueError: settings out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        off_diagonal: PairObjective | None = None,
+        pairs: PairLaw | None = None,
+        off_weight: NotNegative = 1.0,
+        reuse: Count = 1,
+    ):
+        super().__init__(reuse)
+        self.off_diagonal = off_diagonal or Semigroup()
+        self.pairs = pairs or SortedPair()
+        self.off_weight = off_weight
+
+    @abstractmethod
+    def diagonal(
+        self,
+        flow_map: ResidualMap,
+        base: FlowMap,
+        tilt: Tilt,
+        kept: Samples,
+        generator: torch.Generator,
+    ) -> tuple[Float[Tensor, "m"], dict[str, Tensor]]:
+        """Computes weighted squared residuals of the velocity, and terms for the log."""
+
+    def loss(
+        self,
+        flow_map: ResidualMap,
+        base: FlowMap,
+        tilt: Tilt,
+        kept: Samples,
+        generator: torch.Generator,
+        step: int,
+    ) -> Loss:
+        clean = Clean(kept.z, kept.tilt, kept.cond)  # type: ignore[attr-defined]
+        diagonal, terms = self.diagonal(flow_map, base, tilt, kept, generator)
+        total = diagonal.mean()
+        terms = {"tilt": clean.tilt.mean(), "diagonal": diagonal.detach().mean(), **terms}
+        if self.off_weight > 0:
+            off = self.off_residual(flow_map, clean, generator, step).mean()
+            total = total + self.off_weight * off
+            terms["off_diagonal"] = off.detach()
+        return Loss(total, terms)
+
+    def off_residual(
+        self, flow_map: ResidualMap, clean: Clean, generator: torch.Generator, step: int
+    ) -> Float[Tensor, "b"]:
+        """Computes the squared off-diagonal residuals at the clean samples, renoised anew."""
+        z = clean.z
+        s, t = self.pairs.sample(len(z), generator)
+        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        pairs = Pairs(noise, z, s, t, clean.cond, step)
+        return self.off_diagonal(flow_map, Target(flow_map, flow_map), pairs, generator)
+
+
+class DiagonalTuning(VelocityTuning[Clean]):
     """Regression of u_{t,t} at renoised samples, and of the jumps on its own velocity.
 
     Args:
         sampler: what draws the clean samples; Jump(4) by default.
         noisings: noisy samples made of each clean one.
         times: law of t; uniform by default.
-        off_diagonal: what teaches the jumps; Semigroup() by default.
-        pairs: law of (s, t) off the diagonal; sorted uniform times by default.
-        off_weight: of the off-diagonal loss; 0 tunes the velocity alone.
         data: clean samples (x1, cond) to use in place of the sampler's: their law is then what is
             tilted, and the batch size is theirs.
-        reuse: optimizer steps on each set of clean samples, noised anew in each.
-
-    Raises:
-        ValueError: settings out of range.
+        more: off_diagonal, pairs, off_weight and reuse of VelocityTuning; samples that are kept are
+            noised anew in every step.
     """
 
     record = Clean
@@ -98,19 +163,13 @@ class DiagonalTuning(RolloutObjective[Clean]):
         noisings: Count = 1,
         *,
         times: TimeLaw | None = None,
-        off_diagonal: PairObjective | None = None,
-        pairs: PairLaw | None = None,
-        off_weight: NotNegative = 1.0,
         data: StreamData | None = None,
-        reuse: Count = 1,
+        **more: Any,
     ):
-        super().__init__(reuse)
+        super().__init__(**more)
         self.sampler = sampler or Jump(4)
         self.noisings = noisings
         self.times = times or Uniform()
-        self.off_diagonal = off_diagonal or Semigroup()
-        self.pairs = pairs or SortedPair()
-        self.off_weight = off_weight
         self.data = data
 
     def prepare(self, flow_map: ResidualMap, base: FlowMap, tilt: Tilt) -> None:
@@ -151,34 +210,16 @@ class DiagonalTuning(RolloutObjective[Clean]):
             cond = cond.to(x0.device) if isinstance(cond, Tensor) else cond
         return Clean(z, tilt(z, cond, 1.0), cond)
 
-    def loss(
+    def diagonal(
         self,
         flow_map: ResidualMap,
         base: FlowMap,
         tilt: Tilt,
         kept: Clean,
         generator: torch.Generator,
-        step: int,
-    ) -> Loss:
+    ) -> tuple[Float[Tensor, "m"], dict[str, Tensor]]:
         seen = renoised(kept, flow_map.schedule, self.noisings, self.times, generator)
-        diagonal, terms = self.residual(flow_map, base, tilt, seen, generator)
-        total = diagonal.mean()
-        terms = {"tilt": kept.tilt.mean(), "diagonal": diagonal.detach().mean(), **terms}
-        if self.off_weight > 0:
-            off = self.off_residual(flow_map, kept, generator, step).mean()
-            total = total + self.off_weight * off
-            terms["off_diagonal"] = off.detach()
-        return Loss(total, terms)
-
-    def off_residual(
-        self, flow_map: ResidualMap, clean: Clean, generator: torch.Generator, step: int
-    ) -> Float[Tensor, "b"]:
-        """Computes the squared off-diagonal residuals at the clean samples, renoised anew."""
-        z = clean.z
-        s, t = self.pairs.sample(len(z), generator)
-        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-        pairs = Pairs(noise, z, s, t, clean.cond, step)
-        return self.off_diagonal(flow_map, Target(flow_map, flow_map), pairs, generator)
+        return self.residual(flow_map, base, tilt, seen, generator)
 
 
 def drawn(
