@@ -181,7 +181,7 @@ def restored(
     result = drawn(name, method.sampler, method.particles, method.by_residual, strength, split, n)
     weights = result.log_w.softmax(1)
     if method.mean:
-        x = (weights[..., None, None, None] * result.x).sum(1)
+        x = (weights[..., None, None, None] * result.x).sum(1).to(result.x)
     else:
         chosen = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(4))[:, 0]
         x = result.x[torch.arange(n), chosen]
