@@ -42,7 +42,7 @@ def evaluate(job: Job) -> Path:
             seconds = time.perf_counter() - start
             results[name] = result
             figures[name] = {
-                **compared(experiment, result, reference),
+                **compared(experiment, result, reference, told(experiment)),
                 "network_forward": result.evaluations.network_forward,
                 "seconds": seconds,
             }
@@ -73,18 +73,24 @@ def samplers_of(config: DictConfig) -> dict[str, Sampler]:
     return {name: builders.sampler_of(node) for name, node in nodes.items()}
 
 
-def compared(experiment: Experiment, result: Result, reference: Reference) -> Figures:
-    """The figures of the decoded samples against the reference.
+def told(experiment: Experiment) -> Tensor | None:
+    """The labels that the model is given, one per prompt, or None."""
+    return labels_of(experiment) if experiment.config.condition.model else None
 
-    Labels are compared as well where the model is given them.
-    """
+
+def labels_of(experiment: Experiment) -> Tensor | None:
+    """The labels that are asked for, one per prompt, or None."""
+    cond = experiment.prompts.cond
+    return cond.cpu() if isinstance(cond, Tensor) else None
+
+
+def compared(
+    experiment: Experiment, result: Result, reference: Reference, labels: Tensor | None
+) -> Figures:
+    """The figures of the decoded samples against the reference, and against labels if given."""
     x = result.x
     if experiment.decode is not None:
         x = experiment.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-    cond = experiment.prompts.cond
-    labels = None
-    if experiment.config.condition.model and isinstance(cond, Tensor):
-        labels = cond.cpu()
     return reference(x.cpu(), labels)
 
 

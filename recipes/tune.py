@@ -1,18 +1,23 @@
 """steer tune: a flow map tuned to a reward, beside the map it started from."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
+from recipes.evaluate import compared, labels_of
+from recipes.evaluation import collapse
 from recipes.evaluation.metrics import Figures, whole
+from recipes.evaluation.reference import Reference
 from recipes.reporting import html
 from recipes.reporting.figures import gallery_of
 from recipes.reporting.publish import Headline, publish
 from recipes.reporting.tables import comparison, spent_table
 from recipes.setup import run_directory
 from recipes.setup.builders import made_as, make, sampler_of
-from recipes.setup.experiment import experiment_of
+from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
 from recipes.train import curves
@@ -32,6 +37,7 @@ def tune(job: Job) -> Path:
     torch.manual_seed(config.seed)  # initial weights of adapters
     experiment = experiment_of(config, scale_by_condition=True)
     sampler = sampler_of(config.sampler)
+    reference = reference_of(config)
     ema = made_as(Ema, config.ema)
     tuned = trainable.learner_of(experiment.model.flow_map, config)
     loop = make(
@@ -49,22 +55,33 @@ def tune(job: Job) -> Path:
     def drawn_from(flow_map: FlowMap) -> Result:
         return experiment.draw(sampler, None, "tune", flow_map)
 
+    def watched(flow_map: FlowMap, step: int) -> Figures:
+        result = drawn_from(flow_map)
+        drawn = folder / "watch" / f"step_{step:06d}"
+        drawn.mkdir(parents=True, exist_ok=True)
+        gallery_of(experiment, drawn).samples({"tuned": result})
+        return measured(experiment, result, reference)
+
     with bar("before", job.quiet):
         before = drawn_from(experiment.flow_map)
-    watch = EvalCallback(
-        lambda flow_map: experiment.measure(drawn_from(flow_map)), config.watch_every, ema
-    )
+        figures_before = measured(experiment, before, reference)
+    watch = EvalCallback(watched, config.watch_every, ema, config.stop.by, config.stop.patience)
     fitted = fit(loop, None, folder, job, ema, [watch])
+    best = watch.put_best(loop)
     with bar("after", job.quiet):
         after = drawn_from(loop.to(experiment.x0.device).eval().product())
     sizes = trainable.parameters(tuned)
     about = origin(job, fitted.steps)
     trainable.save(loop.product(), tuned, folder, config, experiment.model, **about)
 
+    figures_after = measured(experiment, after, reference)
+    first = {"step": 0, **figures_before}
+    last = {"step": fitted.steps if best is None else best, **figures_after}
+    warnings = collapse.signs([first, *(f for f in watch.course if f["step"] < last["step"]), last])
     metrics: Figures = {
         "method": type(objective).__name__,
         "claim": objective.claim,
-        **experiment.measure(after),
+        **figures_after,
         "log_z": None,
         "ess_min": None,
         "resamples": 0,
@@ -73,14 +90,33 @@ def tune(job: Job) -> Path:
         **sizes,
         "steps": fitted.steps,
         "seconds": fitted.seconds,
-        **{f"base_{name}": value for name, value in experiment.measure(before).items()},
+        **{f"base_{name}": value for name, value in figures_before.items()},
+        "kept_step": best,
+        "warnings": warnings,
     }
     samples = gallery_of(experiment, folder).samples({"base": before, "tuned": after})
     drawn = [*samples, *curves(folder)]
     tables = [comparison(metrics, "base", "tuned"), spent_table(metrics)]
     title = f"{metrics['method']}: {folder.name}"
-    claim_line = html.TUNED[metrics["claim"]]
+    claim_line = " ".join([html.TUNED[metrics["claim"]], *(f"WARNING: {w}." for w in warnings)])
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
+
+
+def reference_of(config: DictConfig) -> Reference | None:
+    """The reference of the config, or None."""
+    if config.reference is None:
+        return None
+    return made_as(Reference, config.reference)  # type: ignore[type-abstract]
+
+
+def measured(experiment: Experiment, result: Result, reference: Reference | None) -> Figures:
+    """The figures of samples, with those against the reference."""
+    figures = experiment.measure(result)
+    if reference is None:
+        return figures
+    return {**compared(experiment, result, reference, labels_of(experiment)), **figures}
 
 
 def headline(metrics: Figures) -> Headline:

@@ -48,7 +48,7 @@ class Measure:
 
     Args:
         reward: the reward that is steered by, unscaled.
-        heldout: a reward that is not.
+        heldout: rewards that are not; the second and further ones are numbered.
         judge: a classifier; without one, diversity is the Euclidean distance of the samples
             themselves.
         decode: samples -> what the judge looks at; the samples as they are if None.
@@ -57,7 +57,7 @@ class Measure:
     """
 
     reward: Reward | None
-    heldout: Reward | None
+    heldout: tuple[Reward, ...]
     judge: Classifier | None
     decode: Callable[[Tensor], Tensor] | None
     cond: Cond
@@ -69,13 +69,20 @@ class Measure:
         dead = (log_w == -torch.inf).all(dim=1, keepdim=True)  # measured unweighted
         log_w = torch.where(dead, 0.0, log_w)
         reward = self.mean(self.reward, x, log_w)
-        heldout = self.mean(self.heldout, x, log_w)
+        heldout, *further = [
+            self.mean(each, x, log_w) for each in (*self.heldout, *(None,) * (not self.heldout))
+        ]
         accuracy = self.accuracy(x, log_w)
         return {
             "reward_mean": float(reward.mean),
             "reward_std_error": float(reward.std_error),
             "heldout_reward_mean": float(heldout.mean),
             "heldout_reward_std_error": float(heldout.std_error),
+            **{
+                f"heldout_reward_{k}_{name}": float(getattr(estimate, name))
+                for k, estimate in enumerate(further, start=2)
+                for name in ("mean", "std_error")
+            },
             "judge_accuracy": float(accuracy.mean),
             "judge_accuracy_std_error": float(accuracy.std_error),
             "diversity": self.diversity(x, log_w),

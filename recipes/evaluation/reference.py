@@ -34,17 +34,29 @@ class ImageReference(Reference):
         judge: classifier of images in [0, 1], whose features are compared.
         test: images (n, C, H, W) as bytes and labels (n,), to compare with.
         train: the same of other images, for the floor.
+        of_labels: compare with the images of the labels asked for, not with all.
     """
 
     def __init__(
-        self, judge: Classifier, test: tuple[Tensor, Tensor], train: tuple[Tensor, Tensor]
+        self,
+        judge: Classifier,
+        test: tuple[Tensor, Tensor],
+        train: tuple[Tensor, Tensor],
+        of_labels: bool = False,
     ):
         self.judge = judge
         self.test = test
         self.train = train
+        self.of_labels = of_labels
 
     def __call__(self, x: Tensor, labels: Tensor | None) -> Figures:
-        figures = {"frechet_distance": self.distance(x.flatten(0, 1))}
+        if self.of_labels and labels is None:
+            raise ValueError(
+                "the images of a label are compared with samples of that label; give"
+                " condition.labels, or of_labels=false"
+            )
+        asked = labels if self.of_labels else None
+        figures = {"frechet_distance": self.distance(x.flatten(0, 1), asked)}
         if labels is not None:
             agreement = ClassAgreement(self.judge)
             agreement.update(x, labels)
@@ -65,10 +77,13 @@ class ImageReference(Reference):
             "judge_accuracy_std_error": float(right.std() / len(right) ** 0.5),
         }
 
-    def distance(self, images: Tensor) -> float:
-        """Frechet distance to the test images."""
+    def distance(self, images: Tensor, labels: Tensor | None = None) -> float:
+        """Frechet distance to the test images, or to those of these labels."""
+        real = self.test[0]
+        if labels is not None:
+            real = real[torch.isin(self.test[1], labels.cpu())]
         metric = FrechetDistance(self.judge.features, self.judge.head.in_features)
-        metric.update(self.test[0] / 255, real=True)
+        metric.update(real / 255, real=True)
         metric.update(images, real=False)
         return float(metric.compute())
 

@@ -12,8 +12,10 @@ Table = tuple[str, Sequence[Sequence[Any]]]
 WORDS = {
     "reward_mean": "reward",
     "heldout_reward_mean": "held-out reward",
+    **{f"heldout_reward_{k}_mean": f"held-out reward {k}" for k in range(2, 10)},
     "judge_accuracy": "judge's accuracy",
     "diversity": "diversity",
+    "frechet_distance": "Frechet distance to the reference",
 }
 
 PATH = {
@@ -37,7 +39,7 @@ def comparison(metrics: Figures, before: str, after: str) -> Table:
     rows = [
         [word, estimate(metrics, f"base_{name}"), estimate(metrics, name)]
         for name, word in WORDS.items()
-        if metrics[name] == metrics[name]
+        if name in metrics and metrics[name] == metrics[name]
     ]
     caption = "The samples, ± one standard error (particles taken as independent)."
     return caption, [["", before, after], *rows]

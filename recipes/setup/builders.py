@@ -287,11 +287,27 @@ def decode_of(config: DictConfig) -> Decode | None:
     return found.to(device_of(config)).eval() if isinstance(found, nn.Module) else found
 
 
+def heldout_of(
+    config: DictConfig, decode: Decode | None = None, classifiers: Classifiers | None = None
+) -> list[Reward]:
+    """The rewards of `heldout`: one, those of a list, or none. See `reward_of`."""
+    node = config.get("heldout")
+    nodes = node if isinstance(node, ListConfig) else [node]
+    keys = [f"heldout[{k}]" for k in range(len(nodes))] if len(nodes) > 1 else ["heldout"]
+    found = [
+        reward_of(config, key, decode, classifiers, each)
+        for key, each in zip(keys, nodes, strict=True)
+        if each is not None
+    ]
+    return [reward for reward in found if reward is not None]
+
+
 def reward_of(
     config: DictConfig,
     key: str,
     decode: Decode | None = None,
     classifiers: Classifiers | None = None,
+    node: Any = None,
 ) -> Reward | None:
     """The reward of a key of the config, on its device; None if there is none.
 
@@ -301,8 +317,9 @@ def reward_of(
             function.
         decode: samples -> images, applied before the reward; None passes the samples themselves.
         classifiers: those already loaded in this run.
+        node: what stands at the key; looked up if None.
     """
-    node = config.get(key)
+    node = config.get(key) if node is None else node
     if node is None:
         return None
     with at(key):

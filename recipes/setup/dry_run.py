@@ -28,7 +28,8 @@ def dry_run(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
     cond = None if measure.cond is None else measure.cond[:1]
     shape = tuple(x.shape[1:])
     x1 = attempt("model: the model", shape, lambda: flow_map.lookahead(x, 0.0, cond))
-    for key, reward in (("reward", measure.reward), ("heldout", measure.heldout)):
+    heldout = [("heldout", reward) for reward in measure.heldout]
+    for key, reward in [("reward", measure.reward), *heldout]:
         if reward is not None:
             tilt = Tilt(reward, on_nonfinite="reject" if measure.reject_nan else "raise")
             name = f"{key}: the reward {name_of(reward)}"

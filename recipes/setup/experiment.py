@@ -13,6 +13,7 @@ from recipes.setup.builders import (
     Prompts,
     apply_guidance,
     decode_of,
+    heldout_of,
     judge_of,
     model_of,
     noise,
@@ -92,12 +93,12 @@ def experiment_of(config: DictConfig, scale_by_condition: bool = False) -> Exper
     prompts = prompts_of(config)
     decode = decode_of(config)
     reward = reward_of(config, "reward", decode, classifiers)
-    heldout = reward_of(config, "heldout", decode, classifiers)
+    heldout = heldout_of(config, decode, classifiers)
     tilt = tilt_of(reward, config, scale_by_condition)
     judge = judge_of(config, classifiers)
     flow_map = apply_guidance(model.flow_map, config, classifiers)
     x0 = noise(config, model.shape, len(prompts), model.dtype)
     reject_nan = "tilt" in config and config.tilt.on_nonfinite == "reject"
-    measure = Measure(reward, heldout, judge, decode, prompts.cond, reject_nan)
+    measure = Measure(reward, tuple(heldout), judge, decode, prompts.cond, reject_nan)
     dry_run(flow_map, x0, measure)
     return Experiment(config, model, flow_map, prompts, decode, tilt, x0, measure)

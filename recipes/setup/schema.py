@@ -78,11 +78,18 @@ class Scale(Section):
     on_nonfinite: Literal["raise", "reject"]
 
 
+class Stop(Section):
+    """stop."""
+
+    by: str | None
+    patience: Count
+
+
 class Rewarded(Sampling):
     """The keys of all commands that evaluate a reward."""
 
     reward: RewardLike | None
-    heldout: RewardLike | None
+    heldout: RewardLike | Sequence[RewardLike] | None
     judge: Classifier | None
     tilt: Scale
 
@@ -171,6 +178,8 @@ def learning() -> tuple[type[Section], type[Section]]:
         trainer: Trainer
         checkpoint_every: Count
         watch_every: Count
+        stop: Stop
+        reference: Reference | None
         sampler: Sampler
 
     return Train, Tune

@@ -1,36 +1,58 @@
-"""Metrics of samples, logged while a map is tuned to show over-optimisation of the reward."""
+"""Metrics of samples while a map is tuned: logged, drawn, and what an early stop goes by."""
 
 from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from recipes.evaluation.metrics import Figures
 from steer.flow_map import FlowMap
 from steer.loops import Ema, RewardTuning
 from steer.loops.pictures import evaluating
 
+LOWER = ("frechet_distance",)  # figures that improve as they fall
+
 
 class EvalCallback(Callback):
     """Logs the metrics of samples of the averaged map every `every` steps, as "watch/...".
 
-    Of several processes only the first does so, and the others wait for its next gradient:
-    `metrics` must not gather.
+    Of several processes only the first does so, and the others wait for it: `metrics` must not
+    gather. The course of the figures, and the best weights where there is an early stop, are part
+    of the checkpoint.
 
     Args:
-        metrics: tuned map -> metrics of its samples; NaN and standard errors are not logged.
+        metrics: (tuned map, step) -> metrics of its samples; NaN and standard errors are not
+            logged.
         every: steps between.
         ema: holds the averaged weights.
+        stop_by: the figure whose best weights are kept; None keeps the last.
+        patience: figures without an improvement after which tuning stops.
+
+    Raises:
+        ValueError: every below 1; while tuning, a stop by a figure that is not measured.
     """
 
-    def __init__(self, metrics: Callable[[FlowMap], Figures], every: int, ema: Ema):
+    def __init__(
+        self,
+        metrics: Callable[[FlowMap, int], Figures],
+        every: int,
+        ema: Ema,
+        stop_by: str | None = None,
+        patience: int = 3,
+    ):
         if every < 1:
             raise ValueError(f"watch_every is at least 1 step; got {every}")
         self.metrics = metrics
         self.every = every
         self.ema = ema
+        self.stop_by = stop_by
+        self.patience = patience
         self.step = 0
+        self.course: list[Figures] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
@@ -39,9 +61,11 @@ class EvalCallback(Callback):
         step = trainer.global_step
         before = self.step
         self.step = step
-        if trainer.is_global_zero and step != before and step % self.every == 0:
+        if step == before or step % self.every:
+            return
+        if trainer.is_global_zero:
             with self.ema.applied(pl_module), evaluating(pl_module), torch.no_grad():
-                figures = self.metrics(cast(RewardTuning, pl_module).product())
+                figures = self.metrics(cast(RewardTuning, pl_module).product(), step)
             known = {
                 f"watch/{name}": v
                 for name, v in figures.items()
@@ -49,3 +73,45 @@ class EvalCallback(Callback):
             }
             for logger in trainer.loggers:
                 logger.log_metrics(known, step)
+            self.course.append({"step": step, **figures})
+        if self.stop_by is not None:
+            trainer.should_stop = trainer.strategy.broadcast(self.judged(step))
+
+    def judged(self, step: int) -> bool:
+        """Keeps the weights if they are the best so far, and says whether to stop.
+
+        Raises:
+            ValueError: a figure that is not measured.
+        """
+        if not self.course:  # not the first process
+            return False
+        seen = [figures.get(str(self.stop_by)) for figures in self.course]
+        if seen[-1] is None or seen[-1] != seen[-1]:
+            known = [n for n, v in self.course[-1].items() if v == v and n != "step"]
+            raise ValueError(
+                f"stop.by is a figure of the samples, one of {', '.join(known)}; got {self.stop_by}"
+            )
+        signs = [-v if self.stop_by in LOWER else v for v in seen if v is not None]
+        latest = max(k for k, v in enumerate(signs) if v == max(signs))
+        if latest == len(signs) - 1:
+            self.best = {name: weight.clone() for name, weight in self.ema.average.items()}
+            self.best_step = step
+        return len(signs) - 1 - latest >= self.patience
+
+    @torch.no_grad()
+    def put_best(self, pl_module: LightningModule) -> int | None:
+        """Gives the module its best averaged weights, and returns their step; None if not kept."""
+        if not self.best:
+            return None
+        for name, weight in pl_module.named_parameters():
+            if name in self.best:
+                weight.copy_(self.best[name])
+        return self.best_step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"course": self.course, "best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.course = state_dict["course"]
+        self.best = state_dict["best"]
+        self.best_step = state_dict["best_step"]

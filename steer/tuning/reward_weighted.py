@@ -6,6 +6,10 @@ The minimiser is the velocity of the tilted distribution p_1 exp(scale r) / Z, s
 / E[W | x_t] is the mean of I_t' under it. The variance of W limits the scale: the samples that
 count are a fraction ESS / n of those drawn.
 
+With a pool, the samples of each step are redrawn from those that are kept, in proportion to W
+within their prompt, and count alike: a reward that few of the base's samples have then costs no
+updates on the others.
+
 In rounds, the samples are those of the map as it was when the round began, so that k rounds tilt by
 k times the scale: a maximiser, without a reference to return to.
 
@@ -19,11 +23,12 @@ import torch
 from torch import Tensor
 
 from steer.annotations import Count
+from steer.conditions import pick
 from steer.flow_map import FlowMap, ResidualMap
 from steer.samplers import Sampler
 from steer.tilt import Tilt
-from steer.training.base import mean_square
-from steer.tuning.diagonal import DiagonalTuning, LogMeanExp, Renoised
+from steer.training.base import Loss, mean_square
+from steer.tuning.diagonal import Clean, DiagonalTuning, LogMeanExp, Renoised, members
 from steer.tuning.objective import Follower, TuningClaim
 
 __all__ = ["RewardWeighted"]
@@ -38,6 +43,9 @@ class RewardWeighted(DiagonalTuning):
         sampler, noisings, more: as in DiagonalTuning; it draws from the base.
         round_steps: optimizer steps after which the map's own samples replace the base's, and so
             on; None stays with the base. In rounds it is a maximiser.
+        redrawn: samples of each step, redrawn from a collection by weight, which `reuse` steps
+            share; the weights are then normalised within the collection, a bias of the order of one
+            in its effective samples. None trains on the whole collection, weighted.
     """
 
     def __init__(
@@ -46,9 +54,11 @@ class RewardWeighted(DiagonalTuning):
         noisings: Count = 1,
         *,
         round_steps: Count | None = None,
+        redrawn: Count | None = None,
         **more: Any,
     ):
         super().__init__(sampler, noisings, **more)
+        self.redrawn = redrawn
         self.round_steps = round_steps
         self.log_normaliser = LogMeanExp()
         self.old: Follower | None = None
@@ -69,6 +79,21 @@ class RewardWeighted(DiagonalTuning):
     def source(self, flow_map: ResidualMap, base: FlowMap) -> FlowMap:
         return base if self.old is None else self.old.map
 
+    def loss(
+        self,
+        flow_map: ResidualMap,
+        base: FlowMap,
+        tilt: Tilt,
+        kept: Clean,
+        generator: torch.Generator,
+        step: int,
+    ) -> Loss:
+        if self.redrawn is None:
+            return super().loss(flow_map, base, tilt, kept, generator, step)
+        some = redrawn(kept, self.redrawn, generator)
+        loss = super().loss(flow_map, base, tilt, some, generator, step)
+        return loss._replace(terms={**loss.terms, "tilt": kept.tilt.mean()})
+
     def residual(
         self,
         flow_map: ResidualMap,
@@ -77,9 +102,20 @@ class RewardWeighted(DiagonalTuning):
         seen: Renoised,
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        u = flow_map.velocity(seen.x_t, seen.t, seen.cond)
+        squared = mean_square(u - seen.path_velocity)
+        if self.redrawn is not None:
+            return squared, {}
         value = seen.clean.tilt
         weight = torch.exp(value - self.log_normaliser(value, seen.clean.cond))
-        u = flow_map.velocity(seen.x_t, seen.t, seen.cond)
         ess = weight.sum() ** 2 / weight.square().sum().clamp_min(1e-30)
-        squared = mean_square(u - seen.path_velocity)
         return weight[seen.source].to(u.dtype) * squared, {"ess": ess / len(weight)}
+
+
+def redrawn(clean: Clean, n: int, generator: torch.Generator) -> Clean:
+    """Draws n samples in proportion to exp(tilt), normalised within each prompt."""
+    shares = torch.zeros_like(clean.tilt)
+    for mine in members(clean.cond, len(shares), shares.device).values():
+        shares[mine] = torch.softmax(clean.tilt[mine], 0) * mine.sum()
+    chosen = torch.multinomial(shares, n, replacement=True, generator=generator)
+    return Clean(clean.z[chosen], clean.tilt[chosen], pick(clean.cond, chosen))

@@ -160,6 +160,7 @@ def test_only_trained_maps_are_tuned(steer):
         "condition.labels=null",
         "judge=null",
         "heldout=null",
+        "reference=null",
     ]
     assert "only a trained map" in steer.fails(
         "tune",

@@ -280,10 +280,10 @@ def test_equal_classifiers_are_loaded_once(steer, fashion, monkeypatch):
     experiment = experiment_of(load("sample", "fashion/steer", [*fashion, "particles=2"]))
     assert loaded == ["steer.safetensors", "judge.safetensors"]
     measure = experiment.measure
-    assert measure.heldout.reward.classifier is measure.judge
+    assert measure.heldout[0].reward.classifier is measure.judge
     assert measure.reward.reward.classifier is not measure.judge
     assert not any(weight.requires_grad for weight in measure.judge.parameters())
-    assert measure.reward.__name__ == measure.heldout.__name__ == "ClassLogProbability"
+    assert measure.reward.__name__ == measure.heldout[0].__name__ == "ClassLogProbability"
 
 
 def test_a_missing_classifier_is_named_by_its_key(steer, fashion):

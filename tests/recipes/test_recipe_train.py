@@ -321,14 +321,14 @@ def test_a_scale_for_each_prompt_needs_something_to_tell_prompts_apart(steer, pl
 def test_tuning_images_untold(steer, fashion):
     small = [
         "particles=2",
-        "loop.batch_size=2",
+        "loop.batch_size=4",
+        "loop.objective.redrawn=2",
         "trainer.max_steps=2",
         "watch_every=2",
         "trainer.accelerator=cpu",
+        "reference=null",
     ]
-    inside = [
-        word.replace("reward.classifier", "reward.reward.classifier") for word in fashion
-    ]  # of Smoothed
-    metrics = steer.metrics("tune", "fashion/tune", *inside, *small)
+    metrics = steer.metrics("tune", "fashion/tune", *fashion, *small)
     assert 0 <= metrics["judge_accuracy"] <= 1
+    assert Path("runs/fashion-tune/watch/step_000002/grid.png").is_file()
     assert weights("runs/fashion-tune").keys() == load_file("images.safetensors").keys()

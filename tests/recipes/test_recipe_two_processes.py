@@ -60,7 +60,7 @@ def test_tuning_on_two_processes_ends_in_the_report_with_the_figures_of_one(stee
     result = Jump(2)(checkpoint.load(folder), x0, None, None, keyed_generator("tune", 0))
     reward = rewards.Linear([1.0, 1.0])
     heldout = rewards.Linear([1.0, 0.0])
-    figures = Measure(reward, heldout, None, None, None)(result)
+    figures = Measure(reward, (heldout,), None, None, None)(result)
     assert figures["reward_std_error"] > 0
     for name in (
         "reward_mean",

@@ -1,0 +1,60 @@
+"""Signs of over-optimisation: what was not tuned to turning down while the reward rises."""
+
+import math
+from collections.abc import Sequence
+
+from recipes.evaluation.metrics import Figures
+
+SIGMAS = 3.0  # standard errors of a fall that is not chance
+FURTHER = 1.5  # factor on the least Frechet distance
+CURE = "stop there (stop.by={name}), or tune with a penalty, an ensemble or a smoothed reward"
+
+
+def signs(course: Sequence[Figures]) -> list[str]:
+    """Describes each figure that has turned down since its best, with the cure.
+
+    Args:
+        course: figures of samples with their steps, from before tuning (step 0) to the end.
+    """
+    return [sign for sign in (heldout_fell(course), went_away(course)) if sign]
+
+
+def heldout_fell(course: Sequence[Figures]) -> str | None:
+    """Whether the held-out reward has fallen since its best while the tuned one rose."""
+    name = "heldout_reward_mean"
+    known = [figures for figures in course if measured(figures, name)]
+    if not known:
+        return None
+    best = max(known, key=lambda figures: figures[name])
+    last = known[-1]
+    error = math.hypot(*(f.get("heldout_reward_std_error", 0.0) for f in (best, last)))
+    fell = best[name] - last[name] > SIGMAS * error
+    if not fell or last["reward_mean"] < best["reward_mean"]:
+        return None
+    return (
+        f"the held-out reward fell from {best[name]:.3g} at step {best['step']} to {last[name]:.3g}"
+        f" while the tuned reward rose from {best['reward_mean']:.3g} to {last['reward_mean']:.3g};"
+        f" {CURE.format(name=name)}"
+    )
+
+
+def went_away(course: Sequence[Figures]) -> str | None:
+    """Whether the Frechet distance to the reference has risen from its least."""
+    name = "frechet_distance"
+    known = [figures for figures in course if measured(figures, name)]
+    if not known:
+        return None
+    best = min(known, key=lambda figures: figures[name])
+    last = known[-1]
+    if last[name] <= FURTHER * best[name]:
+        return None
+    return (
+        f"the Frechet distance to the reference rose from {best[name]:.3g} at step {best['step']}"
+        f" to {last[name]:.3g}; {CURE.format(name=name)}"
+    )
+
+
+def measured(figures: Figures, name: str) -> bool:
+    """Whether a figure is there and a number."""
+    value = figures.get(name)
+    return value is not None and value == value
