@@ -19,7 +19,7 @@ from torch import Tensor
 
 from steer.analytic.gaussian_mixture import GaussianMixture, ring
 
-__all__ = ["WORLDS", "World"]
+__all__ = ["TUNING_WORLDS", "WORLDS", "World"]
 
 STEPS = 16  # Runge-Kutta steps per unit of time of all maps here
 
@@ -44,6 +44,19 @@ class Lobes:
     def __call__(self, x: Float[Tensor, "b 2"]) -> Float[Tensor, "b"]:
         z = torch.complex(x[:, 0], x[:, 1]) / (1 + x.square().sum(1)).sqrt()
         return self.highest * (z**self.k).real
+
+
+@dataclass(eq=False)
+class Bump:
+    """r(x) = height exp(-|x - center|^2 / (2 width^2)): bounded, and flat far away."""
+
+    center: Tensor
+    width: float
+    height: float
+
+    def __call__(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
+        square = (x - self.center.to(x)).square().sum(1)
+        return self.height * torch.exp(-square / (2 * self.width**2))
 
 
 class World(ABC):
@@ -72,6 +85,10 @@ class World(ABC):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
         """Draw n independent samples of the tilted law."""
 
+    def log_density(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
+        """Compute the log-density of the tilted law."""
+        return self.flow_map.log_prob(x) + self.reward(x) - self.log_z
+
     def responsibilities(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """Compute p(k | x), which the tilt does not change: exp(r(x)) multiplies all components."""
         return self.flow_map.responsibilities(x)
@@ -93,14 +110,14 @@ class Closed(World):
 
 
 class Summed(World):
-    """A mixture in the plane under a bounded reward, by sums over a grid on [-extent, extent]^2.
+    """A mixture on the line or in the plane under a bounded reward, by sums over a grid.
 
     Args:
-        flow_map: a mixture in the plane.
+        flow_map: a mixture in one dimension or two.
         reward: r(x) -> (B,), smooth.
         highest: an upper bound of the reward.
-        extent, spacing: of the grid; the density must vanish at its edge, and be smooth on its
-            spacing.
+        extent, spacing: of the grid, [-extent, extent] in each dimension; the density must vanish
+            at its edge, and be smooth on its spacing.
     """
 
     def __init__(
@@ -115,10 +132,11 @@ class Summed(World):
         self.reward = reward
         self.highest = highest
         line = torch.linspace(-extent, extent, round(2 * extent / spacing) + 1, dtype=torch.float64)
-        grid = torch.cartesian_prod(line, line)
+        d = flow_map.means.shape[1]
+        grid = torch.cartesian_prod(*[line] * d).view(-1, d)
         log_p = flow_map.log_prob(grid) + reward(grid)
         p = log_p.softmax(0)
-        self.log_z = float(log_p.logsumexp(0)) + 2 * math.log(float(line[1] - line[0]))
+        self.log_z = float(log_p.logsumexp(0)) + d * math.log(float(line[1] - line[0]))
         self.mean = p @ grid
         self.weights = p @ flow_map.responsibilities(grid)
 
@@ -174,14 +192,14 @@ def correlated() -> World:
     return Closed(base, quadratic(numbers(0.5, 1), 0.6))
 
 
-def eight_dimensions() -> World:
+def eight_dimensions(steps: int = STEPS) -> World:
     """Build three modes with full covariances in eight dimensions."""
     g = torch.Generator().manual_seed(0)
     roots = torch.randn(3, 8, 8, generator=g, dtype=torch.float64) / 8**0.5
     covariances = 0.3 * roots @ roots.mT + 0.2 * torch.eye(8, dtype=torch.float64)
     means = torch.randn(3, 8, generator=g, dtype=torch.float64)
     base = GaussianMixture.from_covariances(
-        means, covariances, weights=[0.5, 0.3, 0.2], steps=STEPS
+        means, covariances, weights=[0.5, 0.3, 0.2], steps=steps
     )
     return Closed(base, Linear(0.4 * torch.randn(8, generator=g, dtype=torch.float64)))
 
@@ -210,6 +228,33 @@ WORLDS: dict[str, Callable[[], World]] = {
     "lobes": lobes,
     "eight": eight_dimensions,
     "sixty_four": sixty_four_dimensions,
+}
+
+
+# --- worlds to tune in --------------------------------------------------------------------------
+def two_modes() -> GaussianMixture:
+    """Build two unequal modes on the line."""
+    return GaussianMixture([[-1.5], [1.0]], [[0.4], [0.5]], [0.4, 0.6], steps=TUNED)
+
+
+def small_ring() -> GaussianMixture:
+    """Build six equal modes on a circle of radius 2."""
+    return ring(6, 2.0, 0.4, steps=TUNED)
+
+
+TUNED = 8  # Runge-Kutta steps of maps to tune: jumps are taken in every update
+TUNING_WORLDS: dict[str, Callable[[], World]] = {
+    "line-linear": lambda: Closed(two_modes(), Linear(numbers(0.8))),
+    "line-quadratic": lambda: Closed(two_modes(), quadratic(numbers(1.6), 1.0)),
+    "line-bump": lambda: Summed(two_modes(), Bump(numbers(1.8), 0.7, 2.0), 2.0),
+    "ring-linear": lambda: Closed(small_ring(), Linear(numbers(0.6, 0.3))),
+    "ring-quadratic": lambda: Closed(small_ring(), quadratic(numbers(1.5, 1.0), 0.5)),
+    "ring-bump": lambda: Summed(small_ring(), Bump(numbers(1.5, 1.0), 1.0, 2.0), 2.0),
+    "eight-linear": lambda: eight_dimensions(TUNED),
+    "eight-quadratic": lambda: Closed(
+        eight_dimensions(TUNED).flow_map,
+        quadratic(torch.full((8,), 0.3, dtype=torch.float64), 0.25),
+    ),
 }
 
 
