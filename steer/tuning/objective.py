@@ -210,14 +210,14 @@ def require_gradient(tilt: Tilt, gain: Tensor | None = None, instead: str = GRAD
 
 
 def in_parts(
-    part: Callable[[slice], Float[Tensor, "n"]], total: int, at_once: int | None
-) -> Float[Tensor, "b"]:
-    """Computes per-sample losses some samples at a time, with the activations of one part at most.
+    part: Callable[[slice], Float[Tensor, "n *rest"]], total: int, at_once: int | None
+) -> Float[Tensor, "b *rest"]:
+    """Computes results of samples, some at a time, with the activations of one part at most.
 
     The backward pass computes each part a second time, for one more forward pass.
 
     Args:
-        part: the losses of the samples of a slice, without any randomness.
+        part: the results for the samples of a slice, without any randomness.
         total: the number of samples.
         at_once: samples per part; None computes all of them at once, and once.
     """

@@ -30,6 +30,17 @@ class Shifted(torch.nn.Module):
         return self.network(x, s, t, cond) + self.shift
 
 
+class Brightness(torch.nn.Module):
+    """u_{s,t}(x) = (1 + t - s) x plus a number for each of ten labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.zeros(10))
+
+    def forward(self, x, s, t, cond=None):
+        return expand(1 + t - s, x) * x + expand(self.gain[cond], x)
+
+
 class BallNetwork(torch.nn.Module):
     """The average velocity of x -> x rho_t / rho_s (normal data), times `gain`, plus `more`."""
 
