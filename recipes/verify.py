@@ -1,6 +1,7 @@
 """steer verify: a sampler tested against distributions known in closed form.
 
-At several numbers of steps, and extrapolated to step zero.
+At several numbers of steps, and extrapolated to step zero. With an objective instead of a sampler,
+a map is tuned by it (`verify_tuning`).
 """
 
 import inspect
@@ -29,6 +30,7 @@ from recipes.verification.summary import (
     results_table,
     steps_table,
 )
+from recipes.verify_tuning import verify_tuning
 from steer.analytic.benchmarks import WORLDS, World
 from steer.build import resolve
 from steer.nearest import suggestion
@@ -45,6 +47,8 @@ def verify(job: Job) -> Path:
     Raises ClaimFailed where a method that claims to be exact does not pass.
     """
     config = job.config
+    if config.objective is not None:
+        return verify_tuning(job)
     start = time.perf_counter()
     size = size_of(config)
     worlds = worlds_of(config.worlds)
@@ -159,7 +163,8 @@ def takes_steps(config: DictConfig) -> bool:
     node = config.sampler
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise ValueError(
-            f"sampler is a node with a _target_, as in sampler._target_=mine.py:Mine; got {node!r}"
+            "sampler is a node with a _target_, as in sampler._target_=mine.py:Mine, or objective"
+            f" is one; got {node!r}"
         )
     target = resolve(node._target_)
     return callable(target) and "steps" in inspect.signature(target).parameters

@@ -137,10 +137,21 @@ class Compare(Rewarded):
     max_batch: Count
 
 
+class Trained(Section):
+    """training."""
+
+    steps: Count
+    batch_size: Count
+    lr: Positive
+    width: Count
+
+
 class Verify(Common):
     """steer verify."""
 
-    sampler: Sampler
+    sampler: Sampler | None
+    objective: nn.Module | None
+    training: Trained
     steps: Count | Shape
     worlds: str | Annotated[Sequence[str], AtLeast(1)]
     prompts: Annotated[int, AtLeast(2)]

@@ -45,9 +45,9 @@ class Training:
         seed: of everything.
     """
 
-    steps: int = 600
+    steps: int = 1000
     batch_size: int = 256
-    lr: float = 2e-3
+    lr: float = 5e-3
     width: int = 64
     seed: int = 0
 
