@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from steer.annotations import checked
 from steer.flow_map import Cond, FlowMap, ResidualMap
-from steer.tilt import Tilt, no_gradient
+from steer.tilt import Tilt, check_gradient, no_gradient
 from steer.training.base import Loss
 
 __all__ = ["Follower", "RolloutObjective", "TuningClaim", "TuningObjective"]
@@ -207,6 +207,35 @@ def require_gradient(tilt: Tilt, gain: Tensor | None = None, instead: str = GRAD
     """
     if not tilt.differentiable or (gain is not None and not gain.requires_grad):
         raise ValueError(no_gradient(tilt.reward, instead))
+
+
+def differentiable_gain(tilt: Tilt, z: Float[Tensor, "b *shape"], cond: Cond) -> Float[Tensor, "b"]:
+    """Computes scale * r(z) in float64, to be differentiated in z.
+
+    Raises:
+        ValueError: a reward without a gradient.
+        NonFiniteReward: when called, or in the backward pass, naming the sample.
+    """
+    require_gradient(tilt)
+    gain = tilt(z, cond, 1.0)
+    require_gradient(tilt, gain)
+    z.register_hook(lambda g: check_gradient(tilt, g, 1.0))
+    return gain
+
+
+def reward_gradient(
+    tilt: Tilt, z: Float[Tensor, "b *shape"], cond: Cond
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *shape"]]:
+    """Computes scale * r(z) and its gradient in z, both detached.
+
+    Raises:
+        ValueError, NonFiniteReward: as `differentiable_gain`.
+    """
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        gain = differentiable_gain(tilt, z, cond)
+        (gradient,) = torch.autograd.grad(gain.sum(), z)
+    return gain.detach(), gradient
 
 
 def in_parts(

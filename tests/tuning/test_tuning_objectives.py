@@ -31,7 +31,7 @@ def loss(make, reward, seed=1):
     objective = make()
     objective.prepare(flow_map, base, tilt)
     objective.begin(flow_map, 0)
-    return objective(flow_map, base, tilt, noise(8), None, seeded(seed), 0)
+    return objective(flow_map, base, tilt, noise(8, seed=seed), None, seeded(seed), 0)
 
 
 def slope():
