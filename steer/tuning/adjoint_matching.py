@@ -33,10 +33,10 @@ from steer.annotations import AtLeast, Count
 from steer.conditions import pick
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.interpolant import Endpoints, Schedule
-from steer.tilt import Tilt, check_gradient
+from steer.tilt import Tilt
 from steer.training.base import mean_square
 from steer.tuning.diagonal import VelocityTuning
-from steer.tuning.objective import TuningClaim, in_parts, require_gradient
+from steer.tuning.objective import TuningClaim, in_parts, require_gradient, reward_gradient
 
 __all__ = ["AdjointMatching", "Controlled"]
 
@@ -115,7 +115,8 @@ class AdjointMatching(VelocityTuning[Controlled]):
             x, spread = mean_and_spread(flow_map, x, s, t, cond)
             if t < 1:
                 x = x + spread * torch.randn(x.shape, generator=generator, device=x.device).to(x)
-        value, adjoint = terminal(tilt, x, cond)
+        value, slope_at_end = reward_gradient(tilt, x, cond)
+        adjoint = -slope_at_end
         chosen = self.chosen(generator)
         kept = []
         for k in reversed(range(self.steps)):
@@ -178,19 +179,6 @@ def mean_and_spread(
     """Computes m and d of a step of the map's own chain."""
     ends = flow_map.endpoints(x, s, cond)
     return mean(flow_map.schedule, ends, s, t), gain(flow_map.schedule, s, t)[1]
-
-
-@torch.enable_grad()
-def terminal(
-    tilt: Tilt, x: Float[Tensor, "b *shape"], cond: Cond
-) -> tuple[Float[Tensor, "b"], Float[Tensor, "b *shape"]]:
-    """Computes scale * r at the ends, and a_1 = -grad (scale r)."""
-    x = x.detach().requires_grad_()
-    value = tilt(x, cond, 1.0)
-    require_gradient(tilt, value)
-    (slope,) = torch.autograd.grad(value.sum(), x)
-    check_gradient(tilt, slope, 1.0)
-    return value.detach(), -slope
 
 
 @torch.enable_grad()

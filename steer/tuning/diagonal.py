@@ -204,10 +204,7 @@ class DiagonalTuning(VelocityTuning[Clean]):
         if self.data is None:
             z = drawn(self.sampler, self.source(flow_map, base), x0, cond, generator)
         else:
-            seed = torch.randint(MOST_SEED, (), generator=generator, device=generator.device)
-            z, cond = self.data.draw(keyed_generator("data", int(seed)))
-            z = z.to(x0)
-            cond = cond.to(x0.device) if isinstance(cond, Tensor) else cond
+            z, cond = from_data(self.data, x0, generator)
         return Clean(z, tilt(z, cond, 1.0), cond)
 
     def diagonal(
@@ -231,6 +228,13 @@ def drawn(
 ) -> Float[Tensor, "b *shape"]:
     """Draws one sample from each noise, without gradient and without a reward."""
     return sampler(flow_map, x0[:, None], None, cond, generator).x[:, 0]
+
+
+def from_data(data: StreamData, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Cond]:
+    """Draws a batch of data, with its conditions, to where x0 is."""
+    seed = torch.randint(MOST_SEED, (), generator=generator, device=generator.device)
+    x1, cond = data.draw(keyed_generator("data", int(seed)))
+    return x1.to(x0), cond.to(x0.device) if isinstance(cond, Tensor) else cond
 
 
 def renoised(

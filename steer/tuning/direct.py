@@ -92,8 +92,8 @@ class Direct(TuningObjective):
         require_gradient(tilt)
         rolled = self.rollout(flow_map, x0, cond, generator)
         z = rolled.z
-        gain = differentiable_gain(tilt, z, cond)
-        loss = -gain.mean()
+        gain = differentiable_gain(tilt, z, rolled.conditions(cond))
+        loss = self.descent(gain)
         terms = {"tilt": gain.detach().mean()}
 
         # spread, since a rollout may treat parts of the batch differently
@@ -103,10 +103,14 @@ class Direct(TuningObjective):
             loss = loss + self.penalty * energy
             terms["energy"] = energy.detach()
         if self.consistency > 0:
-            own = z[indices].detach()
+            own = rolled.samples[indices]
             own_cond = None if cond is None else cond[indices]
             fresh = torch.randn(own.shape, generator=generator, device=own.device, dtype=own.dtype)
             map_loss = self.objective(flow_map, fresh, own, own_cond, generator, step)
             loss = loss + self.consistency * map_loss.total
             terms["consistency"] = map_loss.total.detach()
         return Loss(loss, terms)
+
+    def descent(self, gain: Float[Tensor, "n"]) -> Tensor:
+        """Computes the reward's part of the loss from scale * r(z)."""
+        return -gain.mean()

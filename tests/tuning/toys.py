@@ -5,6 +5,7 @@ from ball import radius
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear, expand
+from steer.samplers.base import Result, Sampler
 
 
 class Matrix(torch.nn.Module):
@@ -70,3 +71,13 @@ def noise(n, d=2, seed=0):
 
 def seeded(seed=1):
     return torch.Generator().manual_seed(seed)
+
+
+class OneJump(Sampler):
+    """One jump, without the keys of each prompt, which take time for 1e5 of them."""
+
+    claim = "exact"
+
+    def __call__(self, flow_map, x0, tilt=None, cond=None, generator=None, prompt_keys=None):
+        x = flow_map(x0.flatten(0, 1), 0.0, 1.0, cond).view_as(x0)
+        return Result(x, x.new_zeros(x.shape[:2]), None)
