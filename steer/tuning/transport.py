@@ -5,7 +5,7 @@
 b the velocity of the base. Each noise goes by itself to argmax_y scale r(y) - c(x0, y), with c the
 least energy that carries it there: a transport along the base's flow, not the tilted distribution.
 From N(m, s^2) on the linear path c = |y - m - s x0|^2 / (2 tau), tau = pi s / 2: r = a . x gives
-N(m + tau a, s^2), where the tilt is N(m + s^2 a, s^2), and r = -k/2 (x - c)^2 the standard
+N(m + tau a, s^2), where the tilt is N(m + s^2 a, s^2), and r = -k/2 (x - y*)^2 the standard
 deviation s / (1 + tau k), where the tilt has s / sqrt(1 + k s^2). The best control is the gradient
 of the value of the problem. Methods differ in how they estimate it:
 

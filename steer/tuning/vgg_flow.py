@@ -15,9 +15,10 @@ b the velocity of the base. The end condition holds by construction, as the valu
 w a copy of the map: zero until it is trained, for any architecture. (The paper has a network that
 starts anew and a penalty at t = 1.) The derivative of the reward's part along the flow is a central
 difference of step h, as no second derivative of a reward can be relied on; that of nu is exact.
-Without nu, p is biased.
+(grad b)^T p is differentiated in p, a second derivative of the base in reverse mode: networks with
+recompute=True do not have it. Without nu, p is biased.
 
-Reference: VGG-Flow, 2025, arXiv 2512.05116.
+Reference: VGG-Flow, 2025, arXiv 2512.05116 (in its notation, beta scales the reward).
 """
 
 from copy import deepcopy

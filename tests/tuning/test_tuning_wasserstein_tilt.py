@@ -7,6 +7,7 @@ import torch
 from gaussian_flows import (
     Bump,
     Parabola,
+    bump_after_training,
     controlled_map,
     gaussian_map,
     quantiles,
@@ -275,37 +276,7 @@ def test_a_gradient_that_is_not_finite_names_its_sample():
 
 # --- training -----------------------------------------------------------------------------------
 @pytest.mark.slow
-def test_training_reaches_the_optimum_in_one_jump_and_in_many_steps():
-    """E of the bump: .2749 in closed form; .1421 of the base and about .37 of the tilt."""
-    torch.manual_seed(0)
-    base = gaussian_map()
-
-    class Added(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.base = base.network
-            self.more = Mlp(1, width=64, depth=3).double()
-            torch.nn.init.zeros_(self.more.last.weight)
-            torch.nn.init.zeros_(self.more.last.bias)
-
-        def forward(self, x, s, t, cond=None):
-            return self.base(x, s, t) + self.more(x, s, t)
-
-    flow_map = ResidualMap(Added(), Linear())
-    objective = WassersteinTilt()
-    tilt = Tilt(Bump(1.0), 3.0)
-    optimizer = torch.optim.Adam(flow_map.parameters(), 2e-3)
-    steps = 1500
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = seeded()
-    for step in range(steps):
-        x0 = torch.randn(256, 1, generator=generator, dtype=torch.float64)
-        loss = objective(flow_map, base, tilt, x0, None, generator, step)
-        optimizer.zero_grad()
-        loss.total.backward()
-        optimizer.step()
-        schedule.step()
-    x0 = quantiles(2000)[:, None]
-    for sampler in (Jump(1), Jump(4), Ode(100)):
-        x = sampler(flow_map, x0, None, None, seeded()).x[:, 0]
-        assert Bump(1.0)(x).mean().item() == pytest.approx(0.2749, rel=0.04)
+def test_training_reaches_the_optimum_in_few_jumps_and_in_many_steps():
+    """E of the bump: .2749 in closed form; .1421 of the base and about .22 without Jacobians."""
+    found = bump_after_training(WassersteinTilt(), 3.0, 800)
+    assert found == pytest.approx([0.2749] * 3, rel=0.04)
