@@ -1,0 +1,131 @@
+"""Laws that every tuning objective obeys: constants of the reward, resumption, what is saved."""
+
+import copy
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from test_tuning_objectives import OBJECTIVES, every_objective
+from toys import ball_map, noise, seeded
+
+from steer.loops import Cosine, Ema, LastCheckpoint, RewardTuning, quiet
+from steer.tilt import Tilt
+from steer.tuning import RolloutObjective
+from steer.tuning.objective import TuningObjective
+
+REPEATS, BATCH = 20, 64
+
+
+def gradients(make, reward, repeats=REPEATS, frozen=True):
+    """The gradients of the loss in the gain of the exact map of normal data, at the base."""
+    found = []
+    for seed in range(repeats):
+        flow_map, base = ball_map(), ball_map().requires_grad_(False)
+        objective = make()
+        tilt = Tilt(reward)
+        objective.prepare(flow_map, base, tilt)
+        objective.begin(flow_map, 0)
+        loss = objective(flow_map, base, tilt, noise(BATCH, seed=seed), None, seeded(seed), 0)
+        gain = flow_map.network.gain
+        found.append(torch.autograd.grad(loss.total, gain, allow_unused=True)[0])
+    return torch.stack([torch.zeros(()) if g is None else g for g in found]).double()
+
+
+@every_objective
+def test_a_constant_reward_moves_nothing(make):
+    """The mean gradient at the base is noise."""
+    flat = gradients(make, lambda x: 0 * x.sum(1) + 5.0)
+    error = flat.std() / REPEATS**0.5
+    assert abs(flat.mean()) <= 4.5 * error + 1e-9
+
+
+@every_objective
+def test_a_constant_added_to_the_reward_changes_nothing(make):
+    """The same gradients, from the same draws."""
+    reward = lambda x: 0.7 * x[:, 0] - 0.2 * x.square().sum(1)  # noqa: E731
+    plain = gradients(make, reward, 3)
+    shifted = gradients(make, lambda x: reward(x) + 40.0, 3)
+    torch.testing.assert_close(shifted, plain, rtol=1e-6, atol=1e-9)
+
+
+class Plane(torch.nn.Module):
+    """A small network of x, s and t."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first = torch.nn.Parameter(torch.randn(4, 8, generator=generator) / 2)
+        self.second = torch.nn.Parameter(torch.randn(8, 2, generator=generator) / 4)
+
+    def forward(self, x, s, t, cond=None):
+        inputs = torch.cat((x, s[:, None].to(x), t[:, None].to(x)), 1)
+        return torch.tanh(inputs @ self.first.to(x)) @ self.second.to(x)
+
+
+def run(make, folder, steps):
+    """Starts a tuning, or goes on with it, up to so many steps; returns the loop."""
+    from steer.flow_map import ResidualMap
+    from steer.interpolant import Linear
+
+    quiet()
+    flow_map = ResidualMap(Plane(), Linear())
+    base = copy.deepcopy(flow_map).eval().requires_grad_(False)
+    tilt = Tilt(lambda x: x[:, 0] - 0.1 * x.square().sum(1))
+    objective = make(reuse=2) if issubclass(make, RolloutObjective) else make()
+    loop = RewardTuning(
+        flow_map, base, tilt, objective, (2,), 16, lr=0.02, schedule=Cosine(9), seed=3
+    )
+    last = LastCheckpoint(folder, every=1)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        callbacks=[Ema(0.9), last],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    resumed = last.path if last.path.exists() else None
+    trainer.fit(loop, ckpt_path=resumed, weights_only=True)
+    return loop
+
+
+@every_objective
+def test_a_run_resumed_between_collections_is_the_uninterrupted_run(make, tmp_path):
+    """Weights of map and objective, bit for bit, from a checkpoint after three of five steps."""
+    whole = run(make, tmp_path / "whole", 5)
+    run(make, tmp_path / "parts", 3)
+    parts = run(make, tmp_path / "parts", 5)
+    for name, weight in whole.state_dict().items():
+        same = parts.state_dict()[name]
+        if isinstance(weight, torch.Tensor):
+            assert torch.equal(weight, same), name
+        else:
+            assert str(weight) == str(same), name
+    assert whole.spent == parts.spent
+    moved = [
+        (a - b).abs().max()
+        for a, b in zip(whole.flow_map.parameters(), Plane().parameters(), strict=True)
+    ]
+    assert max(moved) > 0
+
+
+def test_another_objective_does_not_go_on_with_a_checkpoint(tmp_path):
+    """The key is named."""
+    first, second = (c for c in OBJECTIVES if c.__name__ in ("RewardWeighted", "Direct"))
+    run(first, tmp_path, 2)
+    with pytest.raises(ValueError, match=r"loop\.objective: the checkpoint was tuned by"):
+        run(second, tmp_path, 3)
+
+
+@every_objective
+def test_the_product_is_a_map_for_every_sampler(make):
+    """At the start it draws what the base draws."""
+    from steer.samplers import Jump, Ode
+
+    flow_map, base = ball_map(), ball_map().requires_grad_(False)
+    objective: TuningObjective = make()
+    objective.prepare(flow_map, base, Tilt(lambda x: x[:, 0]))
+    product = objective.product(flow_map, base)
+    x0 = noise(6)[None]
+    for sampler in (Jump(2), Ode(3)):
+        torch.testing.assert_close(sampler(product, x0).x, sampler(base, x0).x)
