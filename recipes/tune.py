@@ -131,6 +131,12 @@ def headline(metrics: Figures) -> Headline:
 def objective_of(loop: Any) -> TuningObjective:
     """The tuning objective of a loop. Raises ValueError for another kind of loop or objective."""
     if isinstance(loop, RewardTuning) and isinstance(loop.objective, TuningObjective):
+        claim = loop.objective.claim
+        if claim not in html.TUNED:
+            raise ValueError(
+                f"loop.objective: a claim is one of {', '.join(html.TUNED)};"
+                f" {type(loop.objective).__name__} has {claim!r}"
+            )
         return loop.objective
     found = type(getattr(loop, "objective", loop)).__name__
     raise ValueError(

@@ -39,6 +39,7 @@ class NonFiniteReward(ValueError):
         self.sample = sample
         self.t = t
         self.advice = advice
+        self.x: Tensor | None = None  # the sample, where it is known
 
     def further(self, samples: int) -> "NonFiniteReward":
         """The same, of a batch that has this many more samples in front."""
@@ -115,7 +116,11 @@ class Tilt(nn.Module):
             )
         r = r.double()
         if not r.detach().isfinite().all():
-            r = self.constrained(r, x, t)
+            try:
+                r = self.constrained(r, x, t)
+            except NonFiniteReward as error:
+                error.x = x[error.sample].detach().clone()
+                raise
         return counting.reward(r)
 
     def constrained(

@@ -12,14 +12,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
+from safetensors.torch import save_file
 
 from recipes.cli import unforeseen
 from recipes.setup import run_directory
 from recipes.setup.builders import made_as
 from recipes.setup.dry_run import MISFITS
 from recipes.setup.job import Job
-from steer.loops import CsvLog, Ema, LastCheckpoint, StepProgress
+from steer.loops import CsvLog, Ema, LastCheckpoint, SaveWhenStopped, StepProgress
 from steer.loops import quiet as quiet_lightning
+from steer.tilt import NonFiniteReward
 
 LOG = "log.csv"
 FLUSH = 1  # seconds until TensorBoard closes after Ctrl-C; its default is two minutes
@@ -80,7 +82,8 @@ def fit(
     clock = Clock()
     last = LastCheckpoint(folder, job.config.checkpoint_every)
     bar = [] if job.quiet else [StepProgress()]
-    trainer = trainer_of(job.config, folder, [ema, clock, *callbacks, last, *bar])
+    stopped = SaveWhenStopped(last)
+    trainer = trainer_of(job.config, folder, [ema, clock, *callbacks, stopped, last, *bar])
     try:
         with run_directory.shared(folder):
             trainer.fit(loop, data, ckpt_path=to_resume(last.path), weights_only=True)
@@ -90,6 +93,8 @@ def fit(
         raise
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
+    except NonFiniteReward as error:
+        raise ValueError(f"{error}{kept_of(error, folder, trainer.global_step)}") from error
     except (*MISFITS, ArithmeticError) as error:
         if trainer.global_step > 0 or isinstance(error, ValueError):
             raise
@@ -99,6 +104,16 @@ def fit(
     leave_group(trainer)
     ema.put_on(loop)
     return Fitted(trainer.global_step, clock.seconds)
+
+
+def kept_of(error: NonFiniteReward, folder: Path, step: int) -> str:
+    """Keeps the sample whose reward is not finite, and says what was kept."""
+    if error.x is None:
+        return ""
+    path = folder / "not_finite.safetensors"
+    save_file({"x": error.x.cpu().contiguous()}, str(path))
+    resume = f"; run.resume=true goes on from step {step}" if step else ""
+    return f"; the sample is kept as x in {path}{resume}"
 
 
 def leave_group(trainer: Trainer) -> None:

@@ -18,7 +18,7 @@ class LastCheckpoint(Checkpoint):
     It is written beside itself and renamed: whenever the process is killed, last.ckpt is whole.
     (Lightning's own checkpoint goes through the system's temporary folder, and is copied when that
     is on another disk.) Nothing is written on an exception, whose moment may lie between the
-    optimizer's step and the average's.
+    optimizer's step and the average's; `SaveWhenStopped` does so where it does not.
 
     Resume with `trainer.fit(loop, data, ckpt_path=last.path, weights_only=True)`.
 

@@ -205,7 +205,13 @@ class DiagonalTuning(VelocityTuning[Clean]):
             z = drawn(self.sampler, self.source(flow_map, base), x0, cond, generator)
         else:
             z, cond = from_data(self.data, x0, generator)
-        return Clean(z, tilt(z, cond, 1.0), cond)
+        value = tilt(z, cond, 1.0)
+        if (value == -torch.inf).all():
+            raise ValueError(
+                f"all {len(value)} samples of a batch have the reward -inf, so that none can be"
+                " learned from; draw more (batch_size), or soften the constraint"
+            )
+        return Clean(z, value, cond)
 
     def diagonal(
         self,
@@ -312,7 +318,15 @@ def advantages(tilt: Float[Tensor, "b"], cond: Cond) -> Float[Tensor, "b"]:
     """Subtracts from each sample's tilt the mean over the other samples of its prompt.
 
     Zero for a prompt with one sample.
+
+    Raises:
+        ValueError: a reward of -inf, which has no mean.
     """
+    if not tilt.isfinite().all():
+        raise ValueError(
+            "a reward of -inf has no advantage over others; use RewardWeighted or TiltMatching,"
+            " which give it the weight zero, or a finite penalty"
+        )
     prompt = prompts_of(cond, len(tilt)).to(tilt.device)
     number = prompt.bincount().to(tilt)
     mean = torch.zeros_like(number).index_add(0, prompt, tilt) / number

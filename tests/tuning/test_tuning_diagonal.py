@@ -145,3 +145,24 @@ def test_settings_out_of_range_are_refused():
         RewardWeighted(reuse=0)
     with pytest.raises(ValueError, match="clip"):
         ReinforceAdjointMatching(clip=-1)
+
+
+def test_constraints_have_weight_zero_and_no_advantage():
+    """A sample of reward -inf pulls nothing; a batch of nothing else, or a mean, is refused."""
+
+    def half(x):
+        return torch.where(x[:, 0] > 0, 0.0, -torch.inf).double()
+
+    base = ResidualMap(Normal(0.0), Linear())
+    seen = []
+    for reward in (half, lambda x: torch.where(x[:, 0] > 0, 0.0, -40.0).double()):
+        flow_map = ResidualMap(Normal(0.1), Linear())
+        objective = RewardWeighted(Jump(1), off_weight=0)
+        loss = objective(flow_map, base, Tilt(reward), noise(200, 1), None, seeded(), 0)
+        seen.append(torch.autograd.grad(loss.total, flow_map.network.m)[0].item())
+    assert seen[0] == pytest.approx(seen[1], rel=1e-9)
+    nothing = Tilt(lambda x: torch.full((len(x),), -torch.inf, dtype=torch.float64))
+    with pytest.raises(ValueError, match="none can be learned from"):
+        RewardWeighted()(base, base, nothing, noise(8, 1), None, seeded(), 0)
+    with pytest.raises(ValueError, match="no advantage"):
+        ReinforceAdjointMatching()(base, base, Tilt(half), noise(8, 1), None, seeded(), 0)

@@ -1,19 +1,25 @@
 """Laws that every tuning objective obeys: constants of the reward, resumption, what is saved."""
 
 import copy
+import signal
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from test_tuning_objectives import OBJECTIVES, every_objective
 from toys import ball_map, noise, seeded
 
-from steer.loops import Cosine, Ema, LastCheckpoint, RewardTuning, quiet
-from steer.tilt import Tilt
+from steer.loops import Cosine, Ema, LastCheckpoint, RewardTuning, SaveWhenStopped, quiet
+from steer.tilt import NonFiniteReward, Tilt
 from steer.tuning import RolloutObjective
 from steer.tuning.objective import TuningObjective
 
 REPEATS, BATCH = 20, 64
+
+
+def chosen(*names):
+    """The objectives of these names."""
+    return [next(c for c in OBJECTIVES if c.__name__ == name) for name in names]
 
 
 def gradients(make, reward, repeats=REPEATS, frozen=True):
@@ -48,6 +54,11 @@ def test_a_constant_added_to_the_reward_changes_nothing(make):
     torch.testing.assert_close(shifted, plain, rtol=1e-6, atol=1e-9)
 
 
+def good(x):
+    """A reward."""
+    return x[:, 0] - 0.1 * x.square().sum(1)
+
+
 class Plane(torch.nn.Module):
     """A small network of x, s and t."""
 
@@ -62,7 +73,7 @@ class Plane(torch.nn.Module):
         return torch.tanh(inputs @ self.first.to(x)) @ self.second.to(x)
 
 
-def run(make, folder, steps):
+def run(make, folder, steps, reward=None, callbacks=(), every=1):
     """Starts a tuning, or goes on with it, up to so many steps; returns the loop."""
     from steer.flow_map import ResidualMap
     from steer.interpolant import Linear
@@ -70,16 +81,16 @@ def run(make, folder, steps):
     quiet()
     flow_map = ResidualMap(Plane(), Linear())
     base = copy.deepcopy(flow_map).eval().requires_grad_(False)
-    tilt = Tilt(lambda x: x[:, 0] - 0.1 * x.square().sum(1))
+    tilt = Tilt(reward or good)
     objective = make(reuse=2) if issubclass(make, RolloutObjective) else make()
     loop = RewardTuning(
         flow_map, base, tilt, objective, (2,), 16, lr=0.02, schedule=Cosine(9), seed=3
     )
-    last = LastCheckpoint(folder, every=1)
+    last = LastCheckpoint(folder, every=every)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
-        callbacks=[Ema(0.9), last],
+        callbacks=[Ema(0.9), *callbacks, SaveWhenStopped(last), last],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -109,9 +120,48 @@ def test_a_run_resumed_between_collections_is_the_uninterrupted_run(make, tmp_pa
     assert max(moved) > 0
 
 
+class Bad:
+    """The same reward, not a number at its call of that number."""
+
+    def __init__(self, call):
+        self.calls = 0
+        self.call = call
+
+    def __call__(self, x):
+        self.calls += 1
+        return good(x) * (torch.nan if self.calls == self.call else 1.0)
+
+
+class Stop(Callback):
+    """Ctrl-C in the middle of a step."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("make", chosen("Direct", "RewardWeighted"), ids=lambda c: c.__name__)
+@pytest.mark.parametrize("how", ["not finite", "interrupted"])
+def test_a_stopped_run_goes_on_from_its_last_whole_step(make, how, tmp_path):
+    """Weights as of a run that was not stopped, though no checkpoint was due."""
+    whole = run(make, tmp_path / "whole", 6, every=100)
+    if how == "not finite":
+        with pytest.raises(NonFiniteReward) as raised:
+            run(make, tmp_path / "parts", 6, Bad(3), every=100)
+        assert raised.value.x.shape == (2,)
+    else:
+        with pytest.raises(SystemExit):
+            run(make, tmp_path / "parts", 6, callbacks=[Stop()], every=100)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (tmp_path / "parts" / "last.ckpt").exists()
+    parts = run(make, tmp_path / "parts", 6, every=100)
+    for a, b in zip(whole.flow_map.parameters(), parts.flow_map.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_another_objective_does_not_go_on_with_a_checkpoint(tmp_path):
     """The key is named."""
-    first, second = (c for c in OBJECTIVES if c.__name__ in ("RewardWeighted", "Direct"))
+    first, second = chosen("RewardWeighted", "Direct")
     run(first, tmp_path, 2)
     with pytest.raises(ValueError, match=r"loop\.objective: the checkpoint was tuned by"):
         run(second, tmp_path, 3)
