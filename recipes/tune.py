@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from recipes.evaluate import compared, labels_of
 from recipes.evaluation import collapse
@@ -38,6 +38,7 @@ def tune(job: Job) -> Path:
     experiment = experiment_of(config, scale_by_condition=True)
     sampler = sampler_of(config.sampler)
     reference = reference_of(config)
+    check_stop(config)
     ema = made_as(Ema, config.ema)
     tuned = trainable.learner_of(experiment.model.flow_map, config)
     loop = make(
@@ -109,6 +110,23 @@ def reference_of(config: DictConfig) -> Reference | None:
     if config.reference is None:
         return None
     return made_as(Reference, config.reference)  # type: ignore[type-abstract]
+
+
+def check_stop(config: DictConfig) -> None:
+    """Raises ValueError for a stop by a figure that the config does not have measured."""
+    held = config.heldout if isinstance(config.heldout, ListConfig) else [config.heldout]
+    known = ["reward_mean", "diversity"]
+    if config.heldout is not None:
+        more = [f"heldout_reward_{k}_mean" for k in range(2, len(held) + 1)]
+        known += ["heldout_reward_mean", *more]
+    if config.judge is not None:
+        known.append("judge_accuracy")
+    if config.reference is not None:
+        known.append("frechet_distance")
+    if config.stop.by is not None and config.stop.by not in known:
+        raise ValueError(
+            f"stop.by is a figure of the samples, one of {', '.join(known)}; got {config.stop.by}"
+        )
 
 
 def measured(experiment: Experiment, result: Result, reference: Reference | None) -> Figures:
