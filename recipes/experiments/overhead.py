@@ -1,25 +1,28 @@
-"""The overhead of steering beyond its evaluations, in time and in memory.
+"""The overhead of steering and tuning beyond their evaluations, in time and in memory.
 
-    make bench        # three minutes on one core
+    make bench        # some minutes on one core
 
 Time: a run of each method on the shipped map, over the part of it that is spent inside the network,
-the reward and the gradients through both; the rest is the method's own. Both are taken in one run,
-so that a busy machine slows both alike. Memory: by how much the peak of a process rises during
+the reward and the gradients through both; the rest is the method's own. An update of a tuning
+objective is timed likewise, the optimizer's step apart. Both are taken in one run, so that a busy
+machine slows both alike. Memory: by how much the peak of a process rises during
 sampling, by particles with `max_batch` fixed and by draws with `at_once` fixed, and without either
 for comparison (Linux only).
 """
 
+import copy
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import steer
 from recipes.experiments.cells import Cells
@@ -51,6 +54,19 @@ from steer.samplers import (
 )
 from steer.samplers.training_free import dps, tfg
 from steer.tilt import Tilt
+from steer.tuning import (
+    AdjointMatching,
+    DiffusionNft,
+    Direct,
+    FlowMapGrpo,
+    MetaFlowMap,
+    ReinforceAdjointMatching,
+    RewardWeighted,
+    TiltMatching,
+    TuningObjective,
+    WassersteinTilt,
+)
+from steer.tuning.rollouts import EulerSteps
 from steer.value import Value
 
 ROUNDS = 5
@@ -87,6 +103,20 @@ METHODS: dict[str, Callable[[], Sampler]] = {
 }
 
 
+UPDATES: dict[str, Callable[[], TuningObjective]] = {
+    "Direct": Direct,
+    "DRaFT-1 of 8 steps": lambda: Direct(EulerSteps(8), consistency=0.0),
+    "RewardWeighted": RewardWeighted,
+    "TiltMatching": TiltMatching,
+    "MetaFlowMap": lambda: MetaFlowMap(lookahead=Glass(1, steps=1)),
+    "AdjointMatching, 8 steps": lambda: AdjointMatching(8, states=4),
+    "ReinforceAdjointMatching": ReinforceAdjointMatching,
+    "WassersteinTilt": WassersteinTilt,
+    "DiffusionNft": DiffusionNft,
+    "FlowMapGrpo": FlowMapGrpo,
+}
+
+
 class Clock:
     """Seconds inside the functions it has wrapped."""
 
@@ -108,12 +138,11 @@ class Clock:
 
 
 @contextmanager
-def clocked(flow_map: FlowMap, tilt: Tilt) -> Iterator[Clock]:
-    """Times network, reward and gradients in the `with`."""
+def clocked(networks: Sequence[nn.Module], tilt: Tilt) -> Iterator[Clock]:
+    """Times networks, reward and gradients in the `with`."""
     clock = Clock()
-    network = flow_map.get_submodule("flow_map.network")
-    reward = tilt.reward
-    owners = [(network, "forward"), (reward, "forward"), (torch.autograd, "grad")]
+    owners: list[tuple[Any, str]] = [(network, "forward") for network in networks]
+    owners += [(tilt.reward, "forward"), (torch.autograd, "grad"), (torch.autograd, "backward")]
     plain = [getattr(owner, name) for owner, name in owners]
     for (owner, name), function in zip(owners, plain, strict=True):
         setattr(owner, name, clock.of(function))
@@ -141,10 +170,41 @@ def run(name: str) -> tuple[float, float]:
     x0 = torch.randn(PROMPTS, PARTICLES, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     sampler = METHODS[name]()
     generator = torch.Generator().manual_seed(1)
-    with clocked(flow_map, tilt) as clock:
+    with clocked([flow_map.get_submodule("flow_map.network")], tilt) as clock:
         start = time.perf_counter()
         sampler(model, x0, tilt, torch.arange(PROMPTS), generator)
         return time.perf_counter() - start, clock.inside
+
+
+def update(objective: TuningObjective, pair: tuple[Any, Any], tilt: Tilt) -> tuple[float, float]:
+    """The seconds of an update's loss and gradient, and those inside its evaluations."""
+    flow_map, base = pair
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(PROMPTS * PARTICLES, 1, 28, 28, generator=generator)
+    labels = torch.arange(PROMPTS).repeat_interleave(PARTICLES)
+    networks = [flow_map.network, base.network]
+    networks += [module.map.network for module in objective.modules() if hasattr(module, "follow")]
+    with clocked(networks, tilt) as clock:
+        start = time.perf_counter()
+        objective.begin(flow_map, 0)
+        loss = objective(flow_map, base, tilt, x0, labels, generator, 0)
+        loss.total.backward()
+        return time.perf_counter() - start, clock.inside
+
+
+def update_ratios(name: str) -> dict[str, float]:
+    """Medians over the rounds, as `ratios`, of an objective told the labels."""
+    base: Any = steer.load("fashion")
+    flow_map = copy.deepcopy(base).requires_grad_(True)
+    _, tilt = ask()
+    objective = UPDATES[name]()
+    objective.prepare(flow_map, base, tilt)
+    return medians([update(objective, (flow_map, base), tilt) for _ in range(ROUNDS + 1)][1:])
+
+
+def update_key(name: str) -> str:
+    """The key of a cell of an update."""
+    return f"update of {name}"
 
 
 def rise(what: str, size: int, most: int | None) -> float:
@@ -182,7 +242,11 @@ def alone(what: str, size: int, most: int | None) -> float:
 
 def ratios(name: str) -> dict[str, float]:
     """Medians over the rounds: seconds, those inside its evaluations, and their ratio."""
-    pairs = [run(name) for _ in range(ROUNDS + 1)][1:]
+    return medians([run(name) for _ in range(ROUNDS + 1)][1:])
+
+
+def medians(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Medians of seconds, those inside, and their ratio."""
     whole, inside = (statistics.median(column) for column in zip(*pairs, strict=True))
     return {"seconds": whole, "inside": inside, "ratio": statistics.median(w / i for w, i in pairs)}
 
@@ -203,8 +267,15 @@ def results(cells: Mapping[str, Any]) -> str:
         for what, sizes in MEMORY.items()
         for most in (sizes[0], None)
     ]
+    updates = [
+        [name, short(cells[update_key(name)]["ratio"])]
+        for name in UPDATES
+        if update_key(name) in cells
+    ]
     return (
         table(["method", "ratio"], times)
+        + "\n\n"
+        + table(["update of an objective", "ratio"], updates)
         + "\n\n"
         + table(["rise of the peak memory", "", "", ""], memory)
     )
@@ -215,7 +286,17 @@ def findings(cells: Mapping[str, Any]) -> list[Finding]:
     worst = max((name for name in METHODS if name in cells), key=lambda name: cells[name]["ratio"])
     found = f"at most {short(cells[worst]['ratio'])} ({worst})"
     met = cells[worst]["ratio"] <= 1.05 if all(name in cells for name in METHODS) else None
-    return [Finding("A sampler's own time is small", "1.05 of its evaluations' time", found, met)]
+    updates = {n: cells[update_key(n)]["ratio"] for n in UPDATES if update_key(n) in cells}
+    slow = max(updates, key=lambda name: updates[name]) if updates else ""
+    return [
+        Finding("A sampler's own time is small", "1.05 of its evaluations' time", found, met),
+        Finding(
+            "The own time of an update of tuning is small",
+            "1.10 of its evaluations' time",
+            f"at most {short(updates[slow])} ({slow})" if slow else "",
+            updates[slow] <= 1.10 if len(updates) == len(UPDATES) else None,
+        ),
+    ]
 
 
 def main() -> None:
@@ -225,6 +306,8 @@ def main() -> None:
     kept = Cells("overhead")
     for name in METHODS:
         kept.get(name, partial(ratios, name))
+    for name in UPDATES:
+        kept.get(update_key(name), partial(update_ratios, name))
     for what, sizes in MEMORY.items():
         for most in (sizes[0], None):
             for size in sizes:
