@@ -55,10 +55,12 @@ def save_adapters(flow_map: nn.Module, path: str | Path, base: str | Path, **hea
 
     path = Path(path)
     file = find(base)
+    interpolates = getattr(flow_map, "interpolates", True)
     shipped_name = file.stem if file.parent == WEIGHTS else None
     about = {
         "build": read_header(file)["build"],
         "lora": lora.settings(flow_map),
+        **({} if interpolates else {"interpolates": False}),
         "base": shipped_name or os.path.relpath(file.resolve(), path.parent.resolve()),
         "base_sha256": fingerprint(plain(file)),
     }
@@ -165,6 +167,8 @@ def with_adapters(path: Path, header: dict[str, Any], tensors: Mapping[str, Tens
             "restore the map they were tuned on"
         )
     lora.put_adapters(module, tensors, **header["lora"])
+    if not header.get("interpolates", True):
+        module.interpolates = False
     return module.eval().requires_grad_(False)
 
 

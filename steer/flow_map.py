@@ -114,15 +114,28 @@ class ResidualMap(FlowMap):
             velocity.
         schedule: the path the network learns.
         guidance: the weight of the classifier-free guidance distilled into it, 1 for none.
+        interpolates: whether its velocity is the mean of I_t' given I_t for its own samples, as
+            flow matching makes it; false of a map tuned by a change of velocity or jumps alone.
     """
 
     jumps_follow_velocity = True
 
-    def __init__(self, network: nn.Module, schedule: Schedule, guidance: float = 1.0):
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        guidance: float = 1.0,
+        interpolates: bool = True,
+    ):
         super().__init__()
         self.network = network
         self.schedule = schedule
         self.guidance = guidance
+        self.interpolates = interpolates
+
+    @property
+    def score_matches_flow(self) -> bool:
+        return self.interpolates and self.guidance == 1.0
 
     def average_velocity(
         self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None

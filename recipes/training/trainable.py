@@ -103,9 +103,10 @@ def save(
         if not config.merge:
             return
     plain = without_lora(learner)
-    checkpoint.save(
-        plain, folder / "map.safetensors", model.header["build"], base=config.model, **about
-    )
+    recipe = dict(model.header["build"])
+    if not learner.interpolates:
+        recipe["interpolates"] = False
+    checkpoint.save(plain, folder / "map.safetensors", recipe, base=config.model, **about)
 
 
 def parameters(learner: ResidualMap) -> dict[str, int]:

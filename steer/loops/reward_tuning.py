@@ -86,6 +86,7 @@ class RewardTuning(Loop):
                 f" per_prompt={self.per_prompt}, batch_size={batch_size}"
             )
         objective.prepare(flow_map, base, tilt)
+        flow_map.interpolates = flow_map.interpolates and objective.interpolates
         self.frozen = (base, tilt)  # a tuple hides modules from torch
         self.shape = tuple(shape)
         self.batch_size = batch_size

@@ -77,6 +77,7 @@ class Direct(TuningObjective):
         self.penalty = penalty
         self.consistency = consistency
         self.share = share
+        self.interpolates = consistency > 0
         self.objective = objective or Joint(FlowMatching(), Semigroup(), diag_fraction=0.5)
 
     def forward(

@@ -47,12 +47,15 @@ class TuningObjective(nn.Module, ABC):
         claim: the claim above.
         needs_gradient: whether it differentiates the reward.
         per_prompt: samples of each prompt in a batch, side by side, at least.
+        interpolates: whether the tuned velocity is that of an interpolant of its own samples; if
+            not, noise changes the tuned model's law (`FlowMap.score_matches_flow`).
         frozen: modules that it uses, such as teachers, which are neither trained nor saved.
     """
 
     claim: TuningClaim
     needs_gradient: bool = False
     per_prompt: int = 1
+    interpolates: bool = True
     frozen: tuple[nn.Module, ...] = ()
 
     def __init_subclass__(cls, **keywords: Any) -> None:

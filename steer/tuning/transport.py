@@ -63,6 +63,7 @@ class TransportTuning(TuningObjective):
 
     claim: TuningClaim = "transport"
     needs_gradient = True
+    interpolates = False
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from test_recipe_train import TUNE, equal, weights
 from recipes.evaluation import collapse
 from steer import load
 from steer.maps import NoiseTilted
-from steer.samplers import Jump, Ode
+from steer.samplers import Jump, Ode, Sde
 
 SAMPLE = """
 model: runs/tune
@@ -78,6 +78,19 @@ def watched(folder, name):
     """The course of a figure."""
     with (folder / "log.csv").open() as file:
         return [float(row[2]) for row in csv.reader(file) if row[1] == f"watch/{name}"]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_map_tuned_by_transport_knows_that_noise_changes_its_law(steer, plane, lora):
+    """Its velocity is no interpolant's: a noisy sampler is not exact with it, saved or not."""
+    Path("tune.yaml").write_text(TUNE)
+    words = ["lora._target_=steer.tuning.add_lora", "lora.rank=2"] if lora else []
+    steer("tune", "tune.yaml", "loop.objective._target_=steer.tuning.WassersteinTilt", *words)
+    steer("tune", "tune.yaml", *words)
+    transported, ascended = load("runs/tune"), load("runs/tune-2")
+    assert Sde(4).claim_on(transported) == "exact for the chain"
+    assert Sde(4).claim_on(ascended) == "exact"
+    assert Ode(4).claim_on(transported) == "exact"
 
 
 def test_what_counts_as_a_collapse():
