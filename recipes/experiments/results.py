@@ -57,7 +57,6 @@ AWAITING = {  # figures without all of their cells, and why; a test holds that t
     "fashion_inverse": WEIGHTS_TO_COME,
     "fashion_rewards": WEIGHTS_TO_COME,
     "fashion_quality": WEIGHTS_TO_COME,
-    "overhead": "one row came later",
     "verify": "the tests of a method changed, and not all cells are measured anew",
     "checkerboard": "some of its rows came later or changed",
 }

@@ -81,7 +81,9 @@ class VelocityTuning(RolloutObjective[Samples]):
     Args:
         off_diagonal: what teaches the jumps; Semigroup() by default.
         pairs: law of (s, t) off the diagonal; sorted uniform times by default.
-        off_weight: of the off-diagonal loss; 0 tunes the velocity alone.
+        off_weight: of the off-diagonal loss; 0 tunes the velocity alone. On two modes, 500 steps of
+            RewardWeighted at .03, .3, 1, 3 and 10 left single jumps .22, .15, .13, .07 and .06
+            (Wasserstein) from the tilt, and many steps .05, .04, .03, .04 and .06.
         reuse: optimizer steps on each set of samples.
 
     Raises:
