@@ -28,7 +28,7 @@ from recipes.training.trainer import check_trainer, fit
 from steer.flow_map import FlowMap
 from steer.loops import Ema, RewardTuning
 from steer.samplers import Result
-from steer.tuning import TuningObjective
+from steer.tuning import DiagonalTuning, TuningObjective
 
 
 def tune(job: Job) -> Path:
@@ -50,6 +50,8 @@ def tune(job: Job) -> Path:
         prompts=trainable.Labels(experiment.prompts.cond),
     )
     objective = objective_of(loop)
+    if not config.condition.model and isinstance(objective, DiagonalTuning):
+        objective.labelled = False
     check_trainer(config)
     folder = run_directory.resume(config) if config.run.resume else run_directory.create(config)
 
@@ -66,7 +68,10 @@ def tune(job: Job) -> Path:
     with bar("before", job.quiet):
         before = drawn_from(experiment.flow_map)
         figures_before = measured(experiment, before, reference)
-    watch = EvalCallback(watched, config.watch_every, ema, config.stop.by, config.stop.patience)
+    stop = config.stop
+    watch = EvalCallback(
+        watched, config.watch_every, ema, stop.by, stop.patience, first=figures_before
+    )
     fitted = fit(loop, None, folder, job, ema, [watch])
     best = watch.put_best(loop)
     with bar("after", job.quiet):
@@ -76,9 +81,8 @@ def tune(job: Job) -> Path:
     trainable.save(loop.product(), tuned, folder, config, experiment.model, **about)
 
     figures_after = measured(experiment, after, reference)
-    first = {"step": 0, **figures_before}
     last = {"step": fitted.steps if best is None else best, **figures_after}
-    warnings = collapse.signs([first, *(f for f in watch.course if f["step"] < last["step"]), last])
+    warnings = collapse.signs([*(f for f in watch.course if f["step"] < last["step"]), last])
     metrics: Figures = {
         "method": type(objective).__name__,
         "claim": objective.claim,

@@ -29,6 +29,7 @@ class EvalCallback(Callback):
         ema: holds the averaged weights.
         stop_by: the figure whose best weights are kept; None keeps the last.
         patience: figures without an improvement after which tuning stops.
+        first: the figures before the first step, which may be the best.
 
     Raises:
         ValueError: every below 1; while tuning, a stop by a figure that is not measured.
@@ -41,6 +42,7 @@ class EvalCallback(Callback):
         ema: Ema,
         stop_by: str | None = None,
         patience: int = 3,
+        first: Figures | None = None,
     ):
         if every < 1:
             raise ValueError(f"watch_every is at least 1 step; got {every}")
@@ -50,12 +52,16 @@ class EvalCallback(Callback):
         self.stop_by = stop_by
         self.patience = patience
         self.step = 0
-        self.course: list[Figures] = []
+        self.course: list[Figures] = [] if first is None else [{"step": 0, **first}]
+        self.stopped = False
         self.best: dict[str, Tensor] = {}
         self.best_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
+        if self.stop_by is not None and self.step == 0:
+            self.best = {name: weight.clone() for name, weight in self.ema.average.items()}
+        trainer.should_stop = self.stopped
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
         step = trainer.global_step
@@ -75,7 +81,8 @@ class EvalCallback(Callback):
                 logger.log_metrics(known, step)
             self.course.append({"step": step, **figures})
         if self.stop_by is not None:
-            trainer.should_stop = trainer.strategy.broadcast(self.judged(step))
+            self.stopped = trainer.strategy.broadcast(self.judged(step))
+            trainer.should_stop = self.stopped
 
     def judged(self, step: int) -> bool:
         """Keeps the weights if they are the best so far, and says whether to stop.
@@ -83,7 +90,7 @@ class EvalCallback(Callback):
         Raises:
             ValueError: a figure that is not measured.
         """
-        if not self.course:  # not the first process
+        if not self.course or self.course[-1]["step"] != step:  # not the first process
             return False
         seen = [figures.get(str(self.stop_by)) for figures in self.course]
         if seen[-1] is None or seen[-1] != seen[-1]:
@@ -109,9 +116,15 @@ class EvalCallback(Callback):
         return self.best_step
 
     def state_dict(self) -> dict[str, Any]:
-        return {"course": self.course, "best": self.best, "best_step": self.best_step}
+        return {
+            "course": self.course,
+            "best": self.best,
+            "best_step": self.best_step,
+            "stopped": self.stopped,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.course = state_dict["course"]
         self.best = state_dict["best"]
         self.best_step = state_dict["best_step"]
+        self.stopped = state_dict["stopped"]

@@ -16,7 +16,8 @@ class SaveWhenStopped(Callback):
     """Ctrl-C ends the step, writes the checkpoint and interrupts; a second one interrupts at once.
 
     A reward that is not finite is met before the optimizer steps, so the checkpoint is that of the
-    last whole step. Of runs in several processes nothing is changed: they would stop at different
+    last whole step; where gradients are accumulated over batches, the last one that was due stays.
+    Of runs in several processes nothing is changed: they would stop at different
     steps.
 
     Args:
@@ -59,7 +60,9 @@ class SaveWhenStopped(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self.put_back()
-        met_between_steps = isinstance(exception, NonFiniteReward)
+        met_between_steps = (
+            isinstance(exception, NonFiniteReward) and trainer.accumulate_grad_batches == 1
+        )
         if met_between_steps and trainer.world_size == 1 and trainer.global_step:
             self.last.save(trainer)
 

@@ -1,5 +1,6 @@
 """The loop that tunes a flow map to a reward."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -85,6 +86,7 @@ class RewardTuning(Loop):
                 " prompt, and they divide the batch; got"
                 f" per_prompt={self.per_prompt}, batch_size={batch_size}"
             )
+        check_base(flow_map, base, objective)
         objective.prepare(flow_map, base, tilt)
         flow_map.interpolates = flow_map.interpolates and objective.interpolates
         self.frozen = (base, tilt)  # a tuple hides modules from torch
@@ -92,6 +94,8 @@ class RewardTuning(Loop):
         self.batch_size = batch_size
         self.prompts = prompts or Unprompted()
         self.spent = counting.Evaluations()
+        self.begun = -1  # the last step that the objective has begun
+        self.before: dict[str, Any] = {}  # what it kept then, beside weights
 
     def train_dataloader(self) -> DataLoader:
         return step_loader(self.draw, self.seed, self.trainer)
@@ -121,8 +125,10 @@ class RewardTuning(Loop):
         generator = self.step_generator(batch_idx)
         x0 = torch.randn(self.batch_size, *self.shape, generator=generator, device=self.device)
         step = self.global_step
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+        if self.begun != step:
             self.objective.begin(self.flow_map, step)
+            self.begun = step
+        self.before = kept_beside_weights(self.objective)
         with counting.count() as self.tally:  # backwards are counted later, in Lightning's backward
             loss = self.objective(self.flow_map, base, tilt, x0, batch[0], generator, step)
         return self.report(loss, self.batch_size)
@@ -137,6 +143,10 @@ class RewardTuning(Loop):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["spent"] = asdict(self.spent)
+        checkpoint["begun"] = self.begun
+        if self.begun == self.global_step:  # stopped within a step, which will be taken again
+            for name, value in self.before.items():
+                checkpoint["state_dict"][f"objective.{name}"] = value
         checkpoint["objective"] = type(self.objective).__name__
         if isinstance(self.objective, RolloutObjective):
             checkpoint["kept"] = self.gathered(self.objective.kept_state())
@@ -155,6 +165,7 @@ class RewardTuning(Loop):
                 f" {type(self.objective).__name__}; resume with its config"
             )
         self.spent = counting.Evaluations(**checkpoint["spent"])
+        self.begun = checkpoint["begun"]
         if isinstance(self.objective, RolloutObjective):
             kept = checkpoint["kept"]
             if len(kept) != self.trainer.world_size:
@@ -171,3 +182,36 @@ class RewardTuning(Loop):
         everyone = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(everyone, mine)
         return everyone
+
+
+def kept_beside_weights(objective: TuningObjective) -> dict[str, Any]:
+    """Copies the buffers and extra state of an objective, as its state_dict has them."""
+    weights = {name for name, _ in objective.named_parameters()}
+    copied = [name for name, _ in objective.named_buffers() if not is_of_copy(name)]
+    state = objective.state_dict()
+    return {
+        name: copy.deepcopy(value)
+        for name, value in state.items()
+        if name not in weights and (name in copied or name.endswith("_extra_state"))
+    }
+
+
+def is_of_copy(name: str) -> bool:
+    """Whether a buffer belongs to a copy of the map, which a step does not change."""
+    return ".map." in f".{name}"
+
+
+def check_base(flow_map: FlowMap, base: FlowMap, objective: TuningObjective) -> None:
+    """Raises ValueError for a base that the map or the objective does not go with."""
+    if flow_map.schedule != base.schedule:
+        raise ValueError(
+            f"the map is on the path {flow_map.schedule}, its base on {base.schedule}; give both"
+            " the same"
+        )
+    needs = objective.claim in ("exact", "near") and not objective.any_base
+    if needs and not base.score_matches_flow:
+        raise ValueError(
+            f"{type(objective).__name__} is {objective.claim} for a base whose velocity is that of"
+            " an interpolant, which guidance and transport change; distil the base first, or use"
+            " RewardWeighted, which takes only its samples"
+        )

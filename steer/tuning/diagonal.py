@@ -12,7 +12,7 @@ from abc import abstractmethod
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steer.annotations import Count, NotNegative
@@ -32,6 +32,7 @@ from steer.tuning.objective import RolloutObjective
 __all__ = ["Clean", "DiagonalTuning", "Renoised", "VelocityTuning"]
 
 MOST_SEED = 2**31
+EVERYONE = "all conditions"  # the name of all conditions together
 Samples = TypeVar("Samples", bound=tuple)  # with z, tilt and cond, as Clean
 
 
@@ -153,6 +154,8 @@ class DiagonalTuning(VelocityTuning[Clean]):
         times: law of t; uniform by default.
         data: clean samples (x1, cond) to use in place of the sampler's: their law is then what is
             tilted, and the batch size is theirs.
+        labelled: whether the conditions of `data` are those of the map; false for a map without
+            conditions, whose samples follow one law.
         more: off_diagonal, pairs, off_weight and reuse of VelocityTuning; samples that are kept are
             noised anew in every step.
     """
@@ -166,6 +169,7 @@ class DiagonalTuning(VelocityTuning[Clean]):
         *,
         times: TimeLaw | None = None,
         data: StreamData | None = None,
+        labelled: bool = True,
         **more: Any,
     ):
         super().__init__(**more)
@@ -173,6 +177,7 @@ class DiagonalTuning(VelocityTuning[Clean]):
         self.noisings = noisings
         self.times = times or Uniform()
         self.data = data
+        self.labelled = labelled
 
     def prepare(self, flow_map: ResidualMap, base: FlowMap, tilt: Tilt) -> None:
         if self.data is not None:
@@ -207,6 +212,7 @@ class DiagonalTuning(VelocityTuning[Clean]):
             z = drawn(self.sampler, self.source(flow_map, base), x0, cond, generator)
         else:
             z, cond = from_data(self.data, x0, generator)
+            cond = cond if self.labelled else None
         value = tilt(z, cond, 1.0)
         if (value == -torch.inf).all():
             raise ValueError(
@@ -279,22 +285,35 @@ class LogMeanExp(torch.nn.Module):
     def forward(self, v: Float[Tensor, "b"], cond: Cond = None) -> Float[Tensor, "b"]:
         """Returns the estimate for each sample, before this batch, and adds the batch.
 
-        Of the first batch of a condition it is that batch's own.
+        Of the first batch of a condition it is that batch's own; of a single sample, which cannot
+        be compared with itself, that of all conditions.
         """
         v = v.double()
         estimates = torch.empty_like(v)
+        everyone = torch.ones_like(v, dtype=torch.bool)
+        overall = self.updated(EVERYONE, v, everyone)
         for name, mine in members(cond, len(v), v.device).items():
-            batch = torch.logsumexp(v[mine], 0) - torch.log(mine.sum().double())
-            steps = self.steps.get(name, 0)
-            before = batch.new_tensor(self.values[name]) if steps else batch
-            estimates[mine] = before
+            alone = mine.sum() == 1 and name not in self.steps
+            own = overall if name == EVERYONE else self.updated(name, v, mine)
+            estimates[mine] = overall if alone or own.isinf() else own
+        return torch.where(estimates.isinf(), 0.0, estimates)
+
+    def updated(self, name: str, v: Float[Tensor, "b"], mine: Bool[Tensor, "b"]) -> Tensor:
+        """Returns one estimate before this batch, and adds the batch.
+
+        A batch without a finite value is not added to nothing.
+        """
+        batch = torch.logsumexp(v[mine], 0) - torch.log(mine.sum().double())
+        steps = self.steps.get(name, 0)
+        before = batch.new_tensor(self.values[name]) if steps else batch
+        if steps or not batch.isinf():
             kept = min(self.decay, steps / (steps + 1))
             shares = batch.new_tensor([kept, 1 - kept])
             self.values[name] = float(
                 torch.logsumexp(torch.stack((before, batch)) + shares.log(), 0)
             )
             self.steps[name] = steps + 1
-        return estimates
+        return before
 
     def get_extra_state(self) -> dict[str, dict]:
         return {"values": self.values, "steps": self.steps}
@@ -308,7 +327,7 @@ def members(cond: Cond, n: int, device: torch.device) -> dict[str, Tensor]:
     """Which samples have each label or text: name -> (n,) of booleans."""
     labels = isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()
     if not labels and not isinstance(cond, list | tuple):
-        return {"": torch.ones(n, dtype=torch.bool, device=device)}
+        return {EVERYONE: torch.ones(n, dtype=torch.bool, device=device)}
     names = [str(int(c)) if labels else c for c in cond]
     return {
         name: torch.tensor([name == other for other in names], device=device)
@@ -319,7 +338,8 @@ def members(cond: Cond, n: int, device: torch.device) -> dict[str, Tensor]:
 def advantages(tilt: Float[Tensor, "b"], cond: Cond) -> Float[Tensor, "b"]:
     """Subtracts from each sample's tilt the mean over the other samples of its prompt.
 
-    Zero for a prompt with one sample.
+    For a prompt with one sample, the mean over the other samples of all prompts: any baseline that
+    does not depend on the sample will do.
 
     Raises:
         ValueError: a reward of -inf, which has no mean.
@@ -333,7 +353,9 @@ def advantages(tilt: Float[Tensor, "b"], cond: Cond) -> Float[Tensor, "b"]:
     number = prompt.bincount().to(tilt)
     mean = torch.zeros_like(number).index_add(0, prompt, tilt) / number
     n = number[prompt]
-    return torch.where(n > 1, (tilt - mean[prompt]) * n / (n - 1).clamp_min(1), 0.0)
+    of_prompt = (tilt - mean[prompt]) * n / (n - 1).clamp_min(1)
+    of_all = (tilt - tilt.mean()) * len(tilt) / max(len(tilt) - 1, 1)
+    return torch.where(n > 1, of_prompt, of_all)
 
 
 def prompts_of(cond: Cond, n: int) -> Int[Tensor, "n"]:

@@ -21,7 +21,7 @@ References: Wallace et al. 2023, arXiv 2311.12908 (Diffusion-DPO); Rafailov et a
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -33,7 +33,7 @@ from steer.samplers import Sampler
 from steer.tilt import Tilt
 from steer.training.base import Loss
 from steer.training.times import TimeLaw, Uniform
-from steer.tuning.diagonal import Clean, DiagonalTuning, Renoised, from_data
+from steer.tuning.diagonal import Clean, DiagonalTuning, Renoised, from_data, prompts_of
 from steer.tuning.objective import TuningClaim
 from steer.tuning.rollouts import squared_norm
 
@@ -93,6 +93,7 @@ class Dpo(DiagonalTuning):
             z = pairs.flatten(0, 1)
             return Clean(z, z.new_zeros(len(z), dtype=torch.float64), for_particles(cond, 2))
         clean = super().collect(flow_map, base, tilt, x0, cond, generator)
+        check_pairs(prompts_of(cond, len(x0)))
         first, second = clean.tilt.view(-1, 2).unbind(1)
         drawn = self.preference == "drawn"
         even = torch.full_like(first, 0.5)
@@ -147,3 +148,12 @@ class InPairs(TimeLaw):
 
     def sample(self, n: int, generator: torch.Generator) -> Float[Tensor, "n"]:
         return self.law.sample(n // 2, generator).repeat_interleave(2)
+
+
+def check_pairs(prompts: Int[Tensor, "n"]) -> None:
+    """Raises ValueError unless samples side by side are pairs of one prompt."""
+    if len(prompts) % 2 or not torch.equal(prompts[0::2], prompts[1::2]):
+        raise ValueError(
+            "Dpo compares two samples of a prompt, side by side: give an even per_prompt, and a"
+            f" batch that it divides; got {len(prompts)} samples"
+        )

@@ -88,6 +88,11 @@ class MetaFlowMap(DiagonalTuning):
         super().prepare(flow_map, base, tilt)
         if self.needs_gradient:
             require_gradient(tilt)
+        if self.posterior is not None and self.posterior[0].schedule != base.schedule:
+            raise ValueError(
+                f"the posterior map is on the path {self.posterior[0].schedule}, the base on"
+                f" {base.schedule}; see steer.Rescheduled"
+            )
 
     def source(self, flow_map: ResidualMap, base: FlowMap) -> FlowMap:
         return base

@@ -49,6 +49,8 @@ class NoiseTilt(HyperNoise):
         derivative: how they are taken; forward mode by default.
     """
 
+    truncated: Tensor
+
     def __init__(
         self,
         jumps: Count = 1,
@@ -61,12 +63,12 @@ class NoiseTilt(HyperNoise):
         self.exact_up_to = exact_up_to
         self.order = order
         self.derivative = derivative or ForwardMode()
-        self.truncated = exact_up_to == 0
+        self.register_buffer("truncated", torch.tensor(exact_up_to == 0))
 
     @property
     def claim(self) -> TuningClaim:  # type: ignore[override]
         """ "near" once it was called on samples of more dimensions than `exact_up_to`."""
-        return "near" if self.truncated else "exact"
+        return "near" if bool(self.truncated) else "exact"
 
     def displaced(
         self,
@@ -75,10 +77,11 @@ class NoiseTilt(HyperNoise):
         cond: Cond,
         generator: torch.Generator,
     ) -> tuple[Float[Tensor, "b *shape"], Float[Tensor, "b"]]:
-        self.truncated = x0[0].numel() > self.exact_up_to
+        truncated = x0[0].numel() > self.exact_up_to
+        self.truncated.fill_(truncated)
         return (
             self.by_series(tilted, x0, cond, generator)
-            if self.truncated
+            if truncated
             else self.by_determinant(tilted, x0, cond)
         )
 

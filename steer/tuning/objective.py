@@ -49,6 +49,7 @@ class TuningObjective(nn.Module, ABC):
         per_prompt: samples of each prompt in a batch, side by side, at least.
         interpolates: whether the tuned velocity is that of an interpolant of its own samples; if
             not, noise changes the tuned model's law (`FlowMap.score_matches_flow`).
+        any_base: whether the claim holds for a base whose velocity is no interpolant's.
         frozen: modules that it uses, such as teachers, which are neither trained nor saved.
     """
 
@@ -56,6 +57,7 @@ class TuningObjective(nn.Module, ABC):
     needs_gradient: bool = False
     per_prompt: int = 1
     interpolates: bool = True
+    any_base: bool = False
     frozen: tuple[nn.Module, ...] = ()
 
     def __init_subclass__(cls, **keywords: Any) -> None:

@@ -25,6 +25,7 @@ from steer.annotations import Count, NotNegative
 from steer.conditions import pick
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.interpolant import expand
+from steer.maps import NoiseTilted
 from steer.tilt import Tilt
 from steer.training.base import Loss, mean_square
 from steer.training.derivatives import Derivative, ForwardMode
@@ -81,6 +82,11 @@ class OnPolicyDistillation(TuningObjective):
             for name, teacher in self.given
         }
         for name, teacher in loaded.items():
+            if isinstance(teacher, NoiseTilted):
+                raise ValueError(
+                    f"teacher {name!r} was tuned in noise space, so that its velocity is its"
+                    " base's; take one whose velocity was tuned"
+                )
             if teacher.schedule != flow_map.schedule:
                 raise ValueError(
                     f"teacher {name!r} is on the path {teacher.schedule} and the map on"

@@ -48,6 +48,8 @@ class RewardWeighted(DiagonalTuning):
             in its effective samples. None trains on the whole collection, weighted.
     """
 
+    any_base = True
+
     def __init__(
         self,
         sampler: Sampler | None = None,
@@ -58,6 +60,10 @@ class RewardWeighted(DiagonalTuning):
         **more: Any,
     ):
         super().__init__(sampler, noisings, **more)
+        if round_steps is not None and self.data is not None:
+            raise ValueError(
+                "in rounds the samples are the map's own, not data; leave out round_steps or data"
+            )
         self.redrawn = redrawn
         self.round_steps = round_steps
         self.log_normaliser = LogMeanExp()
@@ -116,6 +122,7 @@ def redrawn(clean: Clean, n: int, generator: torch.Generator) -> Clean:
     """Draws n samples in proportion to exp(tilt), normalised within each prompt."""
     shares = torch.zeros_like(clean.tilt)
     for mine in members(clean.cond, len(shares), shares.device).values():
-        shares[mine] = torch.softmax(clean.tilt[mine], 0) * mine.sum()
+        if (clean.tilt[mine] > -torch.inf).any():
+            shares[mine] = torch.softmax(clean.tilt[mine], 0) * mine.sum()
     chosen = torch.multinomial(shares, n, replacement=True, generator=generator)
     return Clean(clean.z[chosen], clean.tilt[chosen], pick(clean.cond, chosen))

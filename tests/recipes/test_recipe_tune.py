@@ -51,21 +51,26 @@ def test_an_early_stop_keeps_the_best_weights(steer, plane):
     Path("mine.py").write_text(MINE)
     Path("tune.yaml").write_text(TUNE)
     words = ["tune", "tune.yaml", "heldout=mine.py:fading", "particles=200", "watch_every=1"]
-    words += ["trainer.max_steps=30", "loop.lr=0.05"]
+    words += ["trainer.max_steps=15", "loop.lr=0.1"]
     whole = Path(steer(*words))
     metrics = json.loads((whole / "metrics.json").read_text())
     assert "the held-out reward fell from" in metrics["warnings"][0]
     assert "WARNING" in (whole / "report.html").read_text()
     course = watched(whole, "heldout_reward_mean")
     peak = 1 + max(range(len(course)), key=course.__getitem__)
-    assert peak < 30 - 4
+    assert peak < 15 - 3
 
-    stopped = Path(steer(*words, "stop.by=heldout_reward_mean", "stop.patience=4"))
+    stop = ["stop.by=heldout_reward_mean", "stop.patience=3"]
+    stopped = Path(steer(*words, *stop))
     metrics = json.loads((stopped / "metrics.json").read_text())
-    assert metrics["steps"] < 30
+    assert metrics["steps"] < 15
     assert metrics["kept_step"] <= peak
     assert metrics["warnings"] == []
-    again = Path(steer(*words[:-2], "loop.lr=0.05", f"trainer.max_steps={metrics['kept_step']}"))
+    again = Path(steer(*words[:-2], "loop.lr=0.1", f"trainer.max_steps={metrics['kept_step']}"))
+    assert equal(weights(stopped), weights(again))
+    over = steer.metrics(*words, *stop, "run.resume=true", f"run.dir={stopped}")
+    assert over["steps"] == metrics["steps"]
+    assert over["evaluations"] == metrics["evaluations"]
     assert equal(weights(stopped), weights(again))
     problem = steer.fails(*words, "stop.by=heldout")
     assert (
@@ -129,3 +134,14 @@ def test_a_map_tuned_in_noise_space_is_drawn_by_every_sampler(steer, plane, name
     Path("sample.yaml").write_text(SAMPLE)
     drawn = steer.metrics("sample", "sample.yaml")
     assert drawn["base_reward_mean"] == pytest.approx(metrics["reward_mean"], abs=0.3)
+
+
+def test_where_tuning_only_harms_the_base_is_kept(steer, plane):
+    """The figures before the first step count too."""
+    Path("tune.yaml").write_text(TUNE)
+    against = ["heldout._target_=rewards.Linear", "heldout.direction=[-1.0,-1.0]"]
+    stop = ["stop.by=heldout_reward_mean", "stop.patience=2", "watch_every=2"]
+    metrics = steer.metrics("tune", "tune.yaml", *against, *stop)
+    assert metrics["kept_step"] == 0
+    assert metrics["steps"] == 4
+    assert metrics["reward_mean"] == pytest.approx(metrics["base_reward_mean"], abs=1e-6)

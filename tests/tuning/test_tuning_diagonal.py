@@ -9,12 +9,14 @@ from toys import noise, seeded
 from rewards import Linear as LinearReward
 from rewards import Quadratic
 from steer.analytic import GaussianMixture
+from steer.data import StreamData
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear, expand
 from steer.samplers import Jump
 from steer.tilt import Tilt
 from steer.tuning import ReinforceAdjointMatching, RewardWeighted
-from steer.tuning.diagonal import LogMeanExp, advantages
+from steer.tuning.diagonal import Clean, LogMeanExp, advantages
+from steer.tuning.reward_weighted import redrawn
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # many samples
 M = GaussianMixture([[-1.5], [1.0]], [[0.4], [0.5]], [0.4, 0.6], steps=32)
@@ -115,7 +117,8 @@ def test_the_jumps_learn_on_the_same_samples():
 
 def test_advantages_are_of_each_prompt():
     tilt = torch.tensor([1.0, 3.0, 10.0, 5.0, 20.0], dtype=torch.float64)
-    expected = torch.tensor([-2.0, 2.0, -10.0, 0.0, 10.0], dtype=torch.float64)
+    of_the_one = 5.0 - (1.0 + 3.0 + 10.0 + 20.0) / 4  # against all others, for want of its own
+    expected = torch.tensor([-2.0, 2.0, -10.0, of_the_one, 10.0], dtype=torch.float64)
     labels = torch.tensor([4, 4, 1, 7, 1])
     torch.testing.assert_close(advantages(tilt, labels), expected)
     texts = ["a", "a", "b", "c", "b"]
@@ -166,3 +169,56 @@ def test_constraints_have_weight_zero_and_no_advantage():
         RewardWeighted()(base, base, nothing, noise(8, 1), None, seeded(), 0)
     with pytest.raises(ValueError, match="no advantage"):
         ReinforceAdjointMatching()(base, base, Tilt(half), noise(8, 1), None, seeded(), 0)
+
+
+def test_a_class_of_impossible_samples_weighs_nothing():
+    """Its first batch is all -inf: weight zero, now and in the running estimate, and no NaN."""
+    normaliser = LogMeanExp()
+    labels = torch.tensor([0, 0, 1, 1])
+    v = torch.tensor([1.0, 2.0, -torch.inf, -torch.inf], dtype=torch.float64)
+    for _ in range(2):
+        weight = torch.exp(v - normaliser(v, labels))
+        assert weight.isfinite().all()
+        assert (weight[2:] == 0).all()
+        assert (weight[:2] > 0).all()
+    later = torch.exp(v[[0, 0]] - normaliser(v[[0, 0]], labels[2:]))
+    torch.testing.assert_close(later, torch.ones(2, dtype=torch.float64))
+    some = redrawn(Clean(v[:, None], v, labels), 50, seeded())
+    assert (some.cond == 0).all()
+
+
+def test_a_prompt_seen_once_is_compared_with_the_others():
+    """Its own reward would normalise its weight to one, whatever the reward."""
+    normaliser = LogMeanExp()
+    v = torch.tensor([0.0, 3.0], dtype=torch.float64)
+    weights = torch.exp(v - normaliser(v, ["a", "b"]))
+    assert weights[1] / weights[0] == pytest.approx(math.exp(3.0))
+    again = torch.exp(v - normaliser(v, ["c", "d"]))
+    assert again[1] / again[0] == pytest.approx(math.exp(3.0))
+
+
+class TwoClasses(StreamData):
+    """Points near -2 of class 0 and near 2 of class 1."""
+
+    def draw(self, generator):
+        labels = torch.randint(2, (self.batch_size,), generator=generator)
+        noise = torch.randn(self.batch_size, 1, generator=generator, dtype=torch.float64)
+        return 4.0 * labels[:, None] - 2 + 0.1 * noise, labels
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_data_without_conditions_are_of_one_law(labelled):
+    """The weight of the better class: its own normaliser leaves it alone, one law tilts it."""
+    objective = RewardWeighted(data=TwoClasses(4000), labelled=labelled, off_weight=0)
+    base = ResidualMap(Normal(0.0), Linear())
+    tilt = Tilt(lambda x: 0.5 * x[:, 0])
+    clean = objective.collect(base, base, tilt, noise(4, 1), None, seeded())
+    weight = torch.exp(clean.tilt - objective.log_normaliser(clean.tilt, clean.cond))
+    share = weight[clean.z[:, 0] > 0].sum() / weight.sum()
+    exact = 1 / (1 + math.exp(-2.0))
+    assert share.item() == pytest.approx(0.5 if labelled else exact, abs=0.03)
+
+
+def test_rounds_and_data_exclude_each_other():
+    with pytest.raises(ValueError, match="in rounds the samples are the map's own"):
+        RewardWeighted(data=TwoClasses(4), round_steps=3)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from test_tuning_diagonal import Normal
-from toys import OneJump, Shifted, linear_map, noise, seeded
+from toys import OneJump, Shifted, ball_map, linear_map, noise, seeded
 
 from rewards import Linear as LinearReward
 from steer.data import StreamData
@@ -184,3 +184,13 @@ def test_errors_are_summed_over_dimensions():
         maps = (ResidualMap(net, Linear()) for net in (Moved(), Still()))
         losses.append(Dpo(beta=2.0 / copies).residual(*maps, Tilt(REWARD), seen, seeded())[0])
     torch.testing.assert_close(*losses)
+
+
+def test_pairs_of_different_prompts_are_refused():
+    """Three samples of each prompt cannot be paired side by side."""
+    objective, base = Dpo(preference="better"), ball_map()
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    with pytest.raises(ValueError, match="even per_prompt"):
+        objective(ball_map(), base, Tilt(lambda x: x[:, 0]), noise(6), labels, seeded(), 0)
+    with pytest.raises(ValueError, match="even per_prompt"):
+        objective(ball_map(), base, Tilt(lambda x: x[:, 0]), noise(1), None, seeded(), 0)

@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from selection import slow_but
 from test_tuning_objectives import OBJECTIVES, every_objective
 from toys import ball_map, noise, seeded
 
@@ -15,6 +16,8 @@ from steer.tuning import RolloutObjective
 from steer.tuning.objective import TuningObjective
 
 REPEATS, BATCH = 20, 64
+NAMES = [c.__name__ for c in OBJECTIVES]
+QUICK = {*NAMES} - {"AdjointMatching", "MetaFlowMap", "ReFL", "VggFlow"}
 
 
 def chosen(*names):
@@ -37,7 +40,7 @@ def gradients(make, reward, repeats=REPEATS, frozen=True):
     return torch.stack([torch.zeros(()) if g is None else g for g in found]).double()
 
 
-@every_objective
+@pytest.mark.parametrize("make", slow_but(QUICK, OBJECTIVES, NAMES))
 def test_a_constant_reward_moves_nothing(make):
     """The mean gradient at the base is noise."""
     flat = gradients(make, lambda x: 0 * x.sum(1) + 5.0)
@@ -82,7 +85,8 @@ def run(make, folder, steps, reward=None, callbacks=(), every=1):
     flow_map = ResidualMap(Plane(), Linear())
     base = copy.deepcopy(flow_map).eval().requires_grad_(False)
     tilt = Tilt(reward or good)
-    objective = make(reuse=2) if issubclass(make, RolloutObjective) else make()
+    keeps = isinstance(make, type) and issubclass(make, RolloutObjective)
+    objective = make(reuse=2) if keeps else make()
     loop = RewardTuning(
         flow_map, base, tilt, objective, (2,), 16, lr=0.02, schedule=Cosine(9), seed=3
     )
@@ -106,12 +110,7 @@ def test_a_run_resumed_between_collections_is_the_uninterrupted_run(make, tmp_pa
     whole = run(make, tmp_path / "whole", 5)
     run(make, tmp_path / "parts", 3)
     parts = run(make, tmp_path / "parts", 5)
-    for name, weight in whole.state_dict().items():
-        same = parts.state_dict()[name]
-        if isinstance(weight, torch.Tensor):
-            assert torch.equal(weight, same), name
-        else:
-            assert str(weight) == str(same), name
+    same(whole, parts)
     assert whole.spent == parts.spent
     moved = [
         (a - b).abs().max()
@@ -140,7 +139,10 @@ class Stop(Callback):
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("make", chosen("Direct", "RewardWeighted"), ids=lambda c: c.__name__)
+STOPPED = ("Direct", "RewardWeighted", "DiffusionNft", "TiltMatching", "MetaFlowMap")
+
+
+@pytest.mark.parametrize("make", chosen(*STOPPED), ids=lambda c: c.__name__)
 @pytest.mark.parametrize("how", ["not finite", "interrupted"])
 def test_a_stopped_run_goes_on_from_its_last_whole_step(make, how, tmp_path):
     """Weights as of a run that was not stopped, though no checkpoint was due."""
@@ -155,8 +157,50 @@ def test_a_stopped_run_goes_on_from_its_last_whole_step(make, how, tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert (tmp_path / "parts" / "last.ckpt").exists()
     parts = run(make, tmp_path / "parts", 6, every=100)
-    for a, b in zip(whole.flow_map.parameters(), parts.flow_map.parameters(), strict=True):
-        assert torch.equal(a, b)
+    same(whole, parts)
+
+
+def same(whole, parts):
+    """Asserts that two runs ended with the same weights and kept the same, to the last bit."""
+    for name, weight in whole.state_dict().items():
+        other = parts.state_dict()[name]
+        if isinstance(weight, torch.Tensor):
+            assert torch.equal(weight, other), name
+        else:
+            assert str(weight) == str(other), name
+
+
+def rounds(name):
+    """An objective whose old copy moves at step 3, where the reward fails."""
+    make = chosen(name)[0]
+    settings = {"TiltMatching": {"round_steps": 3, "ess": 0.9}, "DiffusionNft": {"old_decay": 0.5}}
+    return lambda **more: make(**settings[name])
+
+
+@pytest.mark.parametrize("name", ["TiltMatching", "DiffusionNft"])
+def test_a_reward_that_fails_where_a_round_begins(name, tmp_path):
+    """The old copy has moved when the reward fails, and does not move again."""
+    whole = run(rounds(name), tmp_path / "whole", 6, every=100)
+    with pytest.raises(NonFiniteReward):
+        run(rounds(name), tmp_path / "parts", 6, Bad(4), every=100)
+    same(whole, run(rounds(name), tmp_path / "parts", 6, every=100))
+
+
+def test_bases_that_do_not_fit_are_refused():
+    """Another path; guidance, under a claim about the base's own law."""
+    from steer.guidance import ClassifierFree
+    from steer.interpolant import Trigonometric
+
+    flow_map, tilt = ball_map(), Tilt(good)
+    other = ball_map()
+    other.schedule = Trigonometric()
+    adjoint, weighted = (c() for c in chosen("AdjointMatching", "RewardWeighted"))
+    with pytest.raises(ValueError, match="the map is on the path Linear"):
+        RewardTuning(flow_map, other, tilt, weighted, (2,), 4, lr=0.1)
+    guided = ClassifierFree(ball_map(), 3.0)
+    with pytest.raises(ValueError, match=r"AdjointMatching is exact for a base.*RewardWeighted"):
+        RewardTuning(flow_map, guided, tilt, adjoint, (2,), 4, lr=0.1)
+    RewardTuning(flow_map, guided, tilt, weighted, (2,), 4, lr=0.1)
 
 
 def test_another_objective_does_not_go_on_with_a_checkpoint(tmp_path):

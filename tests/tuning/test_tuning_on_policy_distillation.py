@@ -210,3 +210,12 @@ def test_it_costs_what_it_says():
     with counting.count() as tally:
         loss_of(linear_map([[0.4]]), linear_map([[0.4]]), n=10, jumps=3, consistency=0.0)
     assert tally.network_forward == 10 * (3 + 3 + 3)
+
+
+def test_a_teacher_tuned_in_noise_space_is_refused():
+    """Its velocity is its base's, so that nothing would be learned of it."""
+    from steer.maps import NoiseTilted
+
+    teacher = NoiseTilted(ball_map(), ball_map())
+    with pytest.raises(ValueError, match="tuned in noise space"):
+        OnPolicyDistillation(teacher).prepare(ball_map(), ball_map(), Tilt(lambda x: x[:, 0]))
