@@ -75,6 +75,8 @@ def results(cells: Mapping[str, Any]) -> str:
     """A table for each world."""
     tables = []
     for world in SHOWN:
+        if key("RewardWeighted", world) not in cells:
+            continue
         rows = []
         for name in OBJECTIVES:
             if key(name, world) not in cells:
@@ -148,8 +150,8 @@ def findings(cells: Mapping[str, Any]) -> list[Finding]:
 
 def main() -> None:
     kept = Cells("tuning_worlds")
-    for name in OBJECTIVES:
-        for world in SHOWN:
+    for world in SHOWN:
+        for name in OBJECTIVES:
             kept.get(key(name, world), partial(measure, name, world))
     kept.prune()
     print(results(kept.cells))
