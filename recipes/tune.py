@@ -82,7 +82,9 @@ def tune(job: Job) -> Path:
 
     figures_after = measured(experiment, after, reference)
     last = {"step": fitted.steps if best is None else best, **figures_after}
-    warnings = collapse.signs([*(f for f in watch.course if f["step"] < last["step"]), last])
+    floor = floor_of(experiment, reference)
+    seen = [*(f for f in watch.course if f["step"] < last["step"]), last]
+    warnings = collapse.signs(seen, floor)
     metrics: Figures = {
         "method": type(objective).__name__,
         "claim": objective.claim,
@@ -96,6 +98,7 @@ def tune(job: Job) -> Path:
         "steps": fitted.steps,
         "seconds": fitted.seconds,
         **{f"base_{name}": value for name, value in figures_before.items()},
+        "frechet_floor": floor,
         "kept_step": best,
         "warnings": warnings,
     }
@@ -139,6 +142,14 @@ def measured(experiment: Experiment, result: Result, reference: Reference | None
     if reference is None:
         return figures
     return {**compared(experiment, result, reference, labels_of(experiment)), **figures}
+
+
+def floor_of(experiment: Experiment, reference: Reference | None) -> float | None:
+    """The Frechet distance to the reference of as many real samples, where it is measured."""
+    if reference is None:
+        return None
+    prompts, particles = experiment.x0.shape[:2]
+    return reference.floor(prompts * particles, labels_of(experiment)).get("frechet_distance")
 
 
 def headline(metrics: Figures) -> Headline:

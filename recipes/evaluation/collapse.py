@@ -7,16 +7,19 @@ from recipes.evaluation.metrics import Figures
 
 SIGMAS = 3.0  # standard errors of a fall that is not chance
 FURTHER = 1.5  # factor on the least Frechet distance
+FAR = 5.0  # factor on the Frechet distance of as many real samples
 CURE = "stop there (stop.by={name}), or tune with a penalty, an ensemble or a smoothed reward"
 
 
-def signs(course: Sequence[Figures]) -> list[str]:
-    """Describes each figure that has turned down since its best, with the cure.
+def signs(course: Sequence[Figures], floor: float | None = None) -> list[str]:
+    """Describes each figure that has turned down since its best, and samples unlike real ones.
 
     Args:
         course: figures of samples with their steps, from before tuning (step 0) to the end.
+        floor: the Frechet distance to the reference of as many real samples.
     """
-    return [sign for sign in (heldout_fell(course), went_away(course)) if sign]
+    found = (heldout_fell(course), went_away(course), is_far(course[-1], floor))
+    return [sign for sign in found if sign]
 
 
 def heldout_fell(course: Sequence[Figures]) -> str | None:
@@ -51,6 +54,19 @@ def went_away(course: Sequence[Figures]) -> str | None:
     return (
         f"the Frechet distance to the reference rose from {best[name]:.3g} at step {best['step']}"
         f" to {last[name]:.3g}; {CURE.format(name=name)}"
+    )
+
+
+def is_far(last: Figures, floor: float | None) -> str | None:
+    """Whether the samples are much further from the reference than real ones are."""
+    if floor is None or not measured(last, "frechet_distance"):
+        return None
+    distance = last["frechet_distance"]
+    if distance <= FAR * floor:
+        return None
+    return (
+        f"the samples do not look like the reference: their Frechet distance to it is"
+        f" {distance:.3g}, that of real ones {floor:.3g}; the judge may be fooled, look at grid.png"
     )
 
 

@@ -23,8 +23,8 @@ class Reference(ABC):
         """The distances of the samples to the data."""
 
     @abstractmethod
-    def floor(self, n: int) -> Figures:
-        """The same distances of n samples of the data distribution itself."""
+    def floor(self, n: int, labels: Tensor | None = None) -> Figures:
+        """The same distances of n samples of the data distribution itself, of these labels."""
 
 
 class ImageReference(Reference):
@@ -67,12 +67,15 @@ class ImageReference(Reference):
             }
         return figures
 
-    def floor(self, n: int) -> Figures:
+    def floor(self, n: int, labels: Tensor | None = None) -> Figures:
+        asked = labels if self.of_labels else None
         images = self.train[0]
+        if asked is not None:
+            images = images[torch.isin(self.train[1], asked.cpu())]
         chosen = torch.randperm(len(images), generator=keyed_generator("floor"))[:n]
         right = (self.judge(self.test[0] / 255).argmax(1) == self.test[1]).double()
         return {
-            "frechet_distance": self.distance(images[chosen] / 255),
+            "frechet_distance": self.distance(images[chosen] / 255, asked),
             "judge_accuracy": float(right.mean()),
             "judge_accuracy_std_error": float(right.std() / len(right) ** 0.5),
         }
@@ -113,7 +116,7 @@ class PlaneReference(Reference):
     def __call__(self, x: Tensor, labels: Tensor | None) -> Figures:
         return self.figures(x.flatten(0, 1).cpu())
 
-    def floor(self, n: int) -> Figures:
+    def floor(self, n: int, labels: Tensor | None = None) -> Figures:
         return self.figures(self.draw(n, keyed_generator("floor")))
 
     def figures(self, x: Tensor) -> Figures:

@@ -114,6 +114,8 @@ def test_what_counts_as_a_collapse():
     fell, away = collapse.signs(hacked)
     assert "fell from 1 at step 10 to 0.4" in fell
     assert "rose from 1 at step 10 to 1.6" in away
+    assert collapse.signs(fine, 0.3) == []
+    assert "that of real ones 0.2" in collapse.signs(fine, 0.2)[0]
     given_up = [*fine[:2], look(20, 0.5, 0.4, 1.0)]  # the tuned reward fell too
     assert collapse.signs(given_up) == []
     assert collapse.signs([{**look(0, 0, 0, 0), "heldout_reward_mean": float("nan")}]) == []
