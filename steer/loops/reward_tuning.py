@@ -144,9 +144,9 @@ class RewardTuning(Loop):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["spent"] = asdict(self.spent)
         checkpoint["begun"] = self.begun
-        if self.begun == self.global_step:  # stopped within a step, which will be taken again
-            for name, value in self.before.items():
-                checkpoint["state_dict"][f"objective.{name}"] = value
+        within_step = self.begun == self.global_step  # stopped in it; it will be taken again
+        beside = self.before if within_step else kept_beside_weights(self.objective)
+        checkpoint["beside"] = self.gathered(beside)
         checkpoint["objective"] = type(self.objective).__name__
         if isinstance(self.objective, RolloutObjective):
             checkpoint["kept"] = self.gathered(self.objective.kept_state())
@@ -166,6 +166,9 @@ class RewardTuning(Loop):
             )
         self.spent = counting.Evaluations(**checkpoint["spent"])
         self.begun = checkpoint["begun"]
+        rank = self.global_rank if len(checkpoint["beside"]) == self.trainer.world_size else 0
+        for name, value in checkpoint["beside"][rank].items():
+            checkpoint["state_dict"][f"objective.{name}"] = value
         if isinstance(self.objective, RolloutObjective):
             kept = checkpoint["kept"]
             if len(kept) != self.trainer.world_size:
