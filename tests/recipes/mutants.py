@@ -247,10 +247,15 @@ class Laboratory:
         if name.startswith("checkerboard") and command == "train":
             tiny["data"] = {"batch_size": 8}
             tiny["model"] = {"network": {"width": 4, "depth": 1}}
-        if name == "fashion/evaluate":
+        if name.startswith("fashion") and "reference" in node:
             tiny["reference"] = config.merge(
-                tiny["reference"], {k: {"folder": clothes} for k in ("test", "train")}
+                tiny.get("reference", {}), {k: {"folder": clothes} for k in ("test", "train")}
             )
+        if name == "fashion/tune":
+            tiny["loop"]["objective"] = {"redrawn": 2}
+        if name == "worlds/tune":
+            tiny["worlds"] = ["line-linear"]
+            tiny["training"] = {"steps": 1, "batch_size": 8, "width": 4}
         if name == "checkerboard/evaluate":
             tiny["reference"] = {"draws": 100}
         return tiny
@@ -376,13 +381,9 @@ def noted(arose: list[str]):
 def command_of(name: str) -> str:
     """The command that a shipped config is for."""
     keys = config.extended(name)
-    if "reference" in keys:
-        return "evaluate"
-    if "methods" in keys:
-        return "compare"
-    if "data" in keys:
-        return "train"
-    return "tune" if "loop" in keys else "sample" if "model" in keys else "verify"
+    known = {"methods": "compare", "data": "train", "loop": "tune", "reference": "evaluate"}
+    first = next((command for key, command in known.items() if key in keys), None)
+    return first or ("sample" if "model" in keys else "verify")
 
 
 def whole(command: str, name: str) -> dict[str, Any]:
