@@ -1,6 +1,7 @@
 """steer tune: a flow map tuned to a reward, beside the map it started from."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from recipes.evaluation import collapse
 from recipes.evaluation.metrics import Figures, whole
 from recipes.evaluation.reference import Reference
 from recipes.reporting import html
-from recipes.reporting.figures import gallery_of
+from recipes.reporting.figures import Picture, gallery_of
 from recipes.reporting.publish import Headline, publish
 from recipes.reporting.tables import comparison, spent_table
 from recipes.setup import run_directory
@@ -103,11 +104,17 @@ def tune(job: Job) -> Path:
         "warnings": warnings,
     }
     samples = gallery_of(experiment, folder).samples({"base": before, "tuned": after})
-    drawn = [*samples, *curves(folder)]
+    return reported(folder, job, metrics, [*samples, *curves(folder)])
+
+
+def reported(folder: Path, job: Job, metrics: Figures, drawn: Sequence[Picture]) -> Path:
+    """Writes the report, with its warnings at its head and on the terminal."""
     tables = [comparison(metrics, "base", "tuned"), spent_table(metrics)]
     title = f"{metrics['method']}: {folder.name}"
-    claim_line = " ".join([html.TUNED[metrics["claim"]], *(f"WARNING: {w}." for w in warnings)])
-    for warning in warnings:
+    claim_line = " ".join(
+        [html.TUNED[metrics["claim"]], *(f"WARNING: {w}." for w in metrics["warnings"])]
+    )
+    for warning in metrics["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 

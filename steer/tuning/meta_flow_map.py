@@ -30,6 +30,7 @@ from steer.annotations import Count
 from steer.flow_map import FlowMap, ResidualMap
 from steer.interpolant import expand
 from steer.lookahead import Glass, Lookahead
+from steer.resampling import effective_sample_size
 from steer.samplers import Sampler
 from steer.tilt import Tilt
 from steer.training.base import mean_square
@@ -115,8 +116,8 @@ class MetaFlowMap(DiagonalTuning):
                 share = expand(self.share(seen.t), u)
                 drawn = self.by_gradient(tilt, base, seen, normaliser, u - reference, generator)
                 target = target + share * (reference + drawn - target)
-        ess = weight.sum() ** 2 / weight.square().sum().clamp_min(1e-30)
-        return mean_square(u - target), {"ess": ess / len(weight)}
+        ess = effective_sample_size((seen.clean.tilt - normaliser)[None])[0] / len(weight)
+        return mean_square(u - target), {"ess": ess}
 
     def share(self, t: Tensor) -> Tensor:
         """Computes the share of the target with a gradient."""

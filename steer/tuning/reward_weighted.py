@@ -25,6 +25,7 @@ from torch import Tensor
 from steer.annotations import Count
 from steer.conditions import pick
 from steer.flow_map import FlowMap, ResidualMap
+from steer.resampling import effective_sample_size
 from steer.samplers import Sampler
 from steer.tilt import Tilt
 from steer.training.base import Loss, mean_square
@@ -113,9 +114,9 @@ class RewardWeighted(DiagonalTuning):
         if self.redrawn is not None:
             return squared, {}
         value = seen.clean.tilt
-        weight = torch.exp(value - self.log_normaliser(value, seen.clean.cond))
-        ess = weight.sum() ** 2 / weight.square().sum().clamp_min(1e-30)
-        return weight[seen.source].to(u.dtype) * squared, {"ess": ess / len(weight)}
+        log_weight = value - self.log_normaliser(value, seen.clean.cond)
+        ess = effective_sample_size(log_weight[None])[0] / len(log_weight)
+        return log_weight.exp()[seen.source].to(u.dtype) * squared, {"ess": ess}
 
 
 def redrawn(clean: Clean, n: int, generator: torch.Generator) -> Clean:
