@@ -42,7 +42,7 @@ OBJECTIVES: dict[str, Callable[[], TuningObjective]] = {
     "MetaFlowMap, no gradient": lambda: MetaFlowMap(gradient="never"),
     "TiltMatching": TiltMatching,
     "NoiseTilt": NoiseTilt,
-    "AdjointMatching": AdjointMatching,
+    "AdjointMatching": lambda: AdjointMatching(states=8),
     "ReinforceAdjointMatching": ReinforceAdjointMatching,
     "ValueGradient, denoiser": ValueGradient,
     "Dpo": Dpo,
