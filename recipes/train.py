@@ -19,6 +19,7 @@ from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
 from recipes.training.checkpoints import guidance_of, learned, save, start_from
 from recipes.training.trainer import LOG, check_trainer, fit
+from steer.conditions import for_particles
 from steer.data.stream import keyed_generator
 from steer.flow_map import ResidualMap
 from steer.loops import Diverged, Ema, Identities, MapTraining, Pictures, read_csv_log
@@ -93,7 +94,7 @@ def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:
     prompts = builders.prompts_of(config)
     x0 = builders.noise(config, config.shape, len(prompts)).flatten(0, 1)
     check_decode(builders.decode_of(config), x0[:1])
-    cond = None if prompts.cond is None else prompts.cond.repeat_interleave(config.particles, dim=0)
+    cond = for_particles(prompts.cond, config.particles)
     return builders.made_as(
         Pictures, config.pictures, x0=x0, cond=cond, folder=folder / "pictures", ema=ema
     )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from steer.conditions import Cond, condition_argument, name_of
+from steer.conditions import Cond, condition_argument, given_to, name_of
 
 __all__ = ["FunctionReward", "Reward", "as_reward"]
 
@@ -86,9 +86,8 @@ class FunctionReward(Reward):
         self.freeze()
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
-        given = {self.cond_argument: cond} if self.cond_argument else {}
         try:
-            value = self.function(x, **given)
+            value = self.function(x, **given_to(self.cond_argument, cond))
         except Exception as error:
             raise ValueError(
                 f"reward '{self.name}' raised {one_line(error)}: fix the function"

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rewards.base import Cond, Reward
+from steer.conditions import field
 
 __all__ = ["ClassLogProbability"]
 
@@ -17,7 +18,7 @@ class ClassLogProbability(Reward):
     Args:
         classifier: images (b, c, h, w) -> logits (b, classes); frozen in place.
         target: y, the same class for every sample; None takes each sample's own label from cond,
-            (b,) whole numbers.
+            (b,) whole numbers, or the `labels` of a steer.Condition.
 
     Raises:
         ValueError: when called, if a label is missing or is none of the classes.
@@ -36,7 +37,9 @@ class ClassLogProbability(Reward):
 
     def labels(self, cond: Cond, samples: int, classes: int) -> Int[Tensor, " b"]:
         """Return the class of each sample, (b,). Raises ValueError for a missing or wrong label."""
-        labels = cond if self.target is None else torch.full((samples,), self.target)
+        labels = (
+            field(cond, "labels") if self.target is None else torch.full((samples,), self.target)
+        )
         if (
             not isinstance(labels, Tensor)
             or labels.shape != (samples,)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from rewards.base import Cond, Reward
 from rewards.open_clip_model import Tokenizer, import_open_clip, open_clip_model
 from rewards.preprocess import Preprocess
+from steer.conditions import field
 
 __all__ = ["ClipScore"]
 
@@ -31,7 +32,7 @@ class ClipScore(Reward):
         pretrained: one of open_clip's tags for that model ("laion2b_s34b_b79k"), or a checkpoint
             file.
         prompt: y, the same for every sample; None takes each sample's own from cond, a list of b
-            strings.
+            strings, or the `texts` of a steer.Condition.
         scale: 1 for the plain cosine; CLIP's own logits have about 100.
 
     Raises:
@@ -82,6 +83,7 @@ class ClipScore(Reward):
         """Return the prompt of each sample. Raises ValueError if one is missing."""
         if self.prompt is not None:
             return [self.prompt] * samples
+        cond = field(cond, "texts")
         if (
             not isinstance(cond, list | tuple)
             or len(cond) != samples

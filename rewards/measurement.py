@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rewards.base import Cond, Reward
 from rewards.operators import LinearOperator, Operator, Step, over
+from steer.conditions import field
 
 __all__ = ["Measurement"]
 
@@ -61,6 +62,7 @@ class Measurement(Reward):
         """Return the measurement of each sample. Raises ValueError if cond does not name it."""
         if len(self.y) == 1:
             return self.y
+        cond = field(cond, "labels")
         if not isinstance(cond, Tensor) or cond.shape != (samples,) or cond.is_floating_point():
             raise ValueError(
                 "Measurement: expected the number of a measurement for each sample in cond, "

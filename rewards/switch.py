@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rewards.base import Cond, Reward, as_reward
 from rewards.compose import Composite
-from steer.conditions import pick
+from steer.conditions import field, pick
 
 __all__ = ["Switch"]
 
@@ -60,6 +60,7 @@ class Switch(Composite):
 
     def places(self, x: Float[Tensor, "b *shape"], cond: Cond) -> list[int]:
         """Find the index of the part for each sample. Raises ValueError where there is none."""
+        cond = field(cond, "texts", "labels")
         if cond is None or (
             isinstance(cond, Tensor) and (cond.ndim != 1 or cond.is_floating_point())
         ):

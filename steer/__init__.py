@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer import analytic, counting, guidance, lookahead, maps, resampling, samplers
 from steer.checkpoint import load
+from steer.conditions import Condition
 from steer.flow_map import FlowMap, OdeMap, ResidualMap
 from steer.interpolant import Linear, Schedule, Trigonometric, VariancePreserving
 from steer.maps.consistency import ConsistencyMap
@@ -29,6 +30,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Condition",
     "ConsistencyMap",
     "FlowMap",
     "Linear",

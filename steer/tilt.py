@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steer import counting
-from steer.conditions import Cond, condition_argument, name_of
+from steer.conditions import Cond, check, condition_argument, given_to, name_of, same, to
 from steer.interpolant import Time
 
 RewardFunction = Callable[..., Tensor]
@@ -106,7 +106,7 @@ class Tilt(nn.Module):
                 given, the time.
             ValueError: anything but one floating-point number per sample.
         """
-        r = self.reward(x, **({self.cond_argument: cond} if self.cond_argument else {}))
+        r = self.reward(x, **given_to(self.cond_argument, cond))
         if not isinstance(r, Tensor) or r.shape != x.shape[:1] or not r.is_floating_point():
             got = f"{tuple(r.shape)} of {r.dtype}" if isinstance(r, Tensor) else type(r).__name__
             expected = f"one floating-point number per sample, shape ({len(x)},)"
@@ -175,6 +175,7 @@ class Tilt(nn.Module):
         return self if self.prompts is None else self.with_scale(self.scale_for(0, cond))
 
     def _check_prompts(self) -> None:
+        check(self.prompts, len(self.prompts), "scale")
         if self.scale.shape != (len(self.prompts),):
             got = f"{len(self.prompts)} prompts and a scale of shape {tuple(self.scale.shape)}"
             raise ValueError(f"a tilt with prompts has one scale for each of them; got {got}")
@@ -192,19 +193,14 @@ class Tilt(nn.Module):
             raise ValueError(
                 "a tilt with a scale for each prompt needs the conditions of the samples; pass cond"
             )
-        if isinstance(self.prompts, Tensor):
-            same = cond.to(self.prompts.device)[:, None] == self.prompts[None]
-            same = same if same.ndim == 2 else same.flatten(2).all(2)
-        else:
-            same = torch.tensor(
-                [[one == other for other in self.prompts] for one in cond], device=self.scale.device
-            )
-        if (unknown := (~same.any(1)).nonzero()).numel():
+        device = self.scale.device
+        match = same(to(cond, device), to(self.prompts, device)).to(device)
+        if (unknown := (~match.any(1)).nonzero()).numel():
             raise ValueError(
                 f"the tilt has no scale for the prompt {cond[int(unknown[0])]};"
                 f" it has them for {list(self.prompts)}"
             )
-        return same.int().argmax(1)
+        return match.int().argmax(1)
 
 
 def check_finite(values: Tensor, what: str, t: Time | None = None, advice: str = FIX) -> None:

@@ -42,6 +42,7 @@ NUMERICS = {
     "test_plug_and_play.py",
     "test_renoise.py",
     "test_rescheduled.py",
+    "test_samplers_conditions.py",
     "test_tilting_exact.py",
     "test_training_free_guidance.py",
     "test_training_gradients.py",

@@ -1,4 +1,4 @@
-"""Two processes take the gradient of one on the joined batch, forward mode included.
+"""Two processes take the gradient of one on the joined batch, forward mode and conditions included.
 
 Run as a script, this file is one of the two: `test_loops_ddp.py NETWORK FOLDER`.
 """
@@ -13,18 +13,19 @@ import torch
 from lightning.pytorch import Trainer
 from selection import slow_but
 
+from steer.conditions import Condition, cat
 from steer.data import StreamData
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
 from steer.loops import CsvLog, MapTraining, quiet, read_csv_log
-from steer.networks import Mlp, Transformer, UNet
+from steer.networks import EmbeddingCondition, Mlp, Transformer, UNet
 from steer.training import Loss
 
 ROOT = Path(__file__).parents[1]
 
 
 def mlp():
-    return Mlp(2, 16, 2, frequencies=2)
+    return Mlp(2, 16, 2, EmbeddingCondition(3, 16), frequencies=2)
 
 
 def unet():
@@ -52,23 +53,26 @@ class Residual:
     """E |d_t X_{s,t}(x0) - x1|^2 at times read off the batch; keeps what it was given."""
 
     def __call__(self, flow_map, x0, x1, cond, generator, step):
-        self.seen = (x0, x1)
+        self.seen = (x0, x1, cond)
         s, t = x0.flatten(1)[:, :2].sigmoid().unbind(1)
-        _, d_t = torch.func.jvp(lambda t: flow_map(x0, s, t), (t,), (torch.ones_like(t),))
+        _, d_t = torch.func.jvp(lambda t: flow_map(x0, s, t, cond), (t,), (torch.ones_like(t),))
         return Loss((d_t - x1).square().flatten(1).sum(1).mean(), {})
 
 
 class Noise(StreamData):
-    """x1 ~ N(0, I)."""
+    """x1 ~ N(0, I), of vectors with a condition."""
 
     def __init__(self, batch_size, shape):
         super().__init__(batch_size)
         self.shape = shape
 
     def draw(self, generator):
-        return torch.randn(
-            self.batch_size, *self.shape, generator=generator, dtype=torch.float64
-        ), None
+        size = self.batch_size
+        x1 = torch.randn(size, *self.shape, generator=generator, dtype=torch.float64)
+        if len(self.shape) > 1:
+            return x1, None
+        pooled = torch.randn(size, 3, generator=generator, dtype=torch.float64)
+        return x1, Condition(pooled=pooled, texts=[f"{float(x):.3f}" for x in pooled[:, 0]])
 
 
 class Recorded(MapTraining):
@@ -92,10 +96,12 @@ def test_two_processes_equal_one_on_the_joined_batch(name, tmp_path):
     subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=300)
     ranks = [torch.load(tmp_path / f"rank{rank}_step0.pt", weights_only=True) for rank in (0, 1)]
     (first, gradient), (second, other) = ranks
-    assert not any(map(torch.equal, first, second))
-    x0, x1 = map(torch.cat, zip(first, second, strict=True))
+    assert not any(map(torch.equal, first[:2], second[:2]))
+    x0, x1 = map(torch.cat, zip(first[:2], second[:2], strict=True))
+    cond = None if first[2] is None else cat((first[2], second[2]))
+    assert cond is None or len({*cond.texts}) == len(x1)
     one = build(name)
-    loss = Residual()(one, x0, x1, None, torch.Generator(), 0).total
+    loss = Residual()(one, x0, x1, cond, torch.Generator(), 0).total
     loss.backward()
     assert read_csv_log(tmp_path / "log.csv")["train/loss"][0] == pytest.approx(
         loss.item(), rel=1e-6

@@ -200,6 +200,11 @@ def prompts_of(config: DictConfig) -> Prompts:
         raise ValueError("condition.labels is empty; give one label per prompt, or null")
     if all(isinstance(label, str) for label in labels) and not names:
         return Prompts(list(labels), list(labels))
+    if not names and len(kinds := {isinstance(label, str): label for label in labels}) > 1:
+        raise ValueError(
+            f"condition.labels holds numbers or texts; got {kinds[False]!r} and {kinds[True]!r}"
+            " together: give one kind"
+        )
     numbers = [number_of(label, names) for label in labels]
     titles = [names[k] if 0 <= k < len(names) else str(k) for k in numbers]
     return Prompts(torch.tensor(numbers, device=device_of(config)), titles)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recipes.evaluation.metrics import Measure
-from steer.conditions import name_of
+from steer.conditions import name_of, pick
 from steer.flow_map import FlowMap
 from steer.networks.shapes import WrongShape
 from steer.tilt import Tilt
@@ -25,7 +25,7 @@ def dry_run(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
         ValueError: naming the part that cannot take it.
     """
     x = x0[:1, 0]
-    cond = None if measure.cond is None else measure.cond[:1]
+    cond = pick(measure.cond, slice(1))
     shape = tuple(x.shape[1:])
     x1 = attempt("model: the model", shape, lambda: flow_map.lookahead(x, 0.0, cond))
     heldout = [("heldout", reward) for reward in measure.heldout]

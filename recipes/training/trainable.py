@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recipes.setup import builders
 from steer import checkpoint
+from steer.conditions import pick
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.maps import NoiseTilted
 from steer.networks import ByCondition
@@ -49,9 +50,7 @@ class Labels:
         if self.cond is None:
             return None
         chosen = torch.randint(len(self.cond), (n,), generator=generator)
-        if isinstance(self.cond, Tensor):
-            return self.cond[chosen.to(self.cond.device)]
-        return [self.cond[k] for k in chosen.tolist()]
+        return pick(self.cond, chosen)
 
 
 def learner_of(base: FlowMap, config: DictConfig) -> ResidualMap:

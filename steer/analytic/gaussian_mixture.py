@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steer import counting
 from steer.analytic.gaussians import Gaussians, tilt
+from steer.conditions import Cond, field
 from steer.flow_map import FlowMap
 from steer.interpolant import Endpoints, Linear, Schedule, Time, batch_time
 from steer.lookahead import Guesses
@@ -125,7 +126,7 @@ class GaussianMixture(FlowMap):
         return y if self.axes is None else torch.einsum("kij,bkj->bki", self.axes, y)
 
     def _posterior(
-        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> tuple[Gaussians, Tensor, Tensor]:
         """Compute p(x1 | x_t = x) along the axes, E[x0 | x_t, k] (B, K, d) and log p_t(x) (B,).
 
@@ -141,6 +142,7 @@ class GaussianMixture(FlowMap):
         y = self._along(x) - alpha * mean
         total = alpha**2 * var + sigma**2
         log_joint = log_w - 0.5 * (y**2 / total + total.log() + math.log(2 * math.pi)).sum(-1)
+        cond = field(cond, "labels")
         if cond is not None:
             if ((cond < -1) | (cond >= len(log_w))).any():
                 known = f"a component, 0..{len(log_w) - 1}, or -1 for none"
@@ -157,25 +159,23 @@ class GaussianMixture(FlowMap):
         return posterior, sigma * y / total, log_p
 
     def log_prob(
-        self, x: Float[Tensor, "b *shape"], t: Time = 1.0, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time = 1.0, cond: Cond = None
     ) -> Float[Tensor, "b"]:
         """Compute log p_t(x)."""
         return self._posterior(x, t, cond)[2]
 
-    def endpoints(
-        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
-    ) -> Endpoints:
+    def endpoints(self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None) -> Endpoints:
         """Compute E[x1 | x_t] and E[x0 | x_t], finite at every t in [0, 1]."""
         posterior, noise, _ = self._posterior(x, t, cond)
         w = posterior.log_w.exp()[:, :, None]
         return Endpoints((w * self._back(posterior.mean)).sum(1), (w * self._back(noise)).sum(1))
 
     def velocity(
-        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b d"]:
         return counting.network(self._velocity(x, t, cond))
 
-    def _velocity(self, x: Tensor, t: Time, cond: Tensor | None) -> Tensor:
+    def _velocity(self, x: Tensor, t: Time, cond: Cond) -> Tensor:
         check_vectors(x, self.means.shape[1], "mixture")
         if self.round and cond is None and x.dtype == torch.float64:
             return self._round_velocity(x, t)
@@ -200,12 +200,12 @@ class GaussianMixture(FlowMap):
         return g * x + (d_alpha - alpha * g) * (torch.softmax(logits, dim=1) @ self.means)
 
     def denoise(
-        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b d"]:
         return counting.network(self.endpoints(x, t, cond).clean)
 
     def score(
-        self, x: Float[Tensor, "b *shape"], t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
     ) -> Float[Tensor, "b d"]:
         """Compute grad log p_t(x), at t = 1 too, where the mixture has a density."""
         alpha, sigma, _, _ = (
@@ -217,7 +217,7 @@ class GaussianMixture(FlowMap):
         return -counting.network((posterior.log_w.exp()[:, :, None] * self._back(pull)).sum(1))
 
     def forward(
-        self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Tensor | None = None
+        self, x: Float[Tensor, "b *shape"], s: Time, t: Time, cond: Cond = None
     ) -> Float[Tensor, "b d"]:
         """Compute X_{s,t}(x) by RK4 on a fixed grid, clipped to each sample's own [s, t].
 
@@ -234,9 +234,7 @@ class GaussianMixture(FlowMap):
             x = self._sweep(x, s, torch.where(t < s, t, s), cells[::-1], False, cond)
         return counting.network(x)
 
-    def _sweep(
-        self, x: Tensor, s: Tensor, t: Tensor, cells: range, up: bool, cond: Tensor | None
-    ) -> Tensor:
+    def _sweep(self, x: Tensor, s: Tensor, t: Tensor, cells: range, up: bool, cond: Cond) -> Tensor:
         """Take Runge-Kutta steps from s to t, one a cell, of zero length outside [s, t]."""
         solver = Rk4()
         for k in cells:
@@ -273,7 +271,7 @@ class GaussianMixture(FlowMap):
         t: Time,
         draws: int,
         generator: torch.Generator | None,
-        cond: Tensor | None = None,
+        cond: Cond = None,
     ) -> Guesses:
         """Draw equally many samples of each component, `draws` or more in all, weighted by it.
 

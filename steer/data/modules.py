@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from steer.data.fashion import fashion_mnist, to_signed
 from steer.data.plane import checkerboard
 from steer.data.stream import step_loader
+from steer.flow_map import Cond
 
 __all__ = ["Checkerboard", "FashionMnist", "StreamData"]
 
-Batch = tuple[Tensor, Tensor | None]
+Batch = tuple[Tensor, Cond]
 
 
 class StreamData(LightningDataModule, ABC):
@@ -34,7 +35,10 @@ class StreamData(LightningDataModule, ABC):
 
     @abstractmethod
     def draw(self, generator: torch.Generator) -> Batch:
-        """Draw a batch x1 (B, *shape) and its conditions, or None, from the generator alone."""
+        """Draw a batch x1 (B, *shape) and its conditions from the generator alone.
+
+        Conditions are labels (B,), embeddings (B, E), a list of B texts, a steer.Condition or None.
+        """
 
     def train_dataloader(self) -> DataLoader:
         return step_loader(self.draw, self.seed, self.trainer)

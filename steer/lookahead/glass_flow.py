@@ -35,6 +35,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.conditions import pick, repeat
 from steer.flow_map import Cond, FlowMap, OdeMap
 from steer.interpolant import Endpoints, Linear, Schedule, Time, batch_time, expand
 from steer.solvers import Heun, Solver
@@ -113,18 +114,12 @@ class Context:
         return len(self.x_t)
 
     def __getitem__(self, indices: slice | Tensor) -> "Context":
-        cond = None if self.cond is None else self.cond[indices]
-        return Context(self.x_t[indices], self.t[indices], self.schedule, cond)
+        return Context(self.x_t[indices], self.t[indices], self.schedule, pick(self.cond, indices))
 
     def repeat(self, times: int) -> "Context":
         """The whole batch, `times` times over."""
-        cond = self.cond
-        if isinstance(cond, Tensor):
-            cond = cond.repeat(times, *(1 for _ in cond.shape[1:]))
-        elif cond is not None:
-            cond = cond * times
         x_t = self.x_t.repeat(times, *(1 for _ in self.x_t.shape[1:]))
-        return Context(x_t, self.t.repeat(times), self.schedule, cond)
+        return Context(x_t, self.t.repeat(times), self.schedule, repeat(self.cond, times))
 
     def hidden(self, x0: Tensor, x1: Tensor) -> Tensor:
         """y = s x1 - c x0, for the pair that x_t was made of."""

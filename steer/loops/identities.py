@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from steer.conditions import pick
 from steer.data.stream import keyed_generator
 from steer.flow_map import ResidualMap
 from steer.loops.averaging import Ema
@@ -76,7 +77,7 @@ class Identities(Callback):
         generator = keyed_generator("identities", device=x1.device)
         x0 = torch.randn(x1.shape, generator=generator, device=x1.device, dtype=x1.dtype)
         s, t = SortedPair().sample(len(x1), generator)
-        return Pairs(x0, x1, s, t, None if cond is None else cond[: self.samples])
+        return Pairs(x0, x1, s, t, pick(cond, slice(self.samples)))
 
 
 @torch.no_grad()

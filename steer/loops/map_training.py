@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steer.conditions import check, drop, single
 from steer.flow_map import Cond, ResidualMap
 from steer.loops.base import Loop
 from steer.training import Objective, UncheckedGradient, WrongGradient
@@ -28,6 +29,9 @@ class MapTraining(Loop):
         objective: one of `steer.training`; if it is a module, its parameters are learned too.
         drop_cond: probability of training a sample without its condition, so that the map learns
             both the conditional and the unconditional distribution.
+        null: the condition of a sample without one, one entry, such as that of the empty text; by
+            default label -1, embedding zero, the empty text, and tokens of zero of which a mask
+            leaves one.
         check_gradient: compare the gradient of the loss with a finite difference before the first
             step of a run, new or resumed; see `steer.training.check_gradient`. It changes nothing,
             and takes about as long as a step. A training whose network or objective cannot be run
@@ -44,6 +48,7 @@ class MapTraining(Loop):
         flow_map: ResidualMap,
         objective: Objective,
         drop_cond: float = 0.0,
+        null: Cond = None,
         check_gradient: bool = True,
         **optimizer: Any,
     ):
@@ -51,6 +56,7 @@ class MapTraining(Loop):
         self.flow_map = flow_map
         self.objective = objective
         self.drop_cond = drop_cond
+        self.null = single(null, "null")
         self.check_gradient = check_gradient
         self.checked = False
 
@@ -62,10 +68,11 @@ class MapTraining(Loop):
 
     def training_step(self, batch: tuple[Tensor, Cond], batch_idx: int) -> Tensor:
         x1, cond = batch
+        check(cond, len(x1))
         unchecked = None if self.checked else self.check(x1, cond)
         generator = self.step_generator(batch_idx)
         x0 = torch.randn(x1.shape, generator=generator, device=self.device, dtype=x1.dtype)
-        cond = drop(cond, self.drop_cond, generator)
+        cond = drop(cond, self.drop_cond, generator, self.null)
         loss = self.objective(self.flow_map, x0, x1, cond, generator, self.global_step)
         if not loss.total.isfinite():
             self.check_data(x1)
@@ -115,19 +122,3 @@ def guidance_of(flow_map: ResidualMap, objective: Objective) -> float:
     """Finds the weight of classifier-free guidance that the map has once it is trained."""
     taught = getattr(objective, "guidance", 1.0)
     return taught if taught != 1 else flow_map.guidance
-
-
-def drop(cond: Cond, probability: float, generator: torch.Generator) -> Cond:
-    """Replaces each condition, with the given probability, by none.
-
-    None is label -1, embedding 0, the empty text.
-    """
-    if cond is None or probability == 0:
-        return cond
-    if isinstance(cond, Tensor):
-        dropped = torch.rand(len(cond), generator=generator, device=cond.device) < probability
-        if cond.is_floating_point():
-            return cond.masked_fill(dropped[:, None], 0.0)
-        return cond.masked_fill(dropped, -1)
-    dropped = torch.rand(len(cond), generator=generator, device=generator.device) < probability
-    return ["" if gone else text for text, gone in zip(cond, dropped.tolist(), strict=True)]

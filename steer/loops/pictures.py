@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from steer.annotations import Count, Positive
+from steer.conditions import to
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond
 from steer.loops.averaging import Ema
@@ -75,10 +76,11 @@ class Pictures(Callback):
     def sample(self, sampler: Callable[..., Any], pl_module: LightningModule) -> Tensor:
         """Draws x (B, *shape) from the fixed noise."""
         device = pl_module.device
-        cond = self.cond.to(device) if isinstance(self.cond, Tensor) else self.cond
         generator = keyed_generator("pictures", device=device)
         x0 = self.x0.to(device).unsqueeze(1)
-        return sampler(pl_module.flow_map, x0, cond=cond, generator=generator).x.squeeze(1)
+        return sampler(
+            pl_module.flow_map, x0, cond=to(self.cond, device), generator=generator
+        ).x.squeeze(1)
 
     def show(self, trainer: Trainer, name: str, x: Tensor) -> None:
         """Writes one picture to its file and to TensorBoard."""

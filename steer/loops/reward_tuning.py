@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from steer import counting
 from steer.annotations import Count
-from steer.conditions import for_particles
+from steer.conditions import check, for_particles
 from steer.data.stream import step_loader
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.loops.base import Loop
@@ -45,7 +45,7 @@ class RewardTuning(Loop):
         objective: one of `steer.tuning`, or any other TuningObjective.
         shape: of one sample.
         batch_size: samples per step and process.
-        prompts: prompts(n, generator) -> n conditions, or None.
+        prompts: prompts(n, generator) -> n conditions, of any kind, or None.
         per_prompt: samples of each prompt in a batch, side by side; by default what the objective
             needs.
         optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
@@ -102,7 +102,9 @@ class RewardTuning(Loop):
 
     def draw(self, generator: torch.Generator) -> tuple[Cond]:
         """Draws the prompts of one step, in a tuple of one."""
-        prompts = self.prompts(self.batch_size // self.per_prompt, generator)
+        number = self.batch_size // self.per_prompt
+        prompts = self.prompts(number, generator)
+        check(prompts, number, "prompt")
         return (for_particles(prompts, self.per_prompt),)
 
     def product(self) -> FlowMap:

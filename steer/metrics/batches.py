@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.conditions import pick
+
 
 def in_batches(
     network: Callable[..., Tensor],
@@ -31,7 +33,7 @@ def in_batches(
     for start in range(0, len(x), max_batch):
         batch = slice(start, start + max_batch)
         with torch.no_grad():
-            answer = network(x[batch]) if cond is None else network(x[batch], cond[batch])
+            answer = network(x[batch]) if cond is None else network(x[batch], pick(cond, batch))
         answers.append(_checked(answer, len(x[batch]), start, constrained))
     return torch.cat(answers).double()
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from steer.conditions import Cond, field
+
 __all__ = ["ClassCondition", "EmbeddingCondition", "NoCondition"]
 
 
@@ -75,14 +77,14 @@ class Condition(nn.Module, ABC):
         return self(cond, like), None
 
     @abstractmethod
-    def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Cond, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         """Compute the embedding of cond, in the shape, precision and device of `like`."""
 
 
 class NoCondition(Condition):
     """The embedding of networks without a condition. Raises ValueError if there is one."""
 
-    def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Cond, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         if cond is not None:
             raise ValueError(
                 "this network takes no condition; pass cond=None, or load a conditional map"
@@ -93,7 +95,8 @@ class NoCondition(Condition):
 class ClassCondition(Condition):
     """A learned vector per class, and one more for the absent class, label -1.
 
-    Class probabilities (B, classes) in place of labels give the mean of the classes' vectors.
+    Class probabilities (B, classes) in place of labels give the mean of the classes' vectors. Of a
+    steer.Condition it takes the field `labels`.
 
     Args:
         classes: number of classes; labels are integers (B,), from 0 to classes - 1, or -1.
@@ -108,7 +111,8 @@ class ClassCondition(Condition):
         self.classes = classes
         self.table = nn.Embedding(classes + 1, dim)
 
-    def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Cond, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
+        cond = field(cond, "labels")
         if cond is None:
             cond = torch.full((len(like),), -1, device=like.device)
         if cond.is_floating_point() and cond.shape == (len(like), self.classes):
@@ -129,6 +133,8 @@ class ClassCondition(Condition):
 class EmbeddingCondition(Condition):
     """A linear map of an embedding, such as of a text; zero is the absent condition.
 
+    Of a steer.Condition it takes the field `pooled`.
+
     Args:
         features: size of the embedding, which is (B, features).
         dim: size of the result.
@@ -141,7 +147,8 @@ class EmbeddingCondition(Condition):
         super().__init__()
         self.linear = nn.Linear(features, dim)
 
-    def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
+    def forward(self, cond: Cond, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
+        cond = field(cond, "pooled")
         if cond is None:
             cond = like.new_zeros(len(like), self.linear.in_features)
         expected = (len(like), self.linear.in_features)

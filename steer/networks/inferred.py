@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steer.conditions import field
 from steer.flow_map import Cond
 from steer.networks.conditioning import TimeEmbedding
 from steer.networks.shapes import check_images
@@ -118,6 +119,7 @@ class ByCondition(nn.Module):
         t: Float[Tensor, "b"],
         cond: Cond = None,
     ) -> Float[Tensor, "b *shape"]:
+        cond = field(cond, "labels")
         if cond is None:
             return self.unconditional(x, s, t)
         absent = cond == -1

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from steer.conditions import Cond, for_particles
+from steer.conditions import Cond, check, for_particles, pick
 from steer.flow_map import FlowMap
 from steer.lookahead import Lookahead
 from steer.randomness import PromptKeys, prompt_generators
@@ -50,10 +50,7 @@ class Run:
     ):
         _check_noise(x0)
         self.prompts, self.particles = x0.shape[:2]
-        if cond is not None and len(cond) != self.prompts:
-            raise ValueError(
-                f"cond has one entry per prompt, {self.prompts} of them; got {len(cond)}"
-            )
+        check(cond, self.prompts, "prompt")
         self._tilt = _in_order(tilt, cond, self.prompts)
         self.flow_map = flow_map
         self.device = x0.device
@@ -221,11 +218,11 @@ class Run:
             indices: which samples of the batch the tensors are, ascending; all if None.
         """
         parts = []
-        cond = self._cond_of(indices)
+        cond = self.cond if indices is None else pick(self.cond, indices)
         for piece in self._batches(apart, indices):
             try:
                 inputs = [x[piece] for x in tensors]
-                parts.append(function(*inputs, None if cond is None else cond[piece]))
+                parts.append(function(*inputs, pick(cond, piece)))
             except NonFiniteReward as error:
                 at = piece.start + error.sample
                 sample = at if indices is None else int(indices[at])
@@ -253,14 +250,6 @@ class Run:
             size = self.max_batch or n
             pieces += [slice(i, min(i + size, end)) for i in range(end - n, end, size or 1)]
         return pieces
-
-    def _cond_of(self, indices: Int[Tensor, "m"] | None) -> Any:
-        """The conditions of the batch, or of these indices."""
-        if indices is None or self.cond is None:
-            return self.cond
-        if isinstance(self.cond, list):
-            return [self.cond[i] for i in indices.tolist()]
-        return self.cond[indices]
 
 
 def _joined(parts: list) -> Any:

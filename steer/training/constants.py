@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from steer.conditions import Condition
+
 
 class Constants(TorchFunctionMode):
     """A mode that notes the constants of a computation and gives them to its later runs.
@@ -86,9 +88,11 @@ def writes(name: str) -> bool:
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
-    """Iterates over the tensors in nested tuples, lists and dicts."""
+    """Iterates over the tensors in nested tuples, lists, dicts and conditions."""
     if isinstance(tree, Tensor):
         yield tree
+    elif isinstance(tree, Condition):
+        yield from tensors(dict(tree.fields))
     elif isinstance(tree, dict):
         for value in tree.values():
             yield from tensors(value)
@@ -101,6 +105,8 @@ def mapped(f: Callable[[Tensor], Any], tree: Any) -> Any:
     """Applies f to every tensor of a nesting."""
     if isinstance(tree, Tensor):
         return f(tree)
+    if isinstance(tree, Condition):
+        return tree.map(f)
     if isinstance(tree, dict):
         return {key: mapped(f, value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

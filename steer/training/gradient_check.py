@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from steer.conditions import pick
 from steer.flow_map import Cond, ResidualMap
 from steer.training.base import Loss
 from steer.training.constants import Constants, mapped, tensors
@@ -103,7 +104,7 @@ def check_gradient(
             finite gradient there; it names the exception, which is its cause, and what to do.
     """
     x1 = x1[:samples]
-    cond = None if cond is None else cond[:samples]
+    cond = pick(cond, slice(samples))
     device = x1.device if x1.device.type == "cuda" else torch.device("cpu")  # others lack float64
     with calm(device):
         try:

@@ -10,6 +10,7 @@ Reference: Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825 (self-distilla
 import torch
 from torch import Tensor
 
+from steer.conditions import pick
 from steer.flow_map import Cond, ResidualMap
 from steer.training.base import Loss, Objective, PairObjective, Pairs, Target
 from steer.training.target_networks import SelfTarget, TargetNetwork
@@ -130,14 +131,14 @@ class Joint(Objective):
         n = self.diagonal_size(len(x1), step)
         loss = Loss(x1.new_zeros(()), {})
         if self.diagonal is not None:
-            first = _part(cond, slice(None, n))
+            first = pick(cond, slice(n))
             loss = self.diagonal(flow_map, x0[:n], x1[:n], first, generator, step)
         if n == len(x1) or self.off_diagonal is None:
             # DDP wants every weight in every loss
             idle = sum(p.sum() for p in self.weighting.parameters())
             return loss._replace(total=loss.total + 0 * idle)
         s, t = self.pairs.sample(len(x1) - n, generator)
-        pairs = Pairs(x0[n:], x1[n:], s, t, _part(cond, slice(n, None)), step)
+        pairs = Pairs(x0[n:], x1[n:], s, t, pick(cond, slice(n, None)), step)
         target = self.target(flow_map, pairs)
         residual = self.off_diagonal(flow_map, target, pairs, generator)
         weighted = self.weighting(residual, s, t).mean()
@@ -159,7 +160,3 @@ class Joint(Objective):
         if self.off_diagonal is None or step < self.diag_only_steps or self.diag_fraction == 1:
             return batch
         return min(max(round(batch * self.diag_fraction), 1), max(batch - 1, 1))
-
-
-def _part(cond: Cond, indices: slice) -> Cond:
-    return None if cond is None else cond[indices]

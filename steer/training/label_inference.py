@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from steer.conditions import field, is_labels
 from steer.flow_map import Cond, ResidualMap
 from steer.networks import InferredClass
 from steer.training.base import Loss, Objective
@@ -57,12 +58,13 @@ class LabelInference(Objective):
                 "LabelInference trains a steer.networks.InferredClass;"
                 f" got a {type(network).__name__}"
             )
-        if not isinstance(cond, Tensor):
+        labels = field(cond, "labels")
+        if not is_labels(labels):
             raise ValueError("LabelInference needs class labels, and the data have none")
         t = uniform(len(x1), generator)
         logits = network.classifier(flow_map.schedule.interpolate(x0, x1, t), t, t)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        entropy = F.cross_entropy(logits, cond, reduction="none")
+        entropy = F.cross_entropy(logits, labels, reduction="none")
         label = Loss.of(self, entropy.mean(), "cross_entropy", entropy, t, t)
         if step < self.classifier_steps:
             # DDP wants every weight in every loss

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from steer.checkpoint import difference
+from steer.conditions import pick
 from steer.flow_map import Cond, FlowMap
 from steer.networks.shapes import WrongShape
 
@@ -191,9 +192,8 @@ class TeacherTarget(TargetNetwork):
             return
         (teacher,) = self.kept
         one = x[:1]
-        one_cond = None if cond is None else cond[:1]
         try:
-            shape = teacher.velocity(one, 0.5, one_cond).shape
+            shape = teacher.velocity(one, 0.5, pick(cond, slice(1))).shape
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, WrongShape) as error:

@@ -12,11 +12,11 @@ from abc import abstractmethod
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steer.annotations import Count, NotNegative
-from steer.conditions import pick
+from steer.conditions import names_of, pick, prompts_of, to
 from steer.data.modules import StreamData
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond, FlowMap, ResidualMap
@@ -248,7 +248,7 @@ def from_data(data: StreamData, x0: Tensor, generator: torch.Generator) -> tuple
     """Draws a batch of data, with its conditions, to where x0 is."""
     seed = torch.randint(MOST_SEED, (), generator=generator, device=generator.device)
     x1, cond = data.draw(keyed_generator("data", int(seed)))
-    return x1.to(x0), cond.to(x0.device) if isinstance(cond, Tensor) else cond
+    return x1.to(x0), to(cond, x0.device)
 
 
 def renoised(
@@ -269,7 +269,8 @@ class LogMeanExp(torch.nn.Module):
     """Running estimates of log E[exp(v)], one for each condition; they are saved.
 
     A mean over the batch alone would correlate with its own samples and weaken the tilt by a part
-    of order 1 / batch. Labels and texts have estimates of their own, embeddings share one.
+    of order 1 / batch. Labels and texts, also those of a Condition, have estimates of their own,
+    embeddings share one.
 
     Args:
         decay: of the average over steps.
@@ -325,10 +326,9 @@ class LogMeanExp(torch.nn.Module):
 
 def members(cond: Cond, n: int, device: torch.device) -> dict[str, Tensor]:
     """Which samples have each label or text: name -> (n,) of booleans."""
-    labels = isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()
-    if not labels and not isinstance(cond, list | tuple):
+    names = names_of(cond)
+    if names is None:
         return {EVERYONE: torch.ones(n, dtype=torch.bool, device=device)}
-    names = [str(int(c)) if labels else c for c in cond]
     return {
         name: torch.tensor([name == other for other in names], device=device)
         for name in dict.fromkeys(names)
@@ -356,13 +356,3 @@ def advantages(tilt: Float[Tensor, "b"], cond: Cond) -> Float[Tensor, "b"]:
     of_prompt = (tilt - mean[prompt]) * n / (n - 1).clamp_min(1)
     of_all = (tilt - tilt.mean()) * len(tilt) / max(len(tilt) - 1, 1)
     return torch.where(n > 1, of_prompt, of_all)
-
-
-def prompts_of(cond: Cond, n: int) -> Int[Tensor, "n"]:
-    """Numbers the different conditions of n samples."""
-    if cond is None:
-        return torch.zeros(n, dtype=torch.long)
-    if isinstance(cond, Tensor):
-        return torch.unique(cond, dim=0, return_inverse=True)[1]
-    numbers = {prompt: k for k, prompt in enumerate(dict.fromkeys(cond))}
-    return torch.tensor([numbers[prompt] for prompt in cond])

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.conditions import pick
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.tilt import Tilt
 from steer.training import FlowMatching, Joint, Loss, Objective, Semigroup
@@ -105,7 +106,7 @@ class Direct(TuningObjective):
             terms["energy"] = energy.detach()
         if self.consistency > 0:
             own = rolled.samples[indices]
-            own_cond = None if cond is None else cond[indices]
+            own_cond = pick(cond, indices)
             fresh = torch.randn(own.shape, generator=generator, device=own.device, dtype=own.dtype)
             map_loss = self.objective(flow_map, fresh, own, own_cond, generator, step)
             loss = loss + self.consistency * map_loss.total

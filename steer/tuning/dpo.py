@@ -26,14 +26,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from steer.annotations import Count, Positive
-from steer.conditions import Cond, for_particles
+from steer.conditions import Cond, for_particles, prompts_of
 from steer.data.modules import StreamData
 from steer.flow_map import FlowMap, ResidualMap
 from steer.samplers import Sampler
 from steer.tilt import Tilt
 from steer.training.base import Loss
 from steer.training.times import TimeLaw, Uniform
-from steer.tuning.diagonal import Clean, DiagonalTuning, Renoised, from_data, prompts_of
+from steer.tuning.diagonal import Clean, DiagonalTuning, Renoised, from_data
 from steer.tuning.objective import TuningClaim
 from steer.tuning.rollouts import squared_norm
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from steer.annotations import checked
+from steer.conditions import to
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.tilt import Tilt, check_gradient, no_gradient
 from steer.training.base import Loss
@@ -176,7 +177,7 @@ class RolloutObjective(TuningObjective, Generic[Kept]):
 
     def keep(self, state: tuple | None, device: torch.device) -> None:
         """Takes what was saved."""
-        moved = [v.to(device) if isinstance(v, Tensor) else v for v in state or ()]
+        moved = [to(value, device) for value in state or ()]
         self.kept = self.record(*moved) if moved else None
 
 

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.conditions import prompts_of
 from steer.flow_map import Cond
 from steer.tilt import check_finite
-from steer.tuning.diagonal import prompts_of
 
 SMALL = 1e-4
 ADVICE = "an advantage needs finite rewards; clip the reward, or use RewardWeighted"

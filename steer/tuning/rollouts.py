@@ -133,7 +133,7 @@ class Jumps(Rollout):
         moves = []
         if direct < len(x0):
             with torch.no_grad():
-                rest = None if cond is None else cond[direct:]
+                rest = pick(cond, slice(direct, None))
                 x = torch.cat((x0[:direct], flow_map(x0[direct:], 0.0, times[0, direct:], rest)))
         for s, t in zip(times, [*times[1:], torch.ones_like(times[0])], strict=True):
             u = flow_map.average_velocity(x, s, t, cond)
@@ -173,7 +173,7 @@ class Steps(Rollout):
 
         It costs one evaluation of each map.
         """
-        part = None if cond is None else cond[indices]
+        part = pick(cond, indices)
         return drift_energy(flow_map, base, rolled.samples[indices], part, generator)
 
 
@@ -361,7 +361,7 @@ def jump_energy(move: Move, base: FlowMap, indices: slice, cond: Cond) -> Float[
     """
     x, s, t, u = (part[indices] for part in move)
     with torch.set_grad_enabled(x.requires_grad):
-        reference = base.average_velocity(x, s, t, None if cond is None else cond[indices])
+        reference = base.average_velocity(x, s, t, pick(cond, indices))
     return (t - s) * squared_norm(u - reference)
 
 

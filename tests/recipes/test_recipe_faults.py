@@ -121,6 +121,10 @@ number = 3
             "no t10k-images-idx3-ubyte.gz in nowhere",
         ),
         (["tune", "fashion/tune", "model=nowhere"], "no map is called 'nowhere'"),
+        (
+            [*RING, "condition.labels=[3,a hat]", "condition.names=null"],
+            "condition.labels holds numbers or texts; got 3 and 'a hat' together: give one kind",
+        ),
     ],
 )
 def test_one_line(steer, words, says):
