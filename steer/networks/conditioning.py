@@ -61,7 +61,7 @@ class Tokens(NamedTuple):
     mask: Bool[Tensor, "b n"]
 
 
-class Condition(nn.Module, ABC):
+class ConditionEmbedding(nn.Module, ABC):
     """An embedding of conditions, cond -> (B, dim), and perhaps tokens to attend to.
 
     Attributes:
@@ -81,7 +81,7 @@ class Condition(nn.Module, ABC):
         """Compute the embedding of cond, in the shape, precision and device of `like`."""
 
 
-class NoCondition(Condition):
+class NoCondition(ConditionEmbedding):
     """The embedding of networks without a condition. Raises ValueError if there is one."""
 
     def forward(self, cond: Cond, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
@@ -92,7 +92,7 @@ class NoCondition(Condition):
         return torch.zeros_like(like)
 
 
-class ClassCondition(Condition):
+class ClassCondition(ConditionEmbedding):
     """A learned vector per class, and one more for the absent class, label -1.
 
     Class probabilities (B, classes) in place of labels give the mean of the classes' vectors. Of a
@@ -130,7 +130,7 @@ class ClassCondition(Condition):
         return self.table(cond % (self.classes + 1))  # -1 is the last row
 
 
-class EmbeddingCondition(Condition):
+class EmbeddingCondition(ConditionEmbedding):
     """A linear map of an embedding, such as of a text; zero is the absent condition.
 
     Of a steer.Condition it takes the field `pooled`.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from steer.flow_map import Cond
 from steer.lookahead.glass_flow import Context
-from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding, Tokens
+from steer.networks.conditioning import ConditionEmbedding, NoCondition, TimeEmbedding, Tokens
 
 __all__ = ["ContextCondition", "WithContext", "warm_start"]
 
@@ -41,7 +41,7 @@ class WithContext(nn.Module):
         return self.network(x, s, t, context, beside=context.shown())
 
 
-class ContextCondition(Condition):
+class ContextCondition(ConditionEmbedding):
     """The embedding of a context without x_t: its condition, and the time t, initially zero.
 
     Args:
@@ -49,7 +49,7 @@ class ContextCondition(Condition):
         condition: the embedding of the context's cond; none by default.
     """
 
-    def __init__(self, dim: int, condition: Condition | None = None):
+    def __init__(self, dim: int, condition: ConditionEmbedding | None = None):
         super().__init__()
         self.condition = condition or NoCondition()
         self.token_width = self.condition.token_width

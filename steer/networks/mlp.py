@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steer.flow_map import Cond
-from steer.networks.conditioning import Condition, NoCondition
+from steer.networks.conditioning import ConditionEmbedding, NoCondition
 from steer.networks.shapes import check_vectors
 
 __all__ = ["Mlp"]
@@ -23,7 +23,7 @@ class Mlp(nn.Module):
     Args:
         dim: dimension of x, which is (B, dim).
         width, depth: hidden units and hidden layers.
-        condition: the embedding of cond, a Condition of size `width`; none by default.
+        condition: the embedding of cond, a ConditionEmbedding of size `width`; none by default.
         data_std: standard deviation of the data, which brings x to unit scale.
         beside: number of further inputs per sample, at unit scale already.
         frequencies: how many sines and cosines of each coordinate.
@@ -38,7 +38,7 @@ class Mlp(nn.Module):
         dim: int = 2,
         width: int = 256,
         depth: int = 4,
-        condition: Condition | None = None,
+        condition: ConditionEmbedding | None = None,
         data_std: float = 1.0,
         beside: int = 0,
         frequencies: int = 0,

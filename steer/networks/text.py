@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from steer.annotations import Count
-from steer.flow_map import Cond
+from steer.conditions import Cond, field
 from steer.nearest import hint
-from steer.networks.conditioning import Condition, Tokens
+from steer.networks.conditioning import ConditionEmbedding, Tokens
 from steer.networks.masked_attention import MaskedAttention
 from steer.networks.normalisation import LayerNorm
 
@@ -30,7 +30,7 @@ def words_of(caption: str) -> list[str]:
     return re.findall(r"[^\s.,!?;:\"]+", caption.lower())
 
 
-class CaptionCondition(Condition):
+class CaptionCondition(ConditionEmbedding):
     """An embedding of captions by words, with tokens for cross-attention.
 
     Args:
@@ -132,7 +132,7 @@ class WordBlock(nn.Module):
 
 def captions_of(cond: Cond, n: int) -> list[str]:
     """Checks that a condition has a caption for each of n samples, and lists them."""
-    texts = getattr(cond, "texts", cond)
+    texts = field(cond, "texts")
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         got = type(cond).__name__
         raise ValueError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steer.flow_map import Cond
-from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
+from steer.networks.conditioning import ConditionEmbedding, NoCondition, TimeEmbedding
 from steer.networks.normalisation import LayerNorm
 from steer.networks.recomputing import recompute
 from steer.networks.shapes import check_images
@@ -76,7 +76,7 @@ class Transformer(nn.Module):
         depth: blocks.
         heads: of attention.
         patch: side of the pixel blocks that are the tokens.
-        condition: the embedding of cond, a Condition of size `width`; none by default.
+        condition: the embedding of cond, a ConditionEmbedding of size `width`; none by default.
         beside: channels of a second input image.
         recompute: gradient checkpointing: keep no activations inside blocks and compute them again
             in the backward pass.
@@ -93,7 +93,7 @@ class Transformer(nn.Module):
         depth: int = 6,
         heads: int = 4,
         patch: int = 4,
-        condition: Condition | None = None,
+        condition: ConditionEmbedding | None = None,
         beside: int = 0,
         recompute: bool = False,
     ):

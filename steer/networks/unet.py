@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steer.flow_map import Cond
-from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding, Tokens
+from steer.networks.conditioning import ConditionEmbedding, NoCondition, TimeEmbedding, Tokens
 from steer.networks.masked_attention import MaskedAttention
 from steer.networks.normalisation import GroupNorm
 from steer.networks.recomputing import recompute
@@ -93,8 +93,8 @@ class UNet(nn.Module):
         blocks: residual blocks at each level, on the way down and again on the way up.
         patch: side of the pixel blocks that become channels before the first level, and pixels
             again after the last.
-        condition: the embedding of cond, a Condition of size 4 * channels[0]; none by default. If
-            it has tokens, the last level and the middle attend to them.
+        condition: the embedding of cond, of size 4 * channels[0]; none by default. If it has
+            tokens, the last level and the middle attend to them.
         beside: channels of a second input image.
         recompute: gradient checkpointing: keep no activations inside blocks and compute them again
             in the backward pass.
@@ -109,7 +109,7 @@ class UNet(nn.Module):
         channels: Sequence[int] = (64, 128),
         blocks: int = 2,
         patch: int = 2,
-        condition: Condition | None = None,
+        condition: ConditionEmbedding | None = None,
         beside: int = 0,
         recompute: bool = False,
     ):
