@@ -9,8 +9,8 @@ test images of the class. An ascent turns against the judge in time, so every ru
 look, as an early stop by the held-out reward would have it, and the weights of that look are the
 ones drawn at one jump, four and fifty steps. Learning rate, then the batch, steps and penalty of
 the ascents, are chosen on bags, by the best held-out reward so far averaged over the looks and two
-seeds, between neighbours that are worse; the table is of trousers, three seeds. The figures of the told map's own samples are
-the level to reach.
+seeds, between neighbours that are worse; the table is of trousers, three seeds. The figures of the
+told map's own samples are the level to reach.
 """
 
 import copy
