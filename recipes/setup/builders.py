@@ -10,7 +10,9 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
+from recipes.setup import prompts
 from recipes.setup.config import as_written
+from recipes.setup.prompts import Prompts
 from rewards import Decoded, Reward, as_reward
 from rewards.networks import Classifier
 from steer import checkpoint
@@ -20,7 +22,6 @@ from steer.build import below, build, resolve
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond, FlowMap
 from steer.guidance import Guidance, Guided, Unconditional
-from steer.nearest import suggestion
 from steer.samplers import Sampler
 from steer.tilt import Tilt
 
@@ -173,63 +174,9 @@ def known_shape(flow_map: FlowMap) -> tuple[int, ...]:
 
 
 # --- prompts, guidance and noise ----------------------------------------------------------------
-@dataclass(frozen=True)
-class Prompts:
-    """One condition for each prompt, or none at all, and a title of each for pictures."""
-
-    cond: Cond
-    titles: list[str]
-
-    def __len__(self) -> int:
-        return len(self.titles)
-
-
 def prompts_of(config: DictConfig) -> Prompts:
-    """The prompts of condition.labels: numbers, names among condition.names, or free text.
-
-    Without labels, `prompts` unconditional ones.
-    """
-    labels = config.condition.labels
-    with at("condition.names"):
-        names = names_of(config.condition.names)
-    if labels is None:
-        if config.prompts < 1:
-            raise ValueError(f"prompts is at least 1; got {config.prompts}")
-        return Prompts(None, [""] * config.prompts)
-    if not labels:
-        raise ValueError("condition.labels is empty; give one label per prompt, or null")
-    if all(isinstance(label, str) for label in labels) and not names:
-        return Prompts(list(labels), list(labels))
-    if not names and len(kinds := {isinstance(label, str): label for label in labels}) > 1:
-        raise ValueError(
-            f"condition.labels holds numbers or texts; got {kinds[False]!r} and {kinds[True]!r}"
-            " together: give one kind"
-        )
-    numbers = [number_of(label, names) for label in labels]
-    titles = [names[k] if 0 <= k < len(names) else str(k) for k in numbers]
-    return Prompts(torch.tensor(numbers, device=device_of(config)), titles)
-
-
-def names_of(names: Any) -> list[str]:
-    """The class names: a list, or the dotted name of one."""
-    found = resolve(names) if isinstance(names, str) else names or []
-    if isinstance(found, str) or not isinstance(found, Sequence):
-        raise ValueError(
-            f"it is a list of names, or where in Python one is; got a {type(found).__name__}"
-        )
-    return [str(name) for name in found]
-
-
-def number_of(label: Any, names: list[str]) -> int:
-    """A class label, given as a number or by name."""
-    if label in names:
-        return names.index(label)
-    if isinstance(label, int):
-        return label
-    raise ValueError(
-        f"condition.labels holds numbers, or names among {', '.join(names)}; got"
-        f" {label!r}{suggestion(label, names)}"
-    )
+    """The prompts of a config, on its device."""
+    return prompts.prompts_of(config, device_of(config))
 
 
 def apply_guidance(

@@ -65,7 +65,8 @@ class Sampling(Common):
     model: str | FlowMap
     shape: Shape | None
     condition: Condition
-    prompts: Count
+    prompt: str | Annotated[Sequence[str], AtLeast(1)] | None
+    prompts: Count | str
     particles: Count
     reward_decode: str | Callable[[Tensor], Any] | None
     device: str
