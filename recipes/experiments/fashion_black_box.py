@@ -17,7 +17,7 @@ samples, and the best of 16 of them, which pays 16 evaluations for every sample 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -159,6 +159,7 @@ def measure_of(problem: Problem) -> Callable[[Tensor], Figures]:
     return measured
 
 
+@cache
 def base_images(n: int, seed: int) -> Float[Tensor, "n 1 28 28"]:
     """Draws images of the untold base by single jumps."""
     x0 = torch.randn(1, n, *SHAPE, generator=torch.Generator().manual_seed(seed))

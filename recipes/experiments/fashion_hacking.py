@@ -14,11 +14,12 @@ exact tilt by redrawn samples.
 A remedy's strength is that of the highest held-out reward over the second half of a run on bags,
 from a grid that is extended while the best is at its end; a strength chosen at the best look would
 only say when to stop. The table is of trousers, three seeds. A further classifier, which neither
-steers nor judges, says which runs have hacked: those that end more than FAR times as far from the
-class in its features as the told map's own samples. Against it the warnings of `steer tune`, by the
-function that its report calls, are held.
+steers nor judges, says which runs have hacked: those of high tuned reward that end more than FAR
+times as far from the class in its features as the told map's own samples. Against it the warnings
+of `steer tune`, by the function that its report calls, are held.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -81,16 +82,18 @@ SCALE = 10.0
 RATE = 2e-3  # the best of Direct on bags, in fashion_tuning
 SHARE = 0.25
 FAR = 5.0  # times the told map's distance
+SHORT_OF = 0.5  # nats below the told map's tuned reward: not tuned far enough to have hacked
 WEIGHTS = ("fashion", STEER_BY, JUDGE_BY)
 FURTHER = (11, 12)  # seeds of the small classifiers of the ensemble
 WITNESS = 13  # of the one that says what has hacked
 SMALL_WIDTH, SMALL_STEPS = 16, 400
 KEPT_IN = Path("runs/figures")
 
-STEERING, OWN = "heldout_reward_2_mean", "reward_mean"
+STEERING = "heldout_reward_2_mean"
 WITNESSED = "witness_distance"
 NONE, STOPPED = "no remedy", "stop by the held-out reward"
 EXACT = "the exact tilt, redrawn"
+HACKED, SOUND, UNDER = "hacked", "sound", "not there"
 SHORT = {  # of the report's warnings
     "the held-out reward fell": "held-out fell",
     "the Frechet distance to the reference rose": "distance rose",
@@ -299,9 +302,11 @@ def warnings(name: str, found: Course, floor: float) -> list[str]:
     return [next(word for start, word in SHORT.items() if s.startswith(start)) for s in said]
 
 
-def hacked(left: Figures, level: Figures) -> bool:
-    """Whether samples are far from the class in the witness's features."""
-    return left[WITNESSED] > FAR * level[WITNESSED]
+def outcome(left: Figures, level: Figures) -> str:
+    """HACKED, SOUND, or UNDER where the tuned reward is not there yet; by the witness."""
+    if left[STEERING] < level[STEERING] - SHORT_OF:
+        return UNDER
+    return HACKED if left[WITNESSED] > FAR * level[WITNESSED] else SOUND
 
 
 def all_runs(cells: Mapping[str, Any]) -> list[tuple[str, Course, Figures]]:
@@ -341,7 +346,7 @@ def results(cells: Mapping[str, Any]) -> str:
                 mean_and_error((best(each)[HELDOUT] for each in found), 2),
                 *(mean_and_error((f[which] for f in lefts), 2) for which in names[3:5]),
                 mean_and_error(f["diversity"] for f in lefts),
-                f"{sum(hacked(f, level) for f in lefts)} of {len(lefts)}",
+                outcomes(lefts, level),
                 warned_text([warnings(name, each, level["floor"]) for each in found]),
             ]
         )
@@ -354,7 +359,7 @@ def results(cells: Mapping[str, Any]) -> str:
         "Frechet, judge",
         "Frechet, witness",
         "diversity",
-        "hacked",
+        "outcome",
         "warned",
     ]
     return table(head, rows) + "\n\n" + confusion(cells)
@@ -375,22 +380,29 @@ def warned_text(said: list[list[str]]) -> str:
     return f"{counted}: {', '.join(reasons)}" if reasons else counted
 
 
-def counts(cells: Mapping[str, Any]) -> dict[tuple[bool, bool], int]:
-    """Runs by (hacked, warned), of both classes and all strengths."""
-    found = {(h, w): 0 for h in (True, False) for w in (True, False)}
-    for name, run, level in all_runs(cells):
-        warned = bool(warnings(name, run, level["floor"]))
-        found[hacked(kept(name, run), level), warned] += 1
-    return found
+def outcomes(lefts: list[Figures], level: Figures) -> str:
+    """How many runs came to what."""
+    numbers = Counter(outcome(left, level) for left in lefts)
+    return ", ".join(f"{n} {what}" for what, n in numbers.items())
+
+
+def counts(cells: Mapping[str, Any]) -> Counter[tuple[str, bool]]:
+    """Runs by (outcome, whether warned of), of both classes and all strengths."""
+    return Counter(
+        (outcome(kept(name, run), level), bool(warnings(name, run, level["floor"])))
+        for name, run, level in all_runs(cells)
+    )
 
 
 def confusion(cells: Mapping[str, Any]) -> str:
     """The same in words."""
     n = counts(cells)
     return (
-        f"Of all {sum(n.values())} runs, both classes and all strengths:"
-        f" {n[True, True] + n[True, False]} hacked, of which {n[True, True]} were warned of;"
-        f" {n[False, True] + n[False, False]} did not, of which {n[False, True]} were warned of."
+        f"Of all {n.total()} runs, both classes and all strengths:"
+        f" {n[HACKED, True] + n[HACKED, False]} hacked, of which {n[HACKED, True]} were warned of;"
+        f" {n[SOUND, True] + n[SOUND, False]} are sound, of which {n[SOUND, True]} were warned of;"
+        f" {n[UNDER, True] + n[UNDER, False]} did not get to the class, of which"
+        f" {n[UNDER, True]} were warned of."
     )
 
 
@@ -401,14 +413,14 @@ def findings(cells: Mapping[str, Any]) -> list[Finding]:
     fall = sum(best(found)[HELDOUT] - found[-1][HELDOUT] for found in runs) / len(runs)
     rise = sum(found[-1][STEERING] - best(found)[STEERING] for found in runs) / len(runs)
     saved = {
-        name: sum(not hacked(kept(name, found), level) for found in courses(cells, name))
+        name: sum(outcome(kept(name, found), level) == SOUND for found in courses(cells, name))
         for name in (*REMEDIES, STOPPED)
     }
     remedies = [name for name in saved if name not in (NONE, EXACT)]
     whole = [name for name in remedies if saved[name] == len(SEEDS)]
     n = counts(cells)
-    caught = n[True, True] + n[True, False]
-    clean = n[False, True] + n[False, False]
+    caught = n[HACKED, True] + n[HACKED, False]
+    clean = n[SOUND, True] + n[SOUND, False]
     return [
         Finding(
             "Pushed too far, the held-out reward turns down while the tuned one rises",
@@ -431,14 +443,14 @@ def findings(cells: Mapping[str, Any]) -> list[Finding]:
         Finding(
             "The report of `steer tune` warns of runs that hack",
             "all",
-            f"{n[True, True]} of {caught}",
-            n[True, True] == caught,
+            f"{n[HACKED, True]} of {caught}",
+            n[HACKED, True] == caught,
         ),
         Finding(
-            "and is silent on those that do not",
+            "and is silent on those that are sound",
             "nine of ten",
-            f"{n[False, False]} of {clean}",
-            n[False, False] >= 0.9 * clean,
+            f"{n[SOUND, False]} of {clean}",
+            n[SOUND, False] >= 0.9 * clean,
         ),
     ]
 

@@ -150,3 +150,15 @@ def test_a_stopped_run_is_judged_by_what_it_keeps():
     found = until_stopped(course_of([-4, -1, -3, -3], distance=[9, 1, 3, 3]))
     assert fashion_hacking.kept(fashion_hacking.STOPPED, found)["step"] == 1
     assert fashion_hacking.warnings(fashion_hacking.STOPPED, found, 1.0) == []
+
+
+def test_a_run_hacks_at_a_high_reward_far_from_the_class():
+    """Five times the told map's distance; half a nat below its reward, nothing has been gained."""
+    level = {fashion_hacking.STEERING: -0.2, fashion_hacking.WITNESSED: 0.1}
+    found = [
+        fashion_hacking.outcome(
+            {fashion_hacking.STEERING: reward, fashion_hacking.WITNESSED: distance}, level
+        )
+        for reward, distance in ((-0.1, 0.6), (-0.1, 0.4), (-0.69, 0.6), (-0.71, 0.6))
+    ]
+    assert found == ["hacked", "sound", "hacked", "not there"]
