@@ -31,7 +31,7 @@ bench: $(READY)
 	$(BIN)/python -m recipes.experiments.overhead
 
 FIGURES := ring_tilting plane_guidance plane_posterior step_time checkerboard checkerboard_distill ring_lobes verify \
-	fashion_map fashion_steering fashion_tuning tuning_worlds fashion_importance fashion_posterior fashion_objectives fashion_inverse fashion_rewards \
+	fashion_map fashion_steering fashion_tuning tuning_worlds fashion_black_box fashion_hacking fashion_importance fashion_posterior fashion_objectives fashion_inverse fashion_rewards \
 	fashion_quality overhead demo
 
 figures: $(READY)

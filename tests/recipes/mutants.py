@@ -247,11 +247,11 @@ class Laboratory:
         if name.startswith("checkerboard") and command == "train":
             tiny["data"] = {"batch_size": 8}
             tiny["model"] = {"network": {"width": 4, "depth": 1}}
-        if name.startswith("fashion") and "reference" in node:
+        if name.startswith("fashion") and node.get("reference"):
             tiny["reference"] = config.merge(
                 tiny.get("reference", {}), {k: {"folder": clothes} for k in ("test", "train")}
             )
-        if name == "fashion/tune":
+        if name in ("fashion/tune", "fashion/tune-jpeg"):
             tiny["loop"]["objective"] = {"redrawn": 2}
         if name == "worlds/tune":
             tiny["worlds"] = ["line-linear"]
