@@ -9,6 +9,7 @@ from steer.flow_map import OdeMap, ResidualMap
 from steer.interpolant import Linear
 from steer.networks import Mlp
 from steer.tilt import Tilt
+from steer.training import ForwardMode
 
 
 def flow_map():
@@ -108,3 +109,25 @@ def test_evaluations_per_sample_and_in_forwards():
     assert tally.per(4) == Evaluations(3, 1.5, 1, 0.5)
     assert tally.forward_equivalents() == 12 + 2 * 6
     assert tally.forward_equivalents(backward=3) == 12 + 3 * 6
+
+
+def test_a_derivative_in_forward_mode_counts_its_tangent_and_both_backward_passes():
+    model = flow_map()
+    x = torch.randn(5, 2)
+    s = torch.rand(5)
+
+    def derivative():
+        return ForwardMode()(
+            lambda s: model.average_velocity(x, s, 1.0), (s,), (torch.ones_like(s),)
+        )
+
+    with count() as tally:
+        value, tangent = derivative()
+        assert counts(tally)[:2] == (10, 0)
+        value.sum().backward(retain_graph=True)
+        assert counts(tally)[:2] == (10, 5)
+        (value + tangent).sum().backward()
+    assert counts(tally)[:2] == (10, 15)
+    with torch.no_grad(), count() as tally:
+        derivative()
+    assert counts(tally)[:2] == (10, 0)

@@ -7,7 +7,7 @@ the reward and the gradients through both; the rest is the method's own. An upda
 objective is timed likewise, the optimizer's step apart. Both are taken in one run, so that a busy
 machine slows both alike. Memory: by how much the peak of a process rises during
 sampling, by particles with `max_batch` fixed and by draws with `at_once` fixed, and without either
-for comparison (Linux only).
+for comparison, and during an update of a tuning objective, by batch (Linux only).
 """
 
 import copy
@@ -66,7 +66,7 @@ from steer.tuning import (
     TuningObjective,
     WassersteinTilt,
 )
-from steer.tuning.rollouts import EulerSteps
+from steer.tuning.rollouts import EulerSteps, Jumps
 from steer.value import Value
 
 ROUNDS = 5
@@ -115,6 +115,19 @@ UPDATES: dict[str, Callable[[], TuningObjective]] = {
     "DiffusionNft": DiffusionNft,
     "FlowMapGrpo": FlowMapGrpo,
 }
+
+KEPT: dict[str, Callable[[], TuningObjective]] = {  # whose memory grows with steps, or does not
+    "Direct, 1 jump": Direct,
+    "Direct, 4 jumps": lambda: Direct(Jumps(4)),
+    "DRaFT-1 of 8 steps": lambda: Direct(EulerSteps(8), consistency=0.0),
+    "DRaFT-1 of 32 steps": lambda: Direct(EulerSteps(32), consistency=0.0),
+    "DRaFT-8 of 8 steps": lambda: Direct(EulerSteps(8, last=8), consistency=0.0),
+    "AdjointMatching, 8 steps": lambda: AdjointMatching(8, states=4),
+    "AdjointMatching, 32 steps": lambda: AdjointMatching(32, states=4),
+    "RewardWeighted": RewardWeighted,
+    "FlowMapGrpo": FlowMapGrpo,
+}
+BATCHES = (8, 32, 128)
 
 
 class Clock:
@@ -234,7 +247,25 @@ def peak() -> float:
     return int(line.split()[1]) / 1024
 
 
-def alone(what: str, size: int, most: int | None) -> float:
+def rise_of_update(name: str, batch: int) -> float:
+    """MiB by which an update's loss and gradient raise the peak, after one of eight samples."""
+    base: Any = steer.load("fashion")
+    flow_map = copy.deepcopy(base).requires_grad_(True)
+    _, tilt = ask()
+    objective = KEPT[name]()
+    objective.prepare(flow_map, base, tilt)
+    for n in (BATCHES[0], batch):
+        generator = torch.Generator().manual_seed(0)
+        x0 = torch.randn(n, 1, 28, 28, generator=generator)
+        labels = torch.arange(PROMPTS).repeat_interleave(n // PROMPTS)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = peak()
+        objective.begin(flow_map, 0)
+        objective(flow_map, base, tilt, x0, labels, generator, 0).total.backward()
+    return peak() - before
+
+
+def alone(what: str, size: int, most: int | None = None) -> float:
     """The same in a separate process."""
     words = [sys.executable, "-m", "recipes.experiments.overhead", what, str(size), str(most or "")]
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
@@ -256,6 +287,11 @@ def memory_key(what: str, size: int, most: int | None) -> str:
     return f"memory by {what}={size}, at most {most or 'all'}"
 
 
+def kept_key(name: str, batch: int) -> str:
+    """The key of a cell of an update's memory."""
+    return f"memory of an update of {name}, batch {batch}"
+
+
 def results(cells: Mapping[str, Any]) -> str:
     """Times, then memory."""
     times = [
@@ -272,12 +308,19 @@ def results(cells: Mapping[str, Any]) -> str:
         for name in UPDATES
         if update_key(name) in cells
     ]
+    by_batch = [
+        [name, *(f"{cells[kept_key(name, batch)]:.0f}" for batch in BATCHES)]
+        for name in KEPT
+        if all(kept_key(name, batch) in cells for batch in BATCHES)
+    ]
     return (
         table(["method", "ratio"], times)
         + "\n\n"
         + table(["update of an objective", "ratio"], updates)
         + "\n\n"
         + table(["rise of the peak memory", "", "", ""], memory)
+        + "\n\n"
+        + table(["rise by an update, MiB, for a batch of", *BATCHES], by_batch)
     )
 
 
@@ -301,7 +344,8 @@ def findings(cells: Mapping[str, Any]) -> list[Finding]:
 
 def main() -> None:
     if len(sys.argv) == 4:
-        print(rise(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None))
+        what, size, most = sys.argv[1], int(sys.argv[2]), int(sys.argv[3] or 0) or None
+        print(rise_of_update(what, size) if what in KEPT else rise(what, size, most))
         return
     kept = Cells("overhead")
     for name in METHODS:
@@ -312,6 +356,9 @@ def main() -> None:
         for most in (sizes[0], None):
             for size in sizes:
                 kept.get(memory_key(what, size, most), partial(alone, what, size, most))
+    for name in KEPT:
+        for batch in BATCHES:
+            kept.get(kept_key(name, batch), partial(alone, name, batch))
     kept.prune()
     print(results(kept.cells))
 

@@ -7,9 +7,10 @@ needs.
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 __all__ = ["ClassCondition", "EmbeddingCondition", "NoCondition"]
@@ -46,8 +47,32 @@ class TimeEmbedding(nn.Module):
         return self.perceptron(waves.to(next(self.perceptron.parameters()).dtype))
 
 
+class Tokens(NamedTuple):
+    """Token embeddings of a batch of conditions.
+
+    Attributes:
+        values: (b, n, e).
+        mask: (b, n), true where there is a token; each sample has at least one.
+    """
+
+    values: Float[Tensor, "b n e"]
+    mask: Bool[Tensor, "b n"]
+
+
 class Condition(nn.Module, ABC):
-    """An embedding of conditions, cond -> (B, dim)."""
+    """An embedding of conditions, cond -> (B, dim), and perhaps tokens to attend to.
+
+    Attributes:
+        token_width: e of the tokens, or None without any.
+    """
+
+    token_width: int | None = None
+
+    def encode(
+        self, cond: Any, like: Float[Tensor, "b dim"]
+    ) -> tuple[Float[Tensor, "b dim"], Tokens | None]:
+        """Compute the embedding, as `forward` does, and the tokens."""
+        return self(cond, like), None
 
     @abstractmethod
     def forward(self, cond: Tensor | None, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from steer.flow_map import Cond
 from steer.lookahead.glass_flow import Context
-from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
+from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding, Tokens
 
 __all__ = ["ContextCondition", "WithContext", "warm_start"]
 
@@ -52,6 +52,7 @@ class ContextCondition(Condition):
     def __init__(self, dim: int, condition: Condition | None = None):
         super().__init__()
         self.condition = condition or NoCondition()
+        self.token_width = self.condition.token_width
         self.times = TimeEmbedding(dim)
         last = self.times.perceptron[-1]
         assert isinstance(last, nn.Linear)
@@ -59,10 +60,15 @@ class ContextCondition(Condition):
         nn.init.zeros_(last.bias)
 
     def forward(self, cond: Cond, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
+        return self.encode(cond, like)[0]
+
+    def encode(
+        self, cond: Cond, like: Float[Tensor, "b dim"]
+    ) -> tuple[Float[Tensor, "b dim"], Tokens | None]:
         context = Context.of(cond)
-        return self.condition(context.cond, like) + self.times(
-            context.t, torch.ones_like(context.t)
-        ).to(like)
+        vector, tokens = self.condition.encode(context.cond, like)
+        times = self.times(context.t, torch.ones_like(context.t))
+        return vector + times.to(like), tokens
 
 
 @torch.no_grad()

@@ -8,12 +8,13 @@ products because fused attention has none on CPU. Blocks are those of Dhariwal &
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steer.flow_map import Cond
-from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding
+from steer.networks.conditioning import Condition, NoCondition, TimeEmbedding, Tokens
+from steer.networks.masked_attention import MaskedAttention
 from steer.networks.normalisation import GroupNorm
 from steer.networks.recomputing import recompute
 from steer.networks.shapes import check_images
@@ -62,6 +63,25 @@ class Attention(nn.Module):
         return x + self.project((v @ weights.transpose(-1, -2)).reshape(x.shape))
 
 
+class CrossAttention(nn.Module):
+    """Cross-attention from pixels to tokens, x + project(softmax(q k / sqrt(d)) v)."""
+
+    def __init__(self, channels: int, token_width: int, heads: int = 4):
+        super().__init__()
+        self.norm = GroupNorm(8, channels)
+        self.attention = MaskedAttention(channels, token_width, heads)
+        nn.init.zeros_(self.attention.project.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        tokens: Float[Tensor, "b n e"],
+        mask: Bool[Tensor, "b n"],
+    ) -> Float[Tensor, "b c h w"]:
+        h = self.norm(x).flatten(2).transpose(1, 2)
+        return x + self.attention(h, tokens, mask).transpose(1, 2).reshape(x.shape)
+
+
 class UNet(nn.Module):
     """A U-Net u_{s,t}(x) for images (B, image_channels, H, W).
 
@@ -73,7 +93,8 @@ class UNet(nn.Module):
         blocks: residual blocks at each level, on the way down and again on the way up.
         patch: side of the pixel blocks that become channels before the first level, and pixels
             again after the last.
-        condition: the embedding of cond, a Condition of size 4 * channels[0]; none by default.
+        condition: the embedding of cond, a Condition of size 4 * channels[0]; none by default. If
+            it has tokens, the last level and the middle attend to them.
         beside: channels of a second input image.
         recompute: gradient checkpointing: keep no activations inside blocks and compute them again
             in the backward pass.
@@ -113,6 +134,10 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(
             [ResidualBlock(width, width, dim), Attention(width), ResidualBlock(width, width, dim)]
         )
+        last = stage
+        if self.condition.token_width is not None:
+            for attending in (last, self.middle):
+                attending.append(CrossAttention(width, self.condition.token_width))
         for level, c in reversed(list(enumerate(channels))):
             stage = nn.ModuleList()
             for _ in range(blocks):
@@ -140,24 +165,19 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         check_images(x, self.image_channels, self.patch * 2 ** (len(self.down) - 1), "UNet")
         embedding = self.times(s, t)
-        embedding = F.silu(embedding + self.condition(cond, like=embedding))
+        vector, tokens = self.condition.encode(cond, like=embedding)
+        embedding = F.silu(embedding + vector)
         h = self.enter(
             F.pixel_unshuffle(x if beside is None else torch.cat((x, beside), dim=1), self.patch)
         )
         skips = []
         for stage in self.down:
             for layer in stage.children():
+                h = self.applied(layer, h, embedding, tokens)
                 if isinstance(layer, ResidualBlock):
-                    h = self.run(layer, h, embedding)
                     skips.append(h)
-                else:
-                    h = layer(h)
         for layer in self.middle:
-            h = (
-                self.run(layer, h, embedding)
-                if isinstance(layer, ResidualBlock)
-                else self.run(layer, h)
-            )
+            h = self.applied(layer, h, embedding, tokens)
         for stage in self.up:
             for layer in stage.children():
                 if isinstance(layer, ResidualBlock):
@@ -165,6 +185,17 @@ class UNet(nn.Module):
                 else:
                     h = layer(F.interpolate(h, scale_factor=2.0, mode="nearest"))
         return F.pixel_shuffle(self.leave(h), self.patch)
+
+    def applied(
+        self, layer: nn.Module, h: Tensor, embedding: Tensor, tokens: Tokens | None
+    ) -> Tensor:
+        """Apply a layer of the way down or of the middle to what it takes."""
+        if isinstance(layer, ResidualBlock):
+            return self.run(layer, h, embedding)
+        if isinstance(layer, CrossAttention):
+            assert tokens is not None
+            return self.run(layer, h, *tokens)
+        return self.run(layer, h) if isinstance(layer, Attention) else layer(h)
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         """Run a block, with or without gradient checkpointing."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from steer import counting
 from steer.training.base import PairObjective
 
 __all__ = ["Derivative", "FiniteDifference", "ForwardMode"]
@@ -64,7 +65,8 @@ class ForwardMode(Derivative):
         self, f: Function, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         try:
-            value, tangent = torch.func.jvp(f, primals, tangents)  # type: ignore[misc]
+            with counting.count() as inside:
+                value, tangent = torch.func.jvp(f, primals, tangents)  # type: ignore[misc]
         except (RuntimeError, NotImplementedError) as error:
             if not any(word in str(error) for word in NO_RULE):
                 raise
@@ -74,7 +76,7 @@ class ForwardMode(Derivative):
                 " use derivative=steer.training.FiniteDifference(), or steer.training.Semigroup(),"
                 " which takes none"
             ) from error
-        return value, tangent
+        return counting.tangent(inside, value, tangent)
 
 
 class FiniteDifference(Derivative):

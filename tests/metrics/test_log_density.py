@@ -21,7 +21,7 @@ def noise(n, d):
 
 @pytest.mark.parametrize("number", [1, 4])
 def test_jumps_of_an_exact_map_have_its_density(number):
-    x, log_q = carried(jumps(TWO, number), noise(50, 2))
+    x, log_q, _ = carried(jumps(TWO, number), noise(50, 2))
     torch.testing.assert_close(log_q, TWO.log_prob(x), rtol=0, atol=2e-4)
 
 
@@ -29,7 +29,7 @@ def test_steps_have_it_in_the_limit_and_their_own_before():
     """The error falls with the square of the step."""
     errors = []
     for number in (40, 80):
-        x, log_q = carried(heun_steps(TWO, number), noise(200, 2))
+        x, log_q, _ = carried(heun_steps(TWO, number), noise(200, 2))
         errors.append((log_q - TWO.log_prob(x)).abs().mean().item())
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.35)
 
@@ -46,7 +46,7 @@ def test_noise_that_is_moved_first_counts():
             return self.gain * x
 
     still, moved = ResidualMap(Scale(0.0), Linear()), ResidualMap(Scale(0.7), Linear())
-    x, log_q = carried(jumps(NoiseTilted(still, moved), 1), noise(30, 3))
+    x, log_q, _ = carried(jumps(NoiseTilted(still, moved), 1), noise(30, 3))
     torch.testing.assert_close(x, 1.7 * noise(30, 3))
     expected = torch.distributions.Normal(0.0, 1.7).log_prob(x).sum(1)
     torch.testing.assert_close(log_q, expected.double())
@@ -64,3 +64,10 @@ def test_the_tilted_law_of_a_world_is_a_density(name):
     drawn = world.sample(50_000, generator)
     error = drawn.std(0) / math.sqrt(len(drawn))
     assert ((drawn.mean(0) - world.mean).abs() < 4.5 * error).all()
+
+
+def test_a_map_that_folds_turns_the_orientation_of_the_samples_beyond_the_fold():
+    samples = carried([lambda x: x.square() - x], noise(4000, 1))
+    beyond = 0.5 * math.erfc(-0.5 / math.sqrt(2))  # P(x < 1/2), where the slope is negative
+    assert samples.folded == pytest.approx(1 - beyond, abs=0.025)
+    assert carried(jumps(TWO, 1), noise(200, 2)).folded == 0

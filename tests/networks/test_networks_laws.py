@@ -12,13 +12,23 @@ from torch import nn
 
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear
-from steer.networks import ClassCondition, EmbeddingCondition, LayerNorm, Mlp, Transformer, UNet
+from steer.networks import (
+    CaptionCondition,
+    ClassCondition,
+    EmbeddingCondition,
+    LayerNorm,
+    Mlp,
+    Transformer,
+    UNet,
+)
 from steer.networks.transformer import SelfAttention
 from steer.networks.unet import Attention
 from steer.training import Eulerian, FlowMatching, Joint, Lagrangian
 from steer.training.gradient_check import compare, compare_layer, noise_like
 
 B = 4
+WORDS = ["a", "red", "blue", "star", "above", "fish"]
+CAPTIONS = ["a red star above a blue fish", "a blue fish above a red star", "a star", "a fish"]
 LABELS = torch.tensor([0, 2, 1, 2])
 TEXTS = torch.randn(B, 5, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 CASES = {
@@ -40,6 +50,11 @@ CASES = {
         lambda: UNet(1, (8,), blocks=1, condition=EmbeddingCondition(5, 32)),
         (1, 4, 4),
         TEXTS,
+    ),
+    "unet-captions": (
+        lambda: UNet(3, (8, 8), blocks=1, condition=CaptionCondition(WORDS, 32, width=16)),
+        (3, 4, 8),
+        CAPTIONS,
     ),
     "unet-recomputed": (
         lambda: UNet(3, (8, 8), blocks=1, condition=ClassCondition(3, 32), recompute=True),
@@ -183,12 +198,16 @@ def test_the_absent_condition_has_two_spellings(case):
         with pytest.raises(ValueError, match=r"takes no condition; pass cond=None"):
             network(x, s, t, LABELS)
         return
-    absent = torch.zeros_like(cond) if cond.is_floating_point() else torch.full_like(cond, -1)
+    absent = [""] * B
+    if isinstance(cond, torch.Tensor):
+        absent = torch.zeros_like(cond) if cond.is_floating_point() else torch.full_like(cond, -1)
     torch.testing.assert_close(network(x, s, t, absent), network(x, s, t), rtol=0, atol=0)
     assert (network(x, s, t, cond) - network(x, s, t)).flatten(1).norm(
         dim=1
     ).min() > 1e-3  # no class is the absent one
-    mixed = torch.cat((cond[:2], absent[2:]))
+    mixed = [*cond[:2], *absent[2:]]
+    if isinstance(cond, torch.Tensor):
+        mixed = torch.cat((cond[:2], absent[2:]))
     expected = torch.cat((network(x, s, t, cond)[:2], network(x, s, t)[2:]))
     torch.testing.assert_close(network(x, s, t, mixed), expected, rtol=1e-12, atol=1e-12)
 

@@ -55,9 +55,11 @@ def test_the_verdict_is_by_a_share_of_the_bases_divergence(kl, error, expected):
     figures = {
         "claim": "exact",
         "base": {"40 steps": {"kl": 1.0}},
-        "tuned": {"40 steps": {"kl": kl, "kl_std_error": error}},
+        "tuned": {"40 steps": {"kl": kl, "kl_std_error": error, "folded": 0.0}},
     }
     assert verdict(figures) == expected
+    figures["tuned"]["40 steps"]["folded"] = 0.01  # then the figure is below the divergence
+    assert verdict(figures) == "fail"
     assert verdict({**figures, "claim": "near"}) == "no claim"
 
 
