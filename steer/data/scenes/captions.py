@@ -14,7 +14,7 @@ from steer.data.scenes.scene import COLOURS, OPPOSITE
 from steer.data.scenes.shapes import SHAPES
 from steer.nearest import hint
 
-__all__ = ["Asked", "Group", "describe", "parse"]
+__all__ = ["Asked", "Group", "describe", "parse", "vocabulary"]
 
 MOST = 3
 """Objects in a scene, at most."""
@@ -71,6 +71,11 @@ class Asked:
 
     groups: tuple[Group, ...]
     relation: str | None = None
+
+
+def vocabulary() -> list[str]:
+    """List the words of captions, sorted."""
+    return sorted(WORDS)
 
 
 # --- from what is asked for to words ------------------------------------------------------------
