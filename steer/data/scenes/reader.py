@@ -25,8 +25,9 @@ __all__ = ["Reading", "Seen", "read"]
 CHUNK = 64  # pictures at a time
 MOST = 6  # objects in a picture
 PEAKS = 3  # objects found at once, at most, where they lie apart
+NOISE = 0.0035  # squared error of a pixel that is put down to noise, at most
 SOFTEN = 0.5  # standard deviation in pixels of the blur of pictures, against noise
-LEAST_GAIN = 1.5  # of squared error that an object must explain
+LEAST_GAIN = 0.5  # of squared error that an object must explain
 LEAST_FIT = 0.75  # share of the squared error in its place that an object must explain
 LOOSE_FIT = 0.5  # the same while its neighbours are not yet found
 COARSE_FIT = 0.4  # the same before it is placed between pixels
@@ -109,12 +110,14 @@ class _Canvas:
     Attributes:
         ground: the fitted background (b, 3, 32, 32).
         left: the pictures without it.
+        noise: the mean squared error of a pixel of the background (b,).
         found: the objects found so far in each picture.
     """
 
     def __init__(self, pictures: Float[Tensor, "b 3 32 32"]) -> None:
         self.ground = fitted_ground(pictures)
         self.left = pictures - self.ground
+        self.noise = noise_of(self.left)
         self.found: list[list[Found]] = [[] for _ in pictures]
         self.bank = templates()
 
@@ -181,7 +184,7 @@ class _View:
         left, ground = canvas.left[rows], canvas.ground[rows]
         weight = free(found, self.bank)
         self.inputs = maps(left, ground, weight)
-        self.energy = (weight[:, None] * left.square()).sum(1)
+        self.energy = weight * (left.square().sum(1) - canvas.noise[rows, None, None])
         gains = correlate(self.inputs, self.bank).unflatten(1, (-1, len(COLOURS)))
         energies = correlate_reach(self.energy, self.bank).clamp_min(1e-3)
         fits = gains / energies[:, :, None]
@@ -330,6 +333,12 @@ def window_start(quarters: Tensor) -> Tensor:
 def phase(y: Tensor, x: Tensor) -> Tensor:
     """Number the quarter of a pixel at which a place lies."""
     return y % STEPS * STEPS + x % STEPS
+
+
+def noise_of(left: Float[Tensor, "b 3 32 32"]) -> Float[Tensor, " b"]:
+    """Estimate the mean squared error of a pixel from the pixels closest to the background."""
+    quiet = left.square().sum(1).flatten(1).quantile(0.3, dim=1)
+    return (2.1 * quiet).clamp(max=NOISE)  # 2.1: mean over that quantile, for three normal colours
 
 
 # --- background ---------------------------------------------------------------------------------
