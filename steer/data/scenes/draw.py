@@ -32,7 +32,6 @@ __all__ = ["render"]
 
 FINE = 8  # fine pixels in a pixel
 WIDTH = 18  # pixels along a side of a sprite
-EDGE = 0.7  # pixels of darker edge
 EDGE_TONE = 0.60
 EDGE_SHADE = 0.80
 TOP_TONE, BOTTOM_TONE = 1.06, 0.86
@@ -74,13 +73,14 @@ def large(shape: Shape, size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray
     coverage = body.copy()
     tone = np.where(body, np.linspace(TOP_TONE, BOTTOM_TONE, n)[:, None] - white, 0.0)
     tint = white[..., None] * np.ones(3)
-    tone[edge(body)] = EDGE_TONE
-    tint[edge(body)] = 0.0
+    rim = edge(body, shape.edge)
+    tone[rim] = EDGE_TONE
+    tint[rim] = 0.0
     for detail in shape.under:
         paint(detail, n, coverage, tone, tint, where=~body)
     for detail in shape.over:
         paint(detail, n, coverage, tone, tint, where=np.ones_like(body))
-    rim = edge(coverage) & (tint.max(-1) > 0)
+    rim = edge(coverage, shape.edge) & (tint.max(-1) > 0)
     tone[rim] *= EDGE_SHADE
     tint[rim] *= EDGE_SHADE
     return coverage, tone, tint
@@ -95,10 +95,10 @@ def mask(polygons: Sequence[Polygon], n: int) -> np.ndarray:
     return np.array(image)
 
 
-def edge(body: np.ndarray) -> np.ndarray:
-    """Find the spots of a silhouette that lie within an edge's width of its outside."""
+def edge(body: np.ndarray, width: float) -> np.ndarray:
+    """Find the spots of a silhouette that lie within so many pixels of its outside."""
     inside = ndimage.distance_transform_edt(np.pad(body, 1))[1:-1, 1:-1]
-    return body & (inside < EDGE * FINE)
+    return body & (inside < width * FINE)
 
 
 def sheen(n: int) -> np.ndarray:

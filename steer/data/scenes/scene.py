@@ -27,7 +27,7 @@ COLOURS: dict[str, Rgb] = {
     "blue": (0.15, 0.47, 0.95),
     "purple": (0.54, 0.27, 0.84),
     "pink": (1.00, 0.52, 0.75),
-    "brown": (0.56, 0.35, 0.21),
+    "brown": (0.60, 0.38, 0.22),
 }
 """The colours of objects, red, green and blue in [0, 1]."""
 
@@ -57,9 +57,9 @@ BACKGROUNDS: dict[str, Rgb] = {
     "mint": (0.86, 0.95, 0.89),
     "lilac": (0.91, 0.89, 0.97),
     "pebble": (0.84, 0.85, 0.86),
-    "charcoal": (0.15, 0.16, 0.19),
-    "midnight": (0.09, 0.12, 0.24),
-    "pine": (0.07, 0.17, 0.18),
+    "charcoal": (0.12, 0.13, 0.15),
+    "midnight": (0.07, 0.09, 0.20),
+    "pine": (0.05, 0.14, 0.15),
 }
 """Pale and dark colours of backgrounds, none of which an object has."""
 

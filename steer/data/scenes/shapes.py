@@ -42,6 +42,7 @@ class Shape:
         holes: polygons cut out of the body.
         under: details behind the body, such as a stem.
         over: details on top of it, such as an eye.
+        edge: pixels of darker edge.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Shape:
     holes: tuple[Polygon, ...] = ()
     under: tuple[Detail, ...] = ()
     over: tuple[Detail, ...] = ()
+    edge: float = 0.7
 
 
 # --- outlines -----------------------------------------------------------------------------------
@@ -202,12 +204,13 @@ KEY = Shape(
     "key",
     "keys",
     (
-        ellipse(0.27, 0.40, 0.27),
-        box(0.46, 0.31, 1.0, 0.49),
-        box(0.66, 0.40, 0.78, 0.70),
-        box(0.88, 0.40, 1.0, 0.76),
+        ellipse(0.29, 0.42, 0.29),
+        box(0.48, 0.31, 1.0, 0.53),
+        box(0.62, 0.42, 0.76, 0.78),
+        box(0.86, 0.42, 1.0, 0.84),
     ),
-    holes=(ellipse(0.25, 0.40, 0.12),),
+    holes=(ellipse(0.27, 0.42, 0.12),),
+    edge=0.4,
 )
 CLOUD = Shape(
     "cloud",
