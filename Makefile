@@ -32,7 +32,7 @@ bench: $(READY)
 
 FIGURES := ring_tilting plane_guidance plane_posterior step_time checkerboard checkerboard_distill ring_lobes verify \
 	fashion_map fashion_steering fashion_tuning tuning_worlds fashion_importance fashion_posterior fashion_objectives fashion_inverse fashion_rewards \
-	fashion_quality overhead demo
+	fashion_quality scenes_clip overhead demo
 
 figures: $(READY)
 	for name in $(FIGURES); do $(BIN)/python -m recipes.experiments.$$name || exit 1; done

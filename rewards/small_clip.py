@@ -1,4 +1,4 @@
-"""A small CLIP that this project trains: a model of open_clip with its own config and vocabulary."""
+"""A small CLIP trained by this project: a model of open_clip with a vocabulary of words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from rewards.open_clip_model import import_open_clip, preprocess_config
 from rewards.preprocess import Preprocess
 from rewards.word_tokenizer import WordTokenizer
-from steer.annotations import Count
+from steer.annotations import Count, refuse_misfits
 from steer.nearest import hint
 
 CONTEXT_LENGTH = 16
@@ -56,8 +56,8 @@ class SmallClip(nn.Module):
             "text": {"context_length": CONTEXT_LENGTH, **text},
         }
         text = self.settings["text"]
-        refuse_unknown("vision", vision, open_clip.CLIPVisionCfg)
-        refuse_unknown("text", text, open_clip.CLIPTextCfg, but=("vocab_size", "pool_type"))
+        check("vision", vision, open_clip.CLIPVisionCfg)
+        check("text", text, open_clip.CLIPTextCfg, but=("vocab_size", "pool_type"))
         self.tokenizer = WordTokenizer(words, text["context_length"])
         try:
             self.clip = open_clip.CLIP(
@@ -91,9 +91,19 @@ class SmallClip(nn.Module):
         return F.normalize(self.clip.encode_text(ids), dim=-1)
 
 
-def refuse_unknown(name: str, given: Mapping[str, Any], config: type, but: Any = ()) -> None:
-    """Raise ValueError for a key that is no field of a config of open_clip, or is set here."""
+def check(name: str, given: Mapping[str, Any], config: type, but: Sequence[str] = ()) -> None:
+    """Raise ValueError for what is no field of a config of open_clip, or no value of its kind.
+
+    Args:
+        name: of the tower, for errors.
+        given: its fields.
+        config: the class of open_clip.
+        but: fields that are set here.
+    """
     known = [each.name for each in fields(config) if each.name not in but]
-    for key in given:
+    for key, value in given.items():
         if key not in known:
             raise ValueError(f"{name} has no {key!r}: {hint(key, known)}")
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise ValueError(f"{name}.{key} must be at least 1; got {value}")
+    refuse_misfits(config, given, f"{name}.")

@@ -48,6 +48,39 @@ def test_the_loss_is_the_symmetric_cross_entropy_among_other_captions(groups):
         torch.testing.assert_close(loss, theirs)
 
 
+def half_of_a_batch(rank, folder):
+    """One of two processes: the gradients, averaged over both as DDP does, go into a file."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    leaves = [units(6, 0), units(6, 1), torch.tensor(7.0, dtype=torch.float64)]
+    images, texts, scale = (leaf.requires_grad_() for leaf in leaves)
+    own = slice(3 * rank, 3 * rank + 3)
+    criterion = ClipLoss(gather_with_grad=True, rank=rank, world_size=2)
+    loss = contrastive_loss(images[own], texts[own], scale, SAME, criterion)
+    loss.backward()
+    for leaf in leaves:
+        torch.distributed.all_reduce(leaf.grad)
+    torch.save((loss.detach(), [leaf.grad / 2 for leaf in leaves]), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+SAME = torch.eye(6, dtype=torch.bool)
+SAME[0, 4] = SAME[4, 0] = True  # a caption that both processes have
+
+
+def test_two_processes_have_the_loss_and_gradient_of_the_joined_batch(tmp_path):
+    torch.multiprocessing.spawn(half_of_a_batch, (str(tmp_path),), nprocs=2)
+    leaves = [units(6, 0), units(6, 1), torch.tensor(7.0, dtype=torch.float64)]
+    images, texts, scale = (leaf.requires_grad_() for leaf in leaves)
+    loss = contrastive_loss(images, texts, scale, SAME, ClipLoss())
+    loss.backward()
+    for rank in range(2):
+        theirs, gradients = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(theirs, loss.detach())
+        torch.testing.assert_close(gradients, [leaf.grad for leaf in leaves])
+
+
 def test_recall_counts_any_hit_among_the_nearest():
     similarity = torch.tensor([[0.9, 0.5, 0.1], [0.8, 0.7, 0.3], [0.2, 0.9, 0.1], [0.3, 0.2, 0.1]])
     belongs = torch.eye(4, 3, dtype=torch.bool)
@@ -90,14 +123,15 @@ def test_a_blur_above_one_is_refused():
 
 
 # --- a run --------------------------------------------------------------------------------------
+NAMES = [f"{r}{g}{b}" for r in (0, 1) for g in (0, 1) for b in (0, 1)]
+
+
 class Colours(StreamData):
     """Pictures of one colour out of eight, with captions; validates on each colour twice."""
 
-    names = [f"{r}{g}{b}" for r in (0, 1) for g in (0, 1) for b in (0, 1)]
-
     def pictures(self, chosen):
-        rgb = torch.tensor([[float(c) for c in self.names[k]] for k in chosen])
-        return 2 * rgb[:, :, None, None].expand(-1, 3, 4, 4) - 1, [self.names[k] for k in chosen]
+        rgb = torch.tensor([[float(c) for c in NAMES[k]] for k in chosen])
+        return 2 * rgb[:, :, None, None].expand(-1, 3, 4, 4) - 1, [NAMES[k] for k in chosen]
 
     def draw(self, generator):
         return self.pictures(torch.randint(8, (self.batch_size,), generator=generator).tolist())
@@ -109,7 +143,7 @@ class Colours(StreamData):
 class Pair(nn.Module):
     """Linear embeddings of colours, and a table of captions."""
 
-    def __init__(self, scale=math.log(10)):
+    def __init__(self, scale=2.3):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.images = nn.Parameter(torch.randn(4, 8, generator=generator))
@@ -121,7 +155,7 @@ class Pair(nn.Module):
         return nn.functional.normalize(rgb @ self.images, dim=1)
 
     def encode_text(self, captions):
-        rows = [Colours.names.index(caption) for caption in captions]
+        rows = [NAMES.index(caption) for caption in captions]
         return nn.functional.normalize(self.texts[rows], dim=1)
 
 

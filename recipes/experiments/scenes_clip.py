@@ -7,8 +7,9 @@ The second measures a file before it is shipped, and keeps no cell of it. Recall
 pictures whose captions name combinations held out of the training of the first CLIP, a hit being
 any with the same caption. Preference is between the caption of a picture and the same with one
 thing changed so that it is false: the colour, shape or number of one group, the relation turned
-round, or the colours of two groups exchanged. The scenes are drawn, so that the truth is known; a
-coin gets 1/2. Pictures are looked at as drawn, and blurred and noisy as samples of a model are.
+round, or the colours of two groups exchanged. The scenes are drawn, so that the truth is known, and
+the reader of scenes stands beside the CLIPs; a coin gets 1/2. Pictures are looked at as drawn, and
+blurred and noisy as samples of a model are.
 """
 
 import functools
@@ -25,7 +26,17 @@ from torch import Tensor
 from recipes.experiments.cells import Cells, shipped
 from recipes.experiments.findings import Finding, table, within
 from rewards import ClipScore
-from steer.data.scenes import Asked, Group, describe, draw_scenes, parse, render
+from steer.data.scenes import (
+    Asked,
+    Group,
+    Reading,
+    describe,
+    draw_scenes,
+    parse,
+    read,
+    render,
+    shown,
+)
 from steer.data.scenes.captions import MOST
 from steer.data.scenes.scene import COLOURS, OPPOSITE
 from steer.data.scenes.shapes import SHAPES
@@ -42,6 +53,7 @@ GALLERIES = 4
 RECALLS = (1, 5)
 WAYS = ("text to image", "image to text")
 VIEWS = ("drawn", "blurred")
+READER = "reader"
 NOISE = 0.08  # of blurred pictures, in [0, 1]
 
 
@@ -161,12 +173,11 @@ def recall(score: ClipScore) -> dict[str, tuple[float, float]]:
     }
 
 
-@torch.no_grad()
-def preference(score: ClipScore, task: str, view: str) -> dict[str, float]:
-    """The share of pictures whose true caption scores higher than the false one, and how many."""
-    pictures, captions = scenes()
+@functools.cache
+def pairs(task: str) -> tuple[list[int], list[str], list[str]]:
+    """The numbers of the pictures that the task applies to, true captions and false ones."""
     rows, true, false = [], [], []
-    for k, caption in enumerate(captions):
+    for k, caption in enumerate(scenes()[1]):
         asked = parse(caption)
         other = TASKS[task](asked, np.random.default_rng(k))
         if other is not None:
@@ -174,9 +185,34 @@ def preference(score: ClipScore, task: str, view: str) -> dict[str, float]:
             rows.append(k)
             true.append(said)
             false.append(wrong)
-    x = seen(pictures, view)[rows]
+    return rows, true, false
+
+
+@torch.no_grad()
+def preference(score: ClipScore, task: str, view: str) -> dict[str, float]:
+    """The share of pictures whose true caption scores higher than the false one, and how many."""
+    rows, true, false = pairs(task)
+    x = seen(scenes()[0], view)[rows]
     better = in_parts(score, x, true) > in_parts(score, x, false)
     return {"share": better.double().mean().item(), "pairs": len(rows)}
+
+
+@functools.cache
+def readings(view: str) -> list[Reading]:
+    """What the reader finds in the pictures."""
+    return read(seen(scenes()[0], view))
+
+
+def told_apart(task: str, view: str) -> dict[str, float]:
+    """The same share for the reader, which takes a caption for true or for false."""
+    triples = list(zip(*pairs(task), strict=True))
+    found = readings(view)
+    better = [
+        bool(shown(found[k], parse(true))["overall"])
+        and not shown(found[k], parse(false))["overall"]
+        for k, true, false in triples
+    ]
+    return {"share": float(np.mean(better)), "pairs": len(better)}
 
 
 def in_parts(score: ClipScore, x: Tensor, prompts: list[str]) -> Tensor:
@@ -191,10 +227,10 @@ def results(cells: Mapping[str, Any]) -> str:
     columns = [f"{way} {k}" for way in WAYS for k in RECALLS]
     heads = ["CLIP", *(f"{way}, recall@{k}" for way in WAYS for k in RECALLS)]
     rows = [[name, *(within(*cells[f"{name} recall"][c]) for c in columns)] for name in CLIPS]
-    tasks = ["CLIP", "pictures", *TASKS]
+    tasks = ["prefers the true caption", "pictures", *TASKS]
     preferred = [
         [name, view, *(preferred_text(cells[f"{name} {task} {view}"]) for task in TASKS)]
-        for name in CLIPS
+        for name in (*CLIPS, READER)
         for view in VIEWS
     ]
     return f"{table(heads, rows)}\n\n{table(tasks, preferred)}"
@@ -241,6 +277,9 @@ def main() -> None:
         for task in TASKS:
             for view in VIEWS:
                 kept.get(f"{name} {task} {view}", partial(preference, score, task, view))
+    for task in TASKS:
+        for view in VIEWS:
+            kept.get(f"{READER} {task} {view}", partial(told_apart, task, view))
     kept.prune()
     print(results(kept.cells))
 

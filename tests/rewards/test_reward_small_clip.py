@@ -116,6 +116,8 @@ def test_gradient_of_the_score_is_the_finite_difference(clip):
         ({"depth": 2}, {}, "vision has no 'depth': "),
         ({}, {"layer": 2}, "text has no 'layer': did you mean 'layers'?"),
         ({}, {"vocab_size": 20}, "text has no 'vocab_size'"),
+        ({"width": "wide"}, {}, "vision.width is "),
+        ({"layers": 0}, {}, "vision.layers must be at least 1; got 0"),
         ({}, {"heads": 5}, "open_clip builds no model of vision="),
     ],
 )
@@ -169,7 +171,7 @@ def test_shipped_clips_are_told_from_classifiers(clip, tmp_path, monkeypatch):
     assert ClipScore("a-clip", prompt="a star")(images(2)).shape == (2,)
     with pytest.raises(ValueError, match=r"no clip 'a-clop'.*did you mean 'a-clip'\?"):
         load_clip("a-clop")
-    with pytest.raises(ValueError, match="open_clip has no model 'a-clop'.*'a-clip'"):
+    with pytest.raises(ValueError, match=r"open_clip has no model 'a-clop'.*'a-clip'"):
         ClipScore("a-clop")
     with pytest.raises(ValueError, match="expected kind 'clip', got 'classifier'"):
         load_clip(tmp_path / "a-judge.safetensors")
