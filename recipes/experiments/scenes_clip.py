@@ -1,7 +1,7 @@
 """What the two CLIPs of scenes know: recall on held-out captions, and which caption they prefer.
 
     python -m recipes.experiments.scenes_clip      # ten minutes on one core, resumable
-    python -m recipes.experiments.scenes_clip scenes-clip=runs/clip/clip.safetensors
+    python -m recipes.experiments.scenes_clip scenes-clip=runs/scenes-clip/clip.safetensors
 
 The second measures a file before it is shipped, and keeps no cell of it. Recall is among 500
 pictures whose captions name combinations held out of the training of the first CLIP, a hit being
