@@ -28,7 +28,7 @@ PEAKS = 3  # objects found at once, at most, where they lie apart
 NOISE = 0.0035  # squared error of a pixel that is put down to noise, at most
 SOFTEN = 0.5  # standard deviation in pixels of the blur of pictures, against noise
 LEAST_GAIN = 0.5  # of squared error that an object must explain
-LEAST_FIT = 0.75  # share of the squared error in its place that an object must explain
+LEAST_FIT = 0.8  # share of the squared error in its place that an object must explain
 LOOSE_FIT = 0.5  # the same while its neighbours are not yet found
 COARSE_FIT = 0.4  # the same before it is placed between pixels
 CLEAR_FIT = 0.92  # the same of an object that needs no second look
@@ -38,6 +38,7 @@ ALONE = 12  # the same of objects that do not touch
 NEAR = 2  # pixels by which an object may move when it is looked at again
 HIDE = 4.0  # over 1, so that the rim of an object that was found hides too
 CANDIDATES = 6
+RETRIES = 3  # places at which nothing fits, before a picture is left
 GROUND_SCALE = 0.06  # deviation from the background at which a pixel counts as an object
 
 
@@ -112,6 +113,7 @@ class _Canvas:
         left: the pictures without it.
         noise: the mean squared error of a pixel of the background (b,).
         found: the objects found so far in each picture.
+        barred: places at which nothing fits.
     """
 
     def __init__(self, pictures: Float[Tensor, "b 3 32 32"]) -> None:
@@ -119,6 +121,7 @@ class _Canvas:
         self.left = pictures - self.ground
         self.noise = noise_of(self.left)
         self.found: list[list[Found]] = [[] for _ in pictures]
+        self.barred: list[list[Found]] = [[] for _ in pictures]
         self.bank = templates()
 
     def readings(self) -> Iterator[Reading]:
@@ -135,6 +138,8 @@ class _Canvas:
     def add(self, rows: list[int]) -> list[int]:
         """Find more objects in these pictures; return the pictures in which there may be others."""
         view = _View(self, rows, [self.found[b] for b in rows])
+        for row, b in enumerate(rows):
+            view.bar(row, self.barred[b], NEAR)
         places = view.peaks(PEAKS)
         more = set()
         for (row, rank), one in zip(places[:, :2].tolist(), view.place(places), strict=True):
@@ -142,6 +147,9 @@ class _Canvas:
             least = CLEAR_FIT if rank else LOOSE_FIT
             if one.fit > least and len(found) < MOST:
                 found.append(one)
+                more.add(rows[row])
+            elif rank == 0 and len(self.barred[rows[row]]) < RETRIES:
+                self.barred[rows[row]].append(one)
                 more.add(rows[row])
         return sorted(more)
 
@@ -154,7 +162,9 @@ class _Canvas:
             return
         known = [self.found[b][k] for b in rows]
         view = _View(
-            self, rows, [[o for o in self.found[b] if o is not self.found[b][k]] for b in rows]
+            self,
+            rows,
+            [[o for o in self.found[b] if o is not self.found[b][k] and o.fit > 0] for b in rows],
         )
         view.keep_near(known)
         for b, one in zip(rows, known, strict=True):
@@ -193,9 +203,13 @@ class _View:
         self.best = self.score.amax(1)
         self.best[:, [0, -1]] = 0
         self.best[:, :, [0, -1]] = 0
-        for row, others in zip(self.best, found, strict=True):
-            for one in others:
-                row[around_place(one, APART)] = 0
+        for row, others in enumerate(found):
+            self.bar(row, others, APART)
+
+    def bar(self, row: int, places: list[Found], pixels: int) -> None:
+        """Look for nothing within so many pixels of these places of a picture."""
+        for one in places:
+            self.best[row][around_place(one, pixels)] = 0
 
     def keep_near(self, known: list[Found]) -> None:
         """Look near these objects only, one in each picture."""
@@ -267,7 +281,7 @@ class _View:
         inputs, energy = (each[rows[:, None], :, window_start(y), window_start(x)] for each in view)
         gain = (inputs * self.bank.exact[kinds, phase(y, x)]).flatten(2).sum(2)
         before = (energy[:, :, 0] * self.bank.reach[kinds]).flatten(2).sum(2)
-        return gain, gain / before.clamp_min(1e-3)
+        return gain, (gain / before.clamp_min(1e-3)).clamp(max=1)
 
 
 def free(found: list[list[Found]], bank: Templates) -> Float[Tensor, "b 32 32"]:
