@@ -36,6 +36,7 @@ FIGURES := ring_tilting plane_guidance plane_posterior step_time checkerboard ch
 
 figures: $(READY)
 	for name in $(FIGURES); do $(BIN)/python -m recipes.experiments.$$name || exit 1; done
+	$(BIN)/python -m recipes.experiments.scenes_world
 	$(MAKE) results
 
 results: $(READY)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from recipes.experiments.cells import Cells, shipped
 from recipes.experiments.findings import Finding, table, within
+from recipes.experiments.scenes_world import sampled
 from rewards import ClipScore
 from steer.data.scenes import (
     Asked,
@@ -40,8 +41,6 @@ from steer.data.scenes import (
 from steer.data.scenes.captions import MOST
 from steer.data.scenes.scene import COLOURS, OPPOSITE
 from steer.data.scenes.shapes import SHAPES
-from steer.data.stream import keyed_generator
-from steer.loops.contrastive_training import blurred
 from steer.metrics import recall_at
 
 STEER_BY, JUDGE_BY = "scenes-clip", "scenes-clip-judge"
@@ -54,7 +53,6 @@ RECALLS = (1, 5)
 WAYS = ("text to image", "image to text")
 VIEWS = ("drawn", "blurred")
 READER = "reader"
-NOISE = 0.08  # of blurred pictures, in [0, 1]
 
 
 # --- captions that are false --------------------------------------------------------------------
@@ -145,10 +143,7 @@ def scenes() -> tuple[Tensor, list[str]]:
 
 def seen(pictures: Tensor, view: str) -> Tensor:
     """The pictures in that view."""
-    if view == "drawn":
-        return pictures
-    noise = torch.randn(pictures.shape, generator=keyed_generator("scenes_clip"))
-    return (blurred(pictures) + NOISE * noise).clamp(0, 1)
+    return pictures if view == "drawn" else sampled(pictures)
 
 
 # --- cells --------------------------------------------------------------------------------------

@@ -66,17 +66,16 @@ def measure(count: int) -> None:
 def draw(path: Path = FOLDER / "scenes.png") -> None:
     """Draw a sheet of training scenes under their captions."""
     scenes = draw_scenes("train", ROWS * COLUMNS, seed=3)
-    figure = Figure(figsize=(2.0 * COLUMNS, 2.3 * ROWS), dpi=72)
+    figure = Figure(figsize=(2.0 * COLUMNS, 2.6 * ROWS), layout="constrained", dpi=72)
     axes = figure.subplots(ROWS, COLUMNS).flat
     for axis, picture, each in zip(axes, pictures_of(scenes), scenes, strict=True):
         axis.imshow(picture.permute(1, 2, 0), interpolation="nearest")
         axis.set_title(wrapped(each.caption), fontsize=9)
         axis.axis("off")
-    figure.tight_layout(pad=0.4)
     figure.savefig(path)
 
 
-def wrapped(caption: str, width: int = 24) -> str:
+def wrapped(caption: str, width: int = 26) -> str:
     """Break a caption into lines of about this many characters."""
     lines = [""]
     for word in caption.split():

@@ -56,9 +56,10 @@ def test_objects_lie_inside_and_hardly_overlap(scenes):
             assert reach + 1 <= min(item.x, item.y)
             assert max(item.x, item.y) <= 31 - reach
         for a, b in itertools.combinations(each.scene.items, 2):
+            least = min(SIZES[a.size], SIZES[b.size])
             reach = (SIZES[a.size] + SIZES[b.size]) / 2
-            shared = max(reach - abs(a.x - b.x), 0) * max(reach - abs(a.y - b.y), 0)
-            assert shared <= 0.2 * min(SIZES[a.size], SIZES[b.size]) ** 2
+            wide, high = (min(max(reach - d, 0), least) for d in (abs(a.x - b.x), abs(a.y - b.y)))
+            assert wide * high <= 0.2 * least**2
 
 
 def asked_for():

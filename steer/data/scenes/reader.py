@@ -24,11 +24,11 @@ __all__ = ["Reading", "Seen", "read"]
 
 CHUNK = 64  # pictures at a time
 MOST = 6  # objects in a picture
-PEAKS = 3  # objects found at once, at most, where they lie apart
+PEAKS = 5  # places looked at more closely at once
 NOISE = 0.0035  # squared error of a pixel that is put down to noise, at most
 SOFTEN = 0.5  # standard deviation in pixels of the blur of pictures, against noise
 LEAST_GAIN = 0.5  # of squared error that an object must explain
-LEAST_FIT = 0.75  # share of the squared error in its place that an object must explain
+LEAST_FIT = 0.85  # share of the squared error in its place that an object must explain
 LOOSE_FIT = 0.5  # the same while its neighbours are not yet found
 COARSE_FIT = 0.4  # the same before it is placed between pixels
 CLEAR_FIT = 0.92  # the same of an object that needs no second look
@@ -38,6 +38,7 @@ ALONE = 12  # the same of objects that do not touch
 NEAR = 2  # pixels by which an object may move when it is looked at again
 HIDE = 4.0  # over 1, so that the rim of an object that was found hides too
 CANDIDATES = 6
+RETRIES = 3  # places at which nothing fits, before a picture is left
 GROUND_SCALE = 0.06  # deviation from the background at which a pixel counts as an object
 
 
@@ -87,12 +88,17 @@ def read(pictures: Float[Tensor, "b 3 32 32"]) -> list[Reading]:
 
 
 class Found(NamedTuple):
-    """An object found: its number in KINDS, its place in quarters of a pixel, and its fit."""
+    """An object found: its number in KINDS, its place in quarters of a pixel, fit and gain."""
 
     kind: int
     y: int
     x: int
     fit: float
+    gain: float
+
+    def order(self) -> tuple[bool, float]:
+        """Rank it: first those that fit clearly, then by what they explain."""
+        return self.fit > CLEAR_FIT, self.gain * self.fit
 
     def seen(self) -> Seen:
         """Return the record of it."""
@@ -112,6 +118,7 @@ class _Canvas:
         left: the pictures without it.
         noise: the mean squared error of a pixel of the background (b,).
         found: the objects found so far in each picture.
+        barred: places at which nothing fits.
     """
 
     def __init__(self, pictures: Float[Tensor, "b 3 32 32"]) -> None:
@@ -119,6 +126,7 @@ class _Canvas:
         self.left = pictures - self.ground
         self.noise = noise_of(self.left)
         self.found: list[list[Found]] = [[] for _ in pictures]
+        self.barred: list[list[Found]] = [[] for _ in pictures]
         self.bank = templates()
 
     def readings(self) -> Iterator[Reading]:
@@ -135,15 +143,26 @@ class _Canvas:
     def add(self, rows: list[int]) -> list[int]:
         """Find more objects in these pictures; return the pictures in which there may be others."""
         view = _View(self, rows, [self.found[b] for b in rows])
+        for row, b in enumerate(rows):
+            view.bar(row, self.barred[b], NEAR)
         places = view.peaks(PEAKS)
-        more = set()
-        for (row, rank), one in zip(places[:, :2].tolist(), view.place(places), strict=True):
-            found = self.found[rows[row]]
-            least = CLEAR_FIT if rank else LOOSE_FIT
-            if one.fit > least and len(found) < MOST:
-                found.append(one)
-                more.add(rows[row])
-        return sorted(more)
+        nearby: list[list[Found]] = [[] for _ in rows]
+        for row, one in zip(places[:, 0].tolist(), view.place(places), strict=True):
+            nearby[row].append(one)
+        return [b for b, ones in zip(rows, nearby, strict=True) if ones and self.take(b, ones)]
+
+    def take(self, b: int, ones: list[Found]) -> bool:
+        """Take the best of these objects, and clear ones apart from it; whether to go on."""
+        best, *rest = sorted(ones, key=Found.order, reverse=True)
+        if best.fit <= LOOSE_FIT:
+            self.barred[b].append(best)
+            return len(self.barred[b]) < RETRIES
+        taken = [best]
+        for one in rest:
+            if one.fit > CLEAR_FIT and not any(one.near(other, ALONE) for other in taken):
+                taken.append(one)
+        self.found[b].extend(taken[: MOST - len(self.found[b])])
+        return len(self.found[b]) < MOST
 
     def look_again(self, k: int) -> None:
         """Find object k of every picture anew, where it touches others or fits badly."""
@@ -154,7 +173,9 @@ class _Canvas:
             return
         known = [self.found[b][k] for b in rows]
         view = _View(
-            self, rows, [[o for o in self.found[b] if o is not self.found[b][k]] for b in rows]
+            self,
+            rows,
+            [[o for o in self.found[b] if o is not self.found[b][k] and o.fit > 0] for b in rows],
         )
         view.keep_near(known)
         for b, one in zip(rows, known, strict=True):
@@ -193,9 +214,13 @@ class _View:
         self.best = self.score.amax(1)
         self.best[:, [0, -1]] = 0
         self.best[:, :, [0, -1]] = 0
-        for row, others in zip(self.best, found, strict=True):
-            for one in others:
-                row[around_place(one, APART)] = 0
+        for row, others in enumerate(found):
+            self.bar(row, others, APART)
+
+    def bar(self, row: int, places: list[Found], pixels: int) -> None:
+        """Look for nothing within so many pixels of these places of a picture."""
+        for one in places:
+            self.best[row][around_place(one, pixels)] = 0
 
     def keep_near(self, known: list[Found]) -> None:
         """Look near these objects only, one in each picture."""
@@ -205,16 +230,16 @@ class _View:
         self.best = self.best * there
 
     def peaks(self, most: int) -> Tensor:
-        """List row, rank, y and x of up to `most` best places of each picture, (n, 4)."""
+        """List row, y and x of up to `most` best places of each picture, (n, 3)."""
         best = self.best.clone()
         rows = torch.arange(len(best))
         spots = torch.arange(SIDE)
         listed = []
-        for rank in range(most):
+        for _ in range(most):
             value, place = best.flatten(1).max(1)
             y, x = place // SIDE, place % SIDE
-            listed.append(torch.stack((rows, torch.full_like(rows, rank), y, x), 1)[value > 0])
-            far_y, far_x = ((spots - each[:, None]).abs() >= ALONE for each in (y, x))
+            listed.append(torch.stack((rows, y, x), 1)[value > 0])
+            far_y, far_x = ((spots - each[:, None]).abs() >= APART for each in (y, x))
             best *= far_y[:, :, None] | far_x[:, None, :]
         return torch.cat(listed)
 
@@ -222,7 +247,7 @@ class _View:
         """Find the best kind at these places, and where it lies to a quarter of a pixel."""
         if len(places) == 0:
             return []
-        rows, _, row, column = places.unbind(1)
+        rows, row, column = places.unbind(1)
         shifts = torch.tensor([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
         y, x = row[:, None] + shifts[:, 0], column[:, None] + shifts[:, 1]
         value, which = self.score[rows[:, None], :, y, x].max(1)  # over the shifts
@@ -234,7 +259,7 @@ class _View:
             kinds, y, x = self.refined(view, rows, kinds, y, x, step)
         gain, fit = self.judged(view, rows, kinds[:, :1], y[:, :1], x[:, :1])
         fit = torch.where(gain > LEAST_GAIN, fit, 0.0)
-        numbers = (each[:, 0].tolist() for each in (kinds, y, x, fit))
+        numbers = (each[:, 0].tolist() for each in (kinds, y, x, fit, gain))
         return [Found(*found) for found in zip(*numbers, strict=True)]
 
     def refined(
@@ -267,14 +292,14 @@ class _View:
         inputs, energy = (each[rows[:, None], :, window_start(y), window_start(x)] for each in view)
         gain = (inputs * self.bank.exact[kinds, phase(y, x)]).flatten(2).sum(2)
         before = (energy[:, :, 0] * self.bank.reach[kinds]).flatten(2).sum(2)
-        return gain, gain / before.clamp_min(1e-3)
+        return gain, (gain / before.clamp_min(1e-3)).clamp(0, 1)
 
 
 def free(found: list[list[Found]], bank: Templates) -> Float[Tensor, "b 32 32"]:
     """Weigh pixels by how little of them is under objects that were found."""
     weight = torch.ones(len(found), SIDE + 2 * PAD, SIDE + 2 * PAD)
     for row, objects in zip(weight, found, strict=True):
-        for kind, y, x, _ in objects:
+        for kind, y, x, *_ in objects:
             top, left = (spot // STEPS - WIDTH // 2 + PAD for spot in (y, x))
             cover = bank.cover[kind, y % STEPS * STEPS + x % STEPS]
             row[top : top + WIDTH, left : left + WIDTH] *= (1 - HIDE * cover).clamp(0, 1)

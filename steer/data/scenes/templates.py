@@ -24,7 +24,7 @@ from steer.data.scenes.shapes import SHAPES
 
 MAPS = 9
 SOFT = 0.6  # standard deviation in pixels by which templates are blurred
-PAD = 4  # pixels by which a template may reach over the edge of a picture
+PAD = 6  # pixels by which a template may reach over the edge of a picture
 KINDS = [(shape, size, colour) for shape in SHAPES for size in SIZES for colour in COLOURS]
 
 
