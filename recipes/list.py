@@ -12,7 +12,7 @@ from torch import nn
 
 from recipes.cli import KINDS
 from recipes.setup import config
-from rewards import checkpoint as classifiers
+from rewards import checkpoint as networks
 from steer import checkpoint as maps
 from steer.discovery import exports
 from steer.nearest import suggestion
@@ -134,10 +134,12 @@ def first_comment(name: str) -> str:
 
 
 def shipped() -> str:
-    """The shipped maps and classifiers."""
+    """The shipped maps, classifiers and CLIPs."""
     lines = ["shipped maps, for model=NAME or steer.load", *notes_of(maps.WEIGHTS, maps.shipped())]
     lines += ["", "shipped classifiers, for rewards.load_classifier"]
-    lines += notes_of(classifiers.WEIGHTS, classifiers.shipped())
+    lines += notes_of(networks.WEIGHTS, networks.shipped())
+    if clips := networks.shipped(networks.CLIP):
+        lines += ["", "shipped CLIPs, for rewards.ClipScore", *notes_of(networks.WEIGHTS, clips)]
     return "\n".join(lines)
 
 

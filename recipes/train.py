@@ -1,4 +1,4 @@
-"""steer train: a flow map, or a classifier, learned from data; its averaged weights are kept."""
+"""steer train: a map, a classifier or a CLIP, learned from data; its averaged weights are kept."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Classifiers in the checkpoint format of `steer.checkpoint`, and the classifiers that are shipped.
+"""Classifiers and small CLIPs in the checkpoint format of `steer.checkpoint`, and those shipped.
 
 The header, under the key "steer" of the safetensors metadata:
     {"format": "steer", "version": 1, "kind": "classifier",
@@ -6,18 +6,39 @@ The header, under the key "steer" of the safetensors metadata:
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from rewards.networks import Classifier
+from rewards.small_clip import SmallClip
 from steer import checkpoint
 from steer.nearest import hint
 
-__all__ = ["load_classifier", "save_classifier"]
+__all__ = ["load_classifier", "load_clip", "save_classifier", "save_clip"]
 
-KIND = "classifier"
-TRUSTED = ("rewards.networks",)
 WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of network in checkpoints.
+
+    Attributes:
+        name: in the header.
+        base: the class of its networks.
+        title: for messages.
+    """
+
+    name: str
+    base: type[Any]
+    title: str
+
+
+CLASSIFIER = Kind("classifier", Classifier, "a Classifier")
+CLIP = Kind("clip", SmallClip, "a SmallClip")
 
 
 def save_classifier(
@@ -31,9 +52,40 @@ def save_classifier(
         notes: whatever should be known of it later (data, accuracy, seed, command), as plain JSON
             values.
     """
-    build = {"_target_": f"rewards.networks.{type(classifier).__name__}", **classifier.settings}
-    header = {**(notes or {}), "kind": KIND, "build": build}
-    checkpoint.write(classifier.state_dict(), Path(path), header)
+    write(path, classifier, CLASSIFIER, classifier.state_dict(), notes)
+
+
+def save_clip(
+    path: str | Path, clip: SmallClip, notes: Mapping[str, Any] | None = None, half: bool = False
+) -> None:
+    """Write a small CLIP to one safetensors file, atomically.
+
+    Args:
+        path, notes: as for `save_classifier`.
+        clip: the model; its settings, vocabulary included, go into the header.
+        half: whether to write weights in half precision; they are read back to float32.
+    """
+    weights = clip.state_dict()
+    if half:
+        weights = {name: w.half() if w.is_floating_point() else w for name, w in weights.items()}
+    write(path, clip, CLIP, weights, notes)
+
+
+def write(
+    path: str | Path,
+    network: Any,
+    kind: Kind,
+    weights: Mapping[str, Tensor],
+    notes: Mapping[str, Any] | None,
+) -> None:
+    """Write weights with the settings of their network."""
+    target = f"{kind.base.__module__}.{type(network).__name__}"
+    header = {
+        **(notes or {}),
+        "kind": kind.name,
+        "build": {"_target_": target, **network.settings},
+    }
+    checkpoint.write(weights, Path(path), header)
 
 
 def load_classifier(name_or_path: str | Path) -> Classifier:
@@ -47,29 +99,48 @@ def load_classifier(name_or_path: str | Path) -> Classifier:
             `rewards.networks`, or holds weights of another shape than its header says; names the
             file and what is wrong.
     """
-    path = find(name_or_path)
+    return load(name_or_path, CLASSIFIER)
+
+
+def load_clip(name_or_path: str | Path) -> SmallClip:
+    """Load a small CLIP, frozen, on the CPU, in float32.
+
+    Args:
+        name_or_path: a shipped name or a .safetensors file.
+
+    Raises:
+        ValueError: as for `load_classifier`.
+    """
+    return load(name_or_path, CLIP)
+
+
+def load(name_or_path: str | Path, kind: Kind) -> Any:
+    """Load a network of that kind."""
+    path = find(name_or_path, kind)
     header = checkpoint.read_header(path)
-    if header.get("kind") != KIND:
-        raise ValueError(f"{path}: expected kind {KIND!r}, got {header.get('kind')!r}")
-    module = checkpoint.load_module(path, TRUSTED)
-    if not isinstance(module, Classifier):
-        raise ValueError(f"{path}: expected a Classifier, got a {type(module).__name__}")
+    if header.get("kind") != kind.name:
+        raise ValueError(f"{path}: expected kind {kind.name!r}, got {header.get('kind')!r}")
+    module = checkpoint.load_module(path, (kind.base.__module__,))
+    if not isinstance(module, kind.base):
+        raise ValueError(f"{path}: expected {kind.title}, got a {type(module).__name__}")
     return module
 
 
-def find(name_or_path: str | Path) -> Path:
+def find(name_or_path: str | Path, kind: Kind) -> Path:
     """Find the file of a shipped name or a path. Raises ValueError if there is none."""
-    if str(name_or_path) in shipped():
+    names = shipped(kind)
+    if str(name_or_path) in names:
         return WEIGHTS / f"{name_or_path}.safetensors"
     path = Path(name_or_path)
     if not path.is_file():
-        ending = hint(name_or_path, shipped())
+        ending = hint(name_or_path, names)
         raise ValueError(
-            f"no classifier '{name_or_path}': give a .safetensors file or a shipped name; {ending}"
+            f"no {kind.name} '{name_or_path}': give a .safetensors file or a shipped name; {ending}"
         )
     return path
 
 
-def shipped() -> list[str]:
-    """List the names of the classifiers that come with this package."""
-    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+def shipped(kind: Kind = CLASSIFIER) -> list[str]:
+    """List the names of the networks of a kind that come with this package."""
+    files = sorted(WEIGHTS.glob("*.safetensors"))
+    return [f.stem for f in files if checkpoint.read_header(f).get("kind") == kind.name]

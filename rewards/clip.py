@@ -1,7 +1,6 @@
 """CLIP score: the similarity of an image and a prompt, by any model of open_clip."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.base import Cond, Reward
-from rewards.open_clip_model import Tokenizer, import_open_clip, open_clip_model
+from rewards.checkpoint import CLIP, load_clip, shipped
+from rewards.open_clip_model import Tokenizer, open_clip_model, preprocess_config
 from rewards.preprocess import Preprocess
 from steer.conditions import field
 
@@ -20,24 +20,27 @@ __all__ = ["ClipScore"]
 class ClipScore(Reward):
     """r(x, y) = scale <f(x), g(y)>, the cosine of image embedding f and text embedding g.
 
-    The cosine is typically .15 to .35. Tested on small models of open_clip with random weights; not
-    yet run on published weights.
+    The cosine of published models is typically .15 to .35. Tested on small models of open_clip,
+    with random weights and trained here; not yet run on published weights.
 
     References: Radford et al. 2021, arXiv:2103.00020 (CLIP); Hessel et al. 2021, arXiv:2104.08718
     (CLIPScore, 2.5 times this where positive); Ilharco et al. 2021 (open_clip).
 
     Args:
-        model: open_clip's name ("ViT-B-32"), or "hf-hub:owner/name", or "local-dir:/a/folder"; take
-            the "-quickgelu" name for weights trained so, as OpenAI's were.
+        model: a small CLIP of this project by its shipped name or .safetensors file (see
+            `load_clip`); or open_clip's name ("ViT-B-32"), or "hf-hub:owner/name", or
+            "local-dir:/a/folder"; take the "-quickgelu" name for weights trained so, as OpenAI's
+            were.
         pretrained: one of open_clip's tags for that model ("laion2b_s34b_b79k"), or a checkpoint
-            file.
+            file; none for a small CLIP.
         prompt: y, the same for every sample; None takes each sample's own from cond, a list of b
             strings, or the `texts` of a steer.Condition.
         scale: 1 for the plain cosine; CLIP's own logits have about 100.
 
     Raises:
         ValueError: if the model or its weights are unknown or unreadable, or open_clip cannot be
-            imported; when called, if prompts are missing or images are neither greyscale nor RGB.
+            imported; when called, if prompts are missing or not understood, or images are neither
+            greyscale nor RGB.
     """
 
     model: Any  # open_clip's classes share encode_image and encode_text, and no base class
@@ -50,7 +53,14 @@ class ClipScore(Reward):
         prompt: str | None = None,
         scale: float = 1.0,
     ) -> None:
-        self.assemble(*open_clip_model(model, pretrained), prompt, scale)
+        own = shipped(CLIP)
+        if model.endswith(".safetensors") or model in own:
+            if pretrained is not None:
+                raise ValueError(f"'{model}' has its weights: leave out pretrained={pretrained!r}")
+            small = load_clip(model)
+            self.assemble(small.clip, small.tokenizer, prompt, scale)
+        else:
+            self.assemble(*open_clip_model(model, pretrained, own), prompt, scale)
 
     @classmethod
     def from_model(
@@ -115,9 +125,3 @@ class ClipScore(Reward):
 
     def extra_repr(self) -> str:
         return f"prompt={self.prompt!r}, scale={self.scale:g}"
-
-
-def preprocess_config(model: nn.Module) -> dict[str, Any]:
-    """Return open_clip's preprocessing settings of a model, completed by its defaults."""
-    open_clip = import_open_clip()
-    return asdict(open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)))

@@ -3,8 +3,10 @@
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +15,9 @@ from steer.nearest import nearest
 Tokenizer = Callable[[list[str]], Tensor]
 
 
-def open_clip_model(model: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer]:
+def open_clip_model(
+    model: str, pretrained: str | None, others: Iterable[str] = ()
+) -> tuple[nn.Module, Tokenizer]:
     """Load a pretrained open_clip model and its tokenizer.
 
     QuickGELU: OpenAI's weights, and some others, were trained with another activation than the one
@@ -24,6 +28,7 @@ def open_clip_model(model: str, pretrained: str | None) -> tuple[nn.Module, Toke
     Args:
         model: open_clip's name ("ViT-B-32"), or "hf-hub:owner/name", or "local-dir:/a/folder".
         pretrained: a tag that open_clip knows, or a checkpoint file; not needed for hub and folder.
+        others: names that are valid beside open_clip's, for errors to offer.
 
     Raises:
         ValueError: if the model or its weights are unknown or unreadable, or open_clip cannot be
@@ -32,7 +37,7 @@ def open_clip_model(model: str, pretrained: str | None) -> tuple[nn.Module, Toke
     open_clip = import_open_clip()
     if not model.startswith(("hf-hub:", "local-dir:")):
         model = model.replace("/", "-")
-        check_known(open_clip, model, pretrained)
+        check_known(open_clip, model, pretrained, others)
     try:
         network = open_clip.create_model(model, pretrained=pretrained, require_pretrained=True)
         return network, open_clip.get_tokenizer(model)
@@ -59,12 +64,20 @@ def import_open_clip() -> ModuleType:
     return open_clip
 
 
-def check_known(open_clip: ModuleType, model: str, pretrained: str | None) -> None:
+def preprocess_config(model: nn.Module) -> dict[str, Any]:
+    """Return open_clip's preprocessing settings of a model, completed by its defaults."""
+    open_clip = import_open_clip()
+    return asdict(open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)))
+
+
+def check_known(
+    open_clip: ModuleType, model: str, pretrained: str | None, others: Iterable[str] = ()
+) -> None:
     """Raise ValueError unless open_clip builds the model and its weights are a tag or a file."""
     models = open_clip.list_models()
     tags = open_clip.list_pretrained_tags_by_model(model)
     if model not in models:
-        raise ValueError(f"open_clip has no model '{model}': {hint(model, models)}")
+        raise ValueError(f"open_clip has no model '{model}': {hint(model, [*others, *models])}")
     if pretrained is None:
         raise ValueError(
             f"'{model}' without weights would score at random: "

@@ -38,7 +38,9 @@ class Preprocess(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 i j"]:
         x = self.three_channels(x).to(self.mean)
-        x = F.interpolate(x, self.resized(x.shape[-2:]), mode=self.interpolation, antialias=True)
+        size = self.resized(x.shape[-2:])
+        if size != tuple(x.shape[-2:]):
+            x = F.interpolate(x, size, mode=self.interpolation, antialias=True)
         return (centred(x, self.size, self.fill) - self.mean) / self.std
 
     def three_channels(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:

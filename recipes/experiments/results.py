@@ -45,6 +45,7 @@ FIGURES = (
     "checkerboard",
     "fashion_rewards",
     "fashion_quality",
+    "scenes_clip",
 )
 PAGES: dict[str, tuple[Path, Callable]] = {
     "verify": (verify.PAGE, verify.page_of),
@@ -61,6 +62,7 @@ AWAITING = {  # figures without all of their cells, and why; a test holds that t
     "fashion_quality": WEIGHTS_TO_COME,
     "verify": "the tests of a method changed, and not all cells are measured anew",
     "checkerboard": "some of its rows came later or changed",
+    "scenes_clip": "the CLIPs are not shipped yet",
 }
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 SUMMARY = "summary"

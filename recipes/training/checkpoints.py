@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from recipes.setup import run_directory
 from recipes.setup.job import Job
 from recipes.training.trainer import readable
-from rewards import load_classifier, save_classifier
+from rewards import load_classifier, load_clip, save_classifier, save_clip
 from rewards.networks import Classifier
+from rewards.small_clip import SmallClip
 from steer import checkpoint
 from steer.flow_map import FlowMap, ResidualMap
-from steer.loops import ClassifierTraining, MapTraining
+from steer.loops import ClassifierTraining, ContrastiveTraining, MapTraining
 from steer.loops.last_checkpoint import NAME as LAST
 from steer.networks import ByCondition, InferredClass, WithContext, warm_start
 from steer.training import Objective
@@ -27,6 +28,7 @@ def learned(loop: Any) -> nn.Module:
         case (
             MapTraining(flow_map=FlowMap() as module)
             | ClassifierTraining(network=Classifier() as module)
+            | ContrastiveTraining(network=SmallClip() as module)
         ):
             return module
         case ClassifierTraining(network=module):
@@ -34,8 +36,14 @@ def learned(loop: Any) -> nn.Module:
                 "network is one of rewards.networks, so that it can be saved; got"
                 f" {type(module).__name__}"
             )
+        case ContrastiveTraining(network=module):
+            raise ValueError(
+                "network is a rewards.small_clip.SmallClip, so that it can be saved; got"
+                f" {type(module).__name__}"
+            )
     raise ValueError(
-        f"loop is steer.loops.MapTraining or ClassifierTraining; got a {type(loop).__name__}"
+        "loop is steer.loops.MapTraining, ClassifierTraining or ContrastiveTraining; got a"
+        f" {type(loop).__name__}"
     )
 
 
@@ -57,10 +65,10 @@ def guidance_of(loop: Any) -> float:
 
 
 def start_from(module: nn.Module, name: str) -> None:
-    """Loads the weights of another map or classifier of the same build into a module.
+    """Loads the weights of another map, classifier or CLIP of the same build into a module.
 
     Args:
-        module: a map or a classifier.
+        module: a map, a classifier or a small CLIP.
         name: a shipped name, a file or a run folder, that of an unfinished run included.
 
     Raises:
@@ -73,8 +81,7 @@ def start_from(module: nn.Module, name: str) -> None:
         refuse_other_guidance(module, saved.get("guidance", 1.0), name)
         load_into(module, averaged(saved), f"start={name}")
         return
-    found: Any = load_classifier(name) if isinstance(module, Classifier) else checkpoint.load(name)
-    found = part_for(module, without_lora(found))
+    found = part_for(module, without_lora(loaded_like(module, name)))
     refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
     if networks := conditioned_and_plain(module, found):
         warm_start(*networks)
@@ -82,6 +89,16 @@ def start_from(module: nn.Module, name: str) -> None:
         load_into(inner, found.network.state_dict(), f"start={name}")
     else:
         load_into(module, found.state_dict(), f"start={name}")
+
+
+def loaded_like(module: nn.Module, name: str) -> Any:
+    """Loads a map, a classifier or a CLIP, whichever the module is."""
+    match module:
+        case Classifier():
+            return load_classifier(name)
+        case SmallClip():
+            return load_clip(name)
+    return checkpoint.load(name)
 
 
 def refuse_other_guidance(module: nn.Module, guidance: float, name: str) -> None:
@@ -156,10 +173,10 @@ def averaged(saved: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def save(module: nn.Module, folder: Path, job: Job, steps: int, guidance: float = 1.0) -> None:
-    """Writes map.safetensors or classifier.safetensors, with how it is built and was trained.
+    """Writes {map,classifier,clip}.safetensors, with how it is built and was trained.
 
     Args:
-        module: a map or a classifier.
+        module: a map, a classifier or a small CLIP.
         folder: the run folder.
         job: what was asked for.
         steps: optimizer steps taken.
@@ -169,6 +186,8 @@ def save(module: nn.Module, folder: Path, job: Job, steps: int, guidance: float 
     notes = {**origin(job, steps), "start": job.config.start}
     if isinstance(module, Classifier):
         save_classifier(folder / "classifier.safetensors", module, notes)
+    elif isinstance(module, SmallClip):
+        save_clip(folder / "clip.safetensors", module, notes)
     else:
         recipe: Any = OmegaConf.to_container(config.model)
         if guidance != 1:

@@ -247,6 +247,11 @@ class Laboratory:
         if name.startswith("checkerboard") and command == "train":
             tiny["data"] = {"batch_size": 8}
             tiny["model"] = {"network": {"width": 4, "depth": 1}}
+        if name.startswith("scenes") and command == "train":
+            tiny["data"] = {"folder": "scenes", "batch_size": 2, "count": 4, "validation": 4}
+            towers = {"vision": {"width": 8}, "text": {"width": 8, "layers": 1, "heads": 2}}
+            tiny["model"] = {"embed_dim": 8, **towers}
+            tiny["model"]["vision"]["head_width"] = 8 if name == "scenes/clip" else 64
         if name.startswith("fashion") and node.get("reference"):
             tiny["reference"] = config.merge(
                 tiny.get("reference", {}), {k: {"folder": clothes} for k in ("test", "train")}

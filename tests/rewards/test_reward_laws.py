@@ -60,6 +60,17 @@ EXAMPLES = {
         GREY,
         torch.arange(B).flip(0),
     ),
+    "SceneAccuracy": (
+        lambda: rewards.SceneAccuracy(
+            lambda x, captions: {
+                "overall": torch.tensor(
+                    [float(len(c) * v.sum() > 1500) for v, c in zip(x, captions, strict=True)]
+                )
+            }
+        ),
+        RGB,
+        ["a red heart", "a star", "two moons", "a key", "a blue bell"],
+    ),
     "ClipScore": (None, RGB, ["a shirt", "a bag", "a shirt", "", "a boot"]),
 }
 
