@@ -49,13 +49,13 @@ class SmallClip(nn.Module):
     ) -> None:
         super().__init__()
         open_clip = import_open_clip()
+        text = {"context_length": CONTEXT_LENGTH, **text}
         self.settings = {
             "words": list(words),
             "embed_dim": embed_dim,
             "vision": dict(vision),
-            "text": {"context_length": CONTEXT_LENGTH, **text},
+            "text": text,
         }
-        text = self.settings["text"]
         check("vision", vision, open_clip.CLIPVisionCfg)
         check("text", text, open_clip.CLIPTextCfg, but=("vocab_size", "pool_type"))
         self.tokenizer = WordTokenizer(words, text["context_length"])

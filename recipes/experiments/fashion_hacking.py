@@ -487,8 +487,8 @@ def curves(ax: Axes, cells: Mapping[str, Any], name: str, level: Figures) -> Non
         (HELDOUT, "C0", "held-out reward (the judge)"),
     ):
         for each in found:
-            spent = [f["spent"] for f in each]
-            ax.plot(spent, [f[which] for f in each], color=colour, alpha=0.35, linewidth=1)
+            looks = [f["spent"] for f in each]
+            ax.plot(looks, [f[which] for f in each], color=colour, alpha=0.35, linewidth=1)
         spent, values = over_seeds(found, which)
         ax.plot(spent, values, color=colour, linewidth=2.2, label=label)
     if name == STOPPED:

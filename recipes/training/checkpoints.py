@@ -81,7 +81,7 @@ def start_from(module: nn.Module, name: str) -> None:
         refuse_other_guidance(module, saved.get("guidance", 1.0), name)
         load_into(module, averaged(saved), f"start={name}")
         return
-    found = part_for(module, without_lora(loaded_like(module, name)))
+    found: Any = part_for(module, without_lora(loaded_like(module, name)))
     refuse_other_guidance(module, found.guidance if isinstance(found, FlowMap) else 1.0, name)
     if networks := conditioned_and_plain(module, found):
         warm_start(*networks)
