@@ -70,7 +70,7 @@ PROBLEMS = {
 # for each problem, of the best PSNR in `tune`: rho of DPS, eps of FMTT, the power of PnP-Flow
 STRENGTHS = {
     "DPS": (0.6, 1.0, 2.0),
-    "FMTT": (2.0, 4.0, 1.0),
+    "FMTT": (1.0, 4.0, 2.0),
     "PnP-Flow": (0.3, 0.5, 0.01),
 }
 

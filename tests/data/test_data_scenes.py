@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.setup.config import load
 from steer.data import Scenes
 from steer.data.scenes import (
     COLOURS,
@@ -221,3 +222,9 @@ def test_module_draws_matching_pairs(tmp_path):
     ((x, captions),) = data.val_dataloader()
     assert (len(x), len(captions)) == (7, 7)
     assert all(held_out(parse(caption)) for caption in captions)
+
+
+def test_the_map_of_scenes_knows_the_words_of_the_captions():
+    """Its config lists them, so that a trained map keeps its own when the world learns others."""
+    network = load("train", "scenes/train").model.network
+    assert list(network.condition.words) == vocabulary()

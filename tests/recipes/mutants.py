@@ -249,6 +249,10 @@ class Laboratory:
             tiny["model"] = {"network": {"width": 4, "depth": 1}}
         if name.startswith("scenes") and command == "train":
             tiny["data"] = {"folder": "scenes", "batch_size": 2, "count": 4, "validation": 4}
+        if name == "scenes/train":
+            condition = {"dim": 32, "width": 8}
+            tiny["model"] = {"network": {"channels": [8, 8], "condition": condition}}
+        elif name.startswith("scenes") and command == "train":
             towers = {"vision": {"width": 8}, "text": {"width": 8, "layers": 1, "heads": 2}}
             tiny["model"] = {"embed_dim": 8, **towers}
             tiny["model"]["vision"]["head_width"] = 8 if name == "scenes/clip" else 64
