@@ -27,6 +27,7 @@ from steer.data.scenes import (
     parse,
     render,
     shown,
+    vocabulary,
 )
 from steer.data.scenes.scene import OPPOSITE
 
