@@ -10,7 +10,7 @@ the caption is judged true; the shapes taken for others are listed.
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,16 @@ from torch import Tensor
 
 from recipes.experiments.cells import FOLDER
 from recipes.experiments.findings import short, table
-from steer.data.scenes import TASKS, CaptionedScene, Reading, draw_scenes, read, render, score
+from steer.data.scenes import (
+    TASKS,
+    CaptionedScene,
+    Reading,
+    draw_scenes,
+    parse,
+    read,
+    render,
+    shown,
+)
 from steer.data.scenes.templates import blurred
 
 BLUR = 0.6
@@ -50,17 +59,27 @@ def measure(count: int) -> None:
     clean = pictures_of(scenes)
     rows = []
     for name, pictures in (("as drawn", clean), ("blur and noise", sampled(clean))):
-        found = [kinds(reading) for reading in read(pictures)]
+        readings = read(pictures)
+        found = [kinds(reading) for reading in readings]
         truth = [kinds(scene) for scene in scenes]
-        judged = score(pictures, [each.caption for each in scenes])
+        said = [
+            shown(reading, parse(each.caption))
+            for reading, each in zip(readings, scenes, strict=True)
+        ]
         right = sum(a == b for a, b in zip(found, truth, strict=True)) / count
-        rows.append([name, short(right, 4), *(short(judged[t].nanmean().item(), 4) for t in TASKS)])
+        rows.append([name, short(right, 4), *(share_of(said, task) for task in TASKS)])
         for a, b in zip(truth, found, strict=True):
             if a != b:
                 print(
                     f"{name}: {', '.join(map(' '.join, a - b))} read as {list(b - a) or 'nothing'}"
                 )
     print(table(["pictures", "objects", *TASKS], rows))
+
+
+def share_of(said: Sequence[Mapping[str, bool | None]], task: str) -> str:
+    """The share of right answers among those to which a task applies."""
+    values = [each[task] for each in said if each[task] is not None]
+    return short(sum(map(bool, values)) / max(len(values), 1), 4)
 
 
 def draw(path: Path = FOLDER / "scenes.png") -> None:

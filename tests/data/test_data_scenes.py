@@ -75,7 +75,7 @@ def asked_for():
             yield Asked(pair, relation)
 
 
-@pytest.mark.parametrize("asked", asked_for(), ids=str)
+@pytest.mark.parametrize("asked", list(asked_for()), ids=str)
 def test_words_lead_back_to_what_was_asked(asked):
     rng = np.random.default_rng(0)
     backwards = Asked(asked.groups[::-1], OPPOSITE.get(asked.relation or ""))
