@@ -45,7 +45,7 @@ number = 3
             [*RING, "particles=0"],
             "particles is a whole number, at least 1; got 0; set it with particles=...",
         ),
-        ([*RING, "prompts=0"], "prompts is a whole number, at least 1; got 0"),
+        ([*RING, "prompts=0"], "prompts is a whole number, at least 1 or a string; got 0"),
         ([*RING, "sampler.steps=0"], "sampler.steps: TrajectoryTilting needs at least one step"),
         (
             [*RING, "sampler.stepz=3"],
