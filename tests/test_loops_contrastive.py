@@ -67,6 +67,7 @@ SAME = torch.eye(6, dtype=torch.bool)
 SAME[0, 4] = SAME[4, 0] = True  # a caption that both processes have
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_and_gradient_of_the_joined_batch(tmp_path):
     torch.multiprocessing.spawn(half_of_a_batch, (str(tmp_path),), nprocs=2)
     leaves = [units(6, 0), units(6, 1), torch.tensor(7.0, dtype=torch.float64)]

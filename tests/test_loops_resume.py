@@ -234,6 +234,7 @@ def test_tuning_goes_on_counting(tmp_path):
     assert loop.spent.network_forward == 2 * 20 * 16
 
 
+@pytest.mark.slow
 def test_killed_while_writing_a_checkpoint(tmp_path):
     kill_in(tmp_path / "killed", "training", "save", at=21)
     assert torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["global_step"] == 14

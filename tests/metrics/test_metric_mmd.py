@@ -31,6 +31,7 @@ def test_unbiased_on_gaussians_of_the_plane(bandwidth, shift, r):
     assert abs(runs.mean() - exact) < 4 * runs.std() / 10
 
 
+@pytest.mark.slow
 def test_importance_weights_move_one_gaussian_onto_another():
     """x ~ N(0, 1) with log_w = x - 1/2 is N(1, 1)."""
     x, y = normal(30, 2000, 1), 1 + normal(30, 2000, 1, seed=1)

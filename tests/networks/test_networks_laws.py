@@ -121,7 +121,7 @@ def squared_tangent(network, x, s, t, cond):
     return tangent.to(torch.promote_types(tangent.dtype, torch.float32)).square().mean()
 
 
-UNETS = {"unet", "unet-embedding", "unet-recomputed"}  # slow; unet-classes stands for them
+UNETS = {"unet", "unet-embedding", "unet-recomputed", "unet-captions"}  # slow; unet-classes is not
 
 
 @pytest.mark.parametrize("case", slow_but(CASES.keys() - UNETS, CASES, CASES), indirect=True)

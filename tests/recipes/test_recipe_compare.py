@@ -341,6 +341,7 @@ def cells_of(folder):
     return {path.name: path.read_text() for path in Path(folder, "cells").glob("*.json")}
 
 
+@pytest.mark.slow
 def test_a_run_grows(steer):
     """By a method, a budget and a seed: what was measured stays, and the rest is as if it had been
     there from the start.
@@ -397,6 +398,7 @@ def test_a_method_whose_file_changed_is_measured_anew(steer):
     assert second["FK_steering", 13] == first["FK_steering", 13]
 
 
+@pytest.mark.slow
 def test_budgets_are_numbers_and_seeds_may_be_fewer(steer, fashion):
     """Of images too, whose pictures are of the first seed."""
     images = [
@@ -426,6 +428,7 @@ def test_a_resume_that_is_refused_leaves_the_run_as_it_was(steer):
     assert Path("parts/config.yaml").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_cell_depends_on_its_key_alone(steer):
     node = "sampler: {_target_: steer.samplers.FkSteering, every: 5}"
     Path("two.yaml").write_text(

@@ -107,6 +107,7 @@ def test_other_samplers_by_their_name(steer, target):
     assert (metrics["diversity"] is None) == (target == "BestOfN")
 
 
+@pytest.mark.slow
 def test_guidances_come_before_the_sampler(steer):
     """A push to the right moves samples right, and the law is then not the model's any more: no
     closed form is claimed.

@@ -452,6 +452,7 @@ def test_the_defaults_do_not_blow_up(build, steps, recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_the_default_strengths_push_as_far_in_all_at_any_number_of_steps():
     """On the path x_t of one Gaussian, with a linear reward and no noise: the displacement of x1
     settles as steps grow.

@@ -257,6 +257,7 @@ RECIPES = {  # and how many times the sampling floor each comes to
 }
 
 
+@pytest.mark.slow
 def test_a_few_hundred_steps_teach_a_map_to_draw():
     law = mixture()
     times = (0.05, 0.3, 0.6)

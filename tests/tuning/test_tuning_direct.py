@@ -282,6 +282,7 @@ def figures(flow_map, base):
     ]
 
 
+@pytest.mark.slow
 def test_tuning_climbs_and_its_regularisers_do_their_work():
     free_place, free_halves, free_walked, _ = tuned(consistency=0.0)
     place, halves, walked, energy = tuned(consistency=4.0)
