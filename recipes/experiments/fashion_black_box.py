@@ -30,11 +30,11 @@ import steer
 from recipes.evaluation.metrics import Figures, Measure
 from recipes.experiments.cells import FOLDER, Cells
 from recipes.experiments.fashion_steering import JUDGE_BY
-from recipes.experiments.fashion_tuning import SHAPE
 from recipes.experiments.findings import Finding, short, table, thousands
 from recipes.experiments.tuning_runs import (
     BUDGET,
     HELDOUT,
+    SHAPE,
     Course,
     Distance,
     Run,

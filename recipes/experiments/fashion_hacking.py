@@ -38,11 +38,12 @@ from recipes.evaluation import collapse
 from recipes.evaluation.metrics import Figures, Measure
 from recipes.experiments.cells import FOLDER, Cells
 from recipes.experiments.fashion_steering import JUDGE_BY, STEER_BY
-from recipes.experiments.fashion_tuning import SAMPLES, drawn, reference
+from recipes.experiments.fashion_tuning import reference
 from recipes.experiments.findings import Finding, short, table
 from recipes.experiments.tuning_runs import (
     BUDGET,
     HELDOUT,
+    SAMPLES,
     Course,
     Distance,
     Run,
@@ -50,6 +51,7 @@ from recipes.experiments.tuning_runs import (
     bracketed,
     complete,
     course,
+    drawn,
     held_late,
     known,
     mean_and_error,

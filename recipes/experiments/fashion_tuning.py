@@ -31,12 +31,19 @@ import steer
 from recipes.evaluation.reference import ImageReference
 from recipes.experiments.cells import FOLDER, Cells
 from recipes.experiments.fashion_steering import JUDGE_BY, STEER_BY
-from recipes.experiments.findings import Finding, short, table, thousands, within
+from recipes.experiments.findings import Finding, short, table, thousands
+from recipes.experiments.tuning_runs import (
+    BUDGET,
+    SHAPE,
+    complete,
+    drawn,
+    mean_and_error,
+    share_of_rate,
+)
 from recipes.training.trainable import WithoutCondition
 from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
 from steer import counting
 from steer.data import fashion_mnist
-from steer.flow_map import FlowMap
 from steer.metrics import ClassAgreement, HeldoutReward, PairwiseDiversity
 from steer.samplers import Jump, Ode, Sampler
 from steer.tilt import NonFiniteReward, Tilt
@@ -54,14 +61,11 @@ from steer.tuning import (
 from steer.tuning.rollouts import EulerSteps, Jumps
 
 CHOSEN_ON, SHOWN_ON = 8, 1  # bag, trouser
-BUDGET = 8000.0
 LOOKS = (0.0, 500.0, 1000.0, 2000.0, 3000.0, 4000.0, 6000.0, BUDGET)  # evaluations spent
 SEEDS = (0, 1, 2)
 CHOSEN_SEEDS = (0, 1)
-SAMPLES = 200
 LEVEL = -0.5  # of the held-out reward, to which evaluations are counted
 WEIGHTS = ("fashion", STEER_BY, JUDGE_BY)
-SHAPE = (1, 28, 28)
 RATES = (6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2, 6e-2)
 BATCHES = (4, 8, 16, 32, 64)
 PENALTIES = (0.0, 0.005, 0.05)
@@ -159,12 +163,6 @@ def judged(x: Tensor, target: int) -> dict[str, float]:
     }
 
 
-def drawn(flow_map: FlowMap, sampler: Sampler, cond: Tensor | None = None) -> Tensor:
-    """Samples of a map from fixed noise."""
-    x0 = torch.randn(1, SAMPLES, *SHAPE, generator=torch.Generator().manual_seed(99))
-    return sampler(flow_map, x0, None, cond, torch.Generator().manual_seed(99)).x
-
-
 def told(target: int) -> dict[str, dict[str, float]]:
     """The figures of the told map's own samples of a class."""
     base = steer.load("fashion")
@@ -211,7 +209,7 @@ def tune(method: Method, setting: Setting, target: int, seed: int, ends: bool) -
             break
         began = time.perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = setting.lr * min((step + 1) / 5, 1.0, max(1.0 - spent / BUDGET, 0.02) * 2)
+            group["lr"] = setting.lr * share_of_rate(step, spent)
         try:
             with counting.count() as tally:
                 x0 = torch.randn(setting.batch, *SHAPE, generator=generator)
@@ -311,21 +309,7 @@ def courses(cells: Mapping[str, Any], name: str) -> list[list[dict]]:
 
 def measured(cells: Mapping[str, Any]) -> list[str]:
     """The methods whose runs are complete."""
-    found = []
-    for name in METHODS:
-        try:
-            courses(cells, name)
-        except KeyError:
-            continue
-        found.append(name)
-    return found
-
-
-def mean_and_error(values: list[float], digits: int = 3) -> str:
-    """mean ± standard error over the seeds."""
-    tensor = torch.tensor(values, dtype=torch.float64)
-    error = tensor.std() / len(values) ** 0.5
-    return within(float(tensor.mean()), float(error), digits)
+    return complete(cells, METHODS, courses)
 
 
 def results(cells: Mapping[str, Any]) -> str:

@@ -18,18 +18,19 @@ from torch import Tensor
 
 import steer
 from recipes.evaluation.metrics import Figures
-from recipes.experiments.fashion_tuning import SHAPE, drawn
 from recipes.experiments.findings import within
 from recipes.training.trainable import WithoutCondition
 from rewards import from_signed
 from steer import counting
 from steer.conditions import for_particles
-from steer.flow_map import FlowMap
+from steer.flow_map import Cond, FlowMap
 from steer.metrics import FrechetDistance
-from steer.samplers import Jump, Result
+from steer.samplers import Jump, Result, Sampler
 from steer.tilt import Tilt
 from steer.tuning import TuningObjective, add_lora
 
+SHAPE = (1, 28, 28)
+SAMPLES = 200  # of a look
 LOOKS = (500.0, 1000.0, 2000.0, 3000.0, 4000.0, 6000.0, 8000.0)
 BUDGET = LOOKS[-1]
 HELDOUT = "heldout_reward_mean"
@@ -127,6 +128,12 @@ def update(
 def share_of_rate(step: int, spent: float) -> float:
     """The part of the highest rate: a warm-up, then a fall over the second half of the budget."""
     return min(1.0, (step + 1) / WARM_UP, 2 * max(1.0 - spent / BUDGET, LEAST_RATE))
+
+
+def drawn(flow_map: FlowMap, sampler: Sampler, cond: Cond = None) -> Tensor:
+    """Samples of a map from fixed noise."""
+    x0 = torch.randn(1, SAMPLES, *SHAPE, generator=torch.Generator().manual_seed(99))
+    return sampler(flow_map, x0, None, cond, torch.Generator().manual_seed(99)).x
 
 
 # --- figures ------------------------------------------------------------------------------------
