@@ -172,7 +172,7 @@ def tune(name: str, lr: float, on: str, seed: int) -> Course:
     method = METHODS[name]
     run = Run(method.objective(), PROBLEMS[on].tilt(), lr, method.batch)
     pictures = on in SHOWN and seed == SEEDS[0]
-    until = BUDGET / 2 if on == CHOSEN_ON else BUDGET
+    until = 0.5 if on == CHOSEN_ON else 1.0
     return course(run, measure_of(PROBLEMS[on]), seed, pictures, until)
 
 

@@ -31,8 +31,8 @@ from steer.tuning import TuningObjective, add_lora
 
 SHAPE = (1, 28, 28)
 SAMPLES = 200  # of a look
-LOOKS = (500.0, 1000.0, 2000.0, 3000.0, 4000.0, 6000.0, 8000.0)
-BUDGET = LOOKS[-1]
+BUDGET = 8000.0  # forward-equivalents of a run
+LOOKS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # as shares of the budget
 HELDOUT = "heldout_reward_mean"
 WARM_UP = 5  # updates
 LEAST_RATE = 0.02  # of what the rate falls to at the end
@@ -82,6 +82,7 @@ class Run:
         rank: of low-rank adapters; all weights if None.
         world: what it tunes.
         per_prompt: samples of each prompt in an update; what the objective needs if None.
+        budget: forward-equivalents to spend.
     """
 
     objective: TuningObjective
@@ -91,6 +92,7 @@ class Run:
     rank: int | None = None
     world: World = FASHION
     per_prompt: int | None = None
+    budget: float = BUDGET
 
 
 def course(
@@ -98,17 +100,17 @@ def course(
     measured: Measured,
     seed: int,
     pictures: bool = False,
-    until: float = BUDGET,
-    sampler: Sampler | None = None,
+    until: float = 1.0,
+    ends: Mapping[str, Sampler] | None = None,
 ) -> Course:
-    """Tunes until so many forward-equivalents are spent, with figures of samples at LOOKS.
+    """Tunes until a share of the budget is spent, with figures of samples at LOOKS.
 
-    The samples are drawn from the same noise at every look, by single jumps if no sampler is given.
-    The rate falls to zero over the second half of BUDGET, so that a run until its half is the first
-    half of the whole one. With `pictures`, samples of the start, of the best look by the held-out
-    reward and of the end are kept.
+    The samples are single jumps from the same noise at every look. The rate falls to zero over the
+    second half of the budget, so that a run until its half is the first half of the whole one. With
+    `pictures`, samples of the start, of the best look by the held-out reward and of the end are
+    kept. With `ends`, the best look has the figures of its weights by these samplers as well.
     """
-    sampler = sampler or Jump(1)
+    sampler = Jump(1)
     world = run.world
     base: Any = steer.load(world.weights)
     flow_map = copy.deepcopy(base).requires_grad_(True)
@@ -122,14 +124,14 @@ def course(
     optimizer = torch.optim.Adam(learned, lr=run.lr)
     generator = torch.Generator().manual_seed(seed)
     before = world.drawn(base, sampler)
-    looks = [look for look in LOOKS if look <= until]
+    looks = [share * run.budget for share in LOOKS if share <= until]
     samples = [before]
     found: Course = [{"step": 0, "spent": 0.0, "seconds": 0.0, "distance": 0.0, **measured(before)}]
     seconds, step, spent = 0.0, 0, 0.0
     while looks:
         start = time.perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = run.lr * share_of_rate(step, spent)
+            group["lr"] = run.lr * share_of_rate(step, spent / run.budget)
         with counting.count() as tally:
             update(run, flow_map, base, optimizer, generator, step)
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -144,6 +146,14 @@ def course(
             point = {"step": step, "spent": spent, "seconds": seconds, "distance": moved}
             found.append({**point, **measured(x)})
             samples.append(x)
+            if ends and found[-1] is best(found):
+                kept = copy.deepcopy((flow_map.state_dict(), run.objective.state_dict()))
+    if ends and best(found) is not found[0]:
+        flow_map.load_state_dict(kept[0])
+        run.objective.load_state_dict(kept[1])
+    if ends:
+        model = base if best(found) is found[0] else run.objective.product(flow_map, base)
+        best(found)["ends"] = {name: measured(world.drawn(model, s)) for name, s in ends.items()}
     if pictures:
         for k in {0, found.index(best(found)), len(found) - 1}:
             found[k]["pictures"] = packed(from_signed(first(samples[k])))
@@ -171,8 +181,13 @@ def update(
 
 
 def share_of_rate(step: int, spent: float) -> float:
-    """The part of the highest rate: a warm-up, then a fall over the second half of the budget."""
-    return min(1.0, (step + 1) / WARM_UP, 2 * max(1.0 - spent / BUDGET, LEAST_RATE))
+    """The part of the highest rate: a warm-up, then a fall over the second half of the budget.
+
+    Args:
+        step: of the optimizer, from 0.
+        spent: as a share of the budget.
+    """
+    return min(1.0, (step + 1) / WARM_UP, 2 * max(1.0 - spent, LEAST_RATE))
 
 
 def drawn(
@@ -261,8 +276,9 @@ def best_so_far(found: Course) -> float:
 
 
 def held_late(found: Course) -> float:
-    """The held-out reward averaged over the looks of the second half of the budget."""
-    late = [f[HELDOUT] for f in found if f["spent"] >= BUDGET / 2]
+    """The held-out reward averaged over the looks of the second half of a whole run."""
+    half = 0.45 * found[-1]["spent"]  # runs end a little above their budget
+    late = [f[HELDOUT] for f in found if f["spent"] >= half]
     return sum(late) / len(late)
 
 
