@@ -32,7 +32,8 @@ bench: $(READY)
 
 FIGURES := ring_tilting plane_guidance plane_posterior step_time checkerboard checkerboard_distill ring_lobes verify \
 	fashion_map fashion_steering fashion_tuning tuning_worlds fashion_black_box fashion_hacking fashion_importance \
-	fashion_posterior fashion_objectives fashion_inverse fashion_rewards fashion_quality scenes_clip overhead demo
+	fashion_posterior fashion_objectives fashion_inverse fashion_rewards fashion_quality scenes_clip scenes_map \
+	scenes_steering scenes_tuning scenes_hacking scenes_batch overhead demo
 
 figures: $(READY)
 	for name in $(FIGURES); do $(BIN)/python -m recipes.experiments.$$name || exit 1; done
