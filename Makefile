@@ -1,9 +1,9 @@
-# make setup | demo | test | test-all | lint | bench | figures | results | clean. Each works alone on a fresh machine with Python 3.11.
+# make setup | demo | test | test-all | lint | bench | figures | results | docs | clean. Each works alone on a fresh machine with Python 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-all lint bench figures results clean
+.PHONY: setup demo test test-all lint bench figures results docs clean
 
 setup: $(READY)
 
@@ -42,6 +42,10 @@ figures: $(READY)
 
 results: $(READY)
 	$(BIN)/python -m recipes.experiments.results
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
