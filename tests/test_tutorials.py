@@ -1,4 +1,4 @@
-"""The pages that teach run: their Python, their files and their commands, in order, in one folder."""
+"""The pages that teach run: their Python, files and commands, in order, in one folder."""
 
 import re
 import shlex
