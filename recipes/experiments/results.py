@@ -67,7 +67,7 @@ AWAITING = {  # figures without all of their cells, and why; a test holds that t
     "fashion_quality": WEIGHTS_TO_COME,
     "verify": "the tests of a method changed, and not all cells are measured anew",
     "checkerboard": "some of its rows came later or changed",
-    "scenes_clip": "the CLIPs are not shipped yet",
+    "scenes_clip": "the CLIP that judges is not shipped yet",
     **dict.fromkeys(SCENES, "the map of scenes is not shipped yet"),
 }
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
