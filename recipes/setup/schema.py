@@ -98,6 +98,7 @@ class Rewarded(Sampling):
 class Sample(Rewarded):
     """steer sample."""
 
+    images: Literal["plain", "geneval"] | None
     guidances: Sequence[Guidance | FlowMap]
     sampler: Sampler
     base: Sampler
