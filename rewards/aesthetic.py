@@ -51,7 +51,7 @@ class AestheticV2(ImageTextReward):
     The MLP has layers of 1024, 128, 64, 16 and 1 without activations between, as published: it is
     a linear function of f(x). Tested on a small CLIP; not yet run on the published weights.
 
-    Reference: Schuhmann 2022, improved-aesthetic-predictor on GitHub. Weights: Apache-2.0.
+    Reference: Schuhmann 2022, improved-aesthetic-predictor on GitHub.
 
     Args:
         head: the file of the MLP, "sac+logos+ava1-l14-linearMSE.pth" of that repository; or

@@ -18,7 +18,7 @@ class HpsV2(ImageTextReward):
     published. The preprocessing and the reading of a checkpoint are tested on a small model; not
     yet run on the published weights.
 
-    Reference: Wu et al. 2023, Human Preference Score v2, arXiv:2306.09341. Weights: Apache-2.0.
+    Reference: Wu et al. 2023, Human Preference Score v2, arXiv:2306.09341.
 
     Args:
         weights: a file, or owner/name/file on the hub, in open_clip's names, perhaps under

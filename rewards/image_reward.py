@@ -51,8 +51,9 @@ class ImageReward(Reward):
             beyond 35 tokens is cut, as published.
 
     Raises:
-        ValueError: if weights or tokenizer are missing or are no ImageReward; when called, if
-            prompts are missing, or images are neither greyscale nor RGB.
+        ValueError: if transformers, the weights or the tokenizer are missing, or the weights are no
+            ImageReward; when called, if prompts are missing, or images are neither greyscale nor
+            RGB.
     """
 
     vision: Any  # of transformers, imported when built
@@ -68,6 +69,7 @@ class ImageReward(Reward):
         prompt: str | None = None,
     ) -> None:
         super().__init__()
+        require_transformers()
         path = weight_file(weights)
         state = read_weights(path)
         vision = part_of(state, "blip.visual_encoder.")
@@ -117,6 +119,16 @@ class ImageReward(Reward):
 
     def extra_repr(self) -> str:
         return f"prompt={self.prompt!r}"
+
+
+def require_transformers() -> None:
+    """Raise ValueError if transformers cannot be imported."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "ImageReward needs transformers: install it, as in pip install 'flowmap-steer[rewards]'"
+        ) from error
 
 
 def part_of(state: Mapping[str, Tensor], stem: str) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ class PickScore(ImageTextReward):
     weights with `transformers.CLIPModel` is tested on a small model; not yet run on the published
     weights.
 
-    Reference: Kirstain et al. 2023, Pick-a-Pic, arXiv:2305.01569. Weights: MIT.
+    Reference: Kirstain et al. 2023, Pick-a-Pic, arXiv:2305.01569.
 
     Args:
         weights: a file, or owner/name/file on the hub, of a `transformers.CLIPModel`.

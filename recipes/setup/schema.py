@@ -177,6 +177,7 @@ def learning() -> tuple[type[Section], type[Section]]:
         loop: LightningModule
         ema: Ema
         trainer: Trainer
+        logger: Literal["tensorboard", "wandb"]
         checkpoint_every: Count
         identities: Annotated[int, AtLeast(0)] | None
         pictures: Pictures | None
@@ -190,6 +191,7 @@ def learning() -> tuple[type[Section], type[Section]]:
         merge: bool
         ema: Ema
         trainer: Trainer
+        logger: Literal["tensorboard", "wandb"]
         checkpoint_every: Count
         watch_every: Count
         stop: Stop
