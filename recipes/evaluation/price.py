@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.evaluation.metrics import Figures
-from rewards import Reward
-from steer.conditions import name_of
+from rewards import FunctionReward, Reward
 
 
 @dataclass
@@ -52,14 +51,15 @@ def priced(rewards: Sequence[Reward]) -> Iterator[dict[str, Price]]:
     """Prices of the rewards, and of those that they are composed of, inside the `with`.
 
     Yields:
-        name -> price; an inner reward is named by its class, a second one of a name with a number.
+        name -> price: of a function its name, else the class, with a number for a second one; that
+        of Decoded is with the decoder.
     """
     prices: dict[str, Price] = {}
     hooks = []
     for reward in rewards:
         for module in reward.modules():
             if isinstance(module, Reward):
-                name = name_of(module)
+                name = module.name if isinstance(module, FunctionReward) else type(module).__name__
                 names = [name, *(f"{name} {k}" for k in range(2, len(prices) + 3))]
                 price = prices[next(each for each in names if each not in prices)] = Price()
                 hooks.append(module.register_forward_pre_hook(price.begin))

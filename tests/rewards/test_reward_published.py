@@ -164,6 +164,7 @@ def test_image_reward_is_that_of_its_parts(small_blip, tmp_path):
     x = images(3, 40, 48)
     given = reward.tokens(prompts)
     assert given["input_ids"].shape == (3, 35)
+    assert given["attention_mask"].sum(1).tolist() == [5, 4, 7]
     assert given["input_ids"][1, :5].tolist() == [2, 8, 9, 3, 0]
     expected = reference(reward.preprocess(x), given["input_ids"], given["attention_mask"])
     assert expected.std() > 0.01
