@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -172,7 +173,7 @@ class RemoteReward(Reward):
         for attempt in range(self.retries + 1):
             try:
                 return self.checked(self.scores(self.post(data), questions), len(questions))
-            except (OSError, Nonsense) as error:
+            except (OSError, HTTPException, Nonsense) as error:
                 last = attempt == self.retries or not worth_another(error)
                 if last or stop.wait(wait_after(error, self.backoff * 2**attempt)):
                     stop.set()
@@ -223,7 +224,7 @@ class RemoteReward(Reward):
                 f"{who} is slow: no answer within {self.timeout:g} s {times}{kept}: "
                 "raise timeout=, or lower batch= or concurrent="
             )
-        reason = getattr(error, "reason", error)
+        reason = getattr(error, "reason", None) or error
         return ConnectionError(f"{who} is down {times} ({reason}){kept}: start it, or correct url=")
 
     def extra_repr(self) -> str:

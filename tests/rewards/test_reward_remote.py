@@ -146,6 +146,20 @@ def test_the_server_may_say_how_long_to_wait():
     assert times[1] - times[0] >= 1
 
 
+def test_a_server_that_dies_within_an_answer_is_asked_again():
+    answers = iter([(None, ""), (None, '{"scores"')])
+    x = pictures(2)
+    with server(lambda r: next(answers, None) or scored(r)) as (url, log):
+        torch.testing.assert_close(reward(url)(x).double(), brightness(x), rtol=1e-6, atol=1e-6)
+        assert len(log.requests) == 3
+    with server(lambda r: (None, "{")) as (url, _):
+        refused(
+            lambda: reward(url, retries=0)(x),
+            ConnectionError,
+            r"is down after 1 attempt \(IncompleteRead",
+        )
+
+
 def test_a_refusal_is_not_asked_again():
     with server(lambda r: (401, "no such key")) as (url, log):
         refused(
