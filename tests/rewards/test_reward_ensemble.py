@@ -45,6 +45,13 @@ def run(capsys, *words):
     return folder, json.loads((folder / "metrics.json").read_text())
 
 
+def test_as_shipped_it_says_what_is_missing(here, capsys):
+    assert main(["sample", "preference/steer"]) == 2
+    assert "no map is called 'my-text-to-image-map'" in capsys.readouterr().err
+    assert main(["sample", "preference/steer", *FREE, "reward=rewards.Brightness"]) == 2
+    assert "prompts=my-prompts.txt: there is no such file" in capsys.readouterr().err
+
+
 def test_the_four_rewards_are_weighted_as_published(
     here, capsys, tiny_clip, hugging_clip, small_blip
 ):
