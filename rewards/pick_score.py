@@ -16,9 +16,9 @@ class PickScore(ImageTextReward):
     """r(x, y) = exp(tau) <f(x), g(y)>, with the learned logit scale tau; typically about 21.5.
 
     exp(tau) is about 100: divide by it, or multiply by a weight of .01, for a cosine. Pictures are
-    scaled to 224 by their shortest side and cropped, as published. The agreement of the renamed
-    weights with `transformers.CLIPModel` is tested on a small model; not yet run on the published
-    weights.
+    scaled to 224 by their shortest side and cropped, to the pixel as transformers does. The
+    agreement of the renamed weights with `transformers.CLIPModel` is tested on a small model; not
+    yet run on the published weights.
 
     Reference: Kirstain et al. 2023, Pick-a-Pic, arXiv:2305.01569.
 
@@ -40,7 +40,7 @@ class PickScore(ImageTextReward):
         path = weight_file(weights)
         network, tokenizer = untrained(model)
         load_weights(network, to_open_clip(read_weights(path)), path)
-        super().__init__(network, tokenizer, prompt)
+        super().__init__(network, tokenizer, prompt, floor_crop=True)
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
         texts = self.texts(cond, len(x))

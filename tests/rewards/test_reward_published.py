@@ -43,13 +43,15 @@ def test_pick_score_is_that_of_the_transformers_model(hugging_clip):
     torch.testing.assert_close(reward(x, PROMPTS), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_pick_score_looks_at_pictures_as_the_published_processor_does(hugging_clip):
+@pytest.mark.parametrize("width", [64, 94, 96, 98])
+def test_pick_score_looks_at_pictures_as_the_published_processor_does(hugging_clip, width):
+    """Margins of 0, 15, 16 and 17 pixels: transformers and open_clip differ at 15."""
     from transformers import CLIPImageProcessor
 
     side = {"shortest_edge": 32}
     processor = CLIPImageProcessor(size=side, crop_size={"height": 32, "width": 32})
-    y, x = np.mgrid[0 : 1 : 64 * 1j, 0 : 1 : 96 * 1j]
-    waves = np.stack([np.sin(4 * x + y), np.cos(3 * y), np.sin(2 * x * y)], -1)
+    y, x = np.mgrid[0 : 1 : 64 * 1j, 0 : 1 : width * 1j]
+    waves = np.stack([np.sin(9 * x + y), np.cos(9 * x), np.sin(12 * x * y)], -1)
     pixels = (127.5 + 100 * waves).round().astype(np.uint8)
     theirs = processor(Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
     reward = rewards.PickScore(hugging_clip[1], model="tiny-clip")
