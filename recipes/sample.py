@@ -9,10 +9,11 @@ from torch import Tensor
 
 from recipes.evaluation.closed_form import closed_form
 from recipes.evaluation.metrics import Figures, of_population
-from recipes.reporting import html
+from recipes.evaluation.price import figures, priced
+from recipes.reporting import html, image_folders
 from recipes.reporting.figures import gallery_of
 from recipes.reporting.publish import Headline, publish
-from recipes.reporting.tables import comparison, cost
+from recipes.reporting.tables import comparison, cost, price_table
 from recipes.setup import run_directory
 from recipes.setup.builders import sampler_of
 from recipes.setup.experiment import Experiment, experiment_of
@@ -30,29 +31,38 @@ def sample(job: Job) -> Path:
     experiment = experiment_of(config)
     sampler = sampler_of(config.sampler)
     base_sampler = sampler_of(config.base)
+    if config.images is not None:
+        image_folders.refuse_points(experiment.model.shape, config.images)
     folder = run_directory.create(config)
 
-    with run_directory.dropped_if_refused(folder):
-        base, base_seconds = timed(experiment, base_sampler, None, "unsteered", job)
-        steered, seconds = timed(experiment, sampler, experiment.tilt, "steered", job)
-    warn_if_diverged(steered.x, base.x)
-    tensors = {"x": own(steered.x), "log_w": own(steered.log_w)}
-    save_file(tensors, folder / "samples.safetensors")
+    measure = experiment.measure
+    rewards = [reward for reward in (measure.reward, *measure.heldout) if reward is not None]
+    gallery = gallery_of(experiment, folder)
+    with priced(rewards) as prices:
+        with run_directory.dropped_if_refused(folder):
+            base, base_seconds = timed(experiment, base_sampler, None, "unsteered", job)
+            steered, seconds = timed(experiment, sampler, experiment.tilt, "steered", job)
+        warn_if_diverged(steered.x, base.x)
+        tensors = {"x": own(steered.x), "log_w": own(steered.log_w)}
+        save_file(tensors, folder / "samples.safetensors")
+        if config.images is not None:
+            image_folders.write(gallery, steered, experiment.prompts, config.seed, config.images)
+        of_steered, of_base = measure(steered), measure(base)
 
     exact = None if config.guidances else closed_form(experiment.model.flow_map, experiment.tilt)
     metrics: Figures = {
         "method": type(sampler).__name__,
         "claim": steered.claim or sampler.claim,
-        "heldout_rewards": experiment.measure.heldout_names,
-        **experiment.measure(steered),
+        "heldout_rewards": measure.heldout_names,
+        **of_steered,
         **of_population(steered),
         "log_z_exact": None if exact is None else exact.log_z,
         "seconds": seconds,
-        **{f"base_{name}": value for name, value in experiment.measure(base).items()},
+        **{f"base_{name}": value for name, value in of_base.items()},
         "base_evaluations": of_population(base)["evaluations"],
         "base_seconds": base_seconds,
+        **figures(prices),
     }
-    gallery = gallery_of(experiment, folder)
     truth = None if exact is None else exact.draws()
     drawn = [
         *gallery.samples({"unsteered": base, "steered": steered}, truth),
@@ -60,6 +70,7 @@ def sample(job: Job) -> Path:
         *gallery.curves(steered.trace, config.particles, metrics["base_reward_mean"]),
     ]
     tables = [comparison(metrics, "unsteered", "steered"), cost(metrics)]
+    tables += [price_table(metrics)] if prices else []
     title = f"{metrics['method']}: {folder.name}"
     claim_line = html.CLAIMS[metrics["claim"]]
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))

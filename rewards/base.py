@@ -19,18 +19,22 @@ class Reward(nn.Module, ABC):
     """A reward r(x, cond), one number per sample; higher is better.
 
     The tests check three properties for every class of this package: the reward of a sample does
-    not depend on the rest of its batch, a `differentiable` reward has a finite gradient in x, and a
-    reward stays in evaluation mode even when the module that owns it is put in training mode.
+    not depend on the rest of its batch (where it is `independent`), a `differentiable` reward has a
+    finite gradient in x, and a reward stays in evaluation mode even when the module that owns it is
+    put in training mode.
 
     Attributes:
         differentiable: whether gradient methods may use it.
         why_not_differentiable: the reason, in their error message, if they may not.
         instead: what to use in that case.
+        independent: whether a sample's reward is a function of that sample and its condition alone;
+            False for rewards of groups.
     """
 
     differentiable: bool = True
     why_not_differentiable: str = ""
     instead: str = ""
+    independent: bool = True
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:

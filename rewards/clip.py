@@ -1,23 +1,16 @@
 """CLIP score: the similarity of an image and a prompt, by any model of open_clip."""
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rewards.base import Cond, Reward
-from rewards.checkpoint import CLIP, load_clip, shipped
-from rewards.open_clip_model import Tokenizer, open_clip_model, preprocess_config
-from rewards.preprocess import Preprocess
-from steer.conditions import field
+from rewards.base import Cond
+from rewards.image_text import ImageTextReward, clip_of
+from rewards.open_clip_model import Tokenizer
 
 __all__ = ["ClipScore"]
 
 
-class ClipScore(Reward):
+class ClipScore(ImageTextReward):
     """r(x, y) = scale <f(x), g(y)>, the cosine of image embedding f and text embedding g.
 
     The cosine of published models is typically .15 to .35. Tested on small models of open_clip,
@@ -43,9 +36,6 @@ class ClipScore(Reward):
             greyscale nor RGB.
     """
 
-    model: Any  # open_clip's classes share encode_image and encode_text, and no base class
-    preprocess: Preprocess
-
     def __init__(
         self,
         model: str = "ViT-B-32",
@@ -53,14 +43,8 @@ class ClipScore(Reward):
         prompt: str | None = None,
         scale: float = 1.0,
     ) -> None:
-        own = shipped(CLIP)
-        if model.endswith(".safetensors") or model in own:
-            if pretrained is not None:
-                raise ValueError(f"'{model}' has its weights: leave out pretrained={pretrained!r}")
-            small = load_clip(model)
-            self.assemble(small.clip, small.tokenizer, prompt, scale)
-        else:
-            self.assemble(*open_clip_model(model, pretrained, own), prompt, scale)
+        super().__init__(*clip_of(model, pretrained), prompt)
+        self.scale = float(scale)
 
     @classmethod
     def from_model(
@@ -68,60 +52,14 @@ class ClipScore(Reward):
     ) -> "ClipScore":
         """Build the reward from a model and its tokenizer; the model is frozen in place."""
         score = cls.__new__(cls)
-        score.assemble(model, tokenizer, prompt, scale)
+        ImageTextReward.__init__(score, model, tokenizer, prompt)
+        score.scale = float(scale)
         return score
 
-    def assemble(
-        self, model: nn.Module, tokenizer: Tokenizer, prompt: str | None, scale: float
-    ) -> None:
-        """Set the attributes; what both constructors share."""
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.prompt = prompt
-        self.scale = float(scale)
-        self.preprocess = Preprocess(preprocess_config(model)).to(next(model.parameters()))
-        self.embeddings: dict[str, Tensor] = {}
-        self.freeze()
-
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
-        texts = [self.embedding(prompt) for prompt in self.prompts(cond, len(x))]
-        images = self.model.encode_image(self.preprocess(x), normalize=True)
-        return self.scale * (images * torch.stack(texts).to(images)).sum(-1)
-
-    def prompts(self, cond: Cond, samples: int) -> Sequence[str]:
-        """Return the prompt of each sample. Raises ValueError if one is missing."""
-        if self.prompt is not None:
-            return [self.prompt] * samples
-        cond = field(cond, "texts")
-        if (
-            not isinstance(cond, list | tuple)
-            or len(cond) != samples
-            or not all(isinstance(p, str) for p in cond)
-        ):
-            got = f"{len(cond)} entries" if isinstance(cond, list | tuple) else type(cond).__name__
-            raise ValueError(
-                f"ClipScore: expected a list of {samples} prompts in cond, got {got}: set prompt="
-            )
-        return cond
-
-    def embedding(self, prompt: str) -> Float[Tensor, " e"]:
-        """Compute g(y), once per prompt and alone, so that no other prompt changes its rounding."""
-        if prompt not in self.embeddings:
-            device = self.preprocess.mean.device
-            with (
-                torch.inference_mode(False),
-                torch.no_grad(),
-                torch.autocast(device.type, enabled=False),
-            ):
-                text = self.model.encode_text(self.tokenizer([prompt]).to(device))
-                self.embeddings[prompt] = F.normalize(text, dim=-1).squeeze(0)
-        return self.embeddings[prompt]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "ClipScore":
-        """Forget the embeddings when the model moves to another device or precision."""
-        self.embeddings = {}
-        return super()._apply(fn, recurse)
+        texts = self.texts(cond, len(x))
+        images = self.images(x)
+        return self.scale * (images * texts.to(images)).sum(-1)
 
     def extra_repr(self) -> str:
         return f"prompt={self.prompt!r}, scale={self.scale:g}"

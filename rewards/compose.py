@@ -18,7 +18,9 @@ class Composite(Reward):
     """A reward composed of rewards, differentiable where all its parts are."""
 
     def inherit(self, parts: Iterable[Reward]) -> None:
-        """Take `differentiable` and the reasons against it from the parts."""
+        """Take `differentiable`, the reasons against it, and `independent` from the parts."""
+        parts = list(parts)
+        self.independent = all(part.independent for part in parts)
         without = [part for part in parts if not part.differentiable]
         self.differentiable = not without
         self.why_not_differentiable = " ".join(

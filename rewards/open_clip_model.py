@@ -52,6 +52,24 @@ def open_clip_model(
         ) from error
 
 
+def untrained(model: str) -> tuple[nn.Module, Tokenizer]:
+    """Build the network of a model of open_clip without its weights, and its tokenizer.
+
+    Args:
+        model: open_clip's name ("ViT-H-14").
+
+    Raises:
+        ValueError: if open_clip does not know the model, or cannot be imported.
+    """
+    open_clip = import_open_clip()
+    model = model.replace("/", "-")
+    if model not in open_clip.list_models():
+        raise ValueError(
+            f"open_clip has no model '{model}': {hint(model, open_clip.list_models())}"
+        )
+    return open_clip.create_model(model, pretrained=None), open_clip.get_tokenizer(model)
+
+
 def import_open_clip() -> ModuleType:
     """Import open_clip, which is slow, only when it is used. Raises ValueError if it fails."""
     try:

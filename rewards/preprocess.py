@@ -1,5 +1,6 @@
 """Differentiable image preprocessing of open_clip."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,9 @@ class Preprocess(nn.Module):
     Args:
         config: open_clip's own description of the model's preprocessing, from
             `open_clip.get_model_preprocess_cfg`: size, mean, std, interpolation, resize_mode
-            ("shortest" side to size and crop, "longest" and pad, or "squash"), fill_color.
+            ("shortest" side to size and crop, "longest" and pad, or "squash"), fill_color; and
+            perhaps floor_crop, whether half a pixel of margin is cut from the right and below, as
+            transformers does, where open_clip rounds to even.
     """
 
     mean: Tensor
@@ -32,6 +35,7 @@ class Preprocess(nn.Module):
         self.size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         self.resize_mode = config.get("resize_mode", "shortest")
         self.interpolation = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
+        self.floor_crop = bool(config.get("floor_crop", False))
         self.fill = config.get("fill_color", 0) / 255
         self.register_buffer("mean", torch.tensor(config["mean"])[:, None, None])
         self.register_buffer("std", torch.tensor(config["std"])[:, None, None])
@@ -41,7 +45,7 @@ class Preprocess(nn.Module):
         size = self.resized(x.shape[-2:])
         if size != tuple(x.shape[-2:]):
             x = F.interpolate(x, size, mode=self.interpolation, antialias=True)
-        return (centred(x, self.size, self.fill) - self.mean) / self.std
+        return (centred(x, self.size, self.fill, self.floor_crop) - self.mean) / self.std
 
     def three_channels(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
         """Repeat a greyscale channel three times. Raises ValueError for other channel counts."""
@@ -64,11 +68,12 @@ class Preprocess(nn.Module):
 
 
 def centred(
-    x: Float[Tensor, "b c h w"], size: tuple[int, int], fill: float
+    x: Float[Tensor, "b c h w"], size: tuple[int, int], fill: float, floor: bool = False
 ) -> Float[Tensor, "b c i j"]:
     """Crop or pad an image around its centre to the given size."""
     height, width = x.shape[-2:]
     top, left = max(size[0] - height, 0), max(size[1] - width, 0)
     x = F.pad(x, (left // 2, (left + 1) // 2, top // 2, (top + 1) // 2), value=fill)
-    top, left = round((x.shape[-2] - size[0]) / 2), round((x.shape[-1] - size[1]) / 2)
+    rounded = math.floor if floor else round
+    top, left = rounded((x.shape[-2] - size[0]) / 2), rounded((x.shape[-1] - size[1]) / 2)
     return x[..., top : top + size[0], left : left + size[1]]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rewards.base import Cond, Reward
 from steer.build import resolve
+from steer.conditions import field
 from steer.nearest import hint
 
 __all__ = ["SceneAccuracy"]
@@ -44,10 +45,11 @@ class SceneAccuracy(Reward):
         self.freeze()
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
-        if cond is None or isinstance(cond, Tensor):
-            given = "none" if cond is None else "numbers"
+        captions = field(cond, "texts")
+        if captions is None or isinstance(captions, Tensor):
+            given = "none" if captions is None else "numbers"
             raise ValueError(f"SceneAccuracy: expected a caption for each picture, got {given}")
-        scores = self.score(x.detach(), list(cond))
+        scores = self.score(x.detach(), list(captions))
         if self.task not in scores:
             raise ValueError(f"SceneAccuracy: no task {self.task!r}; {hint(self.task, scores)}")
         value = scores[self.task].to(x)
@@ -55,7 +57,7 @@ class SceneAccuracy(Reward):
         if len(missing):
             raise ValueError(
                 f"SceneAccuracy: the task {self.task!r} does not apply to the caption"
-                f" {cond[int(missing[0])]!r}: use 'overall', or captions that name it"
+                f" {captions[int(missing[0])]!r}: use 'overall', or captions that name it"
             )
         return value
 

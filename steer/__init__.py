@@ -18,9 +18,9 @@ from steer.tilt import NonFiniteReward, Tilt
 from steer.value import Value
 
 if TYPE_CHECKING:
-    from steer import data, loops, metrics, networks, training, tuning
+    from steer import data, hub, loops, metrics, networks, training, tuning
 
-LATER = ("data", "loops", "metrics", "networks", "training", "tuning")
+LATER = ("data", "hub", "loops", "metrics", "networks", "training", "tuning")
 
 
 def __getattr__(name: str) -> Any:
@@ -47,6 +47,7 @@ __all__ = [
     "counting",
     "data",
     "guidance",
+    "hub",
     "load",
     "lookahead",
     "loops",

@@ -250,8 +250,8 @@ def load(name: str | Path) -> FlowMap:
 
     Args:
         name: a shipped map ("fashion"), a run folder or other folder holding map.safetensors or
-            adapters.safetensors, or a .safetensors file. A map with adapters keeps them apart from
-            its weights; `steer.tuning.without_lora` merges.
+            adapters.safetensors, a .safetensors file, or "hub:owner/name", see `steer.hub`. A map
+            with adapters keeps them apart from its weights; `steer.tuning.without_lora` merges.
 
     Raises:
         ValueError: there is nothing of that name, or it is no flow map.
@@ -266,8 +266,16 @@ def load(name: str | Path) -> FlowMap:
 
 
 def find(name: str | Path) -> Path:
-    """Find the file of a shipped name, a folder or a path. Raises ValueError if there is none."""
+    """Find the file of a shipped name, a folder, a path or "hub:owner/name", which is fetched.
+
+    Raises:
+        ValueError: there is none.
+    """
     path = Path(name)
+    if str(name).startswith("hub:"):
+        from steer import hub
+
+        path = hub.fetch(str(name))
     if path.suffix == ".safetensors":
         return path
     for candidate in (

@@ -81,6 +81,17 @@ def cost(metrics: Figures) -> Table:
     return "The cost: evaluations per returned sample.", [["", "unsteered", "steered"], *rows]
 
 
+def price_table(metrics: Figures) -> Table:
+    """What each reward cost, in this run: samplers, and the figures of samples."""
+    seconds = metrics["price_seconds"]
+    rows = [
+        [name, number(each["calls"]), number(each["samples"]), number(seconds[name])]
+        for name, each in metrics["price"].items()
+    ]
+    caption = "The price of each reward in the whole run; seconds without backward passes."
+    return caption, [["", "calls", "samples", "seconds"], *rows]
+
+
 def spent_table(metrics: Figures) -> Table:
     """The total cost of a tuning run."""
     rows = [

@@ -1,19 +1,30 @@
-"""The prompts of a run: class labels, or texts, written in the config or read from a file."""
+"""The prompts of a run: class labels, or texts, written in the config or read from a file.
 
+A file of prompts is one text a line (.txt), one JSON object a line (.jsonl), or a table with a
+header (.csv and .tsv). Columns beside the text go to reward and model as fields of a
+steer.Condition, by their names in lower case. So DrawBench (.csv), PartiPrompts (.tsv) and the
+metadata of GenEval (.jsonl) are read as they are published.
+"""
+
+import csv
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import Tensor
 
 from steer.build import build, resolve
+from steer.conditions import Condition
 from steer.flow_map import Cond
 from steer.nearest import suggestion
 
-TEXTS = ("prompt", "caption", "text")  # the columns of a .jsonl file that may hold the text
+TEXTS = ("prompt", "prompts", "caption", "text")  # the columns that may hold the text
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ def prompts_of(config: DictConfig, device: torch.device) -> Prompts:
         ValueError: names the key, or the line of the file.
     """
     texts = texts_of(config)
+    if isinstance(texts, Condition):
+        return Prompts(texts.to(device), list(texts.texts))
     if texts is not None:
         return Prompts(texts, list(texts))
     labels = config.condition.labels
@@ -60,8 +73,8 @@ def prompts_of(config: DictConfig, device: torch.device) -> Prompts:
     return Prompts(torch.tensor(numbers, device=device), titles)
 
 
-def texts_of(config: DictConfig) -> list[str] | None:
-    """The texts of `prompt` or of the file `prompts`; None with neither."""
+def texts_of(config: DictConfig) -> list[str] | Condition | None:
+    """The texts of `prompt` or of the file `prompts`, with its columns; None with neither."""
     in_file = isinstance(config.prompts, str)
     if config.get("prompt") is not None and in_file:
         raise ValueError(f"give prompt, or prompts={config.prompts}, not both")
@@ -83,8 +96,8 @@ def texts_at(config: DictConfig, key: str) -> list[str] | None:
     return texts
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Reads one prompt a line, of a text file or of a .jsonl file with a column for it.
+def read_prompts(path: Path) -> list[str] | Condition:
+    """Reads the prompts of a file, with the columns beside the text if there are any.
 
     Raises:
         ValueError: no such file, an empty one, or a line that is blank or broken; gives its number.
@@ -94,33 +107,111 @@ def read_prompts(path: Path) -> list[str]:
             f"prompts={path}: there is no such file; give a number of unconditional prompts, or a"
             " file with one prompt a line"
         )
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
-    read = text_of_record if path.suffix in (".jsonl", ".json") else str.strip
-    texts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            text = read(line) if line.strip() else ""
-        except ValueError as error:
-            raise ValueError(f"prompts={path}, line {number}: {error}") from error
-        if not text:
-            raise ValueError(f"prompts={path}, line {number}: it is blank; write a prompt there")
-        texts.append(text)
-    return texts
-
-
-def text_of_record(line: str) -> str:
-    """The prompt of a line of JSON. Raises ValueError where there is none."""
+    records = []
+    number = 1
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON ({error.msg} at column {error.colno})") from error
-    columns = record if isinstance(record, dict) else {}
-    found = next((columns[name] for name in TEXTS if name in columns), None)
-    if not isinstance(found, str):
-        raise ValueError(
-            f'expected an object with one of {", ".join(TEXTS)}, as {{"prompt": "..."}}'
-        )
-    return found.strip()
+        for line, record in READERS.get(path.suffix, of_text)(path):
+            number = line
+            records.append(told_apart(record))
+            number += 1
+    except ValueError as error:
+        raise ValueError(f"prompts={path}, line {number}: {error}") from error
+    if not records:
+        raise ValueError(f"prompts={path}, line 1: it is blank; write a prompt there")
+    texts = [text for text, _ in records]
+    columns = columns_of([columns for _, columns in records])
+    return Condition(texts=texts, **columns) if columns else texts
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a file. Raises ValueError for one that is blank."""
+    for line in path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n"):
+        if not line.strip():
+            raise ValueError("it is blank; write a prompt there")
+        yield line
+
+
+def of_text(path: Path) -> Iterator[tuple[int, Record]]:
+    """One text a line, each with its number, counted from one."""
+    yield from ((number, {"prompt": line}) for number, line in enumerate(lines_of(path), 1))
+
+
+def of_json_lines(path: Path) -> Iterator[tuple[int, Record]]:
+    """One JSON object a line. Raises ValueError for anything else."""
+    for number, line in enumerate(lines_of(path), 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"it is no JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(record, dict):
+            raise ValueError(without_text())
+        yield number, record
+
+
+def of_table(path: Path, dialect: type[csv.Dialect]) -> Iterator[tuple[int, Record]]:
+    """The rows of a table by its header, each with its last line. Raises ValueError without one."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, dialect=dialect)
+        header = rows.fieldnames or []
+        if not {name.strip().lower() for name in header} & {*TEXTS}:
+            raise ValueError(f"expected a header with one of {', '.join(TEXTS)}; got {[*header]!r}")
+        for row in rows:
+            yield rows.line_num, row
+
+
+class Tabbed(csv.excel_tab):
+    """Columns between tabs, in which a quotation mark is one."""
+
+    quoting = csv.QUOTE_NONE
+
+
+READERS: Mapping[str, Callable[[Path], Iterator[tuple[int, Record]]]] = {
+    ".jsonl": of_json_lines,
+    ".json": of_json_lines,
+    ".csv": lambda path: of_table(path, csv.excel),
+    ".tsv": lambda path: of_table(path, Tabbed),
+}
+
+
+def told_apart(record: Record) -> tuple[str, Record]:
+    """The prompt of a record, and its other columns. Raises ValueError without a prompt."""
+    if None in record:  # where csv puts what is beyond the header
+        raise ValueError("it has more columns than the header; put quotation marks around commas")
+    columns = {re.sub(r"\W", "_", name.strip().lower()): item for name, item in record.items()}
+    name = next((name for name in TEXTS if name in columns), None)
+    text = None if name is None else columns.pop(name)
+    if not isinstance(text, str):
+        raise ValueError(without_text())
+    if not text.strip():
+        raise ValueError("it is blank; write a prompt there")
+    if wrong := [each for each in columns if not each.isidentifier() or each in TAKEN]:
+        raise ValueError(f"a column cannot be called {wrong[0]!r}: rename it")
+    return text.strip(), columns
+
+
+TAKEN = {"texts", *(name for name in dir(Condition) if not name.startswith("__"))}
+
+
+def without_text() -> str:
+    """What is said of a line without a prompt."""
+    return f'expected an object with one of {", ".join(TEXTS)}, as {{"prompt": "..."}}'
+
+
+def columns_of(records: Sequence[Record]) -> dict[str, Any]:
+    """The columns of all records: numbers as a tensor, and anything else as texts.
+
+    A text is itself, what a record lacks is an empty one, and lists and objects are JSON.
+    """
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: column([record.get(name) for record in records]) for name in names}
+
+
+def column(values: Sequence[Any]) -> Tensor | list[str]:
+    """One column, see `columns_of`."""
+    kinds = {type(value) for value in values}
+    if kinds <= {int, float}:
+        return torch.tensor(values)
+    return ["" if v is None else v if isinstance(v, str) else json.dumps(v) for v in values]
 
 
 def names_of(names: Any) -> list[str]:

@@ -104,9 +104,9 @@ def newest(wanted: Path) -> Path | None:
 def difference(before: Any, now: Any, free: Collection[str] = ()) -> str:
     """The first key on which two configs differ, with both values; "" if there is none.
 
-    The trainer's settings, the run's and those of the keys in `free` may differ.
+    The trainer's settings, the logger, the run's and those of the keys in `free` may differ.
     """
-    for key in sorted((before.keys() | now.keys()) - {"run", "trainer", *free}):
+    for key in sorted((before.keys() | now.keys()) - {"run", "trainer", "logger", *free}):
         if before.get(key) != now.get(key):
             return first_difference(before.get(key), now.get(key), key)
     return ""

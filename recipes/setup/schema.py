@@ -98,6 +98,7 @@ class Rewarded(Sampling):
 class Sample(Rewarded):
     """steer sample."""
 
+    images: Literal["plain", "geneval"] | None
     guidances: Sequence[Guidance | FlowMap]
     sampler: Sampler
     base: Sampler
@@ -176,6 +177,7 @@ def learning() -> tuple[type[Section], type[Section]]:
         loop: LightningModule
         ema: Ema
         trainer: Trainer
+        logger: Literal["tensorboard", "wandb"]
         checkpoint_every: Count
         identities: Annotated[int, AtLeast(0)] | None
         pictures: Pictures | None
@@ -189,6 +191,7 @@ def learning() -> tuple[type[Section], type[Section]]:
         merge: bool
         ema: Ema
         trainer: Trainer
+        logger: Literal["tensorboard", "wandb"]
         checkpoint_every: Count
         watch_every: Count
         stop: Stop

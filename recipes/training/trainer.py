@@ -1,8 +1,10 @@
 """A Lightning run inside a run folder, with logs, checkpoints and resumption."""
 
+import hashlib
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -10,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from recipes.cli import unforeseen
@@ -129,7 +131,9 @@ def leave_group(trainer: Trainer) -> None:
 
 
 def check_trainer(config: DictConfig) -> None:
-    """Raises ValueError for arguments that the Trainer does not take; makes no run folder."""
+    """Raises ValueError for what Trainer or logger do not take; makes no run folder."""
+    if config.logger == "wandb" and find_spec("wandb") is None:
+        raise ValueError("logger=wandb needs wandb, which is not installed: pip install wandb")
     make_trainer(
         config, callbacks=[], logger=False, default_root_dir=".", enable_progress_bar=False
     )
@@ -137,14 +141,39 @@ def check_trainer(config: DictConfig) -> None:
 
 def trainer_of(config: DictConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
     """The Trainer of config.trainer, with callbacks and loggers of the run folder."""
-    tensorboard = TensorBoardLogger(folder, name="", version="tensorboard", flush_secs=FLUSH)
     return make_trainer(
         config,
         callbacks=callbacks,
-        logger=[CsvLog(folder / LOG), tensorboard],
+        logger=loggers_of(config, folder),
         default_root_dir=str(folder),
         enable_progress_bar=any(isinstance(callback, StepProgress) for callback in callbacks),
     )
+
+
+def loggers_of(config: DictConfig, folder: Path) -> list[Logger]:
+    """log.csv and TensorBoard, and Weights & Biases where it is asked for.
+
+    A resumed run goes on under its id there; WANDB_MODE=offline keeps it in the run folder.
+    """
+    loggers: list[Logger] = [
+        CsvLog(folder / LOG),
+        TensorBoardLogger(folder, name="", version="tensorboard", flush_secs=FLUSH),
+    ]
+    if config.logger == "wandb":
+        where = str(folder.resolve()).encode()
+        one = hashlib.sha256(where).hexdigest()[:16]
+        settings = OmegaConf.to_container(config)
+        loggers.append(
+            WandbLogger(
+                save_dir=folder,
+                project="steer",
+                name=folder.name,
+                id=one,
+                resume="allow",
+                config=settings,
+            )
+        )
+    return loggers
 
 
 def make_trainer(config: DictConfig, **ours: Any) -> Trainer:

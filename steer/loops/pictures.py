@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
@@ -26,7 +26,7 @@ __all__ = ["ImageGrid", "Pictures", "PlaneHistogram"]
 class Pictures(Callback):
     """Draws samples from the same noise and conditions every `every` steps.
 
-    They go to `folder`/step_001000_<name>.png and to TensorBoard.
+    They go to `folder`/step_001000_<name>.png and to the loggers that show pictures.
 
     Args:
         samplers: name -> sampler, such as {"1_jump": Jump(1), "4_jumps": Jump(4)}.
@@ -83,7 +83,7 @@ class Pictures(Callback):
         ).x.squeeze(1)
 
     def show(self, trainer: Trainer, name: str, x: Tensor) -> None:
-        """Writes one picture to its file and to TensorBoard."""
+        """Writes one picture to its file and to the loggers that show pictures."""
         image = self.picture(x.float().cpu())
         step = trainer.global_step
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,6 +91,8 @@ class Pictures(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, image.clamp(0, 1), step)
+            if isinstance(logger, WandbLogger):
+                logger.log_image(name, [image.clamp(0, 1)], step)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def test_a_text_or_texts_take_the_place_of_labels():
     ("name", "text"),
     [
         ("p.txt", "two hearts\n a blue key \n"),
-        ("p.jsonl", '{"prompt": "two hearts", "tag": 1}\n{"caption": " a blue key"}'),
+        ("p.jsonl", '{"prompt": "two hearts"}\n{"caption": " a blue key"}'),
+        ("p.csv", 'Prompts\ntwo hearts\n"a blue key"\n'),
     ],
 )
 def test_a_file_has_a_prompt_a_line(tmp_path, name, text):
@@ -58,10 +59,16 @@ def test_a_file_has_a_prompt_a_line(tmp_path, name, text):
         (
             "p.jsonl",
             '{"label": 3}',
-            r"line 1: expected an object with one of prompt, cap",
+            r"line 1: expected an object with one of prompt, prompts, cap",
         ),
         ("p.jsonl", '"a fish"', r"line 1: expected an object"),
         ("p.jsonl", '{"prompt": "  "}', r"line 1: it is blank"),
+        ("p.jsonl", '{"prompt": "a fish", "map": "x"}', r"line 1: a column cannot be called 'map'"),
+        ("p.csv", "Text,Kind\na fish,b\na key, blue,c\n", r"line 3: it has more columns than"),
+        ("p.csv", "Prompts,Kind\na fish,b\n,c\n", r"line 3: it is blank"),
+        ("p.tsv", "Words\tKind\na fish\tb\n", r"line 1: expected a header with one of prompt"),
+        ("p.csv", "", r"line 1: expected a header"),
+        ("p.csv", "Prompts,Kind\n", r"line 1: it is blank"),
     ],
 )
 def test_a_broken_line_is_named_by_its_number(tmp_path, name, text, says):
@@ -89,3 +96,71 @@ def test_what_is_no_prompt_is_refused_in_one_line(keys, says):
     with pytest.raises(ValueError, match=says) as error:
         found(**keys)
     assert "\n" not in str(error.value)
+
+
+# --- columns -----------------------------------------------------------------------------------
+DRAWBENCH = """Prompts,Category
+A red colored car.,Colors
+"A black apple, and a green backpack.",Colors
+"A sign that says ""Hello"".",Text
+"""
+PARTI = (
+    "Prompt\tCategory\tChallenge\tNote\n"
+    "bond\tAbstract\tBasic\tBiology-inspired\n"
+    'The words "Fly an airplane" on a wall. \tOutdoor Scenes\tComplex\t\n'
+)
+GENEVAL = (
+    '{"tag": "single_object", "include": [{"class": "bench", "count": 1}], '
+    '"prompt": "a photo of a bench"}\n'
+    '{"tag": "counting", "include": [{"class": "cup", "count": 2}], '
+    '"exclude": [{"class": "cup", "count": 3}], "prompt": "a photo of two cups"}\n'
+)
+
+
+def test_drawbench_parti_and_geneval_are_read_as_published(tmp_path):
+    def read(name, text):
+        (tmp_path / name).write_text(text)
+        return found(prompts=str(tmp_path / name)).cond.fields
+
+    assert read("DrawBench.csv", DRAWBENCH) == {
+        "texts": [
+            "A red colored car.",
+            "A black apple, and a green backpack.",
+            'A sign that says "Hello".',
+        ],
+        "category": ["Colors", "Colors", "Text"],
+    }
+    assert read("PartiPrompts.tsv", PARTI) == {
+        "texts": ["bond", 'The words "Fly an airplane" on a wall.'],
+        "category": ["Abstract", "Outdoor Scenes"],
+        "challenge": ["Basic", "Complex"],
+        "note": ["Biology-inspired", ""],
+    }
+    assert read("evaluation_metadata.jsonl", GENEVAL) == {
+        "texts": ["a photo of a bench", "a photo of two cups"],
+        "tag": ["single_object", "counting"],
+        "include": ['[{"class": "bench", "count": 1}]', '[{"class": "cup", "count": 2}]'],
+        "exclude": ["", '[{"class": "cup", "count": 3}]'],
+    }
+
+
+def test_columns_of_numbers_are_tensors_and_rewards_see_all(tmp_path):
+    lines = [
+        '{"prompt": "a", "labels": 3, "weight": 0.5}',
+        '{"prompt": "b", "labels": 1, "weight": 2}',
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    cond = found(prompts=str(tmp_path / "p.jsonl")).cond
+    assert cond.labels.tolist() == [3, 1]
+    assert not cond.labels.is_floating_point()
+    assert cond.weight.tolist() == [0.5, 2.0]
+
+
+def test_a_reward_by_objects_reads_genevals_columns(tmp_path):
+    from rewards import DetectedObjects
+
+    (tmp_path / "p.jsonl").write_text(GENEVAL)
+    cups = [{"label": "cup", "score": 0.95, "box": (k, 0, k + 1, 1)} for k in range(3)]
+    detector = lambda x: [[{"label": "bench", "score": 0.4, "box": (0, 0, 1, 1)}], cups]  # noqa: E731
+    cond = found(prompts=str(tmp_path / "p.jsonl")).cond
+    assert DetectedObjects(detector)(torch.zeros(2, 3, 4, 4), cond).tolist() == [1.0, 0.0]

@@ -332,3 +332,26 @@ def test_tuning_images_untold(steer, fashion):
     assert 0 <= metrics["judge_accuracy"] <= 1
     assert Path("runs/fashion-tune/watch/step_000002/grid.png").is_file()
     assert weights("runs/fashion-tune").keys() == load_file("images.safetensors").keys()
+
+
+# --- Weights & Biases ---------------------------------------------------------------------------
+def test_without_wandb_its_logger_is_refused_before_the_work(steer, monkeypatch):
+    from recipes.training import trainer
+
+    monkeypatch.setattr(trainer, "find_spec", lambda name: None)
+    assert "logger=wandb needs wandb" in steer.fails(*BOARD, "logger=wandb")
+    assert not Path("runs").exists()
+
+
+def test_wandb_logs_beside_tensorboard_offline(steer, monkeypatch):
+    """In wandb's own file of the run are the names that log.csv has."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = Path(steer(*BOARD, "logger=wandb"))
+    (written,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    found = written.read_bytes()
+    names = {line.split(",")[1] for line in (folder / "log.csv").read_text().splitlines()[1:]}
+    assert len(names) > 1
+    assert [name for name in names if name.encode() not in found] == []
+    assert any((folder / "tensorboard").iterdir())
+    assert list((written.parent / "files" / "media" / "images").glob("*.png"))

@@ -11,11 +11,13 @@ from torch import nn
 import rewards
 from rewards.networks import ResidualClassifier
 from rewards.operators import Mask
+from steer import Condition
 
 B = 5
 PLANE = (2,)
 GREY = (1, 28, 28)
 RGB = (3, 12, 16)
+PICTURE = torch.rand(RGB, generator=torch.Generator().manual_seed(4))
 MASK = Mask.box(GREY, 8, 8, 10, 12)
 IMAGES = torch.rand(B, *GREY, generator=torch.Generator().manual_seed(3))
 WIGGLE = rewards.FunctionReward(lambda x: torch.sin(3 * x).flatten(1).sum(1))
@@ -71,8 +73,74 @@ EXAMPLES = {
         RGB,
         ["a red heart", "a star", "two moons", "a key", "a blue bell"],
     ),
-    "ClipScore": (None, RGB, ["a shirt", "a bag", "a shirt", "", "a boot"]),
+    "Standardised": (lambda: rewards.Standardised(WIGGLE, 0.5, 3.0), PLANE, None),
+    "Cached": (lambda: rewards.Cached(WIGGLE), PLANE, None),
+    "OnDevice": (lambda: rewards.OnDevice(WIGGLE, "cpu"), PLANE, None),
+    "Groupwise": (lambda: rewards.Groupwise(deviation), PLANE, torch.tensor([1, 0, 1, 1, 0])),
+    "Psnr": (lambda: rewards.Psnr(PICTURE), RGB, None),
+    "Ssim": (lambda: rewards.Ssim(PICTURE), RGB, None),
+    "DetectedObjects": (
+        lambda: rewards.DetectedObjects(bright_cups),
+        RGB,
+        Condition(include=['[{"class": "cup", "count": 1}]'] * B),
+    ),
 }
+PROMPTS = ["a shirt", "a bag", "a shirt", "", "a boot"]
+WITH_FILES = {
+    # class: the same, built from a function that returns a fixture by its name
+    "ClipScore": (lambda get: rewards.ClipScore(*get("tiny_clip")), RGB, PROMPTS),
+    "PickScore": (
+        lambda get: rewards.PickScore(get("hugging_clip")[1], "tiny-clip"),
+        RGB,
+        PROMPTS,
+    ),
+    "HpsV2": (lambda get: rewards.HpsV2(get("tiny_clip")[1], "tiny-clip"), RGB, PROMPTS),
+    "AestheticV1": (
+        lambda get: rewards.AestheticV1(str(get("ratings")[2] / "linear.pth"), *get("tiny_clip")),
+        RGB,
+        None,
+    ),
+    "AestheticV2": (
+        lambda get: rewards.AestheticV2(str(get("ratings")[2] / "mlp.pth"), *get("tiny_clip")),
+        RGB,
+        None,
+    ),
+    "ClipDirection": (
+        lambda get: rewards.ClipDirection("a photo", "a sketch", PICTURE, *get("tiny_clip")),
+        RGB,
+        None,
+    ),
+    "ConceptPenalty": (
+        lambda get: rewards.ConceptPenalty(["a gun", "blood"], -1.0, *get("tiny_clip")),
+        RGB,
+        None,
+    ),
+    "ClipIqa": (
+        lambda get: rewards.ClipIqa("Good photo.", "Bad photo.", *get("tiny_clip")),
+        RGB,
+        None,
+    ),
+    "Lpips": (
+        lambda get: rewards.Lpips(get("backbone"), torch.full((3, 32, 32), 0.3), "squeeze"),
+        (3, 32, 32),
+        None,
+    ),
+    "ImageReward": (lambda get: rewards.ImageReward(*get("small_blip")[1:]), RGB, PROMPTS),
+    "HttpReward": (lambda get: rewards.HttpReward(get("scorer_url")), RGB, PROMPTS),
+    "VlmJudge": (lambda get: rewards.VlmJudge(get("judge_url"), "tiny-vlm"), RGB, PROMPTS),
+}
+
+STEPS = {"Lpips": 1e-7}  # of differences; its maxima and rectifiers have kinks every 1e-5
+
+
+def deviation(x):
+    """How far each sample is from the mean of its group."""
+    return (x - x.mean(0)).square().sum(1)
+
+
+def bright_cups(x):
+    """A cup as certain as the picture is bright."""
+    return [[{"label": "cup", "score": float(v.mean()), "box": (0, 0, 1, 1)}] for v in x]
 
 
 def concrete_rewards():
@@ -89,11 +157,13 @@ def concrete_rewards():
 @pytest.fixture(params=concrete_rewards(), ids=lambda c: c.__name__)
 def example(request):
     torch.manual_seed(0)
-    build, shape, cond = EXAMPLES.get(request.param.__name__, (request.param, RGB, None))
-    if build is None:
-        model, weights = request.getfixturevalue("tiny_clip")
-        build = lambda: rewards.ClipScore(model, weights)  # noqa: E731
-    reward = build()
+    name = request.param.__name__
+    if name in WITH_FILES:
+        build, shape, cond = WITH_FILES[name]
+        reward = build(request.getfixturevalue)
+    else:
+        build, shape, cond = EXAMPLES.get(name, (request.param, RGB, None))
+        reward = build()
     assert type(reward) is request.param
     x = torch.rand(B, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x = x * torch.linspace(0.2, 1, B, dtype=x.dtype).view(-1, *[1] * len(shape))  # dark to bright
@@ -118,7 +188,11 @@ def test_one_number_per_sample(example, dtype):
 def test_batch_mates_do_not_matter(example):
     reward, x, cond = example
     alone = [reward(x[i : i + 1], None if cond is None else cond[i : i + 1]) for i in range(B)]
-    torch.testing.assert_close(reward(x, cond), torch.cat(alone), rtol=1e-10, atol=1e-12)
+    together = reward(x, cond)
+    if reward.independent:
+        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-10, atol=1e-12)
+    else:
+        assert (together - torch.cat(alone)).abs().max() > 1e-3
 
 
 def test_gradient_is_the_finite_difference(example):
@@ -132,12 +206,13 @@ def test_gradient_is_the_finite_difference(example):
     assert gradient.isfinite().all()
     assert gradient.abs().sum() > 0
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
-    h = 1e-5
+    h = STEPS.get(type(reward).__name__, 1e-5)
     with torch.no_grad():
         difference = (reward(x + h * direction, cond) - reward(x - h * direction, cond)) / (2 * h)
-    torch.testing.assert_close(
-        (gradient * direction).flatten(1).sum(1), difference, rtol=1e-6, atol=1e-8
-    )
+    slope = (gradient * direction).flatten(1).sum(1)
+    if not reward.independent:  # the gradient is that of all rewards together
+        slope, difference = slope.sum(), difference.sum()
+    torch.testing.assert_close(slope, difference, rtol=1e-6, atol=1e-8)
 
 
 def test_no_grad_changes_nothing(example):
