@@ -4,7 +4,6 @@ Reference: Black Forest Labs 2025, github.com/black-forest-labs/flux2.
 """
 
 from collections.abc import Sequence
-
 from typing import Any
 
 import torch

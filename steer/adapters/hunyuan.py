@@ -5,7 +5,6 @@ Reference: Tencent Hunyuan 2025, github.com/Tencent-Hunyuan/HunyuanImage-2.1; Me
 """
 
 from collections.abc import Sequence
-
 from typing import Any
 
 import torch

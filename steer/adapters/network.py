@@ -109,6 +109,7 @@ class Network(nn.Module, ABC):
     default_guidance: float = 1.0
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     schedulers: ClassVar[tuple[str, ...]] = ()
+    transformer: Any
 
     @classmethod
     def suits(cls, transformer: nn.Module, scheduler: Any) -> bool:
@@ -135,8 +136,8 @@ class Network(nn.Module, ABC):
             raise ValueError(
                 f"{self.name} is made of a {' or '.join(self.transformers)}; got a {found}"
             )
-        transformer.requires_grad_(False).eval()
-        self.transformer: Any = transformer
+        own: Any = transformer.requires_grad_(False).eval()
+        self.transformer = own
         self.shared = Shared(vae=vae, **(texts or {}))
         self.scheduler = scheduler
         self.distilled = distilled
@@ -145,7 +146,7 @@ class Network(nn.Module, ABC):
         self.decode_batch = decode_batch
         self.recompute = recompute
         if recompute:
-            self.transformer.enable_gradient_checkpointing()
+            own.enable_gradient_checkpointing(recomputed)
         self.schedule: Schedule = self.path()
         self.weight = self.weight_of(guidance)
         self.negative = single(negative, "negative")
@@ -380,6 +381,11 @@ class Network(nn.Module, ABC):
         self.shared.apply(fn)
         self.encoded.clear()
         return super()._apply(fn, *arguments, **keywords)
+
+
+def recomputed(block: nn.Module, *inputs: Any, **keywords: Any) -> Any:
+    """Calls a block without keeping its activations, with keywords too, as some families do."""
+    return checkpoint(block, *inputs, use_reentrant=False, **keywords)
 
 
 def needed_parts(pipeline: type) -> list[str]:

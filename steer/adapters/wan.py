@@ -4,7 +4,6 @@ Reference: Wan team 2025, arXiv 2503.20314.
 """
 
 from collections.abc import Sequence
-
 from typing import Any
 
 import torch
