@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+class JumpOfSteps(UserWarning):
+    """A jump asked of a model of velocities."""
+
+
 class Backbone(ResidualMap):
     """A real model as a flow map on latents, with its decoder and its way to encode prompts.
 
@@ -39,12 +43,16 @@ class Backbone(ResidualMap):
 
     Args:
         network: the model's own, one of the families of `steer.adapters`.
+
+    Attributes:
+        shape: of one sample, where the size of its images is known.
     """
 
     network: Network
 
     def __init__(self, network: Network):
         super().__init__(network, network.schedule, network.weight)
+        self.shape: tuple[int, ...] | None = None
 
     @property
     def level(self) -> str:
@@ -108,7 +116,6 @@ class VelocityBackbone(Backbone):
     def __init__(self, network: Network, jump_steps: Count = 1):
         super().__init__(network)
         self.jump_steps = jump_steps
-        self.said = False
 
     def velocity(
         self, x: Float[Tensor, "b *shape"], t: Time, cond: Cond = None
@@ -137,10 +144,7 @@ class VelocityBackbone(Backbone):
         return x
 
     def say(self) -> None:
-        """Warns, once, of what a jump is and costs."""
-        if self.said:
-            return
-        self.said = True
+        """Warns of what a jump is and costs; Python shows each warning once."""
         n = self.jump_steps
         steps, cost = ("one Euler step", "1 evaluation") if n == 1 else (
             f"{n} Euler steps", f"{n} evaluations"
@@ -149,7 +153,8 @@ class VelocityBackbone(Backbone):
         warnings.warn(
             f"{self.network.name} predicts velocities alone, and was asked for a jump: {steps} for"
             f" each instead, {cost}{ahead}; for others, set jump_steps, or use ShortOde()",
-            stacklevel=4,
+            JumpOfSteps,
+            stacklevel=2,
         )
 
 

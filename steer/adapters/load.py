@@ -68,6 +68,9 @@ def from_modules(
     guidance: float | None = None,
     negative: Cond = None,
     distilled: bool = False,
+    height: Count | None = None,
+    width: Count | None = None,
+    frames: Count | None = None,
     jump_steps: Count | None = None,
     max_batch: Count | None = None,
     decode_batch: Count | None = None,
@@ -87,6 +90,8 @@ def from_modules(
         negative: the condition in place of no prompt, one entry; the empty text by default.
         distilled: whether guidance is baked in, of a model whose own config does not say so (FLUX.2
             Klein, Z-Image Turbo).
+        height, width: of the images, in pixels, by which the map knows the shape of its samples.
+        frames: of the films, for a model of films; 1, an image, by default.
         jump_steps: Euler steps of each jump, for a model of velocities; 1 by default.
         max_batch: the most samples in one call of the transformer.
         decode_batch: the most samples in one call of the decoder.
@@ -114,7 +119,13 @@ def from_modules(
         decode_batch=decode_batch,
         recompute=recompute,
     )
-    return backbone_of(network, jump_steps)
+    flow_map = backbone_of(network, jump_steps)
+    if (height is None) != (width is None):
+        raise ValueError(f"an image has a height and a width; got {height} and {width}: give both")
+    if height is not None and width is not None:
+        film = {} if frames is None else {"frames": frames}
+        flow_map.shape = flow_map.latent_shape(height, width, **film)
+    return flow_map
 
 
 def from_pretrained(
@@ -123,6 +134,10 @@ def from_pretrained(
     text_encoders: bool = True,
     guidance: float | None = None,
     negative: Cond = None,
+    distilled: bool | None = None,
+    height: Count | None = None,
+    width: Count | None = None,
+    frames: Count | None = None,
     jump_steps: Count | None = None,
     max_batch: Count | None = None,
     decode_batch: Count | None = None,
@@ -136,17 +151,24 @@ def from_pretrained(
         dtype: precision of the weights, "float32", "bfloat16" or "float16"; as they are stored by
             default.
         text_encoders: whether to load them too; without, conditions are given as embeddings.
-        guidance, negative, jump_steps, max_batch, decode_batch, recompute: as in `from_modules`.
+        distilled: as in `from_modules`; what the model says of itself by default.
+        guidance, negative, height, width, frames, jump_steps, max_batch, decode_batch, recompute:
+            as in `from_modules`.
 
     Raises:
         ValueError: there is no such model, or weights of it are missing, with the command that
             fetches them; or no adapter takes it.
     """
     modules = modules_of(name, precision(dtype), text_encoders)
+    said = modules.pop("distilled")
     return from_modules(
         **modules,
         guidance=guidance,
         negative=negative,
+        distilled=said if distilled is None else distilled,
+        height=height,
+        width=width,
+        frames=frames,
         jump_steps=jump_steps,
         max_batch=max_batch,
         decode_batch=decode_batch,
@@ -171,7 +193,8 @@ def modules_of(name: str, dtype: torch.dtype | None, text_encoders: bool) -> dic
         if "_diffusers_version" in index and "_class_name" in index and not parts_of(index):
             kind = index["_class_name"]
             check_class(kind, name)
-            return {"transformer": getattr(diffusers, kind).from_pretrained(name, **options)}
+            loaded = getattr(diffusers, kind).from_pretrained(name, **options)
+            return {"transformer": loaded, "distilled": False}
         part = next((part for part in PARTS if part in index), None)
         if part is None:
             raise ValueError(f"{name} has no transformer; its parts are {', '.join(index)}")
@@ -189,7 +212,10 @@ def modules_of(name: str, dtype: torch.dtype | None, text_encoders: bool) -> dic
         for k, v in loaded.items()
         if v is not None and (k in ("vae", "scheduler") or is_text(k))
     }
-    return {"transformer": loaded[part], **wanted}
+    if loaded.get("transformer_2") is not None:
+        raise ValueError(f"{name} has two transformers, one for each part of time; none takes both")
+    distilled = bool(index.get("is_distilled", False))
+    return {"transformer": loaded[part], "distilled": distilled, **wanted}
 
 
 def components(

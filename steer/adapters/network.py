@@ -371,6 +371,10 @@ class Network(nn.Module, ABC):
             raise ValueError(f"guidance is a finite weight; got {guidance}")
         return float(guidance)
 
+    def train(self, mode: bool = True) -> "Network":
+        """Stays in evaluation mode, as what it wraps was trained long ago."""
+        return super().train(False)
+
     def embedded(self, s: Tensor) -> Tensor | None:
         """The weight of guidance that the transformer is told, (B,), or None."""
         if self.kind != "embedded":
