@@ -21,6 +21,7 @@ __all__ = ["families", "from_modules", "from_pretrained"]
 
 INDEX = "model_index.json"
 MODULAR_INDEX = "modular_model_index.json"
+BARE = "_bare"  # marks the config of a transformer alone
 PARTS = ("transformer", "unet")  # what a pipeline calls its network
 TEXTS = ("text_encoder", "tokenizer", "processor")  # how parts that encode prompts begin
 
@@ -187,10 +188,10 @@ def precision(name: str | None) -> torch.dtype | None:
 def modules_of(name: str, dtype: torch.dtype | None, text_encoders: bool) -> dict[str, Any]:
     """Loads the modules of a model, by the arguments of `from_modules`."""
     diffusers = needed("diffusers")
-    options = {} if dtype is None else {"torch_dtype": dtype}
+    options = {} if dtype is None else {"dtype": dtype}
     try:
         index = read_index(name)
-        if "_diffusers_version" in index and "_class_name" in index and not parts_of(index):
+        if BARE in index:
             kind = index["_class_name"]
             check_class(kind, name)
             loaded = getattr(diffusers, kind).from_pretrained(name, **options)
@@ -199,7 +200,7 @@ def modules_of(name: str, dtype: torch.dtype | None, text_encoders: bool) -> dic
         if part is None:
             raise ValueError(f"{name} has no transformer; its parts are {', '.join(index)}")
         check_class(index[part][1], name)
-        left = {k: None for k in parts_of(index) if is_text(k) and not text_encoders}
+        left = dict.fromkeys(left_out(index, text_encoders))
         loaded = components(diffusers, name, index, {**options, **left})
     except OSError as error:
         reason = str(error).splitlines()[0]
@@ -225,8 +226,8 @@ def components(
     if "_blocks_class_name" not in index:
         return diffusers.DiffusionPipeline.from_pretrained(name, **options).components
     pipeline = diffusers.ModularPipeline.from_pretrained(name)
-    dtype = options.get("torch_dtype")
-    pipeline.load_components(**({} if dtype is None else {"torch_dtype": dtype}))
+    dtype = options.get("dtype")
+    pipeline.load_components(**({} if dtype is None else {"dtype": dtype}))
     return {k: None if k in options else v for k, v in pipeline.components.items()}
 
 
@@ -235,10 +236,11 @@ def is_text(part: str) -> bool:
     return part.startswith(TEXTS)
 
 
-def parts_of(index: dict[str, Any]) -> list[str]:
-    """The parts that an index names, each with its library and class."""
-    return [name for name, value in index.items() if isinstance(value, list) and len(value) >= 2
-            and isinstance(value[1], str) and name[0] != "_"]  # fmt: skip
+def left_out(index: dict[str, Any], text_encoders: bool) -> list[str]:
+    """The parts of an index that are not loaded: absent ones, and on request what encodes texts."""
+    parts = {k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")}
+    absent = [name for name, where in parts.items() if where[1] is None]
+    return absent + [name for name in parts if is_text(name) and not text_encoders]
 
 
 def read_index(name: str) -> dict[str, Any]:
@@ -252,7 +254,7 @@ def read_index(name: str) -> dict[str, Any]:
     if folder.is_dir():
         for file in (INDEX, MODULAR_INDEX, "config.json"):
             if (folder / file).is_file():
-                return json.loads((folder / file).read_text(encoding="utf-8"))
+                return parsed(folder / file)
         raise ValueError(
             f"the folder {name} holds no {INDEX}, {MODULAR_INDEX} or config.json of diffusers; give"
             " what save_pretrained wrote"
@@ -267,8 +269,14 @@ def read_index(name: str) -> dict[str, Any]:
             raise OSError(
                 f"no folder and no model on the hub: {str(error).splitlines()[0]}"
             ) from error
-        return json.loads(Path(found).read_text(encoding="utf-8"))
+        return parsed(Path(found))
     raise OSError(f"it has none of {INDEX}, {MODULAR_INDEX} and config.json")
+
+
+def parsed(file: Path) -> dict[str, Any]:
+    """Reads an index or a config, marked if it is that of a transformer alone."""
+    read = json.loads(file.read_text(encoding="utf-8"))
+    return read if file.name in (INDEX, MODULAR_INDEX) else {**read, BARE: True}
 
 
 def check_class(kind: str, name: str) -> None:

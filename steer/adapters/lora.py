@@ -42,16 +42,20 @@ def add_lora(
     transformer = own.network.transformer
     if has_lora(own):
         raise ValueError("the model has adapters already; load it anew")
+    ends = tuple(f".{end}" for end in targets or own.network.lora_targets)
+    names = [name for name, _ in transformer.named_modules()]
+    if not any(f".{name}".endswith(ends) for name in names):
+        raise ValueError(
+            f"LoRA finds no layer of the {type(transformer).__name__} whose name ends in"
+            f" {', '.join(end[1:] for end in ends)}; give targets that some end in, as {names[-1]}"
+        )
     own.requires_grad_(False)
     config = needed("peft").LoraConfig(
         r=rank,
         lora_alpha=rank if alpha is None else alpha,
-        target_modules=list(targets or own.network.lora_targets),
+        target_modules=[end[1:] for end in ends],
     )
-    try:
-        transformer.add_adapter(config)
-    except ValueError as error:
-        raise ValueError(f"LoRA: {str(error).splitlines()[0]}; give other targets") from error
+    transformer.add_adapter(config)
     for weight in transformer.parameters():
         if weight.requires_grad:
             weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
