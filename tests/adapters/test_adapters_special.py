@@ -8,8 +8,21 @@ import warnings
 import diffusers
 import pytest
 import torch
-import transformers
-from tiny import BETAS, FAMILIES, flux, flux2, flux3, hunyuan, kl_decoder, lcm, sd3, tcd, unet, wan
+from tiny import (
+    BETAS,
+    FAMILIES,
+    flux,
+    flux2,
+    flux3,
+    hunyuan,
+    kl_decoder,
+    lcm,
+    sd3,
+    tcd,
+    unet,
+    wan,
+    with_texts,
+)
 
 import rewards
 import steer
@@ -271,35 +284,6 @@ def test_a_reward_of_decoded_images_is_raised_on_each_level(name, sampler):
 
 
 # --- prompts and folders --------------------------------------------------------------------------
-def with_texts(folder):
-    """A Stable Diffusion 3 with tiny text encoders, saved; its pipeline."""
-    tiny = sd3()
-    letters = [*"abcdefghijklmnopqrstuvwxyz"]
-    tokens = [
-        *letters,
-        *(f"{letter}</w>" for letter in letters),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    vocabulary = {token: k for k, token in enumerate(tokens)}
-    parts = dict(tiny.modules)
-    for number in ("", "_2"):
-        parts[f"tokenizer{number}"] = transformers.CLIPTokenizer(
-            vocab=vocabulary, merges=[], model_max_length=8
-        )
-        parts[f"text_encoder{number}"] = transformers.CLIPTextModelWithProjection(
-            transformers.CLIPTextConfig(
-                vocab_size=len(tokens), hidden_size=16, intermediate_size=16, num_hidden_layers=2,
-                num_attention_heads=2, max_position_embeddings=8, projection_dim=8,
-                bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1,
-            )
-        ).eval()  # fmt: skip
-    pipeline = diffusers.StableDiffusion3Pipeline(**parts, text_encoder_3=None, tokenizer_3=None)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.save_pretrained(folder)
-    return pipeline
-
-
 def test_a_folder_is_loaded_and_its_prompts_are_encoded_as_the_library_does(tmp_path):
     pipeline = with_texts(tmp_path)
     flow_map = adapters.from_pretrained(str(tmp_path), height=16, width=16)

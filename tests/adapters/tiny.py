@@ -7,6 +7,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from torch import Tensor, nn
 
 import steer
@@ -503,6 +504,35 @@ def tcd() -> Tiny:
     scheduler = diffusers.TCDScheduler(**BETAS, steps_offset=1)
     kind = diffusers.StableDiffusionPipeline
     return of_diffusion(kind, scheduler, unet(), guidance_scale=1.0, eta=0.0)
+
+
+def with_texts(folder: Any) -> Any:
+    """A Stable Diffusion 3 with tiny text encoders, saved; its pipeline."""
+    tiny = sd3()
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    tokens = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    vocabulary = {token: k for k, token in enumerate(tokens)}
+    parts = dict(tiny.modules)
+    for number in ("", "_2"):
+        parts[f"tokenizer{number}"] = transformers.CLIPTokenizer(
+            vocab=vocabulary, merges=[], model_max_length=8
+        )
+        parts[f"text_encoder{number}"] = transformers.CLIPTextModelWithProjection(
+            transformers.CLIPTextConfig(
+                vocab_size=len(tokens), hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+                num_attention_heads=2, max_position_embeddings=8, projection_dim=8,
+                bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1,
+            )
+        ).eval()  # fmt: skip
+    pipeline = diffusers.StableDiffusion3Pipeline(**parts, text_encoder_3=None, tokenizer_3=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder)
+    return pipeline
 
 
 FAMILIES = {

@@ -186,7 +186,9 @@ class Laboratory:
             compare, "write", enough
         )  # when the methods have been tried, and before they are measured
         self.folder = folder
-        self.commands = {name: command_of(name) for name in config.shipped()}
+        # those of diffusers need weights that no test has; tests/adapters run them on tiny ones
+        known = [name for name in config.shipped() if not name.startswith("diffusers/")]
+        self.commands = {name: command_of(name) for name in known}
         self.whole = {name: whole(command, name) for name, command in self.commands.items()}
         self.tiny = {name: self.shrunk(name, clothes) for name in self.whole}
         torch.manual_seed(0)
