@@ -199,7 +199,7 @@ def modules_of(name: str, dtype: torch.dtype | None, text_encoders: bool) -> dic
         part = next((part for part in PARTS if part in index), None)
         if part is None:
             raise ValueError(f"{name} has no transformer; its parts are {', '.join(index)}")
-        check_class(index[part][1], name)
+        check_class(str(class_of(index[part])), name)
         left = dict.fromkeys(left_out(index, text_encoders))
         loaded = components(diffusers, name, index, {**options, **left})
     except OSError as error:
@@ -222,13 +222,14 @@ def modules_of(name: str, dtype: torch.dtype | None, text_encoders: bool) -> dic
 def components(
     diffusers: Any, name: str, index: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Loads the parts of a pipeline, or of a modular one."""
+    """Loads the parts of a pipeline, or those of a modular one that are used here."""
     if "_blocks_class_name" not in index:
         return diffusers.DiffusionPipeline.from_pretrained(name, **options).components
     pipeline = diffusers.ModularPipeline.from_pretrained(name)
-    dtype = options.get("dtype")
-    pipeline.load_components(**({} if dtype is None else {"dtype": dtype}))
-    return {k: None if k in options else v for k, v in pipeline.components.items()}
+    used = [k for k in index if k in (*PARTS, "vae", "scheduler") or is_text(k)]
+    precision = {k: v for k, v in options.items() if k == "dtype"}
+    pipeline.load_components([k for k in used if k not in options], **precision)
+    return dict(pipeline.components)
 
 
 def is_text(part: str) -> bool:
@@ -236,10 +237,18 @@ def is_text(part: str) -> bool:
     return part.startswith(TEXTS)
 
 
+def class_of(part: Any) -> str | None:
+    """The class of a part of an index; None for a part that it has no weights of."""
+    if len(part) > 2:  # of a modular pipeline
+        about = part[2]
+        return about["type_hint"][1] if about.get("pretrained_model_name_or_path") else part[1]
+    return part[1]
+
+
 def left_out(index: dict[str, Any], text_encoders: bool) -> list[str]:
     """The parts of an index that are not loaded: absent ones, and on request what encodes texts."""
     parts = {k: v for k, v in index.items() if isinstance(v, list) and not k.startswith("_")}
-    absent = [name for name, where in parts.items() if where[1] is None]
+    absent = [name for name, part in parts.items() if class_of(part) is None]
     return absent + [name for name in parts if is_text(name) and not text_encoders]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import subprocess
 import sys
 import warnings
 
@@ -325,6 +326,31 @@ def test_a_folder_is_loaded_and_its_prompts_are_encoded_as_the_library_does(tmp_
     alone = adapters.from_pretrained(str(tmp_path / "transformer"))
     with torch.no_grad():
         torch.testing.assert_close(alone.velocity(x, 0.5, cond), by_text, atol=0, rtol=0)
+
+
+def test_a_modular_pipeline_is_loaded(tmp_path):
+    from diffusers.modular_pipelines.flux3 import modular_blocks_flux3_distilled as blocks
+
+    tiny = flux3()
+    pipeline = blocks.Flux3DistilledAutoBlocks().init_pipeline()
+    pipeline.update_components(**tiny.modules)
+    pipeline.save_pretrained(str(tmp_path))
+    found = adapters.from_pretrained(str(tmp_path), height=16, width=16)
+    expected = tiny.flow_map()
+    assert (found.level, found.shift, found.shape) == ("two times", 6.93, (16, 4, 4))
+    x = noise_for(expected)
+    with torch.no_grad():
+        jumps = [m.decode(m(x, 0.2, 0.7, tiny.cond)) for m in (found, expected)]
+    torch.testing.assert_close(*jumps, atol=1e-6, rtol=0)
+
+
+def test_importing_steer_imports_no_library_of_models():
+    code = (
+        "import sys, steer, recipes.tune, recipes.sample; steer.adapters.families();"
+        " print([m for m in ('diffusers', 'peft') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_what_cannot_be_loaded(tmp_path):

@@ -199,13 +199,13 @@ def flux2() -> Tiny:
     transformer = shaken(
         diffusers.Flux2Transformer2DModel(
             patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
-            num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(4, 4, 4, 4),
+            num_attention_heads=2, joint_attention_dim=24, axes_dims_rope=(4, 4, 4, 4),
             guidance_embeds=False, timestep_guidance_channels=32,
         )
     )  # fmt: skip
     vae = normalised_decoder()
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    cond = steer.Condition(prompt_embeds=torch.randn(PROMPTS, 5, 32))
+    cond = steer.Condition(prompt_embeds=torch.randn(PROMPTS, 5, 24))
     kind = diffusers.Flux2KleinPipeline
     pipeline = quiet(
         kind(
