@@ -95,7 +95,7 @@ def save(
     """
     about = {"shape": list(model.shape), **notes}
     if isinstance(learner, Backbone):
-        save_real(product, learner, folder)
+        save_real(learner, folder)
         return
     if isinstance(learner.network, WithoutCondition):
         learner.network = learner.network.whole
@@ -118,12 +118,17 @@ def save(
     checkpoint.save(plain, folder / "map.safetensors", recipe, base=config.model, **about)
 
 
-def save_real(product: FlowMap, learner: Backbone, folder: Path) -> None:
-    """Writes a real model in the library's format: lora/ of adapters, or transformer/ whole."""
-    if product is not learner:
+def check_product(product: FlowMap, learner: ResidualMap) -> None:
+    """Raises ValueError for a tuned model that could not be saved, before the work."""
+    if isinstance(learner, Backbone) and product is not learner:
         raise ValueError(
-            f"the tuned model is a {type(product).__name__}, which the library's format cannot hold"
+            f"loop.objective: the tuned model is a {type(product).__name__}, which the format of"
+            " real models cannot hold; take an objective that tunes the model itself, as Direct"
         )
+
+
+def save_real(learner: Backbone, folder: Path) -> None:
+    """Writes a real model in the library's format: lora/ of adapters, or transformer/ whole."""
     if of_peft(learner):
         save_lora(learner, folder / "lora")
     else:

@@ -64,6 +64,15 @@ def test_tune(folder, tmp_path, capsys):
     assert (plain - theirs).abs().max() > 1e-4
 
 
+def test_what_could_not_be_saved_is_refused_before_the_work(folder, tmp_path, capsys):
+    place = [f"model.name={folder}", f"run.dir={tmp_path / 'run'}", "trainer.accelerator=cpu"]
+    other = "loop.objective={_target_: steer.tuning.HyperNoise}"
+    assert main(["tune", "diffusers/tune", *SMALL, *place, other]) != 0
+    said = capsys.readouterr().err
+    assert "NoiseTilted, which the format of real models cannot hold" in said, said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_without_a_size_is_refused(folder, tmp_path, capsys):
     place = [f"model.name={folder}", "model.height=null", "model.width=null"]
     assert main(["sample", "diffusers/steer", *SMALL[:1], *place]) != 0
