@@ -59,7 +59,6 @@ def test_gradient_through_map_decoder_and_reward_is_that_of_differences(name: st
         return value(x + step * gradient / size) - value(x - step * gradient / size)
 
     found = (8 * across(h) - across(2 * h)) / (12 * h)  # of fourth order
-    print("GRAD", name, float(found), float(size), float(abs(found / size - 1)))
     torch.testing.assert_close(found, size, rtol=1e-7 if name in IN_DOUBLE else 1e-3, atol=0)
 
 
