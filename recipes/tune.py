@@ -52,6 +52,7 @@ def tune(job: Job) -> Path:
         prompts=trainable.Labels(texts_at(config, "tuning_prompt") or experiment.prompts.cond),
     )
     objective = objective_of(loop)
+    trainable.check_product(loop.product(), tuned)
     if not config.condition.model and isinstance(objective, DiagonalTuning):
         objective.labelled = False
     check_trainer(config)

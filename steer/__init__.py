@@ -18,9 +18,9 @@ from steer.tilt import NonFiniteReward, Tilt
 from steer.value import Value
 
 if TYPE_CHECKING:
-    from steer import data, hub, loops, metrics, networks, training, tuning
+    from steer import adapters, data, hub, loops, metrics, networks, training, tuning
 
-LATER = ("data", "hub", "loops", "metrics", "networks", "training", "tuning")
+LATER = ("adapters", "data", "hub", "loops", "metrics", "networks", "training", "tuning")
 
 
 def __getattr__(name: str) -> Any:
@@ -43,6 +43,7 @@ __all__ = [
     "Trigonometric",
     "Value",
     "VariancePreserving",
+    "adapters",
     "analytic",
     "counting",
     "data",

@@ -141,7 +141,11 @@ def within(name: str, packages: Sequence[str]) -> bool:
 
 
 def _untrusted(name: str, trusted: Sequence[str]) -> str:
-    return f"a checkpoint may only build classes of {', '.join(trusted)}; this one names {name!r}"
+    own = name.partition(".")[0]
+    return (
+        f"a checkpoint may only build classes of {', '.join(trusted)}; this one names {name!r}: if"
+        f" you would run that code, load it with trust=[{own!r}]"
+    )
 
 
 def _call(target: Any, name: str, arguments: dict[str, Any], path: str) -> Any:

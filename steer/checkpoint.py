@@ -133,7 +133,7 @@ def load_module(path: str | Path, trusted: Sequence[str] = TRUSTED) -> nn.Module
     with safe_open(str(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if "lora" in header:
-        return with_adapters(Path(path), header, tensors)
+        return with_adapters(Path(path), header, tensors, trusted)
     try:
         module = build(header["build"], trusted)
     except ValueError as error:
@@ -148,7 +148,12 @@ def load_module(path: str | Path, trusted: Sequence[str] = TRUSTED) -> nn.Module
     return module.eval().requires_grad_(False)
 
 
-def with_adapters(path: Path, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+def with_adapters(
+    path: Path,
+    header: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    trusted: Sequence[str] = TRUSTED,
+) -> nn.Module:
     """Load the base of a file of adapters, relative to the file or shipped, and add the adapters.
 
     Raises:
@@ -160,7 +165,7 @@ def with_adapters(path: Path, header: dict[str, Any], tensors: Mapping[str, Tens
     file = path.parent / base if base.endswith(".safetensors") else WEIGHTS / f"{base}.safetensors"
     if not file.is_file():
         raise ValueError(f"{path} holds adapters of the map {file}, which is missing; put it back")
-    module = plain(file)
+    module = plain(file, trusted)
     if fingerprint(module) != header["base_sha256"]:
         raise ValueError(
             f"{path} holds adapters of another map than {file} now is; "
@@ -172,11 +177,11 @@ def with_adapters(path: Path, header: dict[str, Any], tensors: Mapping[str, Tens
     return module.eval().requires_grad_(False)
 
 
-def plain(path: str | Path) -> Any:
+def plain(path: str | Path, trusted: Sequence[str] = TRUSTED) -> Any:
     """Load the module of a checkpoint, with adapters merged into its weights."""
     from steer.tuning.lora import without_lora
 
-    module: Any = load_module(path)
+    module: Any = load_module(path, trusted)
     return without_lora(module)
 
 
@@ -245,18 +250,23 @@ def difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> s
     return None
 
 
-def load(name: str | Path) -> FlowMap:
+def load(name: str | Path, trust: Sequence[str] = ()) -> FlowMap:
     """Load a flow map, frozen and in evaluation mode.
 
     Args:
         name: a shipped map ("fashion"), a run folder or other folder holding map.safetensors or
             adapters.safetensors, a .safetensors file, or "hub:owner/name", see `steer.hub`. A map
             with adapters keeps them apart from its weights; `steer.tuning.without_lora` merges.
+        trust: further packages whose classes the checkpoint may build, such as one's own networks.
+            Building them runs their code.
 
     Raises:
-        ValueError: there is nothing of that name, or it is no flow map.
+        ValueError: there is nothing of that name, it is no flow map, or it names a class of another
+            package.
     """
-    module = load_module(find(name))
+    if isinstance(trust, str):
+        raise ValueError(f"trust is a list of packages; got {trust!r}: write trust=[{trust!r}]")
+    module = load_module(find(name), (*TRUSTED, *trust))
     if not isinstance(module, FlowMap):
         raise ValueError(
             f"{name} holds a {type(module).__name__}, not a flow map; "

@@ -252,3 +252,30 @@ def test_checkpoints_of_another_build_are_not_averaged(tmp_path):
             {str(tmp_path / f"{n}.safetensors"): 1.0 for n in ("one", "wide")},
             tmp_path / "x.safetensors",
         )
+
+
+def test_a_network_of_ones_own_is_built_where_its_package_is_trusted(tmp_path, monkeypatch):
+    package = tmp_path / "mydata"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "nets.py").write_text(
+        "import torch\n\n\nclass Own(torch.nn.Module):\n    def __init__(self, width):\n"
+        "        super().__init__()\n        self.inside = torch.nn.Linear(2, width)\n\n"
+        "    def forward(self, x, s, t, cond=None):\n        return self.inside(x)[:, :2]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = {
+        "_target_": "steer.flow_map.ResidualMap",
+        "network": {"_target_": "mydata.nets.Own", "width": 4},
+        "schedule": {"_target_": "steer.interpolant.Linear"},
+    }
+    own = build(recipe)
+    file = tmp_path / "map.safetensors"
+    save(own, file, recipe)
+    with pytest.raises(ValueError, match=r"names 'mydata.nets.Own': .* trust=\['mydata'\]"):
+        load(file)
+    with pytest.raises(ValueError, match=r"trust is a list of packages; got 'mydata': write"):
+        load(file, trust="mydata")
+    x = torch.randn(3, 2)
+    found = load(file, trust=["mydata"])
+    torch.testing.assert_close(found(x, 0.0, 1.0), own(x, 0.0, 1.0), atol=0, rtol=0)

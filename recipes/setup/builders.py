@@ -16,6 +16,7 @@ from recipes.setup.prompts import Prompts
 from rewards import Decoded, Reward, as_reward
 from rewards.networks import ImageEncoder
 from steer import checkpoint
+from steer.adapters.backbone import Backbone
 from steer.analytic import GaussianMixture
 from steer.annotations import misfit, shown
 from steer.build import below, build, resolve
@@ -140,11 +141,10 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of its samples."""
+        """The precision of its samples: that of its weights, and float32 at least."""
         tensors = [*self.flow_map.parameters(), *self.flow_map.buffers()]
-        return next(
-            (tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32
-        )
+        own = (tensor.dtype for tensor in tensors if tensor.is_floating_point())
+        return torch.promote_types(next(own, torch.float32), torch.float32)
 
 
 def model_of(config: DictConfig) -> Model:
@@ -165,9 +165,15 @@ def model_of(config: DictConfig) -> Model:
 
 
 def known_shape(flow_map: FlowMap) -> tuple[int, ...]:
-    """The shape of one sample of an analytic map. Raises ValueError for any other."""
+    """The shape of one sample of an analytic map or a real model. Raises ValueError for others."""
     if isinstance(flow_map, GaussianMixture):
         return tuple(flow_map.means.shape[1:])
+    if isinstance(flow_map, Backbone):
+        if flow_map.shape is None:
+            raise ValueError(
+                "the model does not say how large its images are; give model.height and model.width"
+            )
+        return flow_map.shape
     raise ValueError(
         "the model does not say what shape its samples have; give it, as in shape=[1,28,28]"
     )
@@ -227,16 +233,26 @@ def noise(
 
 
 # --- rewards and the judge ----------------------------------------------------------------------
-def decode_of(config: DictConfig) -> Decode | None:
-    """The function from samples to images in [0, 1] of rewards and pictures; None for none."""
+def decode_of(config: DictConfig, flow_map: FlowMap | None = None) -> Decode | None:
+    """The function from samples to images in [0, 1] of rewards and pictures; None for none.
+
+    A real model has its own decoder, which is taken unless the config names another.
+    """
     if config.reward_decode is None:
-        return None
+        return decoder(flow_map)
     with at("reward_decode"):
         node = config.reward_decode
         found = resolve(node) if isinstance(node, str) else make(node)
         if isinstance(found, type) or misfit(found, Callable[[Tensor], Any]) is not None:
             raise ValueError(f"it is a function of samples alone; got {shown(found)}")
     return found.to(device_of(config)).eval() if isinstance(found, nn.Module) else found
+
+
+def decoder(flow_map: FlowMap | None) -> Decode | None:
+    """The decoder of a real model; None for any other map, or one without a decoder."""
+    if not isinstance(flow_map, Backbone) or flow_map.network.shared["vae"] is None:
+        return None
+    return flow_map.decode
 
 
 def heldout_of(

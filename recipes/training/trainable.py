@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from recipes.setup import builders
 from steer import checkpoint
+from steer.adapters.backbone import Backbone
+from steer.adapters.lora import has_lora as of_peft
+from steer.adapters.lora import save_lora
 from steer.conditions import pick
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.maps import NoiseTilted
@@ -59,11 +62,15 @@ def learner_of(base: FlowMap, config: DictConfig) -> ResidualMap:
     Raises:
         ValueError: a base that is no trained map.
     """
-    if not isinstance(base, ResidualMap) or not isinstance(config.model, str):
+    real = isinstance(base, Backbone)
+    if not real and not (isinstance(base, ResidualMap) and isinstance(config.model, str)):
         raise ValueError(
             "only a trained map can be tuned; let model be the name of a shipped one, or a run"
-            " folder"
+            " folder, or a real model by steer.adapters.from_pretrained"
         )
+    assert isinstance(base, ResidualMap)
+    if real and not config.condition.model:
+        raise ValueError("condition.model is false, which only a shipped map can be tuned with")
     learner = without_lora(copy.deepcopy(base)).train().requires_grad_(True)
     if not config.condition.model:
         learner.network = WithoutCondition(learner.network)
@@ -87,6 +94,9 @@ def save(
     if config.merge asks for both.
     """
     about = {"shape": list(model.shape), **notes}
+    if isinstance(learner, Backbone):
+        save_real(learner, folder)
+        return
     if isinstance(learner.network, WithoutCondition):
         learner.network = learner.network.whole
     if isinstance(product, NoiseTilted):
@@ -108,9 +118,29 @@ def save(
     checkpoint.save(plain, folder / "map.safetensors", recipe, base=config.model, **about)
 
 
+def check_product(product: FlowMap, learner: ResidualMap) -> None:
+    """Raises ValueError for a tuned model that could not be saved, before the work."""
+    if isinstance(learner, Backbone) and product is not learner:
+        raise ValueError(
+            f"loop.objective: the tuned model is a {type(product).__name__}, which the format of"
+            " real models cannot hold; take an objective that tunes the model itself, as Direct"
+        )
+
+
+def save_real(learner: Backbone, folder: Path) -> None:
+    """Writes a real model in the library's format: lora/ of adapters, or transformer/ whole."""
+    if of_peft(learner):
+        save_lora(learner, folder / "lora")
+    else:
+        network = learner.network
+        network.transformer.save_pretrained(folder / network.part)
+
+
 def parameters(learner: ResidualMap) -> dict[str, int]:
     """The numbers of parameters of the base, and of those that are tuned."""
     update = sum(tensor.numel() for tensor in adapters(learner).values())
+    if isinstance(learner, Backbone) and of_peft(learner):
+        update = sum(weight.numel() for weight in learner.parameters() if weight.requires_grad)
     return {
         "parameters": sum(weight.numel() for weight in learner.parameters()) - update,
         "tuned_parameters": sum(

@@ -10,6 +10,7 @@ of an Sde samples a different law (Bradley & Nakkiran 2024, arXiv 2408.09000).
 Reference: Ho & Salimans 2022, arXiv 2207.12598.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -45,10 +46,9 @@ class ClassifierFree(FlowMap):
     def __init__(self, flow_map: FlowMap, weight: float = 2.0, negative: Cond = None):
         super().__init__()
         if flow_map.guidance != 1:
-            raise ValueError(
-                f"this map has guidance of weight {flow_map.guidance} from its training; "
-                "use it as it is"
-            )
+            baked = math.isnan(flow_map.guidance)  # by a weight that nobody tells
+            known = "" if baked else f" of weight {flow_map.guidance}"
+            raise ValueError(f"this map has guidance{known} from its training; use it as it is")
         self.flow_map = flow_map
         self.weight = weight
         self.negative = single(negative, "negative")

@@ -148,11 +148,16 @@ class Sampler(ABC):
 class Stepwise(Sampler, Generic[State]):
     """A sampler on a grid of times: a `start`, a `step` from s to t, a `finish`.
 
+    Attributes:
+        shift: how much the grid is shifted towards the noise, 1 for not at all; see `shifted`.
+
     Args:
         steps: steps from t = 0 to t = 1.
         max_batch: the most samples the network and reward see at once; None for all. Changes
             memory, not results.
     """
+
+    shift: float = 1.0
 
     def __init__(self, steps: int, max_batch: int | None = None):
         if isinstance(steps, bool) or not isinstance(steps, SupportsIndex):
@@ -169,8 +174,9 @@ class Stepwise(Sampler, Generic[State]):
         self.steps, self.max_batch = steps, max_batch
 
     def times(self) -> list[float]:
-        """The grid of the loop, from 0 to 1."""
-        return torch.linspace(0, 1, self.steps + 1, dtype=torch.float64).tolist()
+        """The grid of the loop, from 0 to 1: uniform, or shifted towards the noise."""
+        left = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
+        return (1 - self.shift * left / (1 + (self.shift - 1) * left)).tolist()
 
     @abstractmethod
     def start(self, run: Run, x: Float[Tensor, "b *shape"]) -> State:

@@ -127,7 +127,7 @@ class FlowMapRewardGuidance(Stepwise[Tensor]):
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
         tilt = run.tilt
-        guided = round(s * self.steps) < self.guided
+        guided = run.steps < self.guided
 
         def part(x: Tensor, scale: Tensor, cond: Cond) -> State:
             if guided:

@@ -186,8 +186,8 @@ class Laboratory:
             compare, "write", enough
         )  # when the methods have been tried, and before they are measured
         self.folder = folder
-        # those of published weights, which no test has; tests/rewards run them on tiny ones
-        away = ("preference/",)
+        # those of published weights, which no test has; tests/rewards and tests/adapters run tiny ones
+        away = ("preference/", "diffusers/")
         known = [name for name in config.shipped() if not name.startswith(away)]
         self.commands = {name: command_of(name) for name in known}
         self.whole = {name: whole(command, name) for name, command in self.commands.items()}
