@@ -5,10 +5,14 @@ there is none. The shipped configs are configs/<group>/<name>.yaml. A node with 
 describes an object, and what may stand in it is for that object to say; a node with a new
 `_target_` takes the old one's place, keys and all. Everywhere else a key that the defaults do not
 have is refused. A config may begin with `extends: NAME`, and then says only what it changes.
+
+Besides ${keys}, a config may take from a folder of pictures what its network must be told before
+it is built: ${class_names:FOLDER}, ${captions:FOLDER}, ${words:FOLDER} (of the captions), each with
+a second number for the first so many, and ${length:LIST}.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,28 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from steer.data.picture_files import captions_of, classes_of
 from steer.nearest import suggestion
+from steer.networks.text import vocabulary
+
+
+def in_folder(read: Callable[[str], list[str]]) -> Callable[..., list[str]]:
+    """A resolver of what is found in a folder of pictures, or of the first so many of it."""
+
+    def found(folder: Any, most: int | None = None) -> list[str]:
+        return read(str(folder))[:most]
+
+    return found
+
+
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "class_names": in_folder(classes_of),
+    "captions": in_folder(lambda folder: list(dict.fromkeys(captions_of(folder)))),
+    "words": in_folder(lambda folder: vocabulary(captions_of(folder))),
+    "length": len,
+}
+for called, function in RESOLVERS.items():
+    OmegaConf.register_resolver(called, function, replace=True)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MISSING = "???"
@@ -218,6 +243,8 @@ def resolved(merged: dict[str, Any], name: str) -> DictConfig:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        if isinstance(error.__cause__, ValueError):  # of a resolver of ours
+            raise ValueError(f"{name}: {key}{error.__cause__}") from error
         refers = (
             f", in {written}"
             if (written := dict(texts_of(merged)).get(str(error.full_key)))

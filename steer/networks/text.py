@@ -7,7 +7,7 @@ absent condition.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +20,7 @@ from steer.networks.conditioning import ConditionEmbedding, Tokens
 from steer.networks.masked_attention import MaskedAttention
 from steer.networks.normalisation import LayerNorm
 
-__all__ = ["CaptionCondition"]
+__all__ = ["CaptionCondition", "vocabulary"]
 
 START = "<start>"
 
@@ -28,6 +28,11 @@ START = "<start>"
 def words_of(caption: str) -> list[str]:
     """Lists the words of a caption in lower case, without punctuation."""
     return re.findall(r"[^\s.,!?;:\"]+", caption.lower())
+
+
+def vocabulary(captions: Iterable[str]) -> list[str]:
+    """Lists the words of captions, each once, in alphabetical order."""
+    return sorted({word for caption in captions for word in words_of(caption)})
 
 
 class CaptionCondition(ConditionEmbedding):
@@ -59,6 +64,7 @@ class CaptionCondition(ConditionEmbedding):
         self.words = [START, *dict.fromkeys(words)]
         self.ids = {word: k for k, word in enumerate(self.words)}
         self.longest = longest
+        self.dim = dim
         self.token_width = width
         self.table = nn.Embedding(len(self.words), width)
         self.places = nn.Embedding(longest + 1, width)

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steer.flow_map import Cond
-from steer.networks.conditioning import ConditionEmbedding, NoCondition, TimeEmbedding
+from steer.networks.conditioning import (
+    ConditionEmbedding,
+    NoCondition,
+    TimeEmbedding,
+    check_width,
+)
 from steer.networks.normalisation import LayerNorm
 from steer.networks.recomputing import recompute
 from steer.networks.shapes import check_images
@@ -107,6 +112,7 @@ class Transformer(nn.Module):
         self.width = width
         self.recompute = recompute
         self.condition = condition or NoCondition()
+        check_width(self.condition, width, "Transformer", "its width")
         self.times = TimeEmbedding(width)
         self.enter = nn.Conv2d(image_channels + beside, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(depth))
