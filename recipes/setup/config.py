@@ -3,7 +3,8 @@
 configs/<command>.yaml holds every key a command knows, its default and its meaning, `???` where
 there is none. The shipped configs are configs/<group>/<name>.yaml. A node with a `_target_`
 describes an object, and what may stand in it is for that object to say; a node with a new
-`_target_` takes the old one's place, keys and all. Everywhere else a key that the defaults do not
+`_target_` takes the old one's place, keys and all, and a dotted name where only an object fits
+(sampler=steer.samplers.Sde) is such a `_target_`. Everywhere else a key that the defaults do not
 have is refused. A config may begin with `extends: NAME`, and then says only what it changes.
 
 Besides ${keys}, a config may take from a folder of pictures what its network must be told before
@@ -45,6 +46,8 @@ for called, function in RESOLVERS.items():
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MISSING = "???"
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+|.+\.py:\w+")  # package.Name, or file.py:Name
+COMMANDS = ("sample", "train", "tune", "compare", "evaluate", "verify")
 
 
 def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
@@ -59,24 +62,67 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
         ValueError: no such config, bad YAML, an unknown key, a value of the wrong type, or a key
             without a value.
     """
-    defaults = read(CONFIGS / f"{command}.yaml")
-    file = extended(name)
-    line = parse(overrides)
-    for given, where in ((file, name), (line, "the command line")):
-        refuse_unknown(given, defaults, command, where)
-    merged = merge(defaults, file)
-    refuse_nothing(line, merged, "the command line")
-    merged = merge(merged, line)
+    merged = combined(command, name, overrides)
     if gap := next(gaps(merged), None):
+        refuse_another_command(command, name)
         raise ValueError(
             f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add"
             f" {gap}=..."
         )
+    merged = with_targets(command, merged)
     if merged["run"]["dir"] in (None, ""):
         merged["run"]["dir"] = f"runs/{short_name(name)}"
     config = resolved(merged, name)
     refuse_misfits(command, config)
     return config
+
+
+def combined(command: str, name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The defaults of a command under a config under the command line, as they are written.
+
+    Raises:
+        ValueError: no such config, bad YAML, or an unknown key.
+    """
+    defaults = read(CONFIGS / f"{command}.yaml")
+    file = extended(name)
+    line = parse(overrides)
+    try:
+        refuse_unknown(file, defaults, command, name)
+    except ValueError:
+        refuse_another_command(command, name)
+        raise
+    refuse_unknown(line, defaults, command, "the command line")
+    merged = merge(defaults, file)
+    refuse_nothing(line, merged, "the command line")
+    return merge(merged, line)
+
+
+def refuse_another_command(command: str, name: str) -> None:
+    """Raises ValueError for a config that another command takes as it is."""
+    others = [other for other in COMMANDS if other != command and takes(other, name)]
+    if others:
+        raise ValueError(
+            f"{name} is a config for {' or '.join(others)}, not for {command}: steer"
+            f" {others[0]} {name}"
+        )
+
+
+def takes(command: str, name: str) -> bool:
+    """Whether a config has what a command needs, and no key that it does not know."""
+    defaults = read(CONFIGS / f"{command}.yaml")
+    file = extended(name)
+    try:
+        refuse_unknown(file, defaults, command, name)
+    except ValueError:
+        return False
+    return not {*gaps(merge(defaults, file))} & {*gaps(defaults)}
+
+
+def with_targets(command: str, merged: dict[str, Any]) -> dict[str, Any]:
+    """A config in which the dotted name of a class stands for a node with that `_target_`."""
+    from recipes.setup.schema import targeted  # loads what the command needs anyway
+
+    return targeted(command, merged)
 
 
 def refuse_misfits(command: str, config: DictConfig) -> None:
@@ -144,6 +190,11 @@ def find(name: str) -> Path:
     raise ValueError(f"no config is called {name!r}{near}")
 
 
+def first_comment(name: str) -> str:
+    """What a config is for: its first line."""
+    return find(name).read_text().partition("\n")[0].lstrip("# ")
+
+
 def short_name(name: str) -> str:
     """The name of a run of this config: fashion/steer -> fashion-steer, my/own.yaml -> own."""
     return name.replace("/", "-") if name in shipped() else Path(name).stem
@@ -162,7 +213,12 @@ def read(path: Path) -> dict[str, Any]:
 
 def parse(overrides: Iterable[str]) -> dict[str, Any]:
     """{"a": {"b": 1}} from ["a.b=1"]."""
-    for item in (overrides := list(overrides)):
+    overrides = list(overrides)
+    deeper = {item.partition("=")[0].rpartition(".")[0] for item in overrides}
+    for k, item in enumerate(overrides):
+        key, _, value = item.partition("=")
+        if key in deeper and DOTTED.fullmatch(value):  # sampler=steer.samplers.Sde sampler.steps=9
+            overrides[k] = f"{key}._target_={value}"
         if "=" not in item.lstrip("="):
             raise ValueError(f"expected key=value, got {item!r}; write for instance seed=1")
     try:

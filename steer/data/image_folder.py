@@ -8,8 +8,8 @@ import torch
 
 from steer.annotations import AtLeast, Count
 from steer.conditions import Cond
-from steer.data.modules import Batch
 from steer.data.picture_files import METADATA, captions_of, classes_of, pictures_in, read_pictures
+from steer.data.stream import Batch
 from steer.data.tensors import Stored
 
 __all__ = ["ImageFolder"]

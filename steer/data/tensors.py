@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from steer.annotations import AtLeast, Count
 from steer.conditions import Cond, check, pick
 from steer.data.fashion import to_signed
-from steer.data.modules import Batch, StreamData
-from steer.data.stream import keyed_generator
+from steer.data.modules import StreamData
+from steer.data.stream import Batch, keyed_generator
 
 __all__ = ["Tensors"]
 

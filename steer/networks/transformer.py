@@ -21,7 +21,7 @@ from steer.networks.conditioning import (
     check_width,
 )
 from steer.networks.normalisation import LayerNorm
-from steer.networks.recomputing import recompute
+from steer.networks.recomputing import keep_from_compiler, recompute
 from steer.networks.shapes import check_images
 
 __all__ = ["Transformer"]
@@ -111,6 +111,8 @@ class Transformer(nn.Module):
         self.patch = patch
         self.width = width
         self.recompute = recompute
+        if recompute:
+            keep_from_compiler()
         self.condition = condition or NoCondition()
         check_width(self.condition, width, "Transformer", "its width")
         self.times = TimeEmbedding(width)

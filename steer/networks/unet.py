@@ -22,7 +22,7 @@ from steer.networks.conditioning import (
 )
 from steer.networks.masked_attention import MaskedAttention
 from steer.networks.normalisation import GroupNorm
-from steer.networks.recomputing import recompute
+from steer.networks.recomputing import keep_from_compiler, recompute
 from steer.networks.shapes import check_images
 
 __all__ = ["UNet"]
@@ -132,6 +132,8 @@ class UNet(nn.Module):
         self.image_channels = image_channels
         self.patch = patch
         self.recompute = recompute
+        if recompute:
+            keep_from_compiler()
         self.condition = condition or NoCondition()
         check_width(self.condition, dim, "UNet", f"4 channels[0], of channels[0]={channels[0]}")
         self.times = TimeEmbedding(dim)
