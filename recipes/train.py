@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 from torch import nn
 
 from recipes.evaluation.metrics import Figures
-from recipes.reporting import pictures
 from recipes.reporting.figures import Gallery, Picture
 from recipes.reporting.publish import publish
 from recipes.reporting.tables import logged_table
@@ -19,6 +18,7 @@ from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
 from recipes.training.checkpoints import guidance_of, learned, save, start_from
 from recipes.training.trainer import LOG, check_trainer, fit
+from steer import plots as pictures
 from steer.conditions import for_particles, pick, to
 from steer.data.stream import keyed_generator
 from steer.flow_map import FlowMap, ResidualMap

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from steer.conditions import Cond, field
+from steer.construction import remembered
 
 __all__ = ["ClassCondition", "EmbeddingCondition", "NoCondition"]
 
@@ -113,6 +114,7 @@ class NoCondition(ConditionEmbedding):
         return torch.zeros_like(like)
 
 
+@remembered
 class ClassCondition(ConditionEmbedding):
     """A learned vector per class, and one more for the absent class, label -1.
 
@@ -152,6 +154,7 @@ class ClassCondition(ConditionEmbedding):
         return self.table(cond % (self.classes + 1))  # -1 is the last row
 
 
+@remembered
 class EmbeddingCondition(ConditionEmbedding):
     """A linear map of an embedding, such as of a text; zero is the absent condition.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steer.conditions import field
+from steer.construction import remembered
 from steer.flow_map import Cond
 from steer.networks.conditioning import ClassCondition, TimeEmbedding
 from steer.networks.shapes import check_images
@@ -24,6 +25,7 @@ from steer.networks.unet import ResidualBlock
 __all__ = ["ByCondition", "InferredClass", "NoisyClassifier"]
 
 
+@remembered
 class NoisyClassifier(nn.Module):
     """Logits (B, classes) of the class of a noisy image x_s (B, C, H, W), for a jump from s to t.
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steer.construction import remembered
 from steer.flow_map import Cond
 from steer.networks.conditioning import ConditionEmbedding, NoCondition, check_width
 from steer.networks.shapes import check_vectors
@@ -13,6 +14,7 @@ from steer.networks.shapes import check_vectors
 __all__ = ["Mlp"]
 
 
+@remembered
 class Mlp(nn.Module):
     """A multilayer perceptron u_{s,t}(x) of (x / data_std, s, t).
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from steer.annotations import Count
 from steer.conditions import Cond, field
+from steer.construction import remembered
 from steer.nearest import hint
 from steer.networks.conditioning import ConditionEmbedding, Tokens
 from steer.networks.masked_attention import MaskedAttention
@@ -35,6 +36,7 @@ def vocabulary(captions: Iterable[str]) -> list[str]:
     return sorted({word for caption in captions for word in words_of(caption)})
 
 
+@remembered
 class CaptionCondition(ConditionEmbedding):
     """An embedding of captions by words, with tokens for cross-attention.
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steer.construction import remembered
 from steer.flow_map import Cond
 from steer.networks.conditioning import (
     ConditionEmbedding,
@@ -72,6 +73,7 @@ class Block(nn.Module):
         return h + gate2 * self.perceptron(self.norm(h) * (1 + scale2) + shift2)
 
 
+@remembered
 class Transformer(nn.Module):
     """A transformer u_{s,t}(x) for images (B, image_channels, H, W) whose sides divide by `patch`.
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steer.construction import remembered
 from steer.flow_map import Cond
 from steer.networks.conditioning import (
     ConditionEmbedding,
@@ -90,6 +91,7 @@ class CrossAttention(nn.Module):
         return x + self.attention(h, tokens, mask).transpose(1, 2).reshape(x.shape)
 
 
+@remembered
 class UNet(nn.Module):
     """A U-Net u_{s,t}(x) for images (B, image_channels, H, W).
 

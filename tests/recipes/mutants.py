@@ -21,12 +21,13 @@ import torch
 from omegaconf import OmegaConf
 
 from recipes import cli, compare
-from recipes.reporting import html, pictures
+from recipes.reporting import html
 from recipes.setup import config, run_directory
 from recipes.setup.builders import make
 from rewards import save_classifier
 from rewards.networks import PatchClassifier, ResidualClassifier
 from steer import checkpoint
+from steer import plots as pictures
 
 HUGE = 10**12
 SECONDS = 60
