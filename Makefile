@@ -1,9 +1,9 @@
-# make setup | demo | test | test-all | lint | bench | figures | results | clean. Each works alone on a fresh machine with Python 3.11.
+# make setup | demo | test | test-all | lint | bench | figures | results | docs | clean. Each works alone on a fresh machine with Python 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-all lint bench figures results clean
+.PHONY: setup demo test test-all lint bench figures results docs clean
 
 setup: $(READY)
 
@@ -32,7 +32,8 @@ bench: $(READY)
 
 FIGURES := ring_tilting plane_guidance plane_posterior step_time checkerboard checkerboard_distill ring_lobes verify \
 	fashion_map fashion_steering fashion_tuning tuning_worlds fashion_black_box fashion_hacking fashion_importance \
-	fashion_posterior fashion_objectives fashion_inverse fashion_rewards fashion_quality scenes_clip overhead demo
+	fashion_posterior fashion_objectives fashion_inverse fashion_rewards fashion_quality scenes_clip scenes_map \
+	scenes_steering scenes_tuning scenes_hacking scenes_batch overhead demo
 
 figures: $(READY)
 	for name in $(FIGURES); do $(BIN)/python -m recipes.experiments.$$name || exit 1; done
@@ -41,6 +42,10 @@ figures: $(READY)
 
 results: $(READY)
 	$(BIN)/python -m recipes.experiments.results
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -23,7 +23,16 @@ from recipes.evaluation.closed_form import closed_form
 from recipes.evaluation.metrics import Figures
 from recipes.reporting.figures import Gallery, Picture, gallery_of
 from recipes.reporting.publish import publish
-from recipes.reporting.tables import METRICS, left_out, markdown, measured, method_tables, words
+from recipes.reporting.tables import (
+    HELDOUT,
+    METRICS,
+    by_name,
+    left_out,
+    markdown,
+    measured,
+    method_tables,
+    words,
+)
 from recipes.setup import builders, run_directory
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
@@ -35,7 +44,7 @@ from steer.samplers import BestOfN, Result, Sampler
 
 PANELS = {  # which way each is better, where the tilted law is not known
     "reward_mean": "higher",
-    "heldout_reward_mean": "higher",
+    **dict.fromkeys(HELDOUT, "higher"),
     "judge_accuracy": "higher",
     "diversity": "higher",
     "law_distance": "lower",
@@ -75,6 +84,7 @@ def compare(job: Job) -> Path:
     warn_of_left_out(rows)
     metrics: Figures = {
         "method": "compare",
+        "heldout_rewards": experiment.measure.heldout_names,
         "rows": rows,
         "seeds": seeds,
         "exact_draws": cell_metrics.of_exact_draws(config.particles),
@@ -305,12 +315,14 @@ def reading(seeds: int) -> str:
 def curves(folder: Path, metrics: Figures) -> list[Picture]:
     """curves.png: every figure against the evaluations that were spent."""
     draws = metrics["exact_draws"] or {}
+    words_of = by_name(METRICS, metrics)
+    titles = {name: titled(name, words_of[name], draws) for name in PANELS}
     rows = [row for row in metrics["rows"] if "error" not in row]
     panels: dict[str, dict[str, list[pictures.Point]]] = {}
     for name in PANELS:
         for row in rows:
             if measured(row, name):
-                panel = panels.setdefault(titled(name, draws), {})
+                panel = panels.setdefault(titles[name], {})
                 panel.setdefault(words(row["method"]), []).append(point(row, name))
     if not panels:
         return []
@@ -320,8 +332,8 @@ def curves(folder: Path, metrics: Figures) -> list[Picture]:
         panels,
         across="evaluations per returned sample",
         ticks=sorted({row["budget"] for row in rows}),
-        levels={titled(name, draws): draws[name] for name in PANELS if measured(draws, name)},
-        distances=[titled("law_distance", draws)],
+        levels={titles[name]: draws[name] for name in PANELS if measured(draws, name)},
+        distances=[titles["law_distance"]],
     )
     return [(reading(len(metrics["seeds"])), path)]
 
@@ -331,12 +343,12 @@ def point(row: Figures, name: str) -> pictures.Point:
     return pictures.Point(row["spent"], row[name], row[f"{name.removesuffix('_mean')}_std_error"])
 
 
-def titled(name: str, draws: Figures) -> str:
+def titled(name: str, word: str, draws: Figures) -> str:
     """A panel's title."""
     better = f"{PANELS[name]} is better"
     if PANELS[name] == "higher" and measured(draws, name):
         better = "as exact draws have it"
-    return f"{METRICS[name]} ({better})"
+    return f"{word} ({better})"
 
 
 def strips(

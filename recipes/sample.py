@@ -43,6 +43,7 @@ def sample(job: Job) -> Path:
     metrics: Figures = {
         "method": type(sampler).__name__,
         "claim": steered.claim or sampler.claim,
+        "heldout_rewards": experiment.measure.heldout_names,
         **experiment.measure(steered),
         **of_population(steered),
         "log_z_exact": None if exact is None else exact.log_z,

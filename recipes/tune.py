@@ -21,6 +21,7 @@ from recipes.setup.builders import made_as, make, sampler_of
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
+from recipes.setup.prompts import texts_at
 from recipes.train import curves
 from recipes.training import trainable
 from recipes.training.checkpoints import origin
@@ -48,7 +49,7 @@ def tune(job: Job) -> Path:
         base=experiment.flow_map,
         tilt=experiment.required_tilt(),
         shape=experiment.model.shape,
-        prompts=trainable.Labels(experiment.prompts.cond),
+        prompts=trainable.Labels(texts_at(config, "tuning_prompt") or experiment.prompts.cond),
     )
     objective = objective_of(loop)
     if not config.condition.model and isinstance(objective, DiagonalTuning):
@@ -89,6 +90,7 @@ def tune(job: Job) -> Path:
     metrics: Figures = {
         "method": type(objective).__name__,
         "claim": objective.claim,
+        "heldout_rewards": experiment.measure.heldout_names,
         **figures_after,
         "log_z": None,
         "ess_min": None,

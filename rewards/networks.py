@@ -12,7 +12,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class Classifier(nn.Module, ABC):
+class ImageEncoder(nn.Module, ABC):
+    """A network from images in [0, 1] to features, in which images are compared.
+
+    Attributes:
+        width: of the features.
+    """
+
+    width: int
+
+    @abstractmethod
+    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """Compute the features of images, those of Frechet distance and diversity."""
+
+
+class Classifier(ImageEncoder):
     """A network from images in [0, 1] to class logits: features, then a linear head.
 
     Attributes:
@@ -26,11 +40,13 @@ class Classifier(nn.Module, ABC):
         super().__init__()
         self.settings = settings
 
-    @abstractmethod
-    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """Compute the input of the head, also the features of Frechet distance and diversity."""
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """The number of features."""
+        return self.head.in_features
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Compute the logits from the features."""
         return self.head(self.features(x))
 
     def normalised(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

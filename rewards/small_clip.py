@@ -5,9 +5,10 @@ from dataclasses import fields
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from rewards.networks import ImageEncoder
 from rewards.open_clip_model import import_open_clip, preprocess_config
 from rewards.preprocess import Preprocess
 from rewards.word_tokenizer import WordTokenizer
@@ -17,7 +18,7 @@ from steer.nearest import hint
 CONTEXT_LENGTH = 16
 
 
-class SmallClip(nn.Module):
+class SmallClip(ImageEncoder):
     """Embeddings of images in [0, 1] and of texts in one space, by `open_clip.CLIP`.
 
     Reference: Radford et al. 2021, arXiv:2103.00020.
@@ -35,6 +36,7 @@ class SmallClip(nn.Module):
         clip: the model of open_clip.
         tokenizer: texts -> ids.
         settings: the arguments that build it again, kept in checkpoints.
+        width: of the space, `embed_dim`.
 
     Raises:
         ValueError: fields that open_clip does not know, or settings from which it cannot build.
@@ -50,6 +52,7 @@ class SmallClip(nn.Module):
         super().__init__()
         open_clip = import_open_clip()
         text = {"context_length": CONTEXT_LENGTH, **text}
+        self.width = embed_dim
         self.settings = {
             "words": list(words),
             "embed_dim": embed_dim,
@@ -80,6 +83,10 @@ class SmallClip(nn.Module):
     def encode_image(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:
         """Compute the unit embeddings of images in [0, 1]."""
         return F.normalize(self.clip.encode_image(self.preprocess(x)), dim=-1)
+
+    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:
+        """Compute the same: images are compared in the common space."""
+        return self.encode_image(x)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "b e"]:
         """Compute the unit embeddings of texts.

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md"),
-    *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/*.md"))),
+    *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md"))),
     *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("*/weights/*.md"))),
 ]
 EXAMPLES = {"docs/figures/NAME.json", "rewards/stripes.py", "recipes.experiments.NAME"}

@@ -30,6 +30,7 @@ ROUNDING = 1e-12
 DIRECTIONS = 32  # of the sliced distance to the tilted law
 DRAWS = 4096  # exact ones that samples are compared with
 BY_MEASURE = ("reward_mean", "heldout_reward_mean", "judge_accuracy", "diversity")
+FURTHER = tuple(f"heldout_reward_{k}_mean" for k in range(2, 10))  # where there are several
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,17 @@ class CellMetrics:
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     def of_prompt(self, result: Result, p: int) -> Figures:
-        """By the weights of the samples; those of `BY_MEASURE` unweighted as well."""
+        """By the weights of the samples; those of the measure unweighted as well."""
         measure = replace(self.measure, cond=pick(self.measure.cond, [p]))
         one = Result(result.x[p : p + 1], result.log_w[p : p + 1], None)
         weighted = measure(one)
-        unweighted = measure(replace(one, log_w=torch.zeros_like(one.log_w)))
+        equal = bool((one.log_w == one.log_w[0, 0]).all())
+        even = replace(one, log_w=torch.zeros_like(one.log_w))
+        unweighted = weighted if equal else measure(even)
+        names = (*BY_MEASURE, *(name for name in FURTHER if name in weighted))
         figures = {
-            **{name: weighted[name] for name in BY_MEASURE},
-            **{f"{name}_unweighted": unweighted[name] for name in BY_MEASURE},
+            **{name: weighted[name] for name in names},
+            **{f"{name}_unweighted": unweighted[name] for name in names},
             "ess": float(effective_sample_size(one.log_w)[0]),
         }
         if self.exact is not None:

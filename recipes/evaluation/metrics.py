@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from rewards import Reward
-from rewards.networks import Classifier
+from rewards.networks import Classifier, ImageEncoder
+from steer.conditions import name_of
 from steer.counting import Evaluations
 from steer.flow_map import Cond
 from steer.metrics import (
@@ -49,8 +50,8 @@ class Measure:
     Args:
         reward: the reward that is steered by, unscaled.
         heldout: rewards that are not; the second and further ones are numbered.
-        judge: a classifier; without one, diversity is the Euclidean distance of the samples
-            themselves.
+        judge: whose features diversity is measured in, and whose classes accuracy by, if it has
+            some; without one, diversity is the Euclidean distance of the samples themselves.
         decode: samples -> what the judge looks at; the samples as they are if None.
         cond: one condition per prompt.
         reject_nan: whether a reward of NaN counts as -inf, as in a Tilt with on_nonfinite="reject".
@@ -58,7 +59,7 @@ class Measure:
 
     reward: Reward | None
     heldout: tuple[Reward, ...]
-    judge: Classifier | None
+    judge: ImageEncoder | None
     decode: Callable[[Tensor], Tensor] | None
     cond: Cond
     reject_nan: bool = False
@@ -88,6 +89,11 @@ class Measure:
             "diversity": self.diversity(x, log_w),
         }
 
+    @property
+    def heldout_names(self) -> list[str]:
+        """The held-out rewards by name, in order."""
+        return [name_of(reward) for reward in self.heldout]
+
     def decoded(self, x: Tensor) -> Tensor:
         """The input of the judge."""
         return x if self.decode is None else self.decode(x)
@@ -101,10 +107,11 @@ class Measure:
         return metric.compute()
 
     def accuracy(self, x: Tensor, log_w: Tensor) -> Estimate:
-        """How often the judge assigns the label asked for, NaN without a judge or labels."""
-        if self.judge is None or not isinstance(self.cond, Tensor) or self.cond.is_floating_point():
-            return NOTHING
+        """How often the judge assigns the label asked for, NaN without a classifier or labels."""
         judge = self.judge
+        labelled = isinstance(self.cond, Tensor) and not self.cond.is_floating_point()
+        if not isinstance(judge, Classifier) or not labelled:
+            return NOTHING
         metric = ClassAgreement(lambda x: judge(self.decoded(x)), **LOCAL)
         metric.update(x, self.cond, log_w)
         return metric.compute()

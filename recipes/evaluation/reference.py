@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rewards.networks import Classifier
+from rewards.networks import Classifier, ImageEncoder
 from steer.annotations import Count, Positive
 from steer.data.stream import keyed_generator
 from steer.metrics import ClassAgreement, FrechetDistance, GridKl, cell_frequencies
@@ -28,20 +28,20 @@ class Reference(ABC):
 
 
 class ImageReference(Reference):
-    """Frechet distance to test images in a classifier's features, and its accuracy on the labels.
+    """Frechet distance to test images in a judge's features, and a classifier's accuracy on labels.
 
     Args:
-        judge: classifier of images in [0, 1], whose features are compared.
-        test: images (n, C, H, W) as bytes and labels (n,), to compare with.
+        judge: of images in [0, 1], whose features are compared.
+        test: images (n, C, H, W) as bytes, and labels (n,) or n captions, to compare with.
         train: the same of other images, for the floor.
         of_labels: compare with the images of the labels asked for, not with all.
     """
 
     def __init__(
         self,
-        judge: Classifier,
-        test: tuple[Tensor, Tensor],
-        train: tuple[Tensor, Tensor],
+        judge: ImageEncoder,
+        test: tuple[Tensor, Tensor | list[str]],
+        train: tuple[Tensor, Tensor | list[str]],
         of_labels: bool = False,
     ):
         self.judge = judge
@@ -57,7 +57,7 @@ class ImageReference(Reference):
             )
         asked = labels if self.of_labels else None
         figures = {"frechet_distance": self.distance(x.flatten(0, 1), asked)}
-        if labels is not None:
+        if labels is not None and isinstance(self.judge, Classifier):
             agreement = ClassAgreement(self.judge)
             agreement.update(x, labels)
             estimate = agreement.compute()
@@ -71,24 +71,33 @@ class ImageReference(Reference):
         asked = labels if self.of_labels else None
         images = self.train[0]
         if asked is not None:
-            images = images[torch.isin(self.train[1], asked.cpu())]
+            images = images[labelled(self.train[1], asked)]
         chosen = torch.randperm(len(images), generator=keyed_generator("floor"))[:n]
-        right = (self.judge(self.test[0] / 255).argmax(1) == self.test[1]).double()
-        return {
-            "frechet_distance": self.distance(images[chosen] / 255, asked),
-            "judge_accuracy": float(right.mean()),
-            "judge_accuracy_std_error": float(right.std() / len(right) ** 0.5),
-        }
+        figures = {"frechet_distance": self.distance(images[chosen] / 255, asked)}
+        if isinstance(self.judge, Classifier) and isinstance(self.test[1], Tensor):
+            right = (self.judge(self.test[0] / 255).argmax(1) == self.test[1]).double()
+            figures |= {
+                "judge_accuracy": float(right.mean()),
+                "judge_accuracy_std_error": float(right.std() / len(right) ** 0.5),
+            }
+        return figures
 
     def distance(self, images: Tensor, labels: Tensor | None = None) -> float:
         """Frechet distance to the test images, or to those of these labels."""
         real = self.test[0]
         if labels is not None:
-            real = real[torch.isin(self.test[1], labels.cpu())]
-        metric = FrechetDistance(self.judge.features, self.judge.head.in_features)
+            real = real[labelled(self.test[1], labels)]
+        metric = FrechetDistance(self.judge.features, self.judge.width)
         metric.update(real / 255, real=True)
         metric.update(images, real=False)
         return float(metric.compute())
+
+
+def labelled(own: Tensor | list[str], labels: Tensor) -> Tensor:
+    """Which images have one of the labels. Raises ValueError for images with captions."""
+    if not isinstance(own, Tensor):
+        raise ValueError("the images of the reference have captions, not labels: of_labels=false")
+    return torch.isin(own, labels.cpu())
 
 
 class PlaneReference(Reference):

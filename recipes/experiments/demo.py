@@ -65,7 +65,7 @@ def against_told(folder: Path) -> dict[str, float]:
         return from_signed(x).clamp(0, 1)
 
     def distance(x: Tensor, y: Tensor) -> float:
-        metric = FrechetDistance(judge.features, judge.head.in_features)
+        metric = FrechetDistance(judge.features, judge.width)
         metric.update(x.flatten(0, 1), real=True)
         metric.update(y.flatten(0, 1), real=False)
         return float(metric.compute())

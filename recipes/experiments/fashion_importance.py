@@ -73,7 +73,7 @@ def beside(x: Tensor, log_z: float | None, **more: float) -> dict[str, float | N
     """The figures of samples (KEPT, *shape) beside the first reference."""
     judge = load_classifier(JUDGE_BY)
     images = from_signed(x).clamp(0, 1)
-    metric = FrechetDistance(judge.features, judge.head.in_features)
+    metric = FrechetDistance(judge.features, judge.width)
     metric.update(from_signed(importance(0)[0]).clamp(0, 1), real=True)
     metric.update(images, real=False)
     with torch.no_grad():

@@ -211,7 +211,7 @@ def tune(method: Method, setting: Setting, target: int, seed: int, ends: bool) -
             break
         began = time.perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = setting.lr * share_of_rate(step, spent)
+            group["lr"] = setting.lr * share_of_rate(step, spent / BUDGET)
         try:
             with counting.count() as tally:
                 x0 = torch.randn(setting.batch, *SHAPE, generator=generator)

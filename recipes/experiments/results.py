@@ -46,11 +46,17 @@ FIGURES = (
     "fashion_rewards",
     "fashion_quality",
     "scenes_clip",
+    "scenes_map",
+    "scenes_steering",
+    "scenes_tuning",
+    "scenes_hacking",
+    "scenes_batch",
 )
 PAGES: dict[str, tuple[Path, Callable]] = {
     "verify": (verify.PAGE, verify.page_of),
     "checkerboard": (checkerboard.PAGE, checkerboard.page_of),
 }
+SCENES = ("scenes_map", "scenes_steering", "scenes_tuning", "scenes_hacking", "scenes_batch")
 WEIGHTS_TO_COME = "the shipped map has a new unconditional network, to be measured with"
 AWAITING = {  # figures without all of their cells, and why; a test holds that these are all
     "fashion_tuning": "not all methods have been run",
@@ -62,6 +68,7 @@ AWAITING = {  # figures without all of their cells, and why; a test holds that t
     "verify": "the tests of a method changed, and not all cells are measured anew",
     "checkerboard": "some of its rows came later or changed",
     "scenes_clip": "the CLIPs are not shipped yet",
+    **dict.fromkeys(SCENES, "the map of scenes is not shipped yet"),
 }
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 SUMMARY = "summary"

@@ -1,8 +1,8 @@
 """Runs of tuning for experiments: their course, the choice of a setting, and their pictures.
 
-A run tunes the shipped Fashion-MNIST map, not told of classes. Its course is a list of figures by
-the names that `steer tune` gives them, from before tuning to the end, so that the report's warnings
-can be asked what they say to it.
+A run tunes a shipped map, by default that of Fashion-MNIST, not told of classes. Its course is a
+list of figures by the names that `steer tune` gives them, from before tuning to the end, so that
+the report's warnings can be asked what they say to it.
 """
 
 import base64
@@ -31,8 +31,8 @@ from steer.tuning import TuningObjective, add_lora
 
 SHAPE = (1, 28, 28)
 SAMPLES = 200  # of a look
-LOOKS = (500.0, 1000.0, 2000.0, 3000.0, 4000.0, 6000.0, 8000.0)
-BUDGET = LOOKS[-1]
+BUDGET = 8000.0  # forward-equivalents of a run
+LOOKS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)  # as shares of the budget
 HELDOUT = "heldout_reward_mean"
 WARM_UP = 5  # updates
 LEAST_RATE = 0.02  # of what the rate falls to at the end
@@ -41,6 +41,33 @@ SHOWN = 8  # samples kept as pictures
 
 Course = list[Figures]
 Measured = Callable[[Tensor], Figures]  # figures of samples (1, N, *shape)
+
+
+@dataclass(frozen=True)
+class World:
+    """What is tuned, and what samples of it are looked at.
+
+    Attributes:
+        weights: of the shipped map.
+        shape: of a sample.
+        prompts: prompts(n, generator) -> the conditions of an update; without it the map is tuned
+            as it is without its condition.
+        looked_at: a condition for each prompt of the samples that are looked at.
+        particles: so many for each of them.
+    """
+
+    weights: str = "fashion"
+    shape: tuple[int, ...] = SHAPE
+    prompts: Callable[[int, torch.Generator], Cond] | None = None
+    looked_at: Cond = None
+    particles: int = SAMPLES
+
+    def drawn(self, flow_map: FlowMap, sampler: Sampler) -> Tensor:
+        """Samples (prompts, particles, *shape) of a map from fixed noise."""
+        return drawn(flow_map, sampler, self.looked_at, self.particles, self.shape)
+
+
+FASHION = World()
 
 
 @dataclass(frozen=True)
@@ -53,6 +80,9 @@ class Run:
         lr: the highest rate of Adam.
         batch: samples of an update.
         rank: of low-rank adapters; all weights if None.
+        world: what it tunes.
+        per_prompt: samples of each prompt in an update; what the objective needs if None.
+        budget: forward-equivalents to spend.
     """
 
     objective: TuningObjective
@@ -60,18 +90,32 @@ class Run:
     lr: float
     batch: int = 32
     rank: int | None = None
+    world: World = FASHION
+    per_prompt: int | None = None
+    budget: float = BUDGET
 
 
-def course(run: Run, measured: Measured, seed: int, pictures: bool = False) -> Course:
-    """Tunes until BUDGET forward-equivalents are spent, with figures of samples at LOOKS.
+def course(
+    run: Run,
+    measured: Measured,
+    seed: int,
+    pictures: bool = False,
+    until: float = 1.0,
+    ends: Mapping[str, Sampler] | None = None,
+) -> Course:
+    """Tunes until a share of the budget is spent, with figures of samples at LOOKS.
 
     The samples are single jumps from the same noise at every look. The rate falls to zero over the
-    second half. With `pictures`, samples of the start, of the best look by the held-out reward and
-    of the end are kept.
+    second half of the budget, so that a run until its half is the first half of the whole one. With
+    `pictures`, samples of the start, of the best look by the held-out reward and of the end are
+    kept. With `ends`, the best look has the figures of its weights by these samplers as well.
     """
-    base: Any = steer.load("fashion")
+    sampler = Jump(1)
+    world = run.world
+    base: Any = steer.load(world.weights)
     flow_map = copy.deepcopy(base).requires_grad_(True)
-    flow_map.network = WithoutCondition(flow_map.network)
+    if world.prompts is None:
+        flow_map.network = WithoutCondition(flow_map.network)
     if run.rank is not None:
         torch.manual_seed(seed)
         add_lora(flow_map, run.rank)
@@ -79,15 +123,15 @@ def course(run: Run, measured: Measured, seed: int, pictures: bool = False) -> C
     learned = [p for m in (flow_map, run.objective) for p in m.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=run.lr)
     generator = torch.Generator().manual_seed(seed)
-    before = drawn(base, Jump(1))
-    looks = list(LOOKS)
+    before = world.drawn(base, sampler)
+    looks = [share * run.budget for share in LOOKS if share <= until]
     samples = [before]
     found: Course = [{"step": 0, "spent": 0.0, "seconds": 0.0, "distance": 0.0, **measured(before)}]
     seconds, step, spent = 0.0, 0, 0.0
     while looks:
         start = time.perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = run.lr * share_of_rate(step, spent)
+            group["lr"] = run.lr * share_of_rate(step, spent / run.budget)
         with counting.count() as tally:
             update(run, flow_map, base, optimizer, generator, step)
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -97,14 +141,22 @@ def course(run: Run, measured: Measured, seed: int, pictures: bool = False) -> C
         spent += tally.forward_equivalents()
         if spent >= looks[0]:
             looks = [each for each in looks if each > spent]
-            x = drawn(run.objective.product(flow_map, base), Jump(1))
+            x = world.drawn(run.objective.product(flow_map, base), sampler)
             moved = float((x - before).flatten(2).norm(dim=2).mean())
             point = {"step": step, "spent": spent, "seconds": seconds, "distance": moved}
             found.append({**point, **measured(x)})
             samples.append(x)
+            if ends and found[-1] is best(found):
+                kept = copy.deepcopy((flow_map.state_dict(), run.objective.state_dict()))
+    if ends and best(found) is not found[0]:
+        flow_map.load_state_dict(kept[0])
+        run.objective.load_state_dict(kept[1])
+    if ends:
+        model = base if best(found) is found[0] else run.objective.product(flow_map, base)
+        best(found)["ends"] = {name: measured(world.drawn(model, s)) for name, s in ends.items()}
     if pictures:
         for k in {0, found.index(best(found)), len(found) - 1}:
-            found[k]["pictures"] = packed(from_signed(samples[k][0, :SHOWN]))
+            found[k]["pictures"] = packed(from_signed(first(samples[k])))
     return found
 
 
@@ -117,22 +169,37 @@ def update(
     step: int,
 ) -> None:
     """Computes the gradient of one update."""
-    x0 = torch.randn(run.batch, *SHAPE, generator=generator)
+    world = run.world
+    x0 = torch.randn(run.batch, *world.shape, generator=generator)
     run.objective.begin(flow_map, step)
-    cond = for_particles(None, 1)
+    each = run.objective.per_prompt if run.per_prompt is None else run.per_prompt
+    prompts = None if world.prompts is None else world.prompts(run.batch // each, generator)
+    cond = for_particles(prompts, each)
     loss = run.objective(flow_map, base, run.tilt, x0, cond, generator, step)
     optimizer.zero_grad()
     loss.total.backward()
 
 
 def share_of_rate(step: int, spent: float) -> float:
-    """The part of the highest rate: a warm-up, then a fall over the second half of the budget."""
-    return min(1.0, (step + 1) / WARM_UP, 2 * max(1.0 - spent / BUDGET, LEAST_RATE))
+    """The part of the highest rate: a warm-up, then a fall over the second half of the budget.
+
+    Args:
+        step: of the optimizer, from 0.
+        spent: as a share of the budget.
+    """
+    return min(1.0, (step + 1) / WARM_UP, 2 * max(1.0 - spent, LEAST_RATE))
 
 
-def drawn(flow_map: FlowMap, sampler: Sampler, cond: Cond = None) -> Tensor:
-    """Samples of a map from fixed noise."""
-    x0 = torch.randn(1, SAMPLES, *SHAPE, generator=torch.Generator().manual_seed(99))
+def drawn(
+    flow_map: FlowMap,
+    sampler: Sampler,
+    cond: Cond = None,
+    particles: int = SAMPLES,
+    shape: tuple[int, ...] = SHAPE,
+) -> Tensor:
+    """Samples of a map from fixed noise, so many for each condition."""
+    prompts = 1 if cond is None else len(cond)
+    x0 = torch.randn(prompts, particles, *shape, generator=torch.Generator().manual_seed(99))
     return sampler(flow_map, x0, None, cond, torch.Generator().manual_seed(99)).x
 
 
@@ -156,7 +223,7 @@ class Distance:
     """
 
     def __init__(self, judge: Any, images: Tensor):
-        self.metric = FrechetDistance(judge.features, judge.head.in_features)
+        self.metric = FrechetDistance(judge.features, judge.width)
         self.metric.update(images, real=True)
 
     def __call__(self, images: Tensor) -> float:
@@ -209,8 +276,9 @@ def best_so_far(found: Course) -> float:
 
 
 def held_late(found: Course) -> float:
-    """The held-out reward averaged over the looks of the second half of the budget."""
-    late = [f[HELDOUT] for f in found if f["spent"] >= BUDGET / 2]
+    """The held-out reward averaged over the looks of the second half of a whole run."""
+    half = 0.45 * found[-1]["spent"]  # runs end a little above their budget
+    late = [f[HELDOUT] for f in found if f["spent"] >= half]
     return sum(late) / len(late)
 
 
@@ -240,16 +308,22 @@ def over_seeds(courses: Sequence[Course], name: str) -> tuple[Tensor, Tensor]:
     return spent, values
 
 
+def first(x: Tensor) -> Tensor:
+    """SHOWN samples of (P, N, *shape): the first ones of the first prompts."""
+    prompts = min(len(x), SHOWN)
+    return x[:prompts, : SHOWN // prompts].flatten(0, 1)
+
+
 def packed(images: Tensor) -> str:
-    """Images (n, 1, 28, 28) in [0, 1] as text, 8 bits a pixel."""
+    """Images (n, C, H, W) in [0, 1] as text, 8 bits a pixel."""
     pixels = (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
     return base64.b64encode(zlib.compress(pixels.tobytes(), 9)).decode()
 
 
-def unpacked(text: str) -> Tensor:
+def unpacked(text: str, shape: tuple[int, ...] = SHAPE) -> Tensor:
     """The images of such a text."""
     pixels = bytearray(zlib.decompress(base64.b64decode(text)))
-    return torch.frombuffer(pixels, dtype=torch.uint8).view(-1, *SHAPE) / 255
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(-1, *shape) / 255
 
 
 def complete(cells: Mapping[str, Any], names: Iterable[str], courses: Callable) -> list[str]:

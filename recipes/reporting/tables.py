@@ -9,10 +9,13 @@ from recipes.reporting.html import number, plus_minus, shown
 
 Table = tuple[str, Sequence[Sequence[Any]]]
 
-WORDS = {
-    "reward_mean": "reward",
+HELDOUT = {
     "heldout_reward_mean": "held-out reward",
     **{f"heldout_reward_{k}_mean": f"held-out reward {k}" for k in range(2, 10)},
+}
+WORDS = {
+    "reward_mean": "reward",
+    **HELDOUT,
     "judge_accuracy": "judge's accuracy",
     "diversity": "diversity",
     "frechet_distance": "Frechet distance to the reference",
@@ -25,7 +28,7 @@ PATH = {
 METRICS = {  # of every cell of steer compare
     "reward_mean": "reward",
     "reward_mean_unweighted": "reward, unweighted",
-    "heldout_reward_mean": "held-out reward",
+    **HELDOUT,
     "judge_accuracy": "judge's accuracy",
     "diversity": "diversity",
     "law_distance": "distance to the law",
@@ -38,11 +41,20 @@ def comparison(metrics: Figures, before: str, after: str) -> Table:
     """The metrics of the samples before and after, where they were measured."""
     rows = [
         [word, estimate(metrics, f"base_{name}"), estimate(metrics, name)]
-        for name, word in WORDS.items()
+        for name, word in by_name(WORDS, metrics).items()
         if name in metrics and metrics[name] == metrics[name]
     ]
     caption = "The samples, ± one standard error (particles taken as independent)."
     return caption, [["", before, after], *rows]
+
+
+def by_name(words: Mapping[str, str], metrics: Figures) -> dict[str, str]:
+    """The words of each metric, with several held-out rewards by their names where those differ."""
+    names = metrics.get("heldout_rewards", [])
+    if len(names) < 2 or len(set(names)) < len(names):
+        return dict(words)
+    named = zip(HELDOUT, names, strict=False)
+    return {**words, **{key: f"held-out reward {name}" for key, name in named}}
 
 
 def estimate(metrics: Figures, name: str) -> str:
@@ -121,7 +133,7 @@ def method_tables(metrics: Figures) -> list[Table]:
         "budget, and the evaluations per returned sample it spent, as counted."
     )
     tables = [table(spent, sized, claims)]
-    for name, word in METRICS.items():
+    for name, word in by_name(METRICS, metrics).items():
         if any(measured(row, name) for row in cells.values()):
             caption, body = table(f"{word[0].upper()}{word[1:]}.", partial(estimate, name=name))
             exact = (

@@ -14,7 +14,7 @@ from recipes.setup import prompts
 from recipes.setup.config import as_written
 from recipes.setup.prompts import Prompts
 from rewards import Decoded, Reward, as_reward
-from rewards.networks import Classifier
+from rewards.networks import ImageEncoder
 from steer import checkpoint
 from steer.analytic import GaussianMixture
 from steer.annotations import misfit, shown
@@ -325,16 +325,16 @@ def known_prompts(config: DictConfig) -> Cond:
     return cond
 
 
-def judge_of(config: DictConfig, classifiers: Classifiers | None = None) -> Classifier | None:
-    """The classifier that judges, on the config's device, or None."""
+def judge_of(config: DictConfig, classifiers: Classifiers | None = None) -> ImageEncoder | None:
+    """The network in whose features samples are judged, on the config's device, or None."""
     node = config.get("judge")
     if node is None:
         return None
     judge = make(node, classifiers)
-    if not isinstance(judge, Classifier):
+    if not isinstance(judge, ImageEncoder):
         raise ValueError(
-            "judge is a rewards.networks.Classifier, which has features; "
-            f"got a {type(judge).__name__}"
+            "judge is a rewards.networks.Classifier or a rewards.small_clip.SmallClip, which have"
+            f" features; got a {type(judge).__name__}"
         )
     return judge.to(device_of(config))
 

@@ -37,7 +37,7 @@ def dry_run(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
     check_decode(measure.decode, x1)
     if measure.judge is not None:
         judge = measure.judge
-        attempt("judge: the judge", shape, lambda: judge(measure.decoded(x1)))
+        attempt("judge: the judge", shape, lambda: judge.features(measure.decoded(x1)))
 
 
 def check_decode(decode: Callable[[Tensor], Tensor] | None, x1: Tensor) -> None:

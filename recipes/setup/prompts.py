@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from steer.build import resolve
+from steer.build import build, resolve
 from steer.flow_map import Cond
 from steer.nearest import suggestion
 
@@ -62,18 +62,24 @@ def prompts_of(config: DictConfig, device: torch.device) -> Prompts:
 
 def texts_of(config: DictConfig) -> list[str] | None:
     """The texts of `prompt` or of the file `prompts`; None with neither."""
-    prompt = config.get("prompt")
     in_file = isinstance(config.prompts, str)
-    if prompt is not None and in_file:
+    if config.get("prompt") is not None and in_file:
         raise ValueError(f"give prompt, or prompts={config.prompts}, not both")
-    if in_file:
-        return read_prompts(Path(config.prompts))
-    if prompt is None:
+    return read_prompts(Path(config.prompts)) if in_file else texts_at(config, "prompt")
+
+
+def texts_at(config: DictConfig, key: str) -> list[str] | None:
+    """The texts of a key: one, a list, or what its `_target_` returns; None without any."""
+    node = config.get(key)
+    if node is None:
         return None
-    texts = list(prompt) if isinstance(prompt, ListConfig) else [prompt]
+    found = OmegaConf.to_container(node) if isinstance(node, DictConfig | ListConfig) else node
+    if isinstance(found, dict):
+        found = build(found, path=key)
+    texts: list[Any] = found if isinstance(found, list) else [found]
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"prompt is a text, or a list of texts; got {text!r}: write one")
+            raise ValueError(f"{key} is a text, or a list of texts; got {text!r}: write one")
     return texts
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recipes.evaluation.reference import Reference
 from recipes.setup.config import DOTTED
 from rewards.base import Reward
-from rewards.networks import Classifier
+from rewards.networks import ImageEncoder
 from steer.annotations import (
     PLAIN,
     Above,
@@ -93,7 +93,7 @@ class Rewarded(Sampling):
 
     reward: RewardLike | None
     heldout: RewardLike | Sequence[RewardLike] | None
-    judge: Classifier | None
+    judge: ImageEncoder | None
     tilt: Scale
 
 
@@ -185,6 +185,7 @@ def learning() -> tuple[type[Section], type[Section]]:
     class Tune(Rewarded):
         """steer tune."""
 
+        tuning_prompt: str | Annotated[Sequence[str], AtLeast(1)] | None
         loop: RewardTuning
         lora: nn.Module | None
         merge: bool

@@ -26,6 +26,7 @@ from steer.data.scenes import (
     held_out,
     parse,
     render,
+    scene_captions,
     shown,
     vocabulary,
 )
@@ -43,6 +44,13 @@ def as_read(scene):
     """A reading without an error."""
     items = (Seen(i.shape, i.colour, i.size, i.x, i.y, 1.0) for i in scene.items)
     return Reading(tuple(items))
+
+
+def test_captions_alone_are_those_of_the_scenes_without_repeats():
+    said = [each.caption for each in draw_scenes("heldout", 120, seed=4)]
+    captions = scene_captions("heldout", 100, 4)
+    assert captions == list(dict.fromkeys(said))[:100]
+    assert all(held_out(parse(caption)) for caption in captions)
 
 
 def test_captions_are_true(scenes):

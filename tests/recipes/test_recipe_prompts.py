@@ -5,6 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from recipes.setup.prompts import prompts_of
+from steer.data.scenes import scene_captions
 
 CPU = torch.device("cpu")
 
@@ -26,6 +27,8 @@ def test_a_text_or_texts_take_the_place_of_labels():
     two = found(prompt=["a fish", "a key"], condition=labels)
     assert two.cond == two.titles == ["a fish", "a key"]
     assert found(condition=labels).cond.tolist() == [1, 2]
+    made = {"_target_": "steer.data.scenes.scene_captions", "count": 5, "seed": 3}
+    assert found(prompt=made).cond == scene_captions("heldout", 5, 3)
     assert found(prompts=3).cond is None
     assert len(found(prompts=3)) == 3
 

@@ -32,7 +32,7 @@ from steer.data.scenes.shapes import SHAPES
 from steer.data.scenes.splits import held_out
 from steer.data.stream import key
 
-__all__ = ["CaptionedScene", "captioned_scenes", "draw_scenes"]
+__all__ = ["CaptionedScene", "captioned_scenes", "draw_scenes", "scene_captions"]
 
 SPLITS = ("train", "heldout", "all")
 KINDS = ((1,), (2,), (3,), (1, 1), (1, 2), (2, 1))  # objects in each group
@@ -118,6 +118,22 @@ def draw_scenes(split: str = "train", count: int = 1, seed: int = 0) -> list[Cap
     """
     check(split, count)
     return [one(split, np.random.default_rng(key("scenes", split, seed, k))) for k in range(count)]
+
+
+def scene_captions(split: str = "heldout", count: int = 50, seed: int = 0) -> list[str]:
+    """Word so many different captions of drawn scenes.
+
+    Args:
+        split, seed: as in `draw_scenes`.
+        count: how many.
+    """
+    check(split, count)
+    found: dict[str, None] = {}
+    k = 0
+    while len(found) < count:
+        found[one(split, np.random.default_rng(key("scenes", split, seed, k))).caption] = None
+        k += 1
+    return list(found)
 
 
 def check(split: str, count: int) -> None:
