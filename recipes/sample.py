@@ -2,11 +2,13 @@
 
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recipes.evaluation import collapse
 from recipes.evaluation.closed_form import closed_form
 from recipes.evaluation.metrics import Figures, of_population
 from recipes.reporting import html
@@ -36,10 +38,13 @@ def sample(job: Job) -> Path:
         base, base_seconds = timed(experiment, base_sampler, None, "unsteered", job)
         steered, seconds = timed(experiment, sampler, experiment.tilt, "steered", job)
     warn_if_diverged(steered.x, base.x)
+    steered = replace(steered, claim=steered.claim or sampler.claim)
     tensors = {"x": own(steered.x), "log_w": own(steered.log_w)}
     save_file(tensors, folder / "samples.safetensors")
 
     exact = None if config.guidances else closed_form(experiment.model.flow_map, experiment.tilt)
+    figures = experiment.measure(steered)
+    base_figures = experiment.measure(base)
     metrics: Figures = {
         "method": type(sampler).__name__,
         "claim": steered.claim or sampler.claim,
@@ -48,9 +53,10 @@ def sample(job: Job) -> Path:
         **of_population(steered),
         "log_z_exact": None if exact is None else exact.log_z,
         "seconds": seconds,
-        **{f"base_{name}": value for name, value in experiment.measure(base).items()},
+        **{f"base_{name}": value for name, value in base_figures.items()},
         "base_evaluations": of_population(base)["evaluations"],
         "base_seconds": base_seconds,
+        "warnings": collapse.signs_of_steering(base_figures, figures),
     }
     gallery = gallery_of(experiment, folder)
     truth = None if exact is None else exact.draws()
@@ -61,7 +67,7 @@ def sample(job: Job) -> Path:
     ]
     tables = [comparison(metrics, "unsteered", "steered"), cost(metrics)]
     title = f"{metrics['method']}: {folder.name}"
-    claim_line = html.CLAIMS[metrics["claim"]]
+    claim_line = collapse.with_warnings(html.CLAIMS[metrics["claim"]], metrics)
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 
 
@@ -98,6 +104,9 @@ def headline(metrics: Figures) -> Headline:
         ("reward, steered", metrics["reward_mean"]),
         ("reward, unsteered", metrics["base_reward_mean"]),
         ("judge's accuracy, steered", metrics["judge_accuracy"]),
-        ("log Z", metrics["log_z"]),
-        ("log Z, closed form", metrics["log_z_exact"]),
+        *(
+            (words, metrics[name])
+            for name, words in (("log_z", "log Z"), ("log_z_exact", "log Z, closed form"))
+            if metrics["log_z"] is not None and metrics[name] is not None
+        ),
     ]

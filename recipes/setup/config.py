@@ -13,6 +13,7 @@ a second number for the first so many, and ${length:LIST}.
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ for called, function in RESOLVERS.items():
 CONFIGS = Path(__file__).parents[1] / "configs"
 MISSING = "???"
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+|.+\.py:\w+")  # package.Name, or file.py:Name
+JUDGES = ("heldout", "judge")
 COMMANDS = ("sample", "train", "tune", "compare", "evaluate", "verify")
 
 
@@ -94,7 +96,48 @@ def combined(command: str, name: str, overrides: Iterable[str] = ()) -> dict[str
     refuse_unknown(line, defaults, command, "the command line")
     merged = merge(defaults, file)
     refuse_nothing(line, merged, "the command line")
+    if "reward" in line and over(merged.get("reward"), line["reward"]) == line["reward"]:
+        merged = without_judges(merged, line, name)
     return merge(merged, line)
+
+
+def without_judges(config: dict[str, Any], line: dict[str, Any], name: str) -> dict[str, Any]:
+    """A config without the held-out reward and the judge of a reward that is replaced.
+
+    Those that the command line gives stay, and what refers to the judge keeps it. Says what is left
+    out.
+
+    Args:
+        config: without the command line.
+        line: the command line.
+        name: of the config.
+    """
+    if line["reward"] is None or line["reward"] == config.get("reward"):
+        return config
+    dropped = [key for key in JUDGES if config.get(key) is not None and key not in line]
+    kept = config
+    for key in dropped:
+        kept = {**filled(kept, key, config[key]), key: None}
+    by = (config.get("stop") or {}).get("by")
+    if any(str(by).startswith(key) for key in dropped):
+        kept = {**kept, "stop": {**config["stop"], "by": None}}
+        dropped.append(f"stop.by={by}")
+    if dropped:
+        warnings.warn(
+            f"another reward than that of {name}: {', '.join(dropped)} of it left out; give those"
+            f" of the new reward, as in {dropped[0].partition('=')[0]}=...",
+            stacklevel=2,
+        )
+    return kept
+
+
+def filled(config: Any, key: str, value: Any) -> Any:
+    """The same with ${key} replaced by the value, everywhere."""
+    if isinstance(config, dict):
+        return {name: filled(item, key, value) for name, item in config.items()}
+    if isinstance(config, list):
+        return [filled(item, key, value) for item in config]
+    return value if config == f"${{{key}}}" else config
 
 
 def refuse_another_command(command: str, name: str) -> None:

@@ -91,6 +91,7 @@ class Result:
     def __repr__(self) -> str:
         prompts, particles, *shape = self.x.shape
         ess = effective_sample_size(self.log_w)
+        exact = self.claim in ("exact", "exact for the chain")
         spent = ", ".join(
             f"{n:.4g} {name.replace('_', ' ')}" for name, n in asdict(self.evaluations).items() if n
         )
@@ -98,7 +99,7 @@ class Result:
             f"{prompts} x {particles} samples of shape {tuple(shape)}",
             "no claim" if self.claim is None else self.claim,
             f"ESS {ess.mean():.1f} of {particles}",
-            "" if self.log_z is None else f"log Z {self.log_z.mean():.4g}",
+            f"log Z {self.log_z.mean():.4g}" if self.log_z is not None and exact else "",
             f"evaluations a sample: {spent}" if spent else "",
         ]
         return f"Result({'; '.join(part for part in said if part)})"
