@@ -47,7 +47,10 @@ for called, function in RESOLVERS.items():
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MISSING = "???"
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+|.+\.py:\w+")  # package.Name, or file.py:Name
+FILES = r"safetensors|py|yaml|json|jsonl|ckpt|pt|npy|txt"
+DOTTED = re.compile(  # package.Name, or file.py:Name; no file
+    rf"(?!.*\.({FILES})$)[A-Za-z_]\w*(\.\w+)+|.+\.py:\w+"
+)
 JUDGES = ("heldout", "judge")
 COMMANDS = ("sample", "train", "tune", "compare", "evaluate", "verify")
 

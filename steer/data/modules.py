@@ -1,5 +1,6 @@
 """LightningDataModules with an endless training stream keyed by the step, and validation sets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ class _Chunks(IterableDataset):
         self.labels = labels
         self.size = size
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         for images, labels in zip(
             self.images.split(self.size), self.labels.split(self.size), strict=True
         ):
