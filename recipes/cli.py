@@ -4,10 +4,11 @@ import argparse
 import shlex
 import sys
 import sysconfig
+import tomllib
 import traceback
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,8 @@ from recipes.verification.errors import ClaimFailed
 EPILOG = """\
 CONFIG is a shipped name, such as ring/steer, or the path of a YAML file; its keys can be set, as in
   steer sample fashion/steer tilt.scale=5 reward=my_file.py:my_function
-`steer list` shows what is shipped, `steer list samplers` what a key can be set to, and
+`steer list` shows what is shipped, `steer list samplers` what a key can be set to,
+`steer sample fashion/steer --help` the keys of a config and what they mean, and
 `steer copy fashion/steer mine.yaml` gives a config of one's own to edit."""
 
 RUNS = {
@@ -37,8 +39,11 @@ KINDS = (
     "objectives",
     "tuning",
     "models",
+    "data",
     "configs",
 )
+
+SHELLS = ("bash", "zsh", "fish")
 
 OUT_OF_MEMORY = (  # messages of torch
     "can't allocate memory",
@@ -73,9 +78,18 @@ def parser() -> argparse.ArgumentParser:
     steer.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = steer.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, what in RUNS.items():
-        command = commands.add_parser(name, help=what, description=what)
+        command = commands.add_parser(
+            name,
+            help=what,
+            description=f"{what[0].upper()}{what[1:]}.",
+            epilog=f"steer {name} CONFIG --help shows the keys of a config, and what they mean",
+            add_help=False,
+        )
         command.add_argument(
-            "config", metavar="CONFIG", help="a shipped name or the path of a YAML file"
+            "config", metavar="CONFIG", nargs="?", help="a shipped name or the path of a YAML file"
+        )
+        command.add_argument(
+            "-h", "--help", action="store_true", help="show this, or the keys of a config"
         )
         command.add_argument(
             "overrides", metavar="key=value", nargs="*", help="changes to the config"
@@ -85,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
             action="store_true",
             help="no progress; print the run folder and nothing else",
         )
+    steer.add_argument("--version", action="version", version=f"steer {version()}")
     listing = commands.add_parser("list", help=LIST, description=f"{LIST[0].upper()}{LIST[1:]}.")
     listing.add_argument(
         "kind", metavar="KIND", nargs="?", help=f"one of {', '.join(KINDS)}; all, in short, without"
@@ -92,11 +107,34 @@ def parser() -> argparse.ArgumentParser:
     copy = commands.add_parser("copy", help="copy a shipped config, to edit it")
     copy.add_argument("name", metavar="NAME")
     copy.add_argument("dest", metavar="DEST", type=Path, help="a new file, or a folder")
+    shell = commands.add_parser("completion", help="print a script that completes commands")
+    shell.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"one of {', '.join(SHELLS)}")
     for command in commands.choices.values():
         command.add_argument(
             "--traceback", action="store_true", help="show where in the code an error arose"
         )
     return steer
+
+
+def version() -> str:
+    """The version that is installed, or that of pyproject.toml in a checkout."""
+    try:
+        return metadata.version("flowmap-steer")
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+        return str(project["project"]["version"])
+
+
+def refuse_options(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Ends with one line for options that do not exist, and for a CONFIG that is missing."""
+    unknown = [word for word in rest if word.startswith("-") or arguments.command not in RUNS]
+    dashed = [word for word in unknown if word.startswith("--") and "=" in word]
+    if dashed and arguments.command in RUNS:
+        parser().error(f"keys have no dashes: write {dashed[0].lstrip('-')}, not {dashed[0]}")
+    if unknown:
+        parser().error(f"unrecognized arguments: {' '.join(unknown)}")
+    if arguments.command in RUNS and arguments.config is None and not arguments.help:
+        parser().error(f"steer {arguments.command} needs a CONFIG; `steer list configs` shows them")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,8 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser().parse_known_args(words)  # key=value may follow options
-    if unknown := [word for word in rest if word.startswith("-") or arguments.command not in RUNS]:
-        parser().error(f"unrecognized arguments: {' '.join(unknown)}")
+    refuse_options(arguments, rest)
     warnings.formatwarning = one_line
     try:
         run(arguments, rest, "steer " + shlex.join(words))
@@ -152,6 +189,16 @@ def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
         from recipes.list import listing
 
         print(listing(arguments.kind))
+    elif arguments.command == "completion":
+        from recipes.completion import script
+
+        print(script(arguments.shell))
+    elif arguments.command in RUNS and arguments.help and arguments.config is None:
+        print(usage(arguments.command))
+    elif arguments.command in RUNS and arguments.help:
+        from recipes.explain import explained
+
+        print(explained(arguments.command, arguments.config, [*arguments.overrides, *rest]))
     elif arguments.command == "copy":
         from recipes.copy import copy
 
@@ -163,6 +210,12 @@ def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
         config = load(arguments.command, arguments.config, [*arguments.overrides, *rest])
         recipe = getattr(import_module(f"recipes.{arguments.command}"), arguments.command)
         print(recipe(Job(config, command, arguments.quiet)))
+
+
+def usage(command: str) -> str:
+    """The help of a command without a config."""
+    actions = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return next(actions).choices[command].format_help().rstrip()
 
 
 def no_memory(error: Exception) -> bool:

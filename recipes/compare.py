@@ -21,7 +21,6 @@ from recipes.comparison.budget import Fit, Plan, Price, Sizer
 from recipes.comparison.cells import CellMetrics, average_row, cell, read, write
 from recipes.evaluation.closed_form import closed_form
 from recipes.evaluation.metrics import Figures
-from recipes.reporting import pictures
 from recipes.reporting.figures import Gallery, Picture, gallery_of
 from recipes.reporting.publish import publish
 from recipes.reporting.tables import (
@@ -38,6 +37,7 @@ from recipes.setup import builders, run_directory
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar, with_source
+from steer import plots as pictures
 from steer.data.stream import key
 from steer.progress import shown_by, track
 from steer.samplers import BestOfN, Result, Sampler

@@ -53,6 +53,7 @@ MODELS = {
     "maps": Room("steer.maps", ("steer.flow_map.FlowMap",), "model"),
     "networks": Room("steer.networks", ("torch.nn.Module",), "model.network"),
 }
+DATA = Room("steer.data", ("steer.data.StreamData",), "data")  # loads Lightning
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def listing(kind: str | None = None) -> str:
         return "\n".join(["configs, for steer COMMAND NAME", "", *config_lines()])
     if kind == "models":
         return "\n\n".join([shipped(), *(detailed(name, MODELS[name]) for name in MODELS)])
+    if kind == "data":
+        return detailed(kind, DATA)
     if kind not in ROOMS:
         near = suggestion(kind, KINDS) or f"; there are: {', '.join(KINDS)}"
         raise ValueError(f"there is no list of {kind!r}{near}")
@@ -125,12 +128,7 @@ def config_lines() -> list[str]:
     """The shipped configs, each with its first comment."""
     names = config.shipped()
     width = max(map(len, names)) + 2
-    return [shortened(f"  {name:{width}}{first_comment(name)}") for name in names]
-
-
-def first_comment(name: str) -> str:
-    """What a config is for: its first line."""
-    return config.find(name).read_text().splitlines()[0].lstrip("# ")
+    return [shortened(f"  {name:{width}}{config.first_comment(name)}") for name in names]
 
 
 def shipped() -> str:

@@ -2,11 +2,13 @@
 
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recipes.evaluation import collapse
 from recipes.evaluation.closed_form import closed_form
 from recipes.evaluation.metrics import Figures, of_population
 from recipes.evaluation.price import figures, priced
@@ -43,6 +45,7 @@ def sample(job: Job) -> Path:
             base, base_seconds = timed(experiment, base_sampler, None, "unsteered", job)
             steered, seconds = timed(experiment, sampler, experiment.tilt, "steered", job)
         warn_if_diverged(steered.x, base.x)
+        steered = replace(steered, claim=steered.claim or sampler.claim)
         tensors = {"x": own(steered.x), "log_w": own(steered.log_w)}
         save_file(tensors, folder / "samples.safetensors")
         if config.images is not None:
@@ -62,6 +65,7 @@ def sample(job: Job) -> Path:
         "base_evaluations": of_population(base)["evaluations"],
         "base_seconds": base_seconds,
         **figures(prices),
+        "warnings": collapse.signs_of_steering(of_base, of_steered),
     }
     truth = None if exact is None else exact.draws()
     drawn = [
@@ -72,7 +76,7 @@ def sample(job: Job) -> Path:
     tables = [comparison(metrics, "unsteered", "steered"), cost(metrics)]
     tables += [price_table(metrics)] if prices else []
     title = f"{metrics['method']}: {folder.name}"
-    claim_line = html.CLAIMS[metrics["claim"]]
+    claim_line = collapse.with_warnings(html.CLAIMS[metrics["claim"]], metrics)
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 
 
@@ -109,6 +113,9 @@ def headline(metrics: Figures) -> Headline:
         ("reward, steered", metrics["reward_mean"]),
         ("reward, unsteered", metrics["base_reward_mean"]),
         ("judge's accuracy, steered", metrics["judge_accuracy"]),
-        ("log Z", metrics["log_z"]),
-        ("log Z, closed form", metrics["log_z_exact"]),
+        *(
+            (words, metrics[name])
+            for name, words in (("log_z", "log Z"), ("log_z_exact", "log Z, closed form"))
+            if metrics["log_z"] is not None and metrics[name] is not None
+        ),
     ]

@@ -9,19 +9,19 @@ from omegaconf import DictConfig
 from torch import nn
 
 from recipes.evaluation.metrics import Figures
-from recipes.reporting import pictures
 from recipes.reporting.figures import Gallery, Picture
 from recipes.reporting.publish import publish
 from recipes.reporting.tables import logged_table
 from recipes.setup import builders, run_directory
-from recipes.setup.dry_run import check_decode
+from recipes.setup.dry_run import attempt, check_decode
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
 from recipes.training.checkpoints import guidance_of, learned, save, start_from
 from recipes.training.trainer import LOG, check_trainer, fit
-from steer.conditions import for_particles
+from steer import plots as pictures
+from steer.conditions import for_particles, pick, to
 from steer.data.stream import keyed_generator
-from steer.flow_map import ResidualMap
+from steer.flow_map import FlowMap, ResidualMap
 from steer.loops import Diverged, Ema, Identities, MapTraining, Pictures, read_csv_log
 from steer.samplers import Result
 from steer.training import Joint, OnGrid, ToData
@@ -40,6 +40,7 @@ def train(job: Job) -> Path:
         with builders.at("start"):
             start_from(module, config.start)
     check_trainer(config)
+    check_shape(config, module)
     with builders.at("data"):
         data.prepare_data()
     folder = run_directory.resume(config) if config.run.resume else run_directory.create(config)
@@ -87,6 +88,16 @@ def watched(loop: Any) -> bool:
             to_data = isinstance(joint.pairs, ToData)
             return joint.off_diagonal is not None and not one_jump and not to_data
     return False
+
+
+def check_shape(config: DictConfig, module: nn.Module) -> None:
+    """Raises ValueError for a map that does not take samples of config.shape."""
+    if config.pictures is None or not isinstance(module, FlowMap):
+        return
+    cond = to(pick(builders.prompts_of(config).cond, slice(1)), "cpu")
+    x = torch.zeros(1, *config.shape)
+    what = "model, or the shape given: the map"
+    attempt(what, tuple(config.shape), lambda: module.velocity(x, 0.0, cond))
 
 
 def pictures_of(config: DictConfig, folder: Path, ema: Ema) -> Pictures:

@@ -1,6 +1,5 @@
 """steer tune: a flow map tuned to a reward, beside the map it started from."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,11 +113,7 @@ def reported(folder: Path, job: Job, metrics: Figures, drawn: Sequence[Picture])
     """Writes the report, with its warnings at its head and on the terminal."""
     tables = [comparison(metrics, "base", "tuned"), spent_table(metrics)]
     title = f"{metrics['method']}: {folder.name}"
-    claim_line = " ".join(
-        [html.TUNED[metrics["claim"]], *(f"WARNING: {w}." for w in metrics["warnings"])]
-    )
-    for warning in metrics["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+    claim_line = collapse.with_warnings(html.TUNED[metrics["claim"]], metrics)
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 
 

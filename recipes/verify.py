@@ -14,7 +14,7 @@ from typing import Any, get_args
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recipes.evaluation.metrics import Figures
-from recipes.reporting import html, pictures
+from recipes.reporting import html
 from recipes.reporting.publish import publish
 from recipes.setup import builders, run_directory
 from recipes.setup.job import Job
@@ -31,6 +31,7 @@ from recipes.verification.summary import (
     steps_table,
 )
 from recipes.verify_tuning import verify_tuning
+from steer import plots as pictures
 from steer.analytic.benchmarks import WORLDS, World
 from steer.build import resolve
 from steer.nearest import suggestion

@@ -8,7 +8,6 @@ import zlib
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from rewards.base import Cond, Reward
 
@@ -48,6 +47,9 @@ class MirrorLikeness(Reward):
     """
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
+        # slow to import, and needed only here
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
         found = structural_similarity_index_measure(x, x.flip(-1), data_range=1.0, reduction="none")
         assert isinstance(found, Tensor)
         return found

@@ -1,13 +1,13 @@
 """steer: train flow maps, steer them with a reward while they sample, and tune them to it.
 
-`import steer` needs torch alone; training loops, data sets, metrics and tuning load what they need
-when first used.
+`import steer` needs torch alone; training loops, data sets, metrics, plots and tuning load what
+they need when first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from steer import analytic, counting, guidance, lookahead, maps, resampling, samplers
+from steer import analytic, counting, guidance, lookahead, maps, progress, resampling, samplers
 from steer.checkpoint import load
 from steer.conditions import Condition
 from steer.flow_map import FlowMap, OdeMap, ResidualMap
@@ -18,15 +18,19 @@ from steer.tilt import NonFiniteReward, Tilt
 from steer.value import Value
 
 if TYPE_CHECKING:
-    from steer import adapters, data, hub, loops, metrics, networks, training, tuning
+    from steer import adapters, data, hub, loops, metrics, networks, plots, training, tuning
 
-LATER = ("adapters", "data", "hub", "loops", "metrics", "networks", "training", "tuning")
+LATER = ("adapters", "data", "hub", "loops", "metrics", "networks", "plots", "training", "tuning")
 
 
 def __getattr__(name: str) -> Any:
     if name in LATER:
         return importlib.import_module(f"steer.{name}")
     raise AttributeError(f"module 'steer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 __all__ = [
@@ -55,6 +59,8 @@ __all__ = [
     "maps",
     "metrics",
     "networks",
+    "plots",
+    "progress",
     "resampling",
     "samplers",
     "training",

@@ -9,6 +9,7 @@ Reference: Boffi, Albergo & Vanden-Eijnden 2024, arXiv 2406.07507; 2025, arXiv 2
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from steer import counting
 from steer.conditions import Cond
+from steer.construction import call_of, remembered
 from steer.interpolant import Endpoints, Schedule, Time, batch_time, expand
 from steer.solvers import Rk4, Solver
 
@@ -42,6 +44,13 @@ class FlowMap(nn.Module, ABC):
     schedule: Schedule
     jumps_follow_velocity: bool = False
     guidance: float = 1.0
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        remembered(cls)
+
+    def __repr__(self) -> str:
+        return call_of(self)
 
     @property
     def score_matches_flow(self) -> bool:

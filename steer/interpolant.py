@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.construction import call_of
+
 Time = float | Tensor
 
 
@@ -190,7 +192,7 @@ class Schedule(ABC):
         return torch.as_tensor(t).clamp(margin, 1 - margin)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        return call_of(self)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)

@@ -6,7 +6,7 @@ stratified resampling have the least variance.
 Reference: Douc, Cappe & Moulines 2005, arXiv cs/0507025.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -133,7 +133,7 @@ def _invert(w: Float[Tensor, "p n"], u: Float[Tensor, "p m"]) -> Int[Tensor, "p 
     return torch.searchsorted(cumulative / cumulative[:, -1:], below_one, right=True)
 
 
-def _uniform(shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
+def _uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.rand(shape, generator=generator, device=like.device, dtype=torch.float64)
 
 

@@ -43,6 +43,7 @@ def written(tmp_path, monkeypatch):
 
 def test_they_are_found():
     names = {"last_step.py", "two_jumps.py", "toward.py", "jump_sde.py", "reward_weighted.py"}
+    names.add("two_moons.py")
     assert names <= FILES.keys()
     assert len(STEER) >= 3
     assert len(SCRIPTS) >= 2
@@ -51,6 +52,8 @@ def test_they_are_found():
 @pytest.mark.parametrize("words", STEER, ids=" ".join)
 def test_commands(words, capsys):
     more = SMALL[words[0]] + (["trainer.accelerator=cpu"] if words[0] == "train" else [])
+    if any(word.startswith("model.network.condition.") for word in words):
+        more = [*more, "model.network.condition.dim=8"]
     assert main([*words, *more, "--quiet"]) == 0, capsys.readouterr().err
 
 

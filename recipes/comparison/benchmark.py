@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from recipes.evaluation.metrics import EXACT
 from steer import counting
 from steer.conditions import Cond, pick
 from steer.data.stream import keyed_generator
@@ -92,7 +93,7 @@ class Benchmark:
         log_w = torch.where(dead, 0.0, log_w)
         log_z: list[Tensor | None] = [None]
         if groups == 1:
-            log_z = [batch.log_z for batch in batches]
+            log_z = [b.log_z if b.claim in (*EXACT, None) else None for b in batches]
         else:
             log_w = log_w.log_softmax(1)
         known = [each for each in log_z if each is not None]

@@ -1,6 +1,7 @@
 """Signs of over-optimisation: what was not tuned to turning down while the reward rises."""
 
 import math
+import sys
 from collections.abc import Sequence
 
 from recipes.evaluation.metrics import Figures
@@ -20,6 +21,31 @@ def signs(course: Sequence[Figures], floor: float | None = None) -> list[str]:
     """
     found = (heldout_fell(course), went_away(course), is_far(course[-1], floor))
     return [sign for sign in found if sign]
+
+
+def signs_of_steering(base: Figures, steered: Figures) -> list[str]:
+    """Describes a held-out reward that is lower in steered samples, whose reward is higher."""
+    name = "heldout_reward_mean"
+    if not (measured(base, name) and measured(steered, name)):
+        return []
+    error = math.hypot(*(f.get("heldout_reward_std_error", 0.0) for f in (base, steered)))
+    if base[name] - steered[name] <= SIGMAS * error:
+        return []
+    if not steered["reward_mean"] > base["reward_mean"]:
+        return []
+    return [
+        f"the held-out reward fell from {base[name]:.3g} unsteered to {steered[name]:.3g} while the"
+        f" reward rose from {base['reward_mean']:.3g} to {steered['reward_mean']:.3g}: the reward"
+        " is being fooled, or the two disagree; lower tilt.scale, or steer by a smoothed reward or"
+        " an ensemble"
+    ]
+
+
+def with_warnings(claim_line: str, metrics: Figures) -> str:
+    """The head of a report with the warnings of its metrics, which also go to the terminal."""
+    for warning in metrics["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    return " ".join([claim_line, *(f"WARNING: {w}." for w in metrics["warnings"])])
 
 
 def heldout_fell(course: Sequence[Figures]) -> str | None:

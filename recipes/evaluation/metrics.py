@@ -24,6 +24,7 @@ from steer.resampling import effective_sample_size
 from steer.samplers import Result
 
 PATH = {"path_length": "thermodynamic_length", "path_discrepancy": "total_discrepancy"}
+EXACT = ("exact", "exact for the chain")  # claims whose log Z is an estimate of something
 Figures = dict[str, Any]
 NOTHING = Estimate(*torch.full((3,), torch.nan, dtype=torch.float64))
 # All samples of a Result are in this process: a gather would wait for processes without samples, or
@@ -135,16 +136,17 @@ class Measure:
 def of_population(result: Result) -> Figures:
     """The sampler's own statistics.
 
-    log Z (mean over prompts, and of each), smallest ESS, number of resamplings, thermodynamic
-    length and total discrepancy of the path (means over prompts), and evaluations.
+    log Z of exact claims (mean over prompts, and of each), smallest ESS, number of resamplings,
+    thermodynamic length and total discrepancy of the path (means over prompts), and evaluations.
     """
     ess = [effective_sample_size(result.log_w).min().item()]
     if "ess" in result.trace:
         ess.append(result.trace["ess"].min().item())
     resampled = result.trace.get("resampled", torch.zeros(0))
+    log_z = result.log_z if result.claim in EXACT else None
     return {
-        "log_z": None if result.log_z is None else float(result.log_z.double().mean()),
-        "log_z_of_prompts": None if result.log_z is None else result.log_z.double().tolist(),
+        "log_z": None if log_z is None else float(log_z.double().mean()),
+        "log_z_of_prompts": None if log_z is None else log_z.double().tolist(),
         "ess_min": min(ess),
         "resamples": int(resampled.sum()),
         **{

@@ -49,7 +49,6 @@ from recipes.experiments.tuning_runs import (
     result_of,
     unpacked,
 )
-from recipes.reporting.pictures.mosaic import mosaic
 from rewards import (
     Decoded,
     DeflatedSize,
@@ -60,6 +59,7 @@ from rewards import (
     from_signed,
     load_classifier,
 )
+from steer.plots.mosaic import mosaic
 from steer.samplers import Jump
 from steer.tilt import Tilt
 from steer.tuning import (

@@ -60,7 +60,6 @@ from recipes.experiments.tuning_runs import (
     unpacked,
     until_stopped,
 )
-from recipes.reporting.pictures.mosaic import mosaic
 from rewards import (
     ClassLogProbability,
     Decoded,
@@ -74,6 +73,7 @@ from rewards import (
 from rewards.networks import Classifier, ResidualClassifier
 from steer.data import FashionMnist
 from steer.loops import ClassifierTraining, Cosine, Ema, FlipAndShift, Warmup, quiet, to_unit
+from steer.plots.mosaic import mosaic
 from steer.samplers import Jump
 from steer.tilt import Tilt
 from steer.tuning import Direct, HyperNoise, RewardWeighted

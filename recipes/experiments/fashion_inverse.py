@@ -22,14 +22,14 @@ from torch import Tensor
 import steer
 from recipes.experiments.cells import FOLDER, Cells
 from recipes.experiments.findings import Finding, short, table
-from recipes.reporting.pictures.axes import FAINT, LETTERS, SMALL, Canvas, width_of
-from recipes.reporting.pictures.mosaic import GAP, mosaic
 from rewards import Measurement, from_signed, load_classifier
 from rewards.operators import Blur, Downsample, LinearOperator, Mask
 from steer.counting import Evaluations
 from steer.data import fashion_mnist
 from steer.guidance import Unconditional
 from steer.lookahead import Denoiser, FlowMapDenoiser, MapJump
+from steer.plots.axes import FAINT, LETTERS, SMALL, Canvas, width_of
+from steer.plots.mosaic import GAP, mosaic
 from steer.samplers import (
     Decaying,
     Matched,

@@ -20,8 +20,8 @@ import steer
 from recipes.evaluation.reference import ImageReference
 from recipes.experiments.cells import FOLDER, Cells
 from recipes.experiments.findings import Finding, short, table, within
-from recipes.reporting import pictures
 from rewards import from_signed, load_classifier
+from steer import plots as pictures
 from steer.data import fashion_mnist
 from steer.data.fashion import CLASSES
 from steer.guidance import Unconditional

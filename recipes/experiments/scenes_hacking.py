@@ -60,9 +60,9 @@ from recipes.experiments.tuning_runs import (
     unpacked,
     until_stopped,
 )
-from recipes.reporting.pictures.mosaic import mosaic
 from rewards import ClipScore, Decoded, Ensemble, Reward, Smoothed, from_signed, load_clip
 from steer.data.scenes import scene_captions
+from steer.plots.mosaic import mosaic
 from steer.samplers import Jump
 from steer.tilt import Tilt
 from steer.tuning import Direct, HyperNoise

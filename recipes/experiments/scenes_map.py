@@ -18,8 +18,8 @@ from torch import Tensor
 import steer
 from recipes.experiments.cells import FOLDER, Cells, shipped
 from recipes.experiments.findings import Finding, short, table, within
-from recipes.reporting import pictures
 from rewards import from_signed, load_clip
+from steer import plots as pictures
 from steer.data.scenes import TASKS, captioned_scenes, read, scene_captions, score
 from steer.flow_map import Cond
 from steer.metrics import FrechetDistance

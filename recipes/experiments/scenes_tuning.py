@@ -43,10 +43,10 @@ from recipes.experiments.tuning_runs import (
     result_of,
     unpacked,
 )
-from recipes.reporting.pictures.mosaic import mosaic
 from recipes.training.trainable import Labels
 from rewards import ClipScore, Decoded, Reward, SceneAccuracy, from_signed, load_clip
 from steer.data.scenes import scene_captions, score
+from steer.plots.mosaic import mosaic
 from steer.samplers import Jump, Sampler
 from steer.tilt import Tilt
 from steer.tuning import (

@@ -7,14 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recipes.reporting import pictures
 from recipes.setup.experiment import Experiment
-from steer.data.stream import keyed_generator
+from steer import plots as pictures
+from steer.plots.of_results import COLUMNS, cloud, representatives
 from steer.samplers import Result
 
 Picture = tuple[str, Path]  # caption, file
-POINTS = 4096  # drawn at most
-COLUMNS = 8  # images in a row of a panel, at most
 ACROSS = 18  # images in a row of all panels, at most
 
 
@@ -112,19 +110,3 @@ def gallery_of(experiment: Experiment, folder: Path) -> Gallery:
     """The pictures of an experiment's samples, drawn into a run folder."""
     shape = experiment.model.shape
     return Gallery(folder, shape, experiment.decode, experiment.prompts.titles)
-
-
-def representatives(result: Result, columns: int = COLUMNS, rows: int = 4) -> Tensor:
-    """Particles of each prompt, (P, n, *shape), drawn by their weights, to fill a picture."""
-    n = columns if len(result.x) > 1 else columns * rows
-    return result.resampled(min(n, result.x.shape[1]), keyed_generator("representatives"))
-
-
-def cloud(result: Result) -> tuple[Tensor, Tensor]:
-    """The points of all prompts (M, 2) and their weights (M,); above POINTS, a weighted subset."""
-    x = result.x
-    w = result.log_w.softmax(1)
-    if x.shape[1] > POINTS:
-        x = result.resampled(POINTS, keyed_generator("representatives"))
-        w = torch.full(x.shape[:2], 1 / POINTS, dtype=w.dtype)
-    return x.flatten(0, 1).cpu(), w.flatten().cpu()

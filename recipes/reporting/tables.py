@@ -66,9 +66,13 @@ def cost(metrics: Figures) -> Table:
     """The population's statistics and the evaluations per returned sample."""
     evaluations = metrics["evaluations"]
     base = metrics["base_evaluations"]
+    log_z = (("log_z", "log Z (mean over prompts)"), ("log_z_exact", "log Z in closed form"))
     rows = [
-        ["log Z (mean over prompts)", "", number(metrics["log_z"])],
-        ["log Z in closed form", "", number(metrics["log_z_exact"])],
+        *(
+            [words, "", number(metrics[name])]
+            for name, words in log_z
+            if metrics["log_z"] is not None and metrics[name] is not None
+        ),
         ["smallest effective sample size", "", number(metrics["ess_min"])],
         ["resamplings", "", number(metrics["resamples"])],
         *([word, "", number(metrics[name])] for name, word in PATH.items() if name in metrics),

@@ -3,12 +3,18 @@
 configs/<command>.yaml holds every key a command knows, its default and its meaning, `???` where
 there is none. The shipped configs are configs/<group>/<name>.yaml. A node with a `_target_`
 describes an object, and what may stand in it is for that object to say; a node with a new
-`_target_` takes the old one's place, keys and all. Everywhere else a key that the defaults do not
+`_target_` takes the old one's place, keys and all, and a dotted name where only an object fits
+(sampler=steer.samplers.Sde) is such a `_target_`. Everywhere else a key that the defaults do not
 have is refused. A config may begin with `extends: NAME`, and then says only what it changes.
+
+Besides ${keys}, a config may take from a folder of pictures what its network must be told before
+it is built: ${class_names:FOLDER}, ${captions:FOLDER}, ${words:FOLDER} (of the captions), each with
+a second number for the first so many, and ${length:LIST}.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +22,37 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from steer.data.picture_files import captions_of, classes_of
 from steer.nearest import suggestion
+from steer.networks.text import vocabulary
+
+
+def in_folder(read: Callable[[str], list[str]]) -> Callable[..., list[str]]:
+    """A resolver of what is found in a folder of pictures, or of the first so many of it."""
+
+    def found(folder: Any, most: int | None = None) -> list[str]:
+        return read(str(folder))[:most]
+
+    return found
+
+
+RESOLVERS: dict[str, Callable[..., Any]] = {
+    "class_names": in_folder(classes_of),
+    "captions": in_folder(lambda folder: list(dict.fromkeys(captions_of(folder)))),
+    "words": in_folder(lambda folder: vocabulary(captions_of(folder))),
+    "length": len,
+}
+for called, function in RESOLVERS.items():
+    OmegaConf.register_resolver(called, function, replace=True)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MISSING = "???"
+FILES = r"safetensors|py|yaml|json|jsonl|ckpt|pt|npy|txt"
+DOTTED = re.compile(  # package.Name, or file.py:Name; no file
+    rf"(?!.*\.({FILES})$)[A-Za-z_]\w*(\.\w+)+|.+\.py:\w+"
+)
+JUDGES = ("heldout", "judge")
+COMMANDS = ("sample", "train", "tune", "compare", "evaluate", "verify")
 
 
 def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
@@ -34,24 +67,108 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
         ValueError: no such config, bad YAML, an unknown key, a value of the wrong type, or a key
             without a value.
     """
-    defaults = read(CONFIGS / f"{command}.yaml")
-    file = extended(name)
-    line = parse(overrides)
-    for given, where in ((file, name), (line, "the command line")):
-        refuse_unknown(given, defaults, command, where)
-    merged = merge(defaults, file)
-    refuse_nothing(line, merged, "the command line")
-    merged = merge(merged, line)
+    merged = combined(command, name, overrides)
     if gap := next(gaps(merged), None):
+        refuse_another_command(command, name)
         raise ValueError(
             f"{name} gives no {gap!r}, which steer {command} needs; write it there, or add"
             f" {gap}=..."
         )
+    merged = with_targets(command, merged)
     if merged["run"]["dir"] in (None, ""):
         merged["run"]["dir"] = f"runs/{short_name(name)}"
     config = resolved(merged, name)
     refuse_misfits(command, config)
     return config
+
+
+def combined(command: str, name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The defaults of a command under a config under the command line, as they are written.
+
+    Raises:
+        ValueError: no such config, bad YAML, or an unknown key.
+    """
+    defaults = read(CONFIGS / f"{command}.yaml")
+    file = extended(name)
+    line = parse(overrides)
+    try:
+        refuse_unknown(file, defaults, command, name)
+    except ValueError:
+        refuse_another_command(command, name)
+        raise
+    refuse_unknown(line, defaults, command, "the command line")
+    merged = merge(defaults, file)
+    refuse_nothing(line, merged, "the command line")
+    if "reward" in line and over(merged.get("reward"), line["reward"]) == line["reward"]:
+        merged = without_judges(merged, line, name)
+    return merge(merged, line)
+
+
+def without_judges(config: dict[str, Any], line: dict[str, Any], name: str) -> dict[str, Any]:
+    """A config without the held-out reward and the judge of a reward that is replaced.
+
+    Those that the command line gives stay, and what refers to the judge keeps it. Says what is left
+    out.
+
+    Args:
+        config: without the command line.
+        line: the command line.
+        name: of the config.
+    """
+    if line["reward"] is None or line["reward"] == config.get("reward"):
+        return config
+    dropped = [key for key in JUDGES if config.get(key) is not None and key not in line]
+    kept = config
+    for key in dropped:
+        kept = {**filled(kept, key, config[key]), key: None}
+    by = (config.get("stop") or {}).get("by")
+    if any(str(by).startswith(key) for key in dropped):
+        kept = {**kept, "stop": {**config["stop"], "by": None}}
+        dropped.append(f"stop.by={by}")
+    if dropped:
+        warnings.warn(
+            f"another reward than that of {name}: {', '.join(dropped)} of it left out; give those"
+            f" of the new reward, as in {dropped[0].partition('=')[0]}=...",
+            stacklevel=2,
+        )
+    return kept
+
+
+def filled(config: Any, key: str, value: Any) -> Any:
+    """The same with ${key} replaced by the value, everywhere."""
+    if isinstance(config, dict):
+        return {name: filled(item, key, value) for name, item in config.items()}
+    if isinstance(config, list):
+        return [filled(item, key, value) for item in config]
+    return value if config == f"${{{key}}}" else config
+
+
+def refuse_another_command(command: str, name: str) -> None:
+    """Raises ValueError for a config that another command takes as it is."""
+    others = [other for other in COMMANDS if other != command and takes(other, name)]
+    if others:
+        raise ValueError(
+            f"{name} is a config for {' or '.join(others)}, not for {command}: steer"
+            f" {others[0]} {name}"
+        )
+
+
+def takes(command: str, name: str) -> bool:
+    """Whether a config has what a command needs, and no key that it does not know."""
+    defaults = read(CONFIGS / f"{command}.yaml")
+    file = extended(name)
+    try:
+        refuse_unknown(file, defaults, command, name)
+    except ValueError:
+        return False
+    return not {*gaps(merge(defaults, file))} & {*gaps(defaults)}
+
+
+def with_targets(command: str, merged: dict[str, Any]) -> dict[str, Any]:
+    """A config in which the dotted name of a class stands for a node with that `_target_`."""
+    from recipes.setup.schema import targeted  # loads what the command needs anyway
+
+    return targeted(command, merged)
 
 
 def refuse_misfits(command: str, config: DictConfig) -> None:
@@ -119,6 +236,11 @@ def find(name: str) -> Path:
     raise ValueError(f"no config is called {name!r}{near}")
 
 
+def first_comment(name: str) -> str:
+    """What a config is for: its first line."""
+    return find(name).read_text().partition("\n")[0].lstrip("# ")
+
+
 def short_name(name: str) -> str:
     """The name of a run of this config: fashion/steer -> fashion-steer, my/own.yaml -> own."""
     return name.replace("/", "-") if name in shipped() else Path(name).stem
@@ -137,7 +259,12 @@ def read(path: Path) -> dict[str, Any]:
 
 def parse(overrides: Iterable[str]) -> dict[str, Any]:
     """{"a": {"b": 1}} from ["a.b=1"]."""
-    for item in (overrides := list(overrides)):
+    overrides = list(overrides)
+    deeper = {item.partition("=")[0].rpartition(".")[0] for item in overrides}
+    for k, item in enumerate(overrides):
+        key, _, value = item.partition("=")
+        if key in deeper and DOTTED.fullmatch(value):  # sampler=steer.samplers.Sde sampler.steps=9
+            overrides[k] = f"{key}._target_={value}"
         if "=" not in item.lstrip("="):
             raise ValueError(f"expected key=value, got {item!r}; write for instance seed=1")
     try:
@@ -218,6 +345,8 @@ def resolved(merged: dict[str, Any], name: str) -> DictConfig:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        if isinstance(error.__cause__, ValueError):  # of a resolver of ours
+            raise ValueError(f"{name}: {key}{error.__cause__}") from error
         refers = (
             f", in {written}"
             if (written := dict(texts_of(merged)).get(str(error.full_key)))

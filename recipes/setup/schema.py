@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from torch import Tensor, nn
 
 from recipes.evaluation.reference import Reference
+from recipes.setup.config import DOTTED
 from rewards.base import Reward
 from rewards.networks import ImageEncoder
 from steer.annotations import (
@@ -21,10 +22,11 @@ from steer.annotations import (
     Count,
     NotNegative,
     Positive,
+    annotated,
     line,
     misfit,
 )
-from steer.build import examine
+from steer.build import examine, resolve
 from steer.flow_map import FlowMap
 from steer.guidance import Guidance
 from steer.samplers import Sampler
@@ -226,6 +228,58 @@ def check(command: str, config: dict[str, Any]) -> None:
         check_key(config[key], known.get(key, Any), key)
     if "trainer" in config:
         check_length(config["trainer"])
+
+
+def targeted(command: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A config in which the dotted name of a class stands for a node with that `_target_`.
+
+    Only where an object fits and a text does not.
+    """
+    known = hints(schema_of(command))
+    return {key: with_target(value, known.get(key, Any)) for key, value in config.items()}
+
+
+def with_target(value: Any, annotation: Any) -> Any:
+    """The value of a key, and what is inside it, with names of classes replaced by nodes."""
+    if isinstance(value, str):
+        named = DOTTED.fullmatch(value) is not None and only_objects(annotation)
+        return {"_target_": value} if named else value
+    if isinstance(value, list):
+        of_items = [one for one in options(annotation) if getattr(one, "__origin__", None)]
+        inner = of_items[0].__args__[0] if of_items else Any
+        return [with_target(item, inner) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kinds = kinds_below(value, annotation)
+    return {key: with_target(item, kinds(key)) for key, item in value.items()}
+
+
+def kinds_below(value: dict[str, Any], annotation: Any) -> Callable[[str], Any]:
+    """The annotations of the keys of a section, of named values, or of a node's arguments."""
+    target = value.get("_target_")
+    if isinstance(target, str):
+        try:
+            known = annotated(resolve(target))
+        except ValueError:  # which is refused, with its reason, when all is checked
+            return lambda key: Any
+        return lambda key: known[key].annotation if key in known else Any
+    inner = of_values(annotation)
+    if inner is not None:
+        return lambda key: inner
+    section = next(
+        (one for one in options(annotation) if isinstance(one, type) and issubclass(one, Section)),
+        None,
+    )
+    return lambda key: Any if section is None else hints(section).get(key, Any)
+
+
+def only_objects(annotation: Any) -> bool:
+    """Whether instances of a class fit, and texts do not."""
+    kinds = options(annotation)
+    plain = (Any, object, *PLAIN, type(None), dict, list, tuple)
+    return str not in kinds and any(
+        isinstance(one, type) and one not in plain and not issubclass(one, Section) for one in kinds
+    )
 
 
 def hints(section: type[Section]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Reference: Black Forest Labs 2026, as in diffusers' `Flux3DistilledModularPipeline`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class Flux3(Network):
         return Condition(prompt_embeds=tokens, prompt_mask=mask)
 
 
-def by_length(cond: Condition, tensors: tuple[Tensor, ...], call) -> Tensor:
+def by_length(cond: Condition, tensors: tuple[Tensor, ...], call: Callable[..., Tensor]) -> Tensor:
     """Calls call(embeddings, *tensors) for the samples of each length of prompt, in their order."""
     embeds = cond.prompt_embeds
     if "prompt_mask" not in cond.fields:

@@ -1,6 +1,6 @@
 """LightningDataModules with an endless training stream keyed by the step, and validation sets."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,15 +10,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from steer.data.fashion import fashion_mnist, to_signed
 from steer.data.plane import checkerboard
-from steer.data.stream import step_loader
-from steer.flow_map import Cond
+from steer.data.stream import Batch, Stream, step_loader
 
 __all__ = ["Checkerboard", "FashionMnist", "StreamData"]
 
-Batch = tuple[Tensor, Cond]
 
-
-class StreamData(LightningDataModule, ABC):
+class StreamData(LightningDataModule, Stream):
     """A stream of batches (x1, cond); a data set defines `draw` and, optionally, `val_dataloader`.
 
     Args:
@@ -32,13 +29,6 @@ class StreamData(LightningDataModule, ABC):
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         self.batch_size = batch_size
         self.seed = seed
-
-    @abstractmethod
-    def draw(self, generator: torch.Generator) -> Batch:
-        """Draw a batch x1 (B, *shape) and its conditions from the generator alone.
-
-        Conditions are labels (B,), embeddings (B, E), a list of B texts, a steer.Condition or None.
-        """
 
     def train_dataloader(self) -> DataLoader:
         return step_loader(self.draw, self.seed, self.trainer)
@@ -88,7 +78,7 @@ class _Chunks(IterableDataset):
         self.labels = labels
         self.size = size
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         for images, labels in zip(
             self.images.split(self.size), self.labels.split(self.size), strict=True
         ):

@@ -6,13 +6,38 @@ run, with no position to save and nothing to fast-forward.
 
 import hashlib
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-__all__ = ["StepStream", "key", "keyed_generator"]
+from steer.conditions import Cond
+
+__all__ = ["StepStream", "Stream", "key", "keyed_generator"]
+
+Batch = tuple[Tensor, Cond]
+
+
+class Stream(ABC):
+    """A source of batches (x1, cond), each drawn from a generator, such as a `StreamData`."""
+
+    @abstractmethod
+    def prepare_data(self) -> None:
+        """Do once what all processes need, such as a download."""
+
+    @abstractmethod
+    def setup(self, stage: str) -> None:
+        """Make it ready to draw."""
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> Batch:
+        """Draw a batch x1 (B, *shape) and its conditions from the generator alone.
+
+        Conditions are labels (B,), embeddings (B, E), a list of B texts, a steer.Condition or None.
+        """
 
 
 def key(*parts: int | str) -> int:

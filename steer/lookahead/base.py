@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.construction import call_of
 from steer.flow_map import Cond, FlowMap
 from steer.interpolant import Time
 
@@ -30,6 +31,9 @@ class Lookahead(ABC):
 
     random: bool = False
     shares_velocity: bool = False
+
+    def __repr__(self) -> str:
+        return call_of(self)
 
     def pieces(self) -> list[tuple["Lookahead", float]]:
         """Splits into look-aheads with their shares, to be evaluated one after the other.

@@ -7,6 +7,7 @@ Posterior from a model that has them, Glass from any velocity, Renoise from any 
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from steer.flow_map import Cond, FlowMap, OdeMap
@@ -51,7 +52,14 @@ class MapJump(Lookahead):
     def follows(self, flow_map: FlowMap) -> bool:
         return self.assume_consistent and flow_map.jumps_follow_velocity
 
-    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Guesses:
         return one(flow_map.lookahead(x, t, cond))
 
 
@@ -63,10 +71,24 @@ class Denoiser(Lookahead):
 
     shares_velocity = True
 
-    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Guesses:
         return one(flow_map.denoise(x, t, cond))
 
-    def with_velocity(self, flow_map, x, t, cond=None, generator=None):
+    def with_velocity(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Guesses, Float[Tensor, "b *shape"]]:
         v = flow_map.velocity(x, t, cond)  # one evaluation serves both
         return one(flow_map.schedule.from_velocity(v, x, t).clean), v.detach()
 
@@ -98,14 +120,28 @@ class FlowMapDenoiser(Lookahead):
     def shares_velocity(self) -> bool:  # type: ignore[override]
         return self.reach == 0
 
-    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Guesses:
         if self.reach == 0:
             return self.with_velocity(flow_map, x, t, cond, generator)[0]
         t = batch_time(t, x)
         r = t + self.reach * (1 - t)
         return self.on_the_line(flow_map, x, t, r, flow_map.average_velocity(x, t, r, cond))
 
-    def with_velocity(self, flow_map, x, t, cond=None, generator=None):
+    def with_velocity(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Guesses, Float[Tensor, "b *shape"]]:
         if self.reach > 0:
             return super().with_velocity(flow_map, x, t, cond, generator)
         t = batch_time(t, x)
@@ -126,7 +162,14 @@ class FlowMapDenoiser(Lookahead):
 class Identity(Lookahead):
     """x itself: no look-ahead, no evaluation."""
 
-    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Guesses:
         return one(x)
 
 
@@ -146,10 +189,24 @@ class ShortOde(Lookahead):
         self.steps = steps
         self.solver = solver or Heun()
 
-    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Guesses:
         return self.with_velocity(flow_map, x, t, cond, generator)[0]
 
-    def with_velocity(self, flow_map, x, t, cond=None, generator=None):
+    def with_velocity(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Guesses, Float[Tensor, "b *shape"]]:
         t = batch_time(t, x)
         v = flow_map.velocity(x, t, cond)  # the first stage of the solver too
         return one(Begun(flow_map, self, x, t, v).lookahead(x, t, cond)), v.detach()
@@ -201,7 +258,14 @@ class Posterior(Lookahead):
     def pieces(self) -> list[tuple[Lookahead, float]]:
         return [(Posterior(n), n / self.draws) for n in split(self.draws, self.at_once)]
 
-    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Guesses:
         if not isinstance(flow_map, PosteriorModel):
             raise ValueError(
                 f"{type(flow_map).__name__} cannot draw from p(x1 | x_t) by itself; use Glass(),"
@@ -246,7 +310,14 @@ class Glass(Lookahead):
         parts = split(self.draws, self.at_once)
         return [(Glass(n, self.steps, self.solver), n / self.draws) for n in parts]
 
-    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Guesses:
         context = Context(x, t, flow_map.schedule, cond)
         inner = GlassFlow(flow_map, self.steps, self.solver)
         x1 = posterior_draws(inner, context, self.draws, generator)
@@ -278,6 +349,13 @@ class Renoise(Lookahead):
         self.draws = draws
         self.nodes = nodes
 
-    def __call__(self, flow_map, x, t, cond=None, generator=None) -> Guesses:
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        x: Float[Tensor, "b *shape"],
+        t: Time,
+        cond: Cond = None,
+        generator: torch.Generator | None = None,
+    ) -> Guesses:
         context = Context(x, t, flow_map.schedule, cond)
         return Guesses(*renoised(flow_map, context, self.draws, self.nodes, generator))

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from steer.conditions import Cond, field
+from steer.construction import remembered
 
 __all__ = ["ClassCondition", "EmbeddingCondition", "NoCondition"]
 
@@ -66,9 +67,11 @@ class ConditionEmbedding(nn.Module, ABC):
 
     Attributes:
         token_width: e of the tokens, or None without any.
+        dim: size of the embedding, or None if it takes that of the network.
     """
 
     token_width: int | None = None
+    dim: int | None = None
 
     def encode(
         self, cond: Any, like: Float[Tensor, "b dim"]
@@ -79,6 +82,25 @@ class ConditionEmbedding(nn.Module, ABC):
     @abstractmethod
     def forward(self, cond: Cond, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         """Compute the embedding of cond, in the shape, precision and device of `like`."""
+
+
+def check_width(condition: ConditionEmbedding, width: int, network: str, why: str) -> None:
+    """Check that an embedding has the width of the network that adds it to its own.
+
+    Args:
+        condition: the embedding.
+        width: of the network's.
+        network: its name.
+        why: what the width comes from, such as "4 channels[0]".
+
+    Raises:
+        ValueError: another width.
+    """
+    if condition.dim not in (None, width):
+        raise ValueError(
+            f"condition: this {network} takes an embedding of dim={width} ({why}); the"
+            f" {type(condition).__name__} has dim={condition.dim}: set it to {width}"
+        )
 
 
 class NoCondition(ConditionEmbedding):
@@ -92,6 +114,7 @@ class NoCondition(ConditionEmbedding):
         return torch.zeros_like(like)
 
 
+@remembered
 class ClassCondition(ConditionEmbedding):
     """A learned vector per class, and one more for the absent class, label -1.
 
@@ -109,6 +132,7 @@ class ClassCondition(ConditionEmbedding):
     def __init__(self, classes: int, dim: int):
         super().__init__()
         self.classes = classes
+        self.dim = dim
         self.table = nn.Embedding(classes + 1, dim)
 
     def forward(self, cond: Cond, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
@@ -130,6 +154,7 @@ class ClassCondition(ConditionEmbedding):
         return self.table(cond % (self.classes + 1))  # -1 is the last row
 
 
+@remembered
 class EmbeddingCondition(ConditionEmbedding):
     """A linear map of an embedding, such as of a text; zero is the absent condition.
 
@@ -145,6 +170,7 @@ class EmbeddingCondition(ConditionEmbedding):
 
     def __init__(self, features: int, dim: int):
         super().__init__()
+        self.dim = dim
         self.linear = nn.Linear(features, dim)
 
     def forward(self, cond: Cond, like: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:

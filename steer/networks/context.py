@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from steer.flow_map import Cond
 from steer.lookahead.glass_flow import Context
-from steer.networks.conditioning import ConditionEmbedding, NoCondition, TimeEmbedding, Tokens
+from steer.networks.conditioning import (
+    ConditionEmbedding,
+    NoCondition,
+    TimeEmbedding,
+    Tokens,
+    check_width,
+)
 
 __all__ = ["ContextCondition", "WithContext", "warm_start"]
 
@@ -52,6 +58,8 @@ class ContextCondition(ConditionEmbedding):
     def __init__(self, dim: int, condition: ConditionEmbedding | None = None):
         super().__init__()
         self.condition = condition or NoCondition()
+        self.dim = dim
+        check_width(self.condition, dim, "ContextCondition", "its own dim")
         self.token_width = self.condition.token_width
         self.times = TimeEmbedding(dim)
         last = self.times.perceptron[-1]

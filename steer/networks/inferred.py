@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steer.conditions import field
+from steer.construction import remembered
 from steer.flow_map import Cond
-from steer.networks.conditioning import TimeEmbedding
+from steer.networks.conditioning import ClassCondition, TimeEmbedding
 from steer.networks.shapes import check_images
 from steer.networks.unet import ResidualBlock
 
 __all__ = ["ByCondition", "InferredClass", "NoisyClassifier"]
 
 
+@remembered
 class NoisyClassifier(nn.Module):
     """Logits (B, classes) of the class of a noisy image x_s (B, C, H, W), for a jump from s to t.
 
@@ -82,10 +84,21 @@ class InferredClass(nn.Module):
         network: takes class probabilities (B, classes) for its condition, such as a UNet with a
             ClassCondition.
         classifier: classifier(x, s, t) -> logits (B, classes).
+
+    Raises:
+        ValueError: a network of another number of classes than the classifier.
     """
 
     def __init__(self, network: nn.Module, classifier: nn.Module):
         super().__init__()
+        match getattr(network, "condition", None), classifier:
+            case ClassCondition(classes=known), NoisyClassifier(leave=last) if (
+                known != last.out_features
+            ):
+                raise ValueError(
+                    f"the network has {known} classes and the classifier {last.out_features};"
+                    " give both as many"
+                )
         self.network = network
         self.classifier = classifier
 

@@ -13,10 +13,15 @@ class MaskedAttention(nn.Module):
 
     Queries and keys are normalised, as in `Transformer`, which bounds the derivative in time.
     Written as two matrix products because fused attention has no forward-mode rule on CPU.
+
+    Raises:
+        ValueError: a width that is no multiple of `heads`.
     """
 
     def __init__(self, width: int, token_width: int, heads: int):
         super().__init__()
+        if width % heads:
+            raise ValueError(f"width is a multiple of heads; got width={width}, heads={heads}")
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(token_width, 2 * width)

@@ -6,13 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steer.construction import remembered
 from steer.flow_map import Cond
-from steer.networks.conditioning import ConditionEmbedding, NoCondition
+from steer.networks.conditioning import ConditionEmbedding, NoCondition, check_width
 from steer.networks.shapes import check_vectors
 
 __all__ = ["Mlp"]
 
 
+@remembered
 class Mlp(nn.Module):
     """A multilayer perceptron u_{s,t}(x) of (x / data_std, s, t).
 
@@ -30,6 +32,7 @@ class Mlp(nn.Module):
         period: of the slowest, in units of x / data_std.
 
     Raises:
+        ValueError: a condition of another size.
         WrongShape: when called, if x is not (B, dim).
     """
 
@@ -49,6 +52,7 @@ class Mlp(nn.Module):
         self.frequencies = frequencies
         self.period = period
         self.condition = condition or NoCondition()
+        check_width(self.condition, width, "Mlp", "its width")
         self.first = nn.Linear(dim * (1 + 2 * frequencies) + 2 + beside, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, dim)

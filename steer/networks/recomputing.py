@@ -21,7 +21,6 @@ from torch.func import functional_call, jvp
 Run = Callable[..., Tensor]
 
 
-@torch.compiler.disable
 def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
     """Compute module(*inputs) without keeping activations; the module must be deterministic.
 
@@ -32,6 +31,20 @@ def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
         RuntimeError: in a backward with create_graph=True, whose result could not be
             differentiated.
     """
+    return _called(module, *inputs)
+
+
+def keep_from_compiler() -> None:
+    """Make torch.compile leave `recompute` alone; networks that recompute call it when built.
+
+    It loads the compiler, which takes longer than all else that `import steer` does.
+    """
+    global _called
+    _called = torch.compiler.disable(_recompute)
+
+
+def _recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """Compute module(*inputs) by a `_Value`."""
     if not torch.is_grad_enabled():
         return module(*inputs)
     learned = dict(module.named_parameters())
@@ -45,6 +58,9 @@ def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
             return functional_call(module, dict(zip(learned, own, strict=True)), inner)
 
     return _Value.apply(run, *inputs, *learned.values())
+
+
+_called: Callable[..., Tensor] = _recompute
 
 
 class _Value(torch.autograd.Function):

@@ -7,7 +7,7 @@ absent condition.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from steer.annotations import Count
 from steer.conditions import Cond, field
+from steer.construction import remembered
 from steer.nearest import hint
 from steer.networks.conditioning import ConditionEmbedding, Tokens
 from steer.networks.masked_attention import MaskedAttention
 from steer.networks.normalisation import LayerNorm
 
-__all__ = ["CaptionCondition"]
+__all__ = ["CaptionCondition", "vocabulary"]
 
 START = "<start>"
 
@@ -30,6 +31,12 @@ def words_of(caption: str) -> list[str]:
     return re.findall(r"[^\s.,!?;:\"]+", caption.lower())
 
 
+def vocabulary(captions: Iterable[str]) -> list[str]:
+    """Lists the words of captions, each once, in alphabetical order."""
+    return sorted({word for caption in captions for word in words_of(caption)})
+
+
+@remembered
 class CaptionCondition(ConditionEmbedding):
     """An embedding of captions by words, with tokens for cross-attention.
 
@@ -59,6 +66,7 @@ class CaptionCondition(ConditionEmbedding):
         self.words = [START, *dict.fromkeys(words)]
         self.ids = {word: k for k, word in enumerate(self.words)}
         self.longest = longest
+        self.dim = dim
         self.token_width = width
         self.table = nn.Embedding(len(self.words), width)
         self.places = nn.Embedding(longest + 1, width)

@@ -13,10 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steer.construction import remembered
 from steer.flow_map import Cond
-from steer.networks.conditioning import ConditionEmbedding, NoCondition, TimeEmbedding
+from steer.networks.conditioning import (
+    ConditionEmbedding,
+    NoCondition,
+    TimeEmbedding,
+    check_width,
+)
 from steer.networks.normalisation import LayerNorm
-from steer.networks.recomputing import recompute
+from steer.networks.recomputing import keep_from_compiler, recompute
 from steer.networks.shapes import check_images
 
 __all__ = ["Transformer"]
@@ -67,6 +73,7 @@ class Block(nn.Module):
         return h + gate2 * self.perceptron(self.norm(h) * (1 + scale2) + shift2)
 
 
+@remembered
 class Transformer(nn.Module):
     """A transformer u_{s,t}(x) for images (B, image_channels, H, W) whose sides divide by `patch`.
 
@@ -106,7 +113,10 @@ class Transformer(nn.Module):
         self.patch = patch
         self.width = width
         self.recompute = recompute
+        if recompute:
+            keep_from_compiler()
         self.condition = condition or NoCondition()
+        check_width(self.condition, width, "Transformer", "its width")
         self.times = TimeEmbedding(width)
         self.enter = nn.Conv2d(image_channels + beside, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(depth))

@@ -12,14 +12,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steer.construction import remembered
 from steer.flow_map import Cond
-from steer.networks.conditioning import ConditionEmbedding, NoCondition, TimeEmbedding, Tokens
+from steer.networks.conditioning import (
+    ConditionEmbedding,
+    NoCondition,
+    TimeEmbedding,
+    Tokens,
+    check_width,
+)
 from steer.networks.masked_attention import MaskedAttention
 from steer.networks.normalisation import GroupNorm
-from steer.networks.recomputing import recompute
+from steer.networks.recomputing import keep_from_compiler, recompute
 from steer.networks.shapes import check_images
 
 __all__ = ["UNet"]
+
+GROUPS = 8  # of every normalisation
 
 
 class ResidualBlock(nn.Module):
@@ -30,10 +39,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, dim: int):
         super().__init__()
-        self.norm1 = GroupNorm(8, inputs)
+        self.norm1 = GroupNorm(GROUPS, inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulate = nn.Linear(dim, 2 * outputs)
-        self.norm2 = GroupNorm(8, outputs)
+        self.norm2 = GroupNorm(GROUPS, outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.conv2.weight)
@@ -52,7 +61,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int = 4):
         super().__init__()
         self.heads = heads
-        self.norm = GroupNorm(8, channels)
+        self.norm = GroupNorm(GROUPS, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.project.weight)
@@ -68,7 +77,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, token_width: int, heads: int = 4):
         super().__init__()
-        self.norm = GroupNorm(8, channels)
+        self.norm = GroupNorm(GROUPS, channels)
         self.attention = MaskedAttention(channels, token_width, heads)
         nn.init.zeros_(self.attention.project.weight)
 
@@ -82,6 +91,7 @@ class CrossAttention(nn.Module):
         return x + self.attention(h, tokens, mask).transpose(1, 2).reshape(x.shape)
 
 
+@remembered
 class UNet(nn.Module):
     """A U-Net u_{s,t}(x) for images (B, image_channels, H, W).
 
@@ -100,6 +110,7 @@ class UNet(nn.Module):
             in the backward pass.
 
     Raises:
+        ValueError: channels that are no multiples of 8, or a condition of another size.
         WrongShape: when called, for other images.
     """
 
@@ -114,11 +125,19 @@ class UNet(nn.Module):
         recompute: bool = False,
     ):
         super().__init__()
+        if not channels or any(c < 1 or c % GROUPS for c in channels):
+            raise ValueError(
+                f"channels has a multiple of {GROUPS} for each level, such as (64, 128), since"
+                f" each is normalised in {GROUPS} groups; got {tuple(channels)}"
+            )
         dim = 4 * channels[0]
         self.image_channels = image_channels
         self.patch = patch
         self.recompute = recompute
+        if recompute:
+            keep_from_compiler()
         self.condition = condition or NoCondition()
+        check_width(self.condition, dim, "UNet", f"4 channels[0], of channels[0]={channels[0]}")
         self.times = TimeEmbedding(dim)
         self.enter = nn.Conv2d((image_channels + beside) * patch**2, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -148,7 +167,7 @@ class UNet(nn.Module):
                 width = channels[level - 1]
             self.up.append(stage)
         self.leave = nn.Sequential(
-            GroupNorm(8, width),
+            GroupNorm(GROUPS, width),
             nn.SiLU(),
             nn.Conv2d(width, image_channels * patch**2, 3, padding=1),
         )

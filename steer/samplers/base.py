@@ -6,26 +6,35 @@ keyed per prompt, so that results are independent of batch composition, and the 
 on at most `max_batch` samples at a time.
 """
 
+import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
 from itertools import pairwise
 from operator import index
-from typing import Any, Generic, Literal, SupportsIndex, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsIndex, TypeVar
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor
 
 from steer import counting
-from steer.annotations import checked
+from steer.annotations import Count, checked
+from steer.construction import call_of, remembered
 from steer.counting import Evaluations
 from steer.flow_map import Cond, FlowMap
 from steer.progress import track
 from steer.randomness import PromptKeys as PromptKeys
-from steer.resampling import log_mean_exp, unweighted
+from steer.resampling import effective_sample_size, log_mean_exp, unweighted
 from steer.samplers.divergence import Reach
 from steer.samplers.run import Run as Run
 from steer.tilt import Tilt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["Result", "Sampler", "Stepwise"]
 
@@ -33,9 +42,9 @@ Claim = Literal["exact", "exact for the chain", "biased", "maximiser"]
 State = TypeVar("State")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """What a sampler returns.
+    """What a sampler returns. A notebook shows its samples, if they are pictures or in the plane.
 
     Attributes:
         x: samples (prompts, particles, *shape).
@@ -79,6 +88,107 @@ class Result:
         kept = unweighted(self.log_w, n, generator, prompt_keys).to(self.x.device)
         return torch.stack([x[index] for x, index in zip(self.x, kept, strict=True)])
 
+    def __repr__(self) -> str:
+        prompts, particles, *shape = self.x.shape
+        ess = effective_sample_size(self.log_w)
+        exact = self.claim in ("exact", "exact for the chain")
+        spent = ", ".join(
+            f"{n:.4g} {name.replace('_', ' ')}" for name, n in asdict(self.evaluations).items() if n
+        )
+        said = [
+            f"{prompts} x {particles} samples of shape {tuple(shape)}",
+            "no claim" if self.claim is None else self.claim,
+            f"ESS {ess.mean():.1f} of {particles}",
+            f"log Z {self.log_z.mean():.4g}" if self.log_z is not None and exact else "",
+            f"evaluations a sample: {spent}" if spent else "",
+        ]
+        return f"Result({'; '.join(part for part in said if part)})"
+
+    def grid(
+        self,
+        decode: Callable[[Tensor], Tensor] | None = None,
+        titles: Sequence[str] = (),
+        columns: Count = 8,
+    ) -> "Image":
+        """Draws samples in proportion to their weights: a row of pictures for each prompt, or the
+        points of the plane.
+
+        Args:
+            decode: samples (b, *shape) -> images in [0, 1]; by default (x + 1) / 2, for samples
+                of one channel or three.
+            titles: one per prompt.
+            columns: pictures of a row.
+
+        Raises:
+            ValueError: samples that are no images, without `decode`.
+        """
+        from steer.plots.of_results import grid_of  # which loads matplotlib
+
+        return grid_of(self, decode, titles, columns)
+
+    def filmstrip(
+        self, decode: Callable[[Tensor], Tensor] | None = None, titles: Sequence[str] = ()
+    ) -> "Image":
+        """Draws what the look-ahead saw at each time, from left to right.
+
+        Args:
+            decode, titles: as in `grid`.
+
+        Raises:
+            ValueError: a sampler that was not asked for a film, as in `TrajectoryTilting(film=1)`.
+        """
+        from steer.plots.of_results import filmstrip_of
+
+        return filmstrip_of(self, decode, titles)
+
+    def save(self, folder: str | Path, decode: Callable[[Tensor], Tensor] | None = None) -> Path:
+        """Writes samples.safetensors (x, log_w, and log_z, tilt and the trace where there are any),
+        result.json, and grid.png and filmstrip.png where they can be drawn.
+
+        Args:
+            folder: made if it is not there; files of these names are replaced.
+            decode: as in `grid`.
+
+        Returns:
+            The folder.
+        """
+        home = Path(folder).expanduser()
+        home.mkdir(parents=True, exist_ok=True)
+        known = {"x": self.x, "log_w": self.log_w, "log_z": self.log_z, "tilt": self.tilt}
+        known |= {f"trace.{name}": value for name, value in self.trace.items()}
+        tensors = {
+            name: value.detach().cpu().contiguous().clone()
+            for name, value in known.items()
+            if value is not None
+        }
+        save_file(tensors, home / "samples.safetensors")
+        about = {
+            "claim": self.claim,
+            "log_z": None if self.log_z is None else self.log_z.tolist(),
+            "ess": effective_sample_size(self.log_w).tolist(),
+            "evaluations": asdict(self.evaluations),
+        }
+        (home / "result.json").write_text(json.dumps(about, indent=2) + "\n")
+        if decode is not None or self._is_drawn:
+            self.grid(decode).save(home / "grid.png")
+            if "film" in self.trace:
+                self.filmstrip(decode).save(home / "filmstrip.png")
+        return home
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Whether the samples are pictures of one channel or three, or points of the plane."""
+        shape = self.x.shape[2:]
+        return shape == (2,) or (len(shape) == 3 and shape[0] in (1, 3))
+
+    def _repr_png_(self) -> bytes | None:
+        """The samples, for notebooks; None where they are no pictures."""
+        if not self._is_drawn or not self.x.isfinite().all():
+            return None
+        file = BytesIO()
+        self.grid().save(file, "PNG")
+        return file.getvalue()
+
 
 class Sampler(ABC):
     """sampler(flow_map, x0, tilt, cond, generator, prompt_keys) -> Result.
@@ -111,6 +221,10 @@ class Sampler(ABC):
         super().__init_subclass__(**keywords)
         if "__init__" in vars(cls):
             cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
+        remembered(cls)
+
+    def __repr__(self) -> str:
+        return call_of(self)
 
     def claim_on(self, flow_map: FlowMap) -> Claim:
         """The claim that holds on this map."""

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from steer.conditions import Cond
 from steer.interpolant import batch_time
 from steer.samplers.base import Result, Run, Stepwise, importance_weighted
 from steer.solvers import Euler, Solver
@@ -29,7 +30,7 @@ class Ode(Stepwise[Tensor]):
         return x
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
-        def advance(x: Tensor, cond) -> Tensor:
+        def advance(x: Tensor, cond: Cond) -> Tensor:
             at, h = batch_time(s, x), batch_time(t - s, x)
             return self.solver.step(lambda x, t: run.flow_map.velocity(x, t, cond), x, at, h)
 

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from steer.annotations import Count, NotNegative
 from steer.conditions import names_of, pick, prompts_of, to
-from steer.data.modules import StreamData
-from steer.data.stream import keyed_generator
+from steer.data.stream import Stream, keyed_generator
 from steer.flow_map import Cond, FlowMap, ResidualMap
 from steer.interpolant import Schedule
 from steer.samplers import Sampler
@@ -168,7 +167,7 @@ class DiagonalTuning(VelocityTuning[Clean]):
         noisings: Count = 1,
         *,
         times: TimeLaw | None = None,
-        data: StreamData | None = None,
+        data: Stream | None = None,
         labelled: bool = True,
         **more: Any,
     ):
@@ -244,7 +243,7 @@ def drawn(
     return sampler(flow_map, x0[:, None], None, cond, generator).x[:, 0]
 
 
-def from_data(data: StreamData, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Cond]:
+def from_data(data: Stream, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Cond]:
     """Draws a batch of data, with its conditions, to where x0 is."""
     seed = torch.randint(MOST_SEED, (), generator=generator, device=generator.device)
     x1, cond = data.draw(keyed_generator("data", int(seed)))

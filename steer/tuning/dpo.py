@@ -27,7 +27,7 @@ from torch.nn.functional import logsigmoid
 
 from steer.annotations import Count, Positive
 from steer.conditions import Cond, for_particles, prompts_of
-from steer.data.modules import StreamData
+from steer.data.stream import Stream
 from steer.flow_map import FlowMap, ResidualMap
 from steer.samplers import Sampler
 from steer.tilt import Tilt
@@ -68,7 +68,7 @@ class Dpo(DiagonalTuning):
         beta: Positive = 1.0,
         preference: Literal["drawn", "better"] = "drawn",
         times: TimeLaw | None = None,
-        data: StreamData | None = None,
+        data: Stream | None = None,
         **more: Any,
     ):
         super().__init__(sampler, noisings, times=InPairs(times or Uniform()), data=data, **more)

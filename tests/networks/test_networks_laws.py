@@ -15,9 +15,12 @@ from steer.interpolant import Linear
 from steer.networks import (
     CaptionCondition,
     ClassCondition,
+    ContextCondition,
     EmbeddingCondition,
+    InferredClass,
     LayerNorm,
     Mlp,
+    NoisyClassifier,
     Transformer,
     UNet,
 )
@@ -528,3 +531,26 @@ def test_networks_are_modules_with_a_fixed_start():
         assert all(
             torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
         )
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: UNet(1, (8, 16), condition=ClassCondition(3, 16)), r"dim=32 .* to 32"),
+        (lambda: UNet(1, (20, 40)), r"a multiple of 8 for each level.*; got \(20, 40\)"),
+        (lambda: UNet(1, ()), "a multiple of 8 for each level"),
+        (lambda: Transformer(1, 16, condition=EmbeddingCondition(3, 8)), "dim=16 .* to 16"),
+        (lambda: Mlp(2, 16, condition=ClassCondition(3, 8)), "dim=16 .* to 16"),
+        (lambda: ContextCondition(16, ClassCondition(3, 8)), "dim=16 .* to 16"),
+        (lambda: CaptionCondition(["a"], 8, width=10, heads=4), "width=10, heads=4"),
+        (
+            lambda: InferredClass(
+                UNet(1, (8,), condition=ClassCondition(3, 32)), NoisyClassifier(1, (4, 4), 5, 8)
+            ),
+            "the network has 3 classes and the classifier 5",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_when_the_network_is_built(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

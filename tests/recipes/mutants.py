@@ -21,12 +21,13 @@ import torch
 from omegaconf import OmegaConf
 
 from recipes import cli, compare
-from recipes.reporting import html, pictures
+from recipes.reporting import html
 from recipes.setup import config, run_directory
 from recipes.setup.builders import make
 from rewards import save_classifier
 from rewards.networks import PatchClassifier, ResidualClassifier
 from steer import checkpoint
+from steer import plots as pictures
 
 HUGE = 10**12
 SECONDS = 60
@@ -186,7 +187,7 @@ class Laboratory:
             compare, "write", enough
         )  # when the methods have been tried, and before they are measured
         self.folder = folder
-        # those of published weights, which no test has; tests/rewards and tests/adapters run tiny ones
+        # of published weights, which no test has; tests of rewards and of adapters run tiny ones
         away = ("preference/", "diffusers/")
         known = [name for name in config.shipped() if not name.startswith(away)]
         self.commands = {name: command_of(name) for name in known}

@@ -3,11 +3,11 @@ import pytest
 import torch
 from PIL import Image
 
-from recipes.reporting import pictures
 from recipes.reporting.figures import Gallery
-from recipes.reporting.pictures.axes import BLUE, Canvas, written
-from recipes.reporting.pictures.mosaic import GAP, mosaic, resize, tile_width, to_bytes
-from recipes.reporting.pictures.point_clouds import window_of
+from steer import plots as pictures
+from steer.plots.axes import BLUE, Canvas, written
+from steer.plots.mosaic import GAP, mosaic, resize, tile_width, to_bytes
+from steer.plots.point_clouds import window_of
 from steer.samplers import Result
 
 

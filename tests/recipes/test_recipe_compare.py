@@ -17,10 +17,10 @@ from recipes.cli import main
 from recipes.comparison.benchmark import Benchmark
 from recipes.comparison.budget import CANDIDATES, Price, Sizer, integer_settings, with_setting
 from recipes.comparison.cells import over_seeds
-from recipes.reporting import pictures
 from recipes.setup.config import CONFIGS
 from rewards import Quadratic
 from steer import counting
+from steer import plots as pictures
 from steer.analytic import ring
 from steer.counting import Evaluations
 from steer.samplers import BestOfN, Jump, Result, Sampler

@@ -35,7 +35,7 @@ number = 3
     ("words", "says"),
     [
         (["sample", "ring/ster"], "no config is called 'ring/ster'; did you mean 'ring/steer'"),
-        (["sample", "fashion/train"], "steer sample knows no key 'data'"),
+        (["sample", "fashion/train"], "fashion/train is a config for train, not for sample"),
         (["sampel", "ring/steer"], "invalid choice: 'sampel'"),
         (["sample"], "CONFIG"),
         ([*RING, "--quick"], "unrecognized arguments: --quick"),

@@ -73,7 +73,13 @@ class Scheduled(Annealing):
             raise ValueError(f"an annealing level must be finite; at t = {t:.4g} it is {level}")
         return level
 
-    def __call__(self, log_w, level, s, t):
+    def __call__(
+        self,
+        log_w: Callable[[Float[Tensor, "p"]], Float[Tensor, "p n"]],
+        level: Float[Tensor, "p"],
+        s: float,
+        t: float,
+    ) -> Float[Tensor, "p"]:
         return torch.full_like(level, self.at(t))
 
 

@@ -24,6 +24,7 @@ unit data. With norm=None all are the formulas of the papers.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from steer.samplers.training_free.guidance_schedules import (
     AtMost,
@@ -54,7 +55,12 @@ Normed = Norm | float | None
 
 
 def dps(
-    steps: int = 100, rho: Strength | None = None, *, eta: float = 1.0, norm: Normed = UNIT, **more
+    steps: int = 100,
+    rho: Strength | None = None,
+    *,
+    eta: float = 1.0,
+    norm: Normed = UNIT,
+    **more: Any,
 ) -> TrainingFreeGuidance:
     """Builds Diffusion Posterior Sampling (Chung et al. 2023, arXiv 2209.14687): rho alone.
 
@@ -76,7 +82,7 @@ def lgd_mc(
     n_mc: int = 10,
     eta: float = 1.0,
     norm: Normed = CLIPPED,
-    **more,
+    **more: Any,
 ) -> TrainingFreeGuidance:
     """Builds loss-guided diffusion with Monte Carlo (Song et al. 2023, ICML): rho and n_mc draws.
 
@@ -98,7 +104,7 @@ def freedom(
     n_recur: int | Callable[[float], int] = 3,
     eta: float = 1.0,
     norm: Normed = DENOISED,
-    **more,
+    **more: Any,
 ) -> TrainingFreeGuidance:
     """Builds FreeDoM (Yu et al. 2023, arXiv 2303.09833): rho alone, each step n_recur times.
 
@@ -118,7 +124,7 @@ def mpgd(
     n_iter: int = 1,
     eta: float = 0.0,
     norm: Normed = ROOT_MEAN_SQUARE,
-    **more,
+    **more: Any,
 ) -> TrainingFreeGuidance:
     """Manifold Preserving Guided Diffusion (He et al. 2023, arXiv 2311.16424): mu alone, nothing
     through the network.
@@ -143,7 +149,7 @@ def ugd(
     n_recur: int | Callable[[float], int] = 4,
     eta: float = 0.0,
     norm: Normed = CLIPPED,
-    **more,
+    **more: Any,
 ) -> TrainingFreeGuidance:
     """Builds universal guidance (Bansal et al. 2023, arXiv 2302.07121).
 
@@ -178,7 +184,7 @@ def tfg(
     n_recur: int | Callable[[float], int] = 1,
     eta: float = 1.0,
     norm: Normed = CLIPPED,
-    **more,
+    **more: Any,
 ) -> TrainingFreeGuidance:
     """Builds TFG as published (Ye et al. 2024, arXiv 2409.15761).
 

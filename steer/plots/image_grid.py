@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from recipes.reporting.pictures.axes import FAINT, LETTERS, SMALL, Canvas, width_of, wrapped
-from recipes.reporting.pictures.mosaic import GAP, blank, check_images, mosaic, tile_width
+from steer.plots.axes import FAINT, LETTERS, SMALL, Canvas, width_of, wrapped
+from steer.plots.mosaic import GAP, blank, check_images, mosaic, tile_width
 
 WIDTH = 1720
 MARGIN = 20

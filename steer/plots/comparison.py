@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from recipes.reporting.pictures.axes import (
+from steer.plots.axes import (
     BLUE,
     FAINT,
     GREEN,

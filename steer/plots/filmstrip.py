@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recipes.reporting.pictures.axes import FAINT, SMALL, Canvas, width_of, wrapped
-from recipes.reporting.pictures.mosaic import GAP, check_images, mosaic, tile_width
-from recipes.reporting.pictures.point_clouds import check_points, scatter, window_of
+from steer.plots.axes import FAINT, SMALL, Canvas, width_of, wrapped
+from steer.plots.mosaic import GAP, check_images, mosaic, tile_width
+from steer.plots.point_clouds import check_points, scatter, window_of
 
 WIDTH = 1720
 MARGIN = 20

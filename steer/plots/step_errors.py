@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from recipes.reporting.pictures.axes import BLUE, FAINT, OCHRE, Canvas, dress, write_numbers
+from steer.plots.axes import BLUE, FAINT, OCHRE, Canvas, dress, write_numbers
 
 WIDTH = 1600
 LEFT = 120

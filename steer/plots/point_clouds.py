@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from recipes.reporting.pictures.axes import BLUE, FAINT, INK, LETTERS, OCHRE, RULE, SMALL, Canvas
+from steer.plots.axes import BLUE, FAINT, INK, LETTERS, OCHRE, RULE, SMALL, Canvas
 
 PANEL = 620
 MARGIN = 70

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from recipes.reporting.pictures.axes import BLUE, FAINT, OCHRE, SMALL, Canvas, dress, write_numbers
+from steer.plots.axes import BLUE, FAINT, OCHRE, SMALL, Canvas, dress, write_numbers
 
 WIDTH = 1600
 LEFT = 110

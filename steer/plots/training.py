@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy.ndimage import gaussian_filter1d
 
-from recipes.reporting.pictures.axes import (
+from steer.plots.axes import (
     BLUE,
     FAINT,
     GREEN,

@@ -1,0 +1,134 @@
+"""Guards: rewards that look at batch mates, log Z of exact claims alone, judges of another reward,
+held-out rewards that fall while the reward rises.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.cli import main
+from recipes.evaluation.collapse import signs_of_steering
+from recipes.evaluation.metrics import of_population
+from recipes.setup import config
+from recipes.setup.dry_run import alike
+from steer.samplers import Result
+
+RING = ["sample", "ring/steer", "particles=16", "sampler.steps=2", "base.steps=2", "model.steps=2"]
+REWARDS = """
+import torch
+
+def centred(x): return x[:, 0] - x[:, 0].mean()
+def ranked(x): return x[:, 0].argsort().argsort().double()
+def shared(x): return x[:, 0] / len(x)
+def own(x): return 100 + x[:, 0]
+def rounded(x): return 100 + x[:, 0] + 1e-4 * len(x)
+def random(x): return torch.randn(len(x))
+def walled(x): return torch.where(x[:, 0] > x[:, 0].mean() - 1e-9, 1.0, -torch.inf)
+"""
+
+
+@pytest.fixture
+def mine(steer, tmp_path):
+    (tmp_path / "mine.py").write_text(REWARDS)
+    return steer
+
+
+@pytest.mark.parametrize("name", ["centred", "ranked", "shared", "walled"])
+@pytest.mark.parametrize("key", ["reward", "heldout"])
+def test_a_reward_that_looks_at_batch_mates_is_named(mine, name, key, tmp_path):
+    said = mine.fails(*RING, f"{key}=mine.py:{name}")
+    assert said.startswith(f"{key}: the reward {name} looks at batch mates: ")
+    assert "alone and" in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["own", "rounded", "random"])
+def test_other_rewards_pass(mine, name):
+    mine(*RING, f"heldout=mine.py:{name}")
+
+
+def test_a_percent_is_rounding_and_more_is_not():
+    one = torch.tensor([100.0, 1.0, -torch.inf])
+    assert alike(one, one + torch.tensor([0.9, 0.9, 0.0]))
+    assert not alike(one, one + torch.tensor([0.0, 1.1, 0.0]))
+    assert not alike(one, torch.tensor([100.0, -torch.inf, -torch.inf]))
+
+
+@pytest.mark.parametrize(
+    ("claim", "known"),
+    [("exact", True), ("exact for the chain", True), ("biased", False), ("maximiser", False)],
+)
+def test_only_exact_claims_have_a_log_z(claim, known):
+    log_w = torch.zeros(1, 4, dtype=torch.float64)
+    result = Result(torch.zeros(1, 4, 2), log_w, torch.tensor([1.5]), claim=claim)
+    assert (of_population(result)["log_z"] == 1.5) == known
+    assert ("log Z" in repr(result)) == known
+
+
+def test_a_biased_method_of_ones_own_prints_no_log_z(steer, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from steer.samplers import Ode\n\nclass Mine(Ode):\n    claim = 'biased'\n"
+    )
+    few = ["particles=16", "base.steps=2", "model.steps=2"]
+    folder = Path(steer(*RING[:2], *few, "sampler=mine.py:Mine", "sampler.steps=2"))
+    assert json.loads((folder / "metrics.json").read_text())["log_z"] is None
+    assert "log Z" not in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["sample", "tune"])
+def test_another_reward_drops_the_judges_of_the_old_one_and_says_so(command):
+    name = {"sample": "fashion/steer", "tune": "fashion/tune"}[command]
+    with pytest.warns(UserWarning, match=f"another reward than that of {name}: heldout, judge"):
+        found = config.load(command, name, ["reward=rewards.Brightness"])
+    assert found.heldout is None
+    assert found.judge is None
+    if command == "tune":  # the reference keeps the judge that it refers to
+        assert found.reference.judge == config.load(command, name).judge
+
+
+def test_a_judge_that_is_given_stays(recwarn):
+    given = ["reward=rewards.Brightness", "heldout=rewards.Symmetry", "judge.name_or_path=mine"]
+    found = config.load("sample", "fashion/steer", given)
+    assert found.heldout == "rewards.Symmetry"
+    assert found.judge.name_or_path == "mine"
+    same = ["reward.classifier.name_or_path=other", "tilt.scale=3"]
+    assert config.load("sample", "fashion/steer", same).judge is not None
+    assert not [w for w in recwarn if "another reward" in str(w.message)]
+
+
+def test_a_stop_by_a_dropped_figure_is_dropped(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: fashion/tune\nstop: {by: heldout_reward_mean}\n")
+    with pytest.warns(UserWarning, match=r"judge, stop\.by=heldout_reward_mean of it left out"):
+        loaded = config.load("tune", str(mine), ["reward=rewards.Brightness"])
+    assert loaded.stop.by is None
+    assert loaded.stop.patience == 3
+
+
+def test_a_heldout_reward_that_falls_is_a_warning_everywhere(mine, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("def up(x): return x[:, 0]\ndef down(x): return -x[:, 0]\n")
+    pair = ["reward=mine.py:up", "heldout=mine.py:down", "tilt.scale=2", "particles=256"]
+    assert main([*RING[:2], *RING[3:], *pair, "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    folder = Path(out.strip())
+    assert "warning: the held-out reward fell from " in err
+    assert len(json.loads((folder / "metrics.json").read_text())["warnings"]) == 1
+    report = (folder / "report.html").read_text()
+    assert 0 < report.index("WARNING: the held-out reward fell") < report.index("<figure")
+
+
+def figures(reward, heldout, error=0.1):
+    return {
+        "reward_mean": reward,
+        "heldout_reward_mean": heldout,
+        "heldout_reward_std_error": error,
+    }
+
+
+def test_chance_and_agreement_are_no_warning():
+    assert signs_of_steering(figures(0, 0), figures(1, -1))
+    assert not signs_of_steering(figures(0, 0), figures(1, -0.4))  # three errors are .42
+    assert not signs_of_steering(figures(0, 0), figures(-1, -1))
+    assert not signs_of_steering(figures(0, torch.nan), figures(1, torch.nan))
