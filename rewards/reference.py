@@ -9,10 +9,6 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from rewards.base import Cond, Reward
 from rewards.weight_files import load_weights, read_weights, weight_file
@@ -68,6 +64,8 @@ class Psnr(Likeness):
     """
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
         found = peak_signal_noise_ratio(
             x, self.target(x, cond), data_range=1.0, reduction="none", dim=(1, 2, 3)
         )
@@ -84,6 +82,8 @@ class Ssim(Likeness):
     """
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
         found = structural_similarity_index_measure(
             x, self.target(x, cond), data_range=1.0, reduction="none"
         )

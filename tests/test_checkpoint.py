@@ -242,7 +242,8 @@ def test_an_average_is_that_of_the_weights_by_their_shares(tmp_path):
 
 def test_checkpoints_of_another_build_are_not_averaged(tmp_path):
     checkpoint.save(build(RECIPE), tmp_path / "one.safetensors", RECIPE)
-    wider = {**RECIPE, "network": {**RECIPE["network"], "width": 16}}
+    condition = {**RECIPE["network"]["condition"], "dim": 16}
+    wider = {**RECIPE, "network": {**RECIPE["network"], "width": 16, "condition": condition}}
     checkpoint.save(build(wider), tmp_path / "wide.safetensors", wider)
     with pytest.raises(
         ValueError,

@@ -94,7 +94,7 @@ def test_the_teacher_must_be_on_the_same_path():
     teacher = law(Trigonometric())
     with pytest.raises(
         ValueError,
-        match=r"the jumps run on Linear\(\), the velocity on Trigonometric\(\); pass steer.Resch",
+        match=r"run on steer.Linear\(\), the velocity on steer.Trigonometric\(\); pass steer.Re",
     ):
         ConsistencyMap(network, Linear(), teacher)
     found = ConsistencyMap(network, Linear(), Rescheduled(teacher, Linear()))

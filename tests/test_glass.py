@@ -267,7 +267,7 @@ def test_it_says_what_it_needs():
     with pytest.raises(ValueError, match=r"takes cond=Context\(x_t, t, schedule\); got none"):
         GlassFlow(law).velocity(normal(2, 2), 0.5)
     with pytest.raises(
-        ValueError, match=r"on the path Trigonometric\(\), the flow map on Linear\(\)"
+        ValueError, match=r"on the path steer.Trigonometric\(\), the flow map on steer.Linear\(\)"
     ):
         GlassFlow(law).velocity(normal(2, 2), 0.5, Context(normal(2, 2), 0.5, Trigonometric()))
     with pytest.raises(ValueError, match="GlassFlow needs at least one step; got steps=0"):

@@ -119,7 +119,7 @@ def test_schedules_compare_by_value():
         len({Linear(), Linear(), Trigonometric(), VariancePreserving(), VariancePreserving(0.2)})
         == 4
     )
-    assert repr(Linear()) == "Linear()"
+    assert repr(Linear()) == "steer.Linear()"
 
 
 # The path

@@ -154,7 +154,7 @@ def test_jumps_are_trusted_as_the_outer_maps_are():
 def test_the_inner_path_is_straight():
     with pytest.raises(
         ValueError,
-        match=r"inner map of a PosteriorMap is on the path Linear\(\); got Trigonometric",
+        match=r"inner map of a PosteriorMap is on the path Linear\(\); got steer\.Trigonometric",
     ):
         PosteriorMap(mixture(), mixture(Trigonometric()))
 

@@ -59,7 +59,7 @@ def test_a_label_or_none_chooses_the_network():
 
 
 def test_a_wrong_label_is_the_conditional_networks_error():
-    unet = UNet(1, [8, 8], condition=ClassCondition(3, 16))
+    unet = UNet(1, [8, 8], condition=ClassCondition(3, 32))
     network = ByCondition(unet, Scaled())
     x = torch.zeros(2, 1, 8, 8)
     with pytest.raises(ValueError, match="class labels are integers of shape"):

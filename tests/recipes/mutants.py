@@ -188,7 +188,7 @@ class Laboratory:
         )  # when the methods have been tried, and before they are measured
         self.folder = folder
         # of published weights, which no test has; tests of rewards and of adapters run tiny ones
-        away = ("preference/", "diffusers/")
+        away = ("preference/", "diffusers/", "pictures/")  # the last of a folder of one's own
         known = [name for name in config.shipped() if not name.startswith(away)]
         self.commands = {name: command_of(name) for name in known}
         self.whole = {name: whole(command, name) for name, command in self.commands.items()}

@@ -1,7 +1,10 @@
 """What a config may say, and what is said of one that may not."""
 
+import json
+
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from recipes.setup import config
 from recipes.setup.schema import Section, hints, options, schema_of
@@ -9,21 +12,38 @@ from recipes.setup.schema import Section, hints, options, schema_of
 COMMANDS = ("sample", "train", "tune", "evaluate", "compare", "verify")
 
 
-def command_of(name):
+# of a folder of one's own, whose classes and captions they read
+OF_A_FOLDER = ("pictures/train", "pictures/train-labels", "pictures/train-captions")
+
+
+def command_of(name, *words):
     """The command a shipped config is for: the one that takes its keys."""
     takers = []
     for command in COMMANDS:
         try:
-            config.load(command, name)
+            config.load(command, name, words)
         except ValueError:
             continue
         takers.append(command)
     return takers
 
 
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A folder of two pictures with classes and captions."""
+    folder = tmp_path_factory.mktemp("pets")
+    for name in ("cat/1.png", "dog/2.png"):
+        (folder / name).parent.mkdir()
+        Image.new("RGB", (8, 8)).save(folder / name)
+    lines = (json.dumps({"file_name": n, "text": "a pet"}) for n in ("cat/1.png", "dog/2.png"))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return f"data.folder={folder}"
+
+
 @pytest.mark.parametrize("name", config.shipped())
-def test_every_shipped_config_is_one_commands(name):
-    assert len(command_of(name)) == 1
+def test_every_shipped_config_is_one_commands(name, pets):
+    words = [pets] if name in OF_A_FOLDER else []
+    assert len(command_of(name, *words)) == 1
     assert config.find(name).read_text().startswith("# ")
 
 
@@ -96,7 +116,9 @@ def test_other_mistakes_are_named(tmp_path):
         ValueError, match="no config is called 'ring/ster'; did you mean 'ring/steer'"
     ):
         config.load("sample", "ring/ster")
-    with pytest.raises(ValueError, match="steer sample knows no key 'data'"):
+    with pytest.raises(
+        ValueError, match="fashion/train is a config for train, not for sample: steer train"
+    ):
         config.load("sample", "fashion/train")
     (tmp_path / "bad.yaml").write_text("a: [1\n")
     with pytest.raises(ValueError, match="not valid YAML"):

@@ -179,4 +179,5 @@ def test_make_figures_runs_every_script(in_root):
         "results",
         "strengths",  # which tunes the baselines, and makes no figure
         "scenes_world",  # whose sheet is on docs/scenes.md
+        "notebooks",  # of the tutorials
     }

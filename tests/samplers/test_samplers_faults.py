@@ -177,7 +177,7 @@ def test_what_is_no_number_of_steps_and_what_is_not_built():
         TrajectoryTilting(2.5)
     with pytest.raises(
         ValueError,
-        match=r"TrajectoryTilting takes a whole number of steps first; got <steer",
+        match=r"TrajectoryTilting takes a whole number of steps first; got steer",
     ):
         TrajectoryTilting(Denoiser())
     with pytest.raises(ValueError, match="whole number of steps first; got True"):

@@ -113,7 +113,7 @@ def test_on_the_diagonal_there_is_nothing_to_learn(objective):
 
 @pytest.mark.parametrize(
     "schedule",
-    slow_but(["Linear()"], SCHEDULES, map(repr, SCHEDULES)),
+    slow_but(["steer.Linear()"], SCHEDULES, map(repr, SCHEDULES)),
 )
 @every_identity
 def test_the_oracle_of_a_mixture_leaves_only_its_solver_error(objective, schedule):

@@ -114,7 +114,8 @@ def test_a_teacher_on_another_path_is_refused_with_the_way_to_convert_it():
         VelocityMatching(teacher),
     ):
         with pytest.raises(
-            ValueError, match=r"^the teacher's path is Trigonometric.*Linear.*steer\.Rescheduled\("
+            ValueError,
+            match=r"^the teacher's path is steer\.Trigonometric.*Linear.*steer\.Rescheduled\(",
         ):
             objective(exact_map(), x0, x1, None, generator(), 0)
 

@@ -60,7 +60,7 @@ def excess(a, steps, schedule):
     return slopes[0] / (slopes[0] - slopes[1]) - a
 
 
-@pytest.mark.parametrize("schedule", slow_but(["Linear()"], SCHEDULES, map(repr, SCHEDULES)))
+@pytest.mark.parametrize("schedule", slow_but(["steer.Linear()"], SCHEDULES, map(repr, SCHEDULES)))
 def test_it_rests_at_the_tilt_as_the_steps_become_small(schedule):
     """The place where training stops, and that its distance from 1 falls as 1 / steps."""
     places = []

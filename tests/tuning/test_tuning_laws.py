@@ -195,7 +195,7 @@ def test_bases_that_do_not_fit_are_refused():
     other = ball_map()
     other.schedule = Trigonometric()
     adjoint, weighted = (c() for c in chosen("AdjointMatching", "RewardWeighted"))
-    with pytest.raises(ValueError, match="the map is on the path Linear"):
+    with pytest.raises(ValueError, match=r"the map is on the path steer\.Linear"):
         RewardTuning(flow_map, other, tilt, weighted, (2,), 4, lr=0.1)
     guided = ClassifierFree(ball_map(), 3.0)
     with pytest.raises(ValueError, match=r"AdjointMatching is exact for a base.*RewardWeighted"):
