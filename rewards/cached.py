@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rewards.base import Cond, Reward, as_reward
+from rewards.base import Cond, FunctionReward, Reward, as_reward
 from rewards.compose import Composite
 from rewards.score_store import ScoreStore, key_of
 from steer.conditions import Condition, pick
@@ -26,10 +26,12 @@ class Cached(Composite):
     Args:
         reward: r.
         folder: where values are kept, for this run and later ones; None keeps them in memory.
-        name: what values are kept under; change it with the reward.
+        name: what values are kept under besides the class, settings and weights of the reward;
+            needed in a folder for a function, whose code cannot be told from another's.
 
     Raises:
-        ValueError: if the folder cannot be written, or the reward is one of groups.
+        ValueError: if the folder cannot be written, the reward is one of groups, or a function that
+            is kept in a folder has no name.
     """
 
     def __init__(
@@ -46,8 +48,14 @@ class Cached(Composite):
                 "Cached: the value of a groupwise reward depends on the group: keep those of its "
                 "parts instead"
             )
+        if folder is not None and not name and functions_in(self.reward):
+            raise ValueError(
+                "Cached: a function is kept in a folder under a name: give name=, and change it"
+                " with the function"
+            )
         self.store = ScoreStore(folder)
         self.name = name
+        self.identity = identity_of(self.reward)
 
     def forward(self, x: Float[Tensor, "b *shape"], cond: Cond = None) -> Float[Tensor, " b"]:
         if torch.is_grad_enabled() and x.requires_grad and self.differentiable:
@@ -65,10 +73,27 @@ class Cached(Composite):
 
     def key(self, x: Tensor, cond: Cond) -> str:
         """Name one sample under its condition."""
-        return key_of(self.name, content_of(x), content_of(cond))
+        return key_of(self.name, self.identity, content_of(x), content_of(cond))
 
     def extra_repr(self) -> str:
         return f"folder={self.store.folder}, name={self.name!r}"
+
+
+def identity_of(reward: Reward) -> str:
+    """Hash the classes, plain settings and weights of a reward and of its parts."""
+    plain = (bool, int, float, str, tuple)
+    parts = []
+    for name, part in reward.named_modules():
+        kind = type(part)
+        settings = {k: v for k, v in vars(part).items() if isinstance(v, plain) and k != "training"}
+        parts.append(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(settings.items())!r}")
+    weights = (content_of(each) for each in reward.state_dict().values())
+    return key_of(*parts, *weights)
+
+
+def functions_in(reward: Reward) -> bool:
+    """Whether a reward calls a plain function."""
+    return any(isinstance(part, FunctionReward) for part in reward.modules())
 
 
 def content_of(value: Cond) -> bytes:

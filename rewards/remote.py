@@ -30,6 +30,16 @@ LONGEST_WAIT = 60.0  # seconds between two attempts
 SHOWN = 120  # characters of an answer in an error
 
 
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirection is an error: a key goes to the address that it was given for."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(NoRedirect)
+
+
 class Nonsense(ValueError):
     """An answer that arrived and is not what was asked for."""
 
@@ -187,7 +197,7 @@ class RemoteReward(Reward):
         if key:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.address(), data, headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+        with OPENER.open(request, timeout=self.timeout) as answer:
             text = answer.read()
         try:
             return json.loads(text)
@@ -272,11 +282,34 @@ def png_of(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def embeds(field: Any) -> bool:
+    """Whether a field has more than a number for each sample."""
+    return isinstance(field, Tensor) and field.ndim > 1
+
+
+def texts_of(field: Any) -> Sequence[str]:
+    """Write the entries of a field as texts."""
+    return [str(entry) for entry in field.tolist()] if isinstance(field, Tensor) else field
+
+
 def columns_of(cond: Cond, samples: int) -> list[dict[str, str]]:
-    """Return the texts of each sample by name: `prompt`, and the text fields of a Condition."""
-    fields = {}
+    """Return what a server is told of each sample, by name.
+
+    `prompt`, the text fields of a Condition, and numbers, such as `label`; embeddings stay here.
+
+    Raises:
+        ValueError: for a condition of embeddings alone.
+    """
+    fields: dict[str, Sequence[str]] = {}
     if isinstance(cond, Condition):
-        fields = {k: v for k, v in cond.fields.items() if not isinstance(v, Tensor)}
+        fields = {k: texts_of(v) for k, v in cond.fields.items() if not embeds(v)}
+    elif isinstance(cond, Tensor):
+        if embeds(cond):
+            raise ValueError(
+                f"a server is sent texts and numbers, not embeddings {tuple(cond.shape)}: give the"
+                " prompts as texts, or as the field texts of a steer.Condition"
+            )
+        fields = {"label": texts_of(cond)}
     elif isinstance(cond, list | tuple):
         fields = {"texts": [str(entry) for entry in cond]}
     named = {"prompt" if name == "texts" else name: values for name, values in fields.items()}

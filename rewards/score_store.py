@@ -1,6 +1,7 @@
 """Scores kept on disk by what was scored, shared by threads, processes and runs."""
 
 import hashlib
+import math
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping
@@ -48,7 +49,11 @@ class ScoreStore:
                 key: self.table.execute("SELECT score FROM scores WHERE key = ?", (key,)).fetchone()
                 for key in set(keys)
             }
-        return {key: row[0] for key, row in found.items() if row is not None}
+        return {  # SQLite has no NaN
+            key: math.nan if row[0] is None else row[0]
+            for key, row in found.items()
+            if row is not None
+        }
 
     def put(self, scores: Mapping[str, float]) -> None:
         """Write scores, at once and for good."""

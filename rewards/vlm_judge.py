@@ -15,8 +15,12 @@ QUESTION = (
     "Rate it from {low:g} (not at all) to {high:g} (perfectly). "
     "Answer with one line: Score: <number>"
 )
-NUMBER = r"[-+]?\d+(?:\.\d+)?"
-SCORE = re.compile(rf"score[^\w+-]*({NUMBER})", re.IGNORECASE)
+NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?![\d.,]*\d|e[-+]?\d)"
+OF = r"\s*(?:/\s*\d+)?"  # of how many
+SCORE = re.compile(
+    rf"score\s*(?:\([^)]*\))?[\s*_]*(?:[:=]|is\b)[\s*_]*({NUMBER}){OF}", re.IGNORECASE
+)
+ALONE = re.compile(rf"\W*?({NUMBER}){OF}\W*", re.IGNORECASE)
 
 
 class VlmJudge(RemoteReward):
@@ -24,8 +28,9 @@ class VlmJudge(RemoteReward):
 
     One POST to <url>/chat/completions for each picture, with the picture as a data URL and the
     question behind it, at temperature 0. The rating is the number behind the last "Score" of the
-    answer, whatever its case, or the only number in it. An answer without one, or with one outside
-    the scale, is nonsense and asked again. vLLM, SGLang, llama.cpp and Ollama serve this format.
+    answer, as in "Score: 7" or "score = 7/10", or the whole answer. An answer without one, or with
+    one outside the scale, is nonsense and asked again. vLLM, SGLang, llama.cpp and Ollama serve
+    this format.
 
     A judge can be flattered like any other reward: look at the pictures, and hold another one out.
 
@@ -61,7 +66,7 @@ class VlmJudge(RemoteReward):
         retries: Annotated[int, AtLeast(0)] = 4,
         backoff: NotNegative = 1.0,
         cache: str | Path | None = None,
-        key_variable: str | None = "OPENAI_API_KEY",
+        key_variable: str | None = None,
     ) -> None:
         if not low < high:
             raise ValueError(f"VlmJudge: expected low < high, got low={low}, high={high}")
@@ -123,7 +128,9 @@ class VlmJudge(RemoteReward):
 
 
 def rating_of(text: str) -> float | None:
-    """Find the rating in an answer; None without one, or with several numbers and no "Score"."""
-    found = SCORE.findall(text) or re.findall(NUMBER, text)
-    unsure = not SCORE.search(text) and len(found) > 1
-    return None if not found or unsure else float(found[-1])
+    """Find the rating in an answer: behind the last "Score", or all that there is; else None."""
+    found = SCORE.findall(text)
+    alone = ALONE.fullmatch(text)
+    if not found and alone:
+        found = [alone[1]]
+    return float(found[-1]) if found else None

@@ -24,7 +24,17 @@ from steer.build import build
 from steer.flow_map import FlowMap
 
 FORMAT = {"format": "steer", "version": 1}
-TRUSTED = ("steer", "rewards")
+# the maps, networks, paths and laws that a checkpoint may build: none of them opens a file, imports
+# a name or asks a server, whatever its arguments
+TRUSTED = (
+    "steer.flow_map",
+    "steer.maps",
+    "steer.networks",
+    "steer.interpolant",
+    "steer.analytic",
+    "steer.lookahead",
+    "steer.tuning",
+)
 WEIGHTS = Path(__file__).parent / "weights"
 # header entries that describe one file, not its weights
 NOT_OF_WEIGHTS = ("format", "version", "build", "lora", "base_sha256")

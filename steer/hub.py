@@ -51,7 +51,11 @@ def push_to_hub(
         try:
             api = HfApi()
             api.create_repo(repository, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repository, folder_path=folder))
+            return str(
+                api.upload_folder(
+                    repo_id=repository, folder_path=folder, delete_patterns=["*.safetensors"]
+                )
+            )
         except Exception as error:  # the hub raises errors of many kinds
             raise ValueError(
                 f"{repository} cannot be pushed to ({said(error)}): run `hf auth login`, or push "
@@ -114,6 +118,8 @@ def package(
     header = checkpoint.read_header(file)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (MAP, ADAPTERS, BASE):  # of another map that was here
+        (folder / name).unlink(missing_ok=True)
     if "lora" not in header:
         shutil.copyfile(file, folder / MAP)
     elif not str(header["base"]).endswith(".safetensors"):  # a shipped one

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,7 +209,7 @@ def test_of_another_kind(path):
     rewrite(path, header={"build": RECIPE["schedule"]})
     refused("describes a VariancePreserving, which holds no weights", path)
     save(nn.Linear(2, 2), path, {"_target_": "torch.nn.Linear"})
-    refused("may only build classes of steer, rewards; this one names 'torch.nn.Linear'", path)
+    refused("steer.tuning; this one names 'torch.nn.Linear'", path)
     save(plane_map().network, path, RECIPE["network"])
     refused("holds a Mlp, not a flow map", path)
 
@@ -218,7 +219,7 @@ def test_that_names_other_code(path, tmp_path):
         rewrite(
             path, header={"build": {"_target_": target, "command": f"touch {tmp_path / 'owned'}"}}
         )
-        refused("a checkpoint may only build classes of steer, rewards", path)
+        refused("a checkpoint may only build classes of steer.flow_map", path)
     assert not (tmp_path / "owned").exists()
 
 
@@ -253,6 +254,28 @@ def test_checkpoints_of_another_build_are_not_averaged(tmp_path):
             {str(tmp_path / f"{n}.safetensors"): 1.0 for n in ("one", "wide")},
             tmp_path / "x.safetensors",
         )
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"_target_": "rewards.DetectedObjects", "detector": "evil.py:f"},
+        {"_target_": "rewards.ClipScore", "model": "local-dir:evil"},
+        {"_target_": "rewards.Cached", "reward": None, "folder": "evil"},
+        {"_target_": "steer.build.build", "node": {}},
+        {"_target_": "steer.data.Tensors", "samples": "evil.pt", "batch_size": 1},
+    ],
+    ids=lambda recipe: recipe["_target_"],
+)
+def test_a_checkpoint_builds_maps_and_networks_and_nothing_that_reads_or_imports(
+    tmp_path, monkeypatch, recipe
+):
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text("open('ran', 'w')\ndef f(x): return x\n")
+    checkpoint.write({"w": torch.zeros(1)}, Path("map.safetensors"), {"build": recipe})
+    with pytest.raises(ValueError, match=r"may only build classes of steer\.flow_map"):
+        checkpoint.load("map.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.py", "map.safetensors"]
 
 
 def test_a_network_of_ones_own_is_built_where_its_package_is_trusted(tmp_path, monkeypatch):

@@ -40,7 +40,9 @@ def hub(tmp_path, monkeypatch):
             made[repo_id] = private
             (place / repo_id).mkdir(parents=True, exist_ok=True)
 
-        def upload_folder(self, *, repo_id, folder_path):
+        def upload_folder(self, *, repo_id, folder_path, delete_patterns):
+            for old in (o for p in delete_patterns for o in (place / repo_id).glob(p)):
+                old.unlink()
             shutil.copytree(folder_path, place / repo_id, dirs_exist_ok=True)
             return f"https://hub/{repo_id}/commit/1"
 
@@ -102,6 +104,7 @@ def test_adapters_go_with_their_base_and_alone_where_it_is_shipped(plane, hub, t
     checkpoint.save_adapters(adapted, file, plane, steps=9)
     expected = jump(steer.load(file))
     assert (expected - jump(steer.load(plane))).abs().max() > 0.05
+    steer.hub.push_to_hub(plane, "me/tuned")  # a map was there before
     steer.hub.push_to_hub(file, "me/tuned")
     names = {path.name for path in (place / "me/tuned").iterdir()}
     assert names == {"adapters.safetensors", "base.safetensors", "README.md"}

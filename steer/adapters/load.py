@@ -149,8 +149,8 @@ def from_pretrained(
     Args:
         name: a folder that `save_pretrained` wrote, of a pipeline or of a transformer alone, or a
             name on the hub.
-        dtype: precision of the weights, "float32", "bfloat16" or "float16"; as they are stored by
-            default.
+        dtype: precision of the weights, "float32", "bfloat16" or "float16"; by default as
+            diffusers loads them, in float32 whatever they are stored in.
         text_encoders: whether to load them too; without, conditions are given as embeddings.
         distilled: as in `from_modules`; what the model says of itself by default.
         guidance, negative, height, width, frames, jump_steps, max_batch, decode_batch, recompute:

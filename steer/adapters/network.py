@@ -180,8 +180,10 @@ class Network(nn.Module, ABC):
 
     @property
     def shift(self) -> float:
-        """The shift of the library's steps towards noise, 1 for none."""
+        """The shift of the library's steps towards noise; 1 for none, or for one by image size."""
         config = getattr(self.scheduler, "config", {})
+        if config.get("use_dynamic_shifting"):
+            return 1.0
         return float(config.get("shift") or config.get("flow_shift") or 1.0)
 
     @property

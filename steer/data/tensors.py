@@ -64,6 +64,11 @@ class Stored(StreamData, ABC):
         size = self.batch_size
         x1, cond = self.at(self.kept[torch.randint(len(self.kept), (size,), generator=generator)])
         if self.flip:
+            if x1.ndim != 4:
+                raise ValueError(
+                    f"flip mirrors pictures (C, H, W); got samples {tuple(x1.shape[1:])}: leave it"
+                    " out"
+                )
             mirrored = torch.rand(size, generator=generator) < 0.5
             x1 = torch.where(mirrored.view(-1, *[1] * (x1.ndim - 1)), x1.flip(-1), x1)
         return x1, cond

@@ -261,6 +261,12 @@ def test_a_judge_is_asked_about_each_picture_with_its_prompt():
         (" 8\n", 8.0),
         ("score: -3", -3.0),
         ("3 cups, 2 hats", None),
+        ("Score (0-10): 7", 7.0),
+        ("Score: .5", 0.5),
+        ("Score: 8,5", None),
+        ("Score: 1e1", None),
+        ("Score: minus 3", None),
+        ("minus 3", None),
         ("I would rather not", None),
         ("", None),
     ],
@@ -295,3 +301,24 @@ def test_questions_without_their_columns_are_refused_before_anything_is_sent():
         refused(lambda: judge(url)(pictures(1)), ValueError, "KeyError.'prompt'.*there are low, hi")
     assert not log.requests
     refused(lambda: judge("http://x", low=1, high=1), ValueError, "expected low < high")
+
+
+def test_a_redirection_is_an_error_and_takes_no_key_along(monkeypatch):
+    monkeypatch.setenv("SECRET", "sk-1")
+    with server(rated) as (elsewhere, log):
+        found = (302, {}, {"Location": elsewhere})
+        with server(lambda r: found) as (url, _):
+            refused(
+                lambda: judge(url, retries=0, key_variable="SECRET")(pictures(1), ["a cup"]),
+                ConnectionError,
+                "answers 302",
+            )
+    assert not log.requests
+
+
+def test_labels_are_sent_and_told_apart_by_the_cache():
+    from rewards.remote import columns_of
+
+    assert columns_of(torch.tensor([3, 7]), 2) == [{"label": "3"}, {"label": "7"}]
+    with pytest.raises(ValueError, match=r"texts and numbers, not embeddings \(2, 4\)"):
+        columns_of(torch.zeros(2, 4), 2)

@@ -41,7 +41,7 @@ def test_a_standardised_reward_has_mean_0_and_deviation_1_where_it_was_measured(
 def test_a_cached_reward_is_asked_once_for_each_sample_and_condition(tmp_path, on_disk):
     counted = Counted()
     folder = tmp_path if on_disk else None
-    reward = rewards.Cached(rewards.FunctionReward(counted), folder)
+    reward = rewards.Cached(rewards.FunctionReward(counted), folder, "counted")
     prompts = ["a", "bb", "ccc", "a", "bb", "ccc"]
     first = reward(X, prompts)
     torch.testing.assert_close(first, X.sum(1) + torch.tensor([1, 2, 3, 1, 2, 3]))
@@ -51,13 +51,28 @@ def test_a_cached_reward_is_asked_once_for_each_sample_and_condition(tmp_path, o
     assert counted.asked == 8
     reward(X, ["other"] * 6)
     assert counted.asked == 14
-    later = rewards.Cached(rewards.FunctionReward(counted), folder)
+    later = rewards.Cached(rewards.FunctionReward(counted), folder, "counted")
     torch.testing.assert_close(later(X, prompts), first, rtol=0, atol=0)
     assert counted.asked == (14 if on_disk else 20)
     cond = Condition(texts=["a", "b"], number=torch.tensor([1.0, 2.0]))
     key = reward.key(X[0], cond[:1])
     assert key == reward.key(X[0], cond[:1])
     assert key != reward.key(X[0], Condition(texts=["a"], number=torch.tensor([2.0])))
+
+
+def test_one_folder_tells_rewards_apart_and_keeps_nan(tmp_path):
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for reward in (rewards.Brightness(), rewards.Symmetry(), rewards.Colour([0.1, 0.2, 0.9])):
+        kept = rewards.Cached(reward, tmp_path)
+        torch.testing.assert_close(kept(x), reward(x))
+        torch.testing.assert_close(kept(x), reward(x))
+    other = rewards.Cached(rewards.Colour([0.9, 0.2, 0.1]), tmp_path)
+    torch.testing.assert_close(other(x), rewards.Colour([0.9, 0.2, 0.1])(x))
+    nan = rewards.Cached(rewards.FunctionReward(lambda x: x[:, 0, 0, 0] / 0 * 0), tmp_path, "nan")
+    assert nan(x).isnan().all()
+    assert nan(x).isnan().all()
+    with pytest.raises(ValueError, match="give name="):
+        rewards.Cached(rewards.FunctionReward(lambda x: x.sum((1, 2, 3))), tmp_path)
 
 
 def test_a_cached_reward_has_its_gradient():
