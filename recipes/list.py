@@ -108,6 +108,8 @@ def listing(kind: str | None = None) -> str:
         return "\n\n".join([shipped(), *(detailed(name, MODELS[name]) for name in MODELS)])
     if kind == "data":
         return detailed(kind, DATA)
+    if kind in MODELS:
+        return detailed(kind, MODELS[kind])
     if kind not in ROOMS:
         near = suggestion(kind, KINDS) or f"; there are: {', '.join(KINDS)}"
         raise ValueError(f"there is no list of {kind!r}{near}")

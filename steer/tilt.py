@@ -78,6 +78,11 @@ class Tilt(nn.Module):
         super().__init__()
         if on_nonfinite not in ("raise", "reject"):
             raise ValueError(f"on_nonfinite is 'raise' or 'reject'; got {on_nonfinite!r}")
+        if isinstance(reward, type):
+            name = reward.__name__
+            raise ValueError(f"expected a reward, got the class {name}: build one, {name}(...)")
+        if not callable(reward):
+            raise ValueError(f"expected a reward or a function of (x), got {reward!r}")
         self.reward = reward
         self.on_nonfinite = on_nonfinite
         self.cond_argument = condition_argument(reward)

@@ -211,3 +211,11 @@ def test_samplers_find_scales_by_prompt_too():
     for p, scale in enumerate((100.0, 1.0)):
         expected = (scale * result.x[p].sum(1)).log_softmax(0)
         torch.testing.assert_close(result.log_w[p].log_softmax(0), expected)
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"), [(LinearReward, "build one, Linear"), (None, "got None")]
+)
+def test_what_is_no_reward_is_refused_at_once(reward, says):
+    with pytest.raises(ValueError, match=says):
+        Tilt(reward)

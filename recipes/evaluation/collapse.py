@@ -29,7 +29,7 @@ def signs_of_steering(base: Figures, steered: Figures) -> list[str]:
     if not (measured(base, name) and measured(steered, name)):
         return []
     error = math.hypot(*(f.get("heldout_reward_std_error", 0.0) for f in (base, steered)))
-    if base[name] - steered[name] <= SIGMAS * error:
+    if not base[name] - steered[name] > SIGMAS * error:  # NaN where one particle has all weight
         return []
     if not steered["reward_mean"] > base["reward_mean"]:
         return []

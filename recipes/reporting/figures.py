@@ -64,7 +64,13 @@ class Gallery:
         ]
         pictures.grid(path, images, self.row_labels, columns)
         names = " | ".join(panels)
-        return f"{names}: samples in proportion to their weights, a row for each prompt.", path
+        caption = f"{names}: a row for each prompt."
+        if any((result.log_w != result.log_w[:, :1]).any() for result in panels.values()):
+            caption = (
+                f"{names}: a row for each prompt, a sample as often as its weight says; the same one"
+                " again and again means that one particle bore the weight of the row."
+            )
+        return caption, path
 
     def film(self, trace: Mapping[str, Tensor], device: torch.device) -> list[Picture]:
         """filmstrip.png: the look-ahead's estimates, where the sampler recorded them.

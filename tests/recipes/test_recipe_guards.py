@@ -131,4 +131,6 @@ def test_chance_and_agreement_are_no_warning():
     assert signs_of_steering(figures(0, 0), figures(1, -1))
     assert not signs_of_steering(figures(0, 0), figures(1, -0.4))  # three errors are .42
     assert not signs_of_steering(figures(0, 0), figures(-1, -1))
+    one_particle = {**figures(1, 2), "heldout_reward_std_error": torch.nan}
+    assert not signs_of_steering(figures(0, 0), one_particle)
     assert not signs_of_steering(figures(0, torch.nan), figures(1, torch.nan))
