@@ -67,8 +67,8 @@ class Gallery:
         caption = f"{names}: a row for each prompt."
         if any((result.log_w != result.log_w[:, :1]).any() for result in panels.values()):
             caption = (
-                f"{names}: a row for each prompt, a sample as often as its weight says; the same one"
-                " again and again means that one particle bore the weight of the row."
+                f"{names}: a row for each prompt, a sample as often as its weight says; the same"
+                " one again and again means that one particle bore the weight of the row."
             )
         return caption, path
 

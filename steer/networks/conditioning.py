@@ -84,6 +84,14 @@ class ConditionEmbedding(nn.Module, ABC):
         """Compute the embedding of cond, in the shape, precision and device of `like`."""
 
 
+def refuse_no_tensor(labels: Any) -> None:
+    """Raises ValueError for class labels that are no tensor, such as a list or texts."""
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"this map takes class labels as a tensor, cond=torch.tensor([...]); got {labels!r:.60}"
+        )
+
+
 def check_width(condition: ConditionEmbedding, width: int, network: str, why: str) -> None:
     """Check that an embedding has the width of the network that adds it to its own.
 
@@ -139,6 +147,7 @@ class ClassCondition(ConditionEmbedding):
         cond = field(cond, "labels")
         if cond is None:
             cond = torch.full((len(like),), -1, device=like.device)
+        refuse_no_tensor(cond)
         if cond.is_floating_point() and cond.shape == (len(like), self.classes):
             return cond.to(self.table.weight.dtype) @ self.table.weight[: self.classes]
         if cond.shape != like.shape[:1] or cond.is_floating_point():

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from steer.conditions import field
 from steer.construction import remembered
 from steer.flow_map import Cond
-from steer.networks.conditioning import ClassCondition, TimeEmbedding
+from steer.networks.conditioning import ClassCondition, TimeEmbedding, refuse_no_tensor
 from steer.networks.shapes import check_images
 from steer.networks.unet import ResidualBlock
 
@@ -135,6 +135,7 @@ class ByCondition(nn.Module):
         cond = field(cond, "labels")
         if cond is None:
             return self.unconditional(x, s, t)
+        refuse_no_tensor(cond)
         absent = cond == -1
         if absent.shape != x.shape[:1] or not absent.any():
             return self.conditional(x, s, t, cond)  # which checks its labels

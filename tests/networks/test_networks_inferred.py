@@ -66,6 +66,15 @@ def test_a_wrong_label_is_the_conditional_networks_error():
         network(x, torch.zeros(2), torch.zeros(2), torch.tensor([1, 1, 1]))
 
 
+@pytest.mark.parametrize("labels", [[1, 2], ["a cat", "a dog"]])
+def test_labels_that_are_no_tensor_are_refused_in_one_line(labels):
+    unet = UNet(1, [8, 8], condition=ClassCondition(3, 32))
+    x, t = torch.zeros(2, 1, 8, 8), torch.zeros(2)
+    for network in (unet, ByCondition(unet, Scaled())):
+        with pytest.raises(ValueError, match=r"class labels as a tensor, cond=torch.tensor"):
+            network(x, t, t, labels)
+
+
 def test_class_probabilities_are_a_mean_of_embeddings():
     condition = ClassCondition(3, 4)
     like = torch.zeros(2, 4)
