@@ -103,7 +103,13 @@ class Remedy:
 def direct(captions: tuple[str, int, int], reward: Reward, penalty: float = 0.0) -> Run:
     """Gradients of a reward through one jump."""
     objective = Direct(penalty=penalty, share=0.25)
-    return Run(objective, Tilt(reward, SCALE), RATE, world=world_of(captions), budget=BUDGET)
+    return Run(
+        objective,
+        Tilt(reward, SCALE),
+        RATE,
+        world=world_of(scene_captions(*captions)),
+        budget=BUDGET,
+    )
 
 
 def unremedied(strength: float, captions: tuple[str, int, int]) -> Run:
@@ -130,13 +136,15 @@ def smoothed(noise: float, captions: tuple[str, int, int]) -> Run:
 def in_noise(scale: float, captions: tuple[str, int, int]) -> Run:
     """By moving the noise of the frozen base, at half the squared distance in nats."""
     tilt = Tilt(clip_score(STEER_BY), scale)
-    return Run(HyperNoise(), tilt, NOISE_RATE, world=world_of(captions), budget=BUDGET)
+    return Run(
+        HyperNoise(), tilt, NOISE_RATE, world=world_of(scene_captions(*captions)), budget=BUDGET
+    )
 
 
 def by_regression(scale: float, captions: tuple[str, int, int]) -> Run:
     """By samples redrawn in proportion to exp(scale r)."""
     tilt = Tilt(clip_score(STEER_BY), scale)
-    return Run(redrawn(), tilt, RATE, 256, world=world_of(captions), budget=BUDGET)
+    return Run(redrawn(), tilt, RATE, 256, world=world_of(scene_captions(*captions)), budget=BUDGET)
 
 
 REMEDIES = {
