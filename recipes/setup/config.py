@@ -144,7 +144,12 @@ def filled(config: Any, key: str, value: Any) -> Any:
 
 
 def refuse_another_command(command: str, name: str) -> None:
-    """Raises ValueError for a config that another command takes as it is."""
+    """Raises ValueError for a config that another command takes as it is.
+
+    One whose keys all commands know is no config of another.
+    """
+    if not {*extended(name)} - {*read(CONFIGS / f"{command}.yaml")}:
+        return
     others = [other for other in COMMANDS if other != command and takes(other, name)]
     if others:
         raise ValueError(
