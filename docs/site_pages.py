@@ -17,7 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from recipes.cli import parser
-from recipes.list import MODELS, ROOMS, Entry, Room, entries, first_comment
+from recipes.list import MODELS, ROOMS, Entry, Room, entries
 from recipes.setup import config
 
 ROOT = Path(__file__).parents[1]
@@ -151,5 +151,5 @@ def configs() -> str:
     parts = ["# Configs", "Run one as it is, or `steer copy NAME mine.yaml` and edit it."]
     for name in config.shipped():
         text = config.find(name).read_text()
-        parts += [f"## {name}", escaped(first_comment(name)), f"```yaml\n{text}```"]
+        parts += [f"## {name}", escaped(config.first_comment(name)), f"```yaml\n{text}```"]
     return "\n\n".join(parts) + "\n"
