@@ -46,7 +46,8 @@ def test_a_reward_that_looks_at_batch_mates_is_named(mine, name, key, tmp_path):
 
 @pytest.mark.parametrize("name", ["own", "rounded", "random"])
 def test_other_rewards_pass(mine, name):
-    mine(*RING, f"heldout=mine.py:{name}")
+    folder = Path(mine(*RING, f"heldout=mine.py:{name}"))
+    assert json.loads((folder / "metrics.json").read_text())["heldout_rewards"] == [name]
 
 
 def test_a_percent_is_rounding_and_more_is_not():

@@ -241,7 +241,10 @@ def test_steering_that_blows_up_without_an_infinity_is_told_of(steer):
     """
     wild = ["sampler._target_=steer.samplers.ValueGuided", "sampler.steps=4", "tilt.scale=1e4"]
     with pytest.warns(UserWarning, match=r"steered samples reach .*.*lower tilt\.scale"):
-        steer("sample", "ring/steer", "particles=8", "base.steps=2", "model.steps=4", *wild)
+        folder = steer(
+            "sample", "ring/steer", "particles=8", "base.steps=2", "model.steps=4", *wild
+        )
+    assert (Path(folder) / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
