@@ -3,18 +3,15 @@
 Reference: Gu, Fang et al. 2026, arXiv 2605.13724.
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from steer.adapters.network import Network
-from steer.adapters.wan import film_shape, from_statistics
+from steer.adapters.wan import Film
 from steer.conditions import Condition
 
 __all__ = ["AnyFlow"]
 
 
-class AnyFlow(Network):
+class AnyFlow(Film):
     """AnyFlow, bidirectional: `AnyFlowTransformer3DModel`, times 1000 sigma of each frame.
 
     Samples are (C, F, H, W); guidance is baked in.
@@ -37,22 +34,3 @@ class AnyFlow(Network):
             return_dict=False,
         )[0]
         return -found.transpose(1, 2)
-
-    def latent_shape(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
-        return film_shape(self, height, width, frames)
-
-    def to_decoder(self, latents: Tensor) -> Tensor:
-        return from_statistics(self.shared["vae"], latents)
-
-    def decoder_scale(self) -> int:
-        vae = self.shared["vae"]
-        return 8 if vae is None else vae.config.scale_factor_spatial
-
-    def encode(self, texts: Sequence[str]) -> Condition:
-        tokens, _ = self.pipeline().encode_prompt(
-            list(texts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=512,
-            device=self.text_device,
-        )
-        return Condition(prompt_embeds=tokens)

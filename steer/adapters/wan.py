@@ -15,21 +15,8 @@ from steer.conditions import Condition
 __all__ = ["Wan"]
 
 
-class Wan(Network):
-    """Wan 2.1 from texts: `WanTransformer3DModel`, time 1000 sigma, samples (C, F, H, W)."""
-
-    name = "Wan"
-    transformers = ("WanTransformer3DModel",)
-    pipelines = ("WanPipeline",)
-    level = "velocity"
-
-    def predict(self, x: Tensor, s: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        return -self.transformer(
-            hidden_states=x.to(self.dtype),
-            timestep=1000 * (1 - s),
-            encoder_hidden_states=cond.prompt_embeds,
-            return_dict=False,
-        )[0]
+class Film(Network):
+    """A family of films: the latents, decoder and text encoder of Wan."""
 
     def latent_shape(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         return film_shape(self, height, width, frames)
@@ -49,6 +36,23 @@ class Wan(Network):
             device=self.text_device,
         )
         return Condition(prompt_embeds=tokens)
+
+
+class Wan(Film):
+    """Wan 2.1 from texts: `WanTransformer3DModel`, time 1000 sigma, samples (C, F, H, W)."""
+
+    name = "Wan"
+    transformers = ("WanTransformer3DModel",)
+    pipelines = ("WanPipeline",)
+    level = "velocity"
+
+    def predict(self, x: Tensor, s: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return -self.transformer(
+            hidden_states=x.to(self.dtype),
+            timestep=1000 * (1 - s),
+            encoder_hidden_states=cond.prompt_embeds,
+            return_dict=False,
+        )[0]
 
 
 def film_shape(network: Network, height: int, width: int, frames: int) -> tuple[int, ...]:
