@@ -18,6 +18,7 @@ from recipes.setup import builders, run_directory
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
+from steer.pixels import as_saved
 from steer.samplers import Result, Sampler
 
 FLOOR = "data against data"
@@ -87,10 +88,17 @@ def labels_of(experiment: Experiment) -> Tensor | None:
 def compared(
     experiment: Experiment, result: Result, reference: Reference, labels: Tensor | None
 ) -> Figures:
-    """The figures of the decoded samples against the reference, and against labels if given."""
+    """The figures of the samples, decoded and as 8-bit files keep them, against the reference.
+
+    Args:
+        experiment: with the decoder.
+        result: the samples.
+        reference: the data that they are compared with.
+        labels: those asked for, one per prompt; None to compare without them.
+    """
     x = result.x
     if experiment.decode is not None:
-        x = experiment.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        x = as_saved(experiment.decode(x.flatten(0, 1))).unflatten(0, x.shape[:2])
     return reference(x.cpu(), labels)
 
 

@@ -10,8 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 from rewards.base import Cond, Reward, as_reward
 from steer.nearest import hint
+from steer.pixels import as_saved
 
 __all__ = ["Clipped", "Decoded", "Ensemble", "Smoothed", "Sum", "from_signed"]
+
+IMAGE_AXES = 4  # (b, c, h, w); films have one more
 
 
 class Composite(Reward):
@@ -114,6 +117,18 @@ class Decoded(Composite):
         if self.recompute and torch.is_grad_enabled() and x.requires_grad:
             return checkpoint(self.decode, x, use_reentrant=False)
         return self.decode(x)
+
+    def as_saved(self) -> "Decoded":
+        """The reward of the pictures that 8-bit files keep, for reports; it has no gradient.
+
+        A decoder to anything but images (b, c, h, w), or films, keeps its values.
+        """
+
+        def saved(x: Tensor) -> Tensor:
+            decoded = self.decode(x)
+            return as_saved(decoded) if decoded.ndim >= IMAGE_AXES else decoded
+
+        return Decoded(self.reward, saved)
 
     def terms(
         self, x: Float[Tensor, "b *shape"], cond: Cond = None

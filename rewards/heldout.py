@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rewards.base import Cond, Reward
+from steer.pixels import to_bytes
 
 __all__ = ["DeflatedSize", "LeftLit", "MirrorLikeness"]
 
@@ -66,6 +67,6 @@ class DeflatedSize(Reward):
     instead = "Use a method that only compares rewards, such as BestOfN."
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
-        pixels = (x.detach().clamp(0, 1) * 255).round().byte().cpu().numpy()
+        pixels = to_bytes(x).cpu().numpy()
         sizes = [-len(zlib.compress(image.tobytes(), 9)) / 1000 for image in pixels]
         return torch.tensor(sizes, dtype=x.dtype, device=x.device)

@@ -91,7 +91,7 @@ class ImageReward(Reward):
 
     def forward(self, x: Float[Tensor, "b c h w"], cond: Cond = None) -> Float[Tensor, " b"]:
         tokens = self.tokens(self.prompts(cond, len(x)))
-        images = self.vision(self.preprocess(x)).last_hidden_state
+        images = self.vision(self.preprocess(x.clamp(0, 1))).last_hidden_state
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         states = self.text(
             ids.to(x.device),

@@ -46,8 +46,12 @@ class ImageTextReward(Reward):
         self.freeze()
 
     def images(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b e"]:
-        """Compute f(x), of length 1."""
-        return self.model.encode_image(self.preprocess(x), normalize=True)
+        """Compute f(x), of length 1, of images clamped to [0, 1].
+
+        Encoders have seen 8-bit pictures alone: beyond that range a score could be raised at will,
+        and the picture that is saved would not have it. Pixels outside have no gradient.
+        """
+        return self.model.encode_image(self.preprocess(x.clamp(0, 1)), normalize=True)
 
     def texts(self, cond: Cond, samples: int) -> Float[Tensor, "b e"]:
         """Compute g(y) of each sample's prompt, of length 1."""

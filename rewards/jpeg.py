@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from rewards.base import Cond, Reward
+from steer.pixels import to_bytes
 
 __all__ = ["JpegSize"]
 
@@ -45,7 +46,7 @@ class JpegSize(Reward):
             )
         # an image with NaN has no size, though it could be written to a file
         finite = x.isfinite().flatten(1).all(1)
-        pixels = (x.detach().clamp(0, 1) * 255).round().byte().cpu()
+        pixels = to_bytes(x).cpu()
         value = torch.tensor(
             [-self.kilobytes(image) for image in pixels], dtype=x.dtype, device=x.device
         )

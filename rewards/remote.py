@@ -25,6 +25,7 @@ from rewards.base import Cond, Reward
 from rewards.score_store import ScoreStore, key_of
 from steer.annotations import AtLeast, Count, NotNegative, Positive
 from steer.conditions import Condition
+from steer.pixels import to_bytes
 
 LONGEST_WAIT = 60.0  # seconds between two attempts
 SHOWN = 120  # characters of an answer in an error
@@ -271,7 +272,7 @@ def pngs_of(x: Float[Tensor, "b c h w"]) -> list[bytes]:
         raise ValueError(
             f"expected images (b, 1 or 3, h, w) to send, got {tuple(x.shape)}: decode them first"
         )
-    pixels = (x.detach().float().clamp(0, 1) * 255).round().byte().cpu().permute(0, 2, 3, 1)
+    pixels = to_bytes(x).cpu().permute(0, 2, 3, 1)
     return [png_of(Image.fromarray(image.squeeze(-1).numpy())) for image in pixels]
 
 

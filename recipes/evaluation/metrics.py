@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewards import Reward
+from rewards import Decoded, Reward
 from rewards.networks import Classifier, ImageEncoder
 from steer.conditions import name_of
 from steer.counting import Evaluations
@@ -20,6 +20,7 @@ from steer.metrics import (
     cosine_diversity,
     euclidean_diversity,
 )
+from steer.pixels import as_saved
 from steer.resampling import effective_sample_size
 from steer.samplers import Result
 
@@ -45,6 +46,9 @@ def rejecting(reward: Reward) -> Callable[..., Tensor]:
 @dataclass(frozen=True)
 class Measure:
     """measure(result) -> weighted means of reward, held-out reward, judge's accuracy and diversity.
+
+    Decoded images are measured as 8-bit files keep them, clamped to [0, 1] and rounded: a reward
+    that is earned beyond that range is lost in the picture.
 
     Nothing is gathered over processes, so that one of them alone can measure.
 
@@ -97,12 +101,13 @@ class Measure:
 
     def decoded(self, x: Tensor) -> Tensor:
         """The input of the judge."""
-        return x if self.decode is None else self.decode(x)
+        return x if self.decode is None else as_saved(self.decode(x))
 
     def mean(self, reward: Reward | None, x: Tensor, log_w: Tensor) -> Estimate:
         """The mean of a reward, NaN without one."""
         if reward is None:
             return NOTHING
+        reward = reward.as_saved() if isinstance(reward, Decoded) else reward
         metric = HeldoutReward(rejecting(reward) if self.reject_nan else reward, **LOCAL)
         metric.update(x, self.cond, log_w)
         return metric.compute()

@@ -73,6 +73,7 @@ from rewards import (
 from rewards.networks import Classifier, ResidualClassifier
 from steer.data import FashionMnist
 from steer.loops import ClassifierTraining, Cosine, Ema, FlipAndShift, Warmup, quiet, to_unit
+from steer.pixels import as_saved
 from steer.plots.mosaic import mosaic
 from steer.samplers import Jump
 from steer.tilt import Tilt
@@ -159,7 +160,7 @@ def measure_of(target: int, own: Reward) -> Callable[[Tensor], Figures]:
     distance, witnessed = Distance(judge, real), Distance(witness, real)
 
     def measured(x: Tensor) -> Figures:
-        seen = from_signed(x)[0]
+        seen = as_saved(from_signed(x))[0]
         return {
             **known(measure(result_of(x))),
             "frechet_distance": distance(seen),

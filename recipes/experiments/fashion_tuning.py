@@ -45,6 +45,7 @@ from rewards import ClassLogProbability, Decoded, from_signed, load_classifier
 from steer import counting
 from steer.data import fashion_mnist
 from steer.metrics import ClassAgreement, HeldoutReward, PairwiseDiversity
+from steer.pixels import as_saved
 from steer.samplers import Jump, Ode, Sampler
 from steer.tilt import NonFiniteReward, Tilt
 from steer.tuning import (
@@ -149,7 +150,7 @@ def judged(x: Tensor, target: int) -> dict[str, float]:
     """The judge's figures of samples (1, N, *shape) for a class."""
     judge = load_classifier(JUDGE_BY)
     labels = torch.tensor([target])
-    images = from_signed(x)
+    images = as_saved(from_signed(x))
     heldout = HeldoutReward(ClassLogProbability(judge, target=target))
     accuracy = ClassAgreement(judge)
     diversity = PairwiseDiversity(judge.features)
@@ -160,7 +161,7 @@ def judged(x: Tensor, target: int) -> dict[str, float]:
         "heldout": float(heldout.compute().mean),
         "accuracy": float(accuracy.compute().mean),
         "diversity": float(diversity.compute()),
-        "frechet": reference().distance(images.flatten(0, 1).clamp(0, 1), labels),
+        "frechet": reference().distance(images.flatten(0, 1), labels),
     }
 
 

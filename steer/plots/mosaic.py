@@ -6,6 +6,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from steer.pixels import to_bytes
+
 GAP = 4  # white pixels between tiles
 SMALL_TILE = 128  # the width in pixels up to which small images are enlarged
 LARGE_TILE = 256  # the width up to which large ones keep their size
@@ -49,16 +51,18 @@ def resize(images: Float[Tensor, "n c h w"], width: int) -> Float[Tensor, "n c h
     return F.interpolate(images, (height, width), mode="area")
 
 
-def to_bytes(images: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b 3 h w"]:
+def in_colour(images: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b 3 h w"]:
     """[0, 1] as 0..255, clamped; grey images become three equal channels."""
     shape = (*images.shape[:-3], 3, *images.shape[-2:])
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).expand(shape)
+    return to_bytes(images).expand(shape)
 
 
 def mosaic(images: Float[Tensor, "r k c h w"], width: int) -> UInt8[np.ndarray, "height wide 3"]:
     """Rows of tiles `width` wide, GAP white pixels between them."""
     rows, columns = images.shape[:2]
-    tiles = to_bytes(resize(images.flatten(0, 1).detach().float().cpu(), width)).permute(0, 2, 3, 1)
+    tiles = in_colour(resize(images.flatten(0, 1).detach().float().cpu(), width)).permute(
+        0, 2, 3, 1
+    )
     height = tiles.shape[1]
     sheet = np.full(
         (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, dtype=np.uint8

@@ -9,7 +9,7 @@ from recipes.comparison.cells import CellMetrics
 from recipes.evaluation.metrics import Measure
 from recipes.evaluation.reference import ImageReference
 from recipes.reporting.tables import METRICS, by_name
-from rewards import FunctionReward
+from rewards import Decoded, FunctionReward
 from rewards.small_clip import SmallClip
 from steer.metrics.frechet import frechet_distance
 from steer.samplers import Result
@@ -43,6 +43,23 @@ def test_a_clip_measures_diversity_and_no_accuracy(judge):
     apart = 1 - cosines[:, ~torch.eye(6, dtype=torch.bool)]
     assert math.isnan(figures["judge_accuracy"])
     assert figures["diversity"] == pytest.approx(float(apart.mean()), rel=1e-4)
+
+
+def test_decoded_samples_are_measured_as_8_bit_files_keep_them(judge):
+    def brightness(x):
+        return x.flatten(1).mean(1)
+
+    def decode(x):
+        return x + 1
+
+    x = 4 * torch.rand(2, 6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 2
+    reward = Decoded(brightness, decode)
+    figures = Measure(reward, (reward,), judge, decode, None)(Result(x, EVEN, None))
+    kept = ((x + 1).clamp(0, 1) * 255).round() / 255
+    of_kept = Measure(brightness, (brightness,), judge, None, None)(Result(kept, EVEN, None))
+    for name in ("reward_mean", "heldout_reward_mean", "diversity"):
+        assert figures[name] == pytest.approx(of_kept[name], rel=1e-6)
+    assert abs(figures["reward_mean"] - float((x + 1).mean())) > 0.01
 
 
 def test_a_reference_of_pictures_with_captions(judge, pictures):

@@ -6,7 +6,7 @@ from PIL import Image
 from recipes.reporting.figures import Gallery
 from steer import plots as pictures
 from steer.plots.axes import BLUE, Canvas, written
-from steer.plots.mosaic import GAP, mosaic, resize, tile_width, to_bytes
+from steer.plots.mosaic import GAP, in_colour, mosaic, resize, tile_width
 from steer.plots.point_clouds import window_of
 from steer.samplers import Result
 
@@ -65,7 +65,7 @@ def test_a_mosaic_holds_every_image_in_its_place():
 
 def test_bytes_cover_the_range_and_no_more():
     x = torch.tensor([-0.5, 0.0, 0.5, 1.0, 1.5]).view(1, 1, 1, 5)
-    assert to_bytes(x)[0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+    assert in_colour(x)[0, 0, 0].tolist() == [0, 0, 128, 255, 255]
 
 
 # --- grid and film ------------------------------------------------------------------------------

@@ -70,6 +70,17 @@ def test_gradient_reaches_the_pixels_and_no_weight(score):
     assert all(p.grad is None for p in score.parameters())
 
 
+def test_pixels_outside_the_range_score_as_the_picture_that_is_saved(score):
+    x = (1.6 * images(2) - 0.3).requires_grad_()
+    outside = (x < 0) | (x > 1)
+    value = score(x, PROMPTS[:2])
+    torch.testing.assert_close(value, score(x.detach().clamp(0, 1), PROMPTS[:2]))
+    value.sum().backward()
+    assert outside.float().mean() > 0.2
+    assert x.grad[outside].count_nonzero() == 0
+    assert x.grad[~outside].count_nonzero() > 0
+
+
 def test_greyscale_is_three_equal_channels(score):
     x = images(2, c=1)
     torch.testing.assert_close(score(x, PROMPTS[:2]), score(x.repeat(1, 3, 1, 1), PROMPTS[:2]))
