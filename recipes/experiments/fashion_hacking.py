@@ -21,7 +21,6 @@ of `steer tune`, by the function that its report calls, are held.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,35 +28,29 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import steer
-from recipes.evaluation import collapse
 from recipes.evaluation.metrics import Figures, Measure
-from recipes.experiments.cells import FOLDER, Cells
+from recipes.experiments.cells import Cells
 from recipes.experiments.fashion_steering import JUDGE_BY, STEER_BY
 from recipes.experiments.fashion_tuning import reference
 from recipes.experiments.findings import Finding, short, table
+from recipes.experiments.remedies import Remedies, Remedy, draw_courses, save
 from recipes.experiments.tuning_runs import (
     BUDGET,
     HELDOUT,
     SAMPLES,
+    SHAPE,
     Course,
     Distance,
     Run,
     best,
-    bracketed,
-    complete,
     course,
     drawn,
-    held_late,
     known,
     mean_and_error,
-    over_seeds,
     result_of,
-    unpacked,
     until_stopped,
 )
 from rewards import (
@@ -74,7 +67,6 @@ from rewards.networks import Classifier, ResidualClassifier
 from steer.data import FashionMnist
 from steer.loops import ClassifierTraining, Cosine, Ema, FlipAndShift, Warmup, quiet, to_unit
 from steer.pixels import as_saved
-from steer.plots.mosaic import mosaic
 from steer.samplers import Jump
 from steer.tilt import Tilt
 from steer.tuning import Direct, HyperNoise, RewardWeighted
@@ -97,11 +89,6 @@ WITNESSED = "witness_distance"
 NONE, STOPPED = "no remedy", "stop by the held-out reward"
 EXACT = "the exact tilt, redrawn"
 HACKED, SOUND, UNDER = "hacked", "sound", "not there"
-SHORT = {  # of the report's warnings
-    "the held-out reward fell": "held-out fell",
-    "the Frechet distance to the reference rose": "distance rose",
-    "the samples do not look like the reference": "far from real",
-}
 
 
 # --- classifiers --------------------------------------------------------------------------------
@@ -171,23 +158,6 @@ def measure_of(target: int, own: Reward) -> Callable[[Tensor], Figures]:
 
 
 # --- remedies -----------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Remedy:
-    """A way to tune, with the strengths to choose from.
-
-    Attributes:
-        run: run(strength, target).
-        word: what the strength is.
-        grid: strengths to begin with.
-        limits: the least and the greatest.
-    """
-
-    run: Callable[[float, int], Run]
-    word: str
-    grid: tuple[float, ...]
-    limits: tuple[float, float]
-
-
 def direct(target: int, reward: Reward, penalty: float = 0.0, rank: int | None = None) -> Run:
     """Gradients of a reward through one jump."""
     objective = Direct(penalty=penalty, share=SHARE)
@@ -251,6 +221,18 @@ def tune(name: str, strength: float, target: int, seed: int) -> Course:
     return course(run, measure_of(target, run.tilt.reward), seed, pictures)
 
 
+STUDY = Remedies(
+    REMEDIES,
+    NONE,
+    STOPPED,
+    tune,
+    CHOSEN_ON,
+    SHOWN_ON,
+    SEEDS,
+    names=lambda target: f"class={target}",
+)
+
+
 def levels(target: int) -> Figures:
     """The told map's own samples of the class, and the distance of as many real images."""
     cond = torch.tensor([target])
@@ -260,51 +242,6 @@ def levels(target: int) -> Figures:
 
 
 # --- reading the cells --------------------------------------------------------------------------
-def key(name: str, strength: float, target: int, seed: int) -> str:
-    """The cell of a run."""
-    word = REMEDIES[name].word
-    setting = f" {word}={strength:g}" if word else ""
-    return f"{name}{setting} class={target} seed={seed}"
-
-
-def chosen(name: str, found: Callable[[float], Course]) -> tuple[float, bool]:
-    """The strength of a remedy, from its runs on the class to choose by; whether bracketed."""
-    remedy = REMEDIES[name]
-    if not remedy.word:
-        return remedy.grid[0], True
-    return bracketed(remedy.grid, lambda strength: held_late(found(strength)), remedy.limits)
-
-
-def strength_of(cells: Mapping[str, Any], name: str) -> tuple[float, bool]:
-    """The same from what is kept."""
-    return chosen(name, lambda strength: cells[key(name, strength, CHOSEN_ON, SEEDS[0])])
-
-
-def courses(cells: Mapping[str, Any], name: str) -> list[Course]:
-    """The runs on the class that is shown; those of the stop, up to it."""
-    if name == STOPPED:
-        return [until_stopped(found) for found in courses(cells, NONE)]
-    strength, _ = strength_of(cells, name)
-    return [cells[key(name, strength, SHOWN_ON, seed)] for seed in SEEDS]
-
-
-def measured(cells: Mapping[str, Any]) -> list[str]:
-    """What has been run."""
-    return complete(cells, (*REMEDIES, STOPPED), courses)
-
-
-def kept(name: str, found: Course) -> Figures:
-    """What a run leaves: its end, or its best look where that is kept."""
-    return best(found) if name == STOPPED else found[-1]
-
-
-def warnings(name: str, found: Course, floor: float) -> list[str]:
-    """What the report of `steer tune` says to a run, in short."""
-    left = kept(name, found)
-    said = collapse.signs([*(f for f in found if f["step"] < left["step"]), left], floor)
-    return [next(word for start, word in SHORT.items() if s.startswith(start)) for s in said]
-
-
 def outcome(left: Figures, level: Figures) -> str:
     """HACKED, SOUND, or UNDER where the tuned reward is not there yet; by the witness."""
     if left[STEERING] < level[STEERING] - SHORT_OF:
@@ -337,20 +274,20 @@ def results(cells: Mapping[str, Any]) -> str:
     level = cells[f"levels class={SHOWN_ON}"]
     names = (STEERING, HELDOUT, HELDOUT, "frechet_distance", WITNESSED, "diversity")
     rows = [["the told map's own samples", "", *(short(level[each]) for each in names), "", ""]]
-    for name in measured(cells):
-        found = courses(cells, name)
-        lefts = [kept(name, each) for each in found]
+    for name in STUDY.measured(cells):
+        found = STUDY.courses(cells, name)
+        lefts = [STUDY.kept(name, each) for each in found]
         rows.append(
             [
                 name,
-                shown_strength(cells, name),
+                STUDY.strength_shown(cells, name),
                 mean_and_error((f[STEERING] for f in lefts), 2),
                 mean_and_error((f[HELDOUT] for f in lefts), 2),
                 mean_and_error((best(each)[HELDOUT] for each in found), 2),
                 *(mean_and_error((f[which] for f in lefts), 2) for which in names[3:5]),
                 mean_and_error(f["diversity"] for f in lefts),
                 outcomes(lefts, level),
-                warned_text([warnings(name, each, level["floor"]) for each in found]),
+                warned_text([STUDY.warnings(name, each, level["floor"]) for each in found]),
             ]
         )
     head = [
@@ -366,14 +303,6 @@ def results(cells: Mapping[str, Any]) -> str:
         "warned",
     ]
     return table(head, rows) + "\n\n" + confusion(cells)
-
-
-def shown_strength(cells: Mapping[str, Any], name: str) -> str:
-    """The strength in words, and whether it is at an end of what was tried."""
-    if name in (NONE, STOPPED):
-        return ""
-    strength, inside = strength_of(cells, name)
-    return f"{REMEDIES[name].word} {strength:g}" + ("" if inside else " (end of the grid)")
 
 
 def warned_text(said: list[list[str]]) -> str:
@@ -392,7 +321,7 @@ def outcomes(lefts: list[Figures], level: Figures) -> str:
 def counts(cells: Mapping[str, Any]) -> Counter[tuple[str, bool]]:
     """Runs by (outcome, whether warned of), of both classes and all strengths."""
     return Counter(
-        (outcome(kept(name, run), level), bool(warnings(name, run, level["floor"])))
+        (outcome(STUDY.kept(name, run), level), bool(STUDY.warnings(name, run, level["floor"])))
         for name, run, level in all_runs(cells)
     )
 
@@ -412,12 +341,15 @@ def confusion(cells: Mapping[str, Any]) -> str:
 def findings(cells: Mapping[str, Any]) -> list[Finding]:
     """The fall, what is saved by gradients and by the exact tilt, and the warnings."""
     level = cells[f"levels class={SHOWN_ON}"]
-    runs = courses(cells, NONE)
+    runs_of = partial(STUDY.courses, cells)
+    runs = runs_of(NONE)
     fall = sum(best(found)[HELDOUT] - found[-1][HELDOUT] for found in runs) / len(runs)
     rise = sum(found[-1][STEERING] - best(found)[STEERING] for found in runs) / len(runs)
     saved = {
-        name: sum(outcome(kept(name, found), level) == SOUND for found in courses(cells, name))
-        for name in (*REMEDIES, STOPPED)
+        name: sum(
+            outcome(STUDY.kept(name, found), level) == SOUND for found in STUDY.courses(cells, name)
+        )
+        for name in STUDY.all
     }
     remedies = [name for name in saved if name not in (NONE, EXACT)]
     whole = [name for name in remedies if saved[name] == len(SEEDS)]
@@ -459,89 +391,36 @@ def findings(cells: Mapping[str, Any]) -> list[Finding]:
 
 
 # --- the picture --------------------------------------------------------------------------------
-COLUMNS = 4
-
-
 def draw(cells: Mapping[str, Any]) -> None:
     """Draws a panel for each remedy, and beneath it samples of the start, best look and end."""
-    names = measured(cells)
-    down = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(4.1 * COLUMNS, 5.0 * down), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2 * down, COLUMNS, height_ratios=[2.6, 1.55] * down, squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
     level = cells[f"levels class={SHOWN_ON}"]
-    for k, name in enumerate(names):
-        row, column = divmod(k, COLUMNS)
-        curves(axes[2 * row][column], cells, name, level)
-        samples(axes[2 * row + 1][column], cells, name)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(FOLDER / "fashion_hacking.png", dpi=130)
 
+    def curves(ax: Axes, name: str) -> None:
+        """Tuned and held-out reward against spending."""
+        found = STUDY.courses(cells, name)
+        draw_courses(ax, found, STEERING, "C1", "tuned reward (the steering classifier)")
+        draw_courses(ax, found, HELDOUT, "C0", "held-out reward (the judge)")
+        if name == STOPPED:
+            for each in found:
+                left = STUDY.kept(name, each)
+                ax.plot(left["spent"], left[HELDOUT], "*", color="k", markersize=10, zorder=5)
+        ax.axhline(level[HELDOUT], color="0.5", linestyle=":", label="held-out, the told map's own")
+        strength = STUDY.strength_shown(cells, name)
+        said = [STUDY.warnings(name, each, level["floor"]) for each in found]
+        title = f"{name}{', ' + strength if strength else ''}\nwarned: {warned_text(said)}"
+        ax.set_title(title, fontsize=9)
+        ax.set_ylim(-6, 0.25)
+        ax.set_xlim(0, 1.03 * BUDGET)
+        ax.set_ylabel("log p(trouser)", fontsize=8)
 
-def curves(ax: Axes, cells: Mapping[str, Any], name: str, level: Figures) -> None:
-    """Draws tuned and held-out reward against spending."""
-    ax.axis("on")
-    found = courses(cells, name)
-    for which, colour, label in (
-        (STEERING, "C1", "tuned reward (the steering classifier)"),
-        (HELDOUT, "C0", "held-out reward (the judge)"),
-    ):
-        for each in found:
-            looks = [f["spent"] for f in each]
-            ax.plot(looks, [f[which] for f in each], color=colour, alpha=0.35, linewidth=1)
-        spent, values = over_seeds(found, which)
-        ax.plot(spent, values, color=colour, linewidth=2.2, label=label)
-    if name == STOPPED:
-        for each in found:
-            left = kept(name, each)
-            ax.plot(left["spent"], left[HELDOUT], "*", color="k", markersize=10, zorder=5)
-    ax.axhline(level[HELDOUT], color="0.5", linestyle=":", label="held-out, the told map's own")
-    strength = shown_strength(cells, name)
-    said = [warnings(name, each, level["floor"]) for each in found]
-    ax.set_title(f"{name}{', ' + strength if strength else ''}\nwarned: {warned_text(said)}")
-    ax.title.set_fontsize(9)
-    ax.set_ylim(-6, 0.25)
-    ax.set_xlim(0, 1.03 * BUDGET)
-    ax.set_xlabel("forward-equivalents", fontsize=8)
-    ax.set_ylabel("log p(trouser)", fontsize=8)
-    ax.tick_params(labelsize=8)
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
-def samples(ax: Axes, cells: Mapping[str, Any], name: str) -> None:
-    """Draws samples of the first seed: start, best look and what is kept, a row each."""
-    found = courses(cells, name)[0]
-    start, top, end = found[0], best(found), kept(name, found)
-    images = torch.stack([unpacked(figures["pictures"]) for figures in (start, top, end)])
-    ax.imshow(mosaic(images, 56), interpolation="nearest", aspect="equal")
-    ax.axis("on")
-    ax.set_xticks([])
-    height = 60
-    ax.set_yticks([height * k + 28 for k in range(3)], ["start", "best look", "kept"], fontsize=8)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    save(STUDY.figure(cells, curves, SHAPE, 56), "fashion_hacking")
 
 
 def main() -> None:
     cells = Cells("fashion_hacking", WEIGHTS)
     for target in (CHOSEN_ON, SHOWN_ON):
         cells.get(f"levels class={target}", partial(levels, target))
-
-    def run(name: str, target: int, seed: int, strength: float) -> Course:
-        cell = key(name, strength, target, seed)
-        return cells.get(cell, partial(tune, name, strength, target, seed))
-
-    for name in REMEDIES:
-        strength, _ = chosen(name, partial(run, name, CHOSEN_ON, SEEDS[0]))
-        if name == NONE:
-            run(name, CHOSEN_ON, SEEDS[0], strength)
-        for seed in SEEDS:
-            run(name, SHOWN_ON, seed, strength)
-        draw(cells.cells)
+    STUDY.measure(cells, draw)
     cells.prune()
     print(results(cells.cells))
 

@@ -14,21 +14,17 @@ its end.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 import steer
-from recipes.evaluation import collapse
 from recipes.evaluation.metrics import Figures, Measure
-from recipes.experiments.cells import FOLDER, Cells
+from recipes.experiments.cells import Cells
 from recipes.experiments.findings import Finding, short, table
+from recipes.experiments.remedies import Remedies, Remedy, draw_courses, save
 from recipes.experiments.scenes_tuning import (
     CHOSEN_ON,
     JUDGE_BY,
@@ -47,22 +43,14 @@ from recipes.experiments.tuning_runs import (
     HELDOUT,
     Course,
     Run,
-    best,
-    bracketed,
-    complete,
     course,
     drawn,
-    held_late,
     known,
     mean_and_error,
-    over_seeds,
     result_of,
-    unpacked,
-    until_stopped,
 )
 from rewards import ClipScore, Decoded, Ensemble, Reward, Smoothed, from_signed, load_clip
 from steer.data.scenes import scene_captions
-from steer.plots.mosaic import mosaic
 from steer.samplers import Jump
 from steer.tilt import Tilt
 from steer.tuning import Direct, HyperNoise
@@ -76,28 +64,6 @@ TUNED, READ = "heldout_reward_2_mean", "heldout_reward_3_mean"
 NONE, STOPPED = "no remedy", "stop by the other CLIP"
 ENSEMBLE, EXACT = "mean of both CLIPs less their disagreement", "the exact tilt, redrawn"
 FELL = 0.1  # of the reader's accuracy, below its best: hacked
-SHORT = {  # of the report's warnings
-    "the held-out reward fell": "held-out fell",
-    "the Frechet distance to the reference rose": "distance rose",
-    "the samples do not look like the reference": "far from real",
-}
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """A way to tune, with the strengths to choose from.
-
-    Attributes:
-        run: run(strength, captions).
-        word: what the strength is; empty if there is nothing to choose.
-        grid: strengths to begin with.
-        limits: the least and the greatest.
-    """
-
-    run: Callable[[float, tuple[str, int, int]], Run]
-    word: str = ""
-    grid: tuple[float, ...] = (1.0,)
-    limits: tuple[float, float] = (1.0, 1.0)
 
 
 def direct(captions: tuple[str, int, int], reward: Reward, penalty: float = 0.0) -> Run:
@@ -172,6 +138,18 @@ def tune(name: str, strength: float, captions: tuple[str, int, int], seed: int) 
     return course(run, measured, seed, pictures=captions == SHOWN_ON and seed == SEEDS[0])
 
 
+STUDY = Remedies(
+    REMEDIES,
+    NONE,
+    STOPPED,
+    tune,
+    CHOSEN_ON,
+    SHOWN_ON,
+    SEEDS,
+    names=lambda captions: f"captions={captions[2]}",
+)
+
+
 def levels() -> Figures:
     """The base's own figures on the captions that are shown."""
     captions = scene_captions(*SHOWN_ON)
@@ -179,58 +157,12 @@ def levels() -> Figures:
     return measure_of(clip_score(STEER_BY), captions)(x)
 
 
-# --- reading the cells --------------------------------------------------------------------------
-def key(name: str, strength: float, captions: tuple[str, int, int], seed: int) -> str:
-    """The cell of a run."""
-    word = REMEDIES[name].word
-    setting = f" {word}={strength:g}" if word else ""
-    return f"{name}{setting} captions={captions[2]} seed={seed}"
-
-
-def chosen(name: str, found: Callable[[float], Course]) -> tuple[float, bool]:
-    """The strength of a remedy, from its runs on the captions to choose by; whether bracketed."""
-    remedy = REMEDIES[name]
-    if not remedy.word:
-        return remedy.grid[0], True
-    return bracketed(remedy.grid, lambda strength: held_late(found(strength)), remedy.limits)
-
-
-def strength_of(cells: Mapping[str, Any], name: str) -> tuple[float, bool]:
-    """The same from what is kept."""
-    return chosen(name, lambda strength: cells[key(name, strength, CHOSEN_ON, SEEDS[0])])
-
-
-def courses(cells: Mapping[str, Any], name: str) -> list[Course]:
-    """The runs on the captions that are shown; those of the stop, up to it."""
-    if name == STOPPED:
-        return [until_stopped(found) for found in courses(cells, NONE)]
-    strength, _ = strength_of(cells, name)
-    return [cells[key(name, strength, SHOWN_ON, seed)] for seed in SEEDS]
-
-
-def measured(cells: Mapping[str, Any]) -> list[str]:
-    """What has been run."""
-    return complete(cells, (*REMEDIES, STOPPED), courses)
-
-
-def kept(name: str, found: Course) -> Figures:
-    """What a run leaves: its end, or its best look where that is kept."""
-    return best(found) if name == STOPPED else found[-1]
-
-
-def warnings(name: str, found: Course) -> list[str]:
-    """What the report of `steer tune` says to a run, in short."""
-    left = kept(name, found)
-    said = collapse.signs([*(f for f in found if f["step"] < left["step"]), left])
-    return [next(word for start, word in SHORT.items() if s.startswith(start)) for s in said]
-
-
+# --- the page -----------------------------------------------------------------------------------
 def truest(found: Course) -> float:
     """The highest accuracy by the reader."""
     return max(f[READ] for f in found)
 
 
-# --- the page -----------------------------------------------------------------------------------
 def results(cells: Mapping[str, Any]) -> str:
     """A row for each remedy, at what its run leaves."""
     level = cells["levels"]
@@ -238,14 +170,14 @@ def results(cells: Mapping[str, Any]) -> str:
     rows = [
         ["the base", "", *(short(level[f]) for f in figures), "", short(level["diversity"]), ""]
     ]
-    for name in measured(cells):
-        found = courses(cells, name)
-        lefts = [kept(name, each) for each in found]
-        said = [warnings(name, each) for each in found]
+    for name in STUDY.measured(cells):
+        found = STUDY.courses(cells, name)
+        lefts = [STUDY.kept(name, each) for each in found]
+        said = [STUDY.warnings(name, each) for each in found]
         rows.append(
             [
                 name,
-                shown_strength(cells, name),
+                STUDY.strength_shown(cells, name),
                 *(mean_and_error(f[which] for f in lefts) for which in figures),
                 mean_and_error(truest(each) for each in found),
                 mean_and_error(f["diversity"] for f in lefts),
@@ -265,27 +197,19 @@ def results(cells: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def shown_strength(cells: Mapping[str, Any], name: str) -> str:
-    """The strength in words, and whether it is at an end of what was tried."""
-    if name == STOPPED or not REMEDIES[name].word:
-        return ""
-    strength, inside = strength_of(cells, name)
-    return f"{REMEDIES[name].word} {strength:g}" + ("" if inside else " (end of the grid)")
-
-
 def findings(cells: Mapping[str, Any]) -> list[Finding]:
     """The fall of the truth while the score rises, what stays true, and who saw it."""
-    runs = courses(cells, NONE)
+    runs = STUDY.courses(cells, NONE)
     risen = mean([found[-1][TUNED] - found[0][TUNED] for found in runs])
     fall = mean([truest(found) - found[-1][READ] for found in runs])
     level = cells["levels"][READ]
     ends = {
-        name: mean([kept(name, found)[READ] for found in courses(cells, name)])
-        for name in (*REMEDIES, STOPPED)
+        name: mean([STUDY.kept(name, found)[READ] for found in STUDY.courses(cells, name)])
+        for name in STUDY.all
     }
     saved = [n for n, end in ends.items() if n != NONE and end >= ends[NONE] + FELL]
     better = [n for n, end in ends.items() if end > level]
-    warned = sum(bool(warnings(NONE, found)) for found in runs)
+    warned = sum(bool(STUDY.warnings(NONE, found)) for found in runs)
     return [
         Finding(
             "Pushed too far, the CLIP's score rises and the reader's accuracy falls",
@@ -320,78 +244,28 @@ def mean(values: list[float]) -> float:
 
 
 # --- the picture --------------------------------------------------------------------------------
-COLUMNS = 4
-
-
 def draw(cells: Mapping[str, Any]) -> None:
     """Draws a panel for each remedy, and beneath it samples of the start, best look and end."""
-    names = measured(cells)
-    down = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(4.3 * COLUMNS, 5.0 * down), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2 * down, COLUMNS, height_ratios=[2.4, 1.5] * down, squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    for k, name in enumerate(names):
-        row, column = divmod(k, COLUMNS)
-        curves(axes[2 * row][column], cells, name)
-        samples(axes[2 * row + 1][column], cells, name)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(FOLDER / "scenes_hacking.png", dpi=130)
 
+    def curves(ax: Axes, name: str) -> None:
+        """The scores of both CLIPs and the reader's accuracy against spending."""
+        found = STUDY.courses(cells, name)
+        draw_courses(ax, found, TUNED, "C1", "the CLIP that is tuned to")
+        draw_courses(ax, found, HELDOUT, "C0", "the other CLIP")
+        draw_courses(ax, found, READ, "C2", "the reader: what the picture shows")
+        strength = STUDY.strength_shown(cells, name)
+        ax.set_title(f"{name}{', ' + strength if strength else ''}", fontsize=9)
+        ax.set_ylim(0, 1)
+        ax.set_xlim(0, 1.03 * BUDGET)
 
-def curves(ax: Axes, cells: Mapping[str, Any], name: str) -> None:
-    """Draws both scores and the reader's accuracy against spending."""
-    ax.axis("on")
-    found = courses(cells, name)
-    for which, colour, label in (
-        (TUNED, "C1", "the CLIP that is tuned to"),
-        (HELDOUT, "C0", "the other CLIP"),
-        (READ, "C2", "the reader: what the picture shows"),
-    ):
-        for each in found:
-            looks = [f["spent"] for f in each]
-            ax.plot(looks, [f[which] for f in each], color=colour, alpha=0.35, linewidth=1)
-        spent, values = over_seeds(found, which)
-        ax.plot(spent, values, color=colour, linewidth=2.2, label=label)
-    strength = shown_strength(cells, name)
-    ax.set_title(f"{name}{', ' + strength if strength else ''}", fontsize=9)
-    ax.set_ylim(0, 1)
-    ax.set_xlim(0, 1.03 * BUDGET)
-    ax.set_xlabel("forward-equivalents", fontsize=8)
-    ax.tick_params(labelsize=8)
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
-def samples(ax: Axes, cells: Mapping[str, Any], name: str) -> None:
-    """Draws samples of the first seed: start, best look by the other CLIP, and what is kept."""
-    found = courses(cells, name)[0]
-    start, top, end = found[0], best(found), kept(name, found)
-    images = torch.stack([unpacked(figures["pictures"], SHAPE) for figures in (start, top, end)])
-    ax.imshow(mosaic(images, 64), interpolation="nearest", aspect="equal")
-    ax.axis("on")
-    ax.set_xticks([])
-    ax.set_yticks([68 * k + 32 for k in range(3)], ["start", "best look", "kept"], fontsize=8)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    save(STUDY.figure(cells, curves, SHAPE, 64), "scenes_hacking")
 
 
 def main() -> None:
     cells = Cells("scenes_hacking", WEIGHTS)
     with torch.no_grad():
         cells.get("levels", levels)
-
-    def run(name: str, captions: tuple[str, int, int], seed: int, strength: float) -> Course:
-        cell = key(name, strength, captions, seed)
-        return cells.get(cell, partial(tune, name, strength, captions, seed))
-
-    for name in REMEDIES:
-        strength, _ = chosen(name, partial(run, name, CHOSEN_ON, SEEDS[0]))
-        for seed in SEEDS:
-            run(name, SHOWN_ON, seed, strength)
-        draw(cells.cells)
+    STUDY.measure(cells, draw)
     cells.prune()
     print(results(cells.cells))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recipes.evaluation import collapse
-from recipes.experiments import fashion_hacking, tuning_runs
+from recipes.experiments import fashion_hacking, remedies, tuning_runs
 from recipes.experiments.fashion_black_box import pieces, three_elsewhere, three_pieces
 from recipes.experiments.tuning_runs import HELDOUT, bracketed, packed, unpacked, until_stopped
 from steer.metrics import frechet_distance
@@ -136,20 +136,20 @@ def test_every_warning_of_the_report_has_a_short_name():
     away = course_of([-4, -2, -1], distance=[9, 1, 3])
     sound = course_of([-4, -2, -1], distance=[9, 2, 1])
     everything = course_of([-4, -1, -3], distance=[9, 1, 6])
-    said = fashion_hacking.warnings
+    said = fashion_hacking.STUDY.warnings
     assert said(fashion_hacking.NONE, fell, 1.0) == ["held-out fell"]
     assert said(fashion_hacking.NONE, away, 1.0) == ["distance rose"]
     assert said(fashion_hacking.NONE, sound, 1.0) == []
     assert said(fashion_hacking.NONE, sound, 0.1) == ["far from real"]
-    assert said(fashion_hacking.NONE, everything, 1.0) == list(fashion_hacking.SHORT.values())
-    assert len(collapse.signs(everything, 1.0)) == len(fashion_hacking.SHORT)
+    assert said(fashion_hacking.NONE, everything, 1.0) == list(remedies.SHORT.values())
+    assert len(collapse.signs(everything, 1.0)) == len(remedies.SHORT)
 
 
 def test_a_stopped_run_is_judged_by_what_it_keeps():
     """The best look, at which nothing has turned yet."""
     found = until_stopped(course_of([-4, -1, -3, -3], distance=[9, 1, 3, 3]))
-    assert fashion_hacking.kept(fashion_hacking.STOPPED, found)["step"] == 1
-    assert fashion_hacking.warnings(fashion_hacking.STOPPED, found, 1.0) == []
+    assert fashion_hacking.STUDY.kept(fashion_hacking.STOPPED, found)["step"] == 1
+    assert fashion_hacking.STUDY.warnings(fashion_hacking.STOPPED, found, 1.0) == []
 
 
 def test_a_run_hacks_at_a_high_reward_far_from_the_class():
