@@ -359,6 +359,8 @@ def of_annotated(value: Any, annotation: Any, name: str) -> Misfit | None:
     ):
         return None
     found = misfit(value, kind, name)
+    if isinstance(value, Built):  # its bounds are checked when it is built
+        return found
     if found is not None:
         whole = (
             found.where == "" and "finite" not in found.expected and "at most" not in found.expected

@@ -33,6 +33,8 @@ from steer.samplers import Sampler
 
 Shape = Annotated[Sequence[Count], AtLeast(1)]
 RewardLike = str | Reward | Callable[..., Any]
+MADE = "made by a node"  # marks plain values that a node with a `_target_` may make
+Texts = str | Annotated[Sequence[str], AtLeast(1), MADE]
 
 
 class Section:
@@ -67,7 +69,7 @@ class Sampling(Common):
     model: str | FlowMap
     shape: Shape | None
     condition: Condition
-    prompt: str | Annotated[Sequence[str], AtLeast(1)] | None
+    prompt: Texts | None
     prompts: Count | str
     particles: Count
     reward_decode: str | Callable[[Tensor], Any] | None
@@ -187,7 +189,7 @@ def learning() -> tuple[type[Section], type[Section]]:
     class Tune(Rewarded):
         """steer tune."""
 
-        tuning_prompt: str | Annotated[Sequence[str], AtLeast(1)] | None
+        tuning_prompt: Texts | None
         loop: RewardTuning
         lora: nn.Module | None
         merge: bool
@@ -333,11 +335,12 @@ def options(annotation: Any) -> tuple:
 def takes_objects(annotation: Any, value: Any) -> bool:
     """Whether a node may stand for the value, or for items of it.
 
-    One of the options is a class of objects or a function.
+    One of the options is a class of objects, a function, or marked as MADE.
     """
     plain = (*PLAIN, type(None))
     return any(
         (isinstance(one, type) and one not in plain)
+        or (MADE in getattr(one, "__metadata__", ()) and is_built(value))
         or getattr(one, "__origin__", None) is Callable
         or (
             getattr(one, "__origin__", None) is Sequence

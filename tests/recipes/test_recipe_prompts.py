@@ -5,6 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from recipes.setup.prompts import prompts_of
+from recipes.setup.schema import check
 from steer.data.scenes import scene_captions
 
 CPU = torch.device("cpu")
@@ -31,6 +32,15 @@ def test_a_text_or_texts_take_the_place_of_labels():
     assert found(prompt=made).cond == scene_captions("heldout", 5, 3)
     assert found(prompts=3).cond is None
     assert len(found(prompts=3)) == 3
+
+
+@pytest.mark.parametrize(("command", "key"), [("sample", "prompt"), ("tune", "tuning_prompt")])
+def test_texts_may_be_made_by_a_node(command, key):
+    made = {"_target_": "steer.data.scenes.scene_captions", "count": 5}
+    check(command, {key: made})
+    for wrong in ({**made, "number": 5}, {"_target_": "torch.nn.Linear"}):
+        with pytest.raises(ValueError, match=key):
+            check(command, {key: wrong})
 
 
 @pytest.mark.parametrize(
