@@ -110,5 +110,7 @@ def attempt(what: str, shape: tuple[int, ...], call: Callable[[], Any]) -> Any:
         ) from error
     except ValueError as error:
         if "label" in str(error) or "takes no condition" in str(error):
-            raise ValueError(f"condition.labels, for {what.partition(': ')[0]}: {error}") from error
+            raise ValueError(
+                f"condition.labels or prompt, for {what.partition(': ')[0]}: {error}"
+            ) from error
         raise
