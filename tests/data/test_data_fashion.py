@@ -2,8 +2,6 @@
 
 import gzip
 import struct
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -137,15 +135,3 @@ def test_validation_passes_once_over_the_test_images(folder):
     data.setup("fit")
     labels = torch.cat([labels for _, labels in data.val_dataloader()])
     assert labels.tolist() == [i % 10 for i in range(20)]
-
-
-def test_importing_reads_no_data_and_no_lightning():
-    code = "import sys, steer.data; assert not {'lightning', 'torchvision'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.skipif(not module.DEBIAN.is_dir(), reason="dataset-fashion-mnist is not installed")
-def test_the_debian_package():
-    images, labels = fashion_mnist("test")
-    assert images.shape == (10_000, 1, 28, 28)
-    assert torch.bincount(labels).tolist() == [1000] * 10

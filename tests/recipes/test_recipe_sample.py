@@ -1,8 +1,6 @@
 """steer sample: what a run folder holds, and that it holds the same again."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -223,16 +221,6 @@ def test_a_reward_without_a_gradient(steer, fashion):
         "sampler.base_sampler._target_=steer.samplers.Jump",
     ]
     assert steer.metrics(*words, *best)["claim"] == "maximiser"
-
-
-def test_import_is_light():
-    code = (
-        "import sys, recipes.cli; recipes.cli.parser().format_help(); print('torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
-    )
-    assert done.stdout.strip() == "False"
 
 
 def test_steering_that_blows_up_without_an_infinity_is_told_of(steer):
