@@ -14,8 +14,6 @@ from steer.pixels import as_saved
 
 __all__ = ["Clipped", "Decoded", "Ensemble", "Smoothed", "Sum", "from_signed"]
 
-IMAGE_AXES = 4  # (b, c, h, w); films have one more
-
 
 class Composite(Reward):
     """A reward composed of rewards, differentiable where all its parts are."""
@@ -121,14 +119,9 @@ class Decoded(Composite):
     def as_saved(self) -> "Decoded":
         """The reward of the pictures that 8-bit files keep, for reports; it has no gradient.
 
-        A decoder to anything but images (b, c, h, w), or films, keeps its values.
+        What is decoded to anything but images, or films, keeps its values.
         """
-
-        def saved(x: Tensor) -> Tensor:
-            decoded = self.decode(x)
-            return as_saved(decoded) if decoded.ndim >= IMAGE_AXES else decoded
-
-        return Decoded(self.reward, saved)
+        return Decoded(self.reward, lambda x: as_saved(self.decode(x)))
 
     def terms(
         self, x: Float[Tensor, "b *shape"], cond: Cond = None

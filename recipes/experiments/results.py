@@ -66,7 +66,7 @@ AWAITING = {  # figures without all of their cells, and why; a test holds that t
     "fashion_quality": WEIGHTS_TO_COME,
     "verify": "the tests of a method changed, and not all cells are measured anew",
     "checkerboard": "some of its rows came later or changed",
-    **dict.fromkeys(SCENES, "the map of scenes was shipped just now"),
+    **dict.fromkeys(SCENES, "hours of runs on one core, still to be made"),
 }
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 SUMMARY = "summary"

@@ -25,6 +25,7 @@ from steer import counting
 from steer.conditions import for_particles
 from steer.flow_map import Cond, FlowMap
 from steer.metrics import FrechetDistance
+from steer.pixels import to_bytes
 from steer.samplers import Jump, Result, Sampler
 from steer.tilt import Tilt
 from steer.tuning import TuningObjective, add_lora
@@ -316,7 +317,7 @@ def first(x: Tensor) -> Tensor:
 
 def packed(images: Tensor) -> str:
     """Images (n, C, H, W) in [0, 1] as text, 8 bits a pixel."""
-    pixels = (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    pixels = to_bytes(images).cpu().numpy()
     return base64.b64encode(zlib.compress(pixels.tobytes(), 9)).decode()
 
 

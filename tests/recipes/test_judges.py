@@ -62,6 +62,13 @@ def test_decoded_samples_are_measured_as_8_bit_files_keep_them(judge):
     assert abs(figures["reward_mean"] - float((x + 1).mean())) > 0.01
 
 
+def test_decoded_points_are_measured_as_they_are():
+    x = 3 * torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(0))
+    reward = Decoded(lambda points: points.sum(1), lambda points: 2 * points)
+    figures = Measure(reward, (), None, None, None)(Result(x, EVEN, None))
+    assert figures["reward_mean"] == pytest.approx(float((2 * x).sum(2).mean()), rel=1e-5)
+
+
 def test_a_reference_of_pictures_with_captions(judge, pictures):
     captions = ["a red heart"] * 60
     reference = ImageReference(judge, (pictures[:40], captions[:40]), (pictures[40:], captions))
