@@ -58,6 +58,7 @@ RESUMED_FROM = {
     "train": ("checkpoint", "last.ckpt"),
     "tune": ("checkpoint", "last.ckpt"),
     "compare": ("cell", "cells/*.json"),
+    "sample": ("finished part", "parts/*.safetensors"),
 }
 
 

@@ -109,7 +109,7 @@ def benchmark_of(experiment: Experiment) -> Benchmark:
         experiment.prompts.cond,
         len(experiment.prompts),
         config.particles,
-        experiment.x0[0, :0],
+        experiment.noise.part(range(1))[0, :0],
         config.max_batch,
     )
 

@@ -34,7 +34,7 @@ def evaluate(job: Job) -> Path:
 
     results: dict[str, Result] = {}
     figures: dict[str, Figures] = {}
-    count = experiment.x0.shape[0] * experiment.x0.shape[1]
+    count = experiment.noise.shape[0] * experiment.noise.shape[1]
     with torch.no_grad():
         for name, sampler in samplers.items():
             start = time.perf_counter()

@@ -1,110 +1,160 @@
-"""steer sample: samples steered by a reward, beside unsteered ones from the same noise."""
+"""steer sample: samples steered by a reward, beside unsteered ones from the same noise.
+
+Prompts are sampled and measured a part at a time, and a run that was stopped goes on with the parts
+that are missing, to the same numbers.
+"""
 
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from recipes.evaluation import collapse
 from recipes.evaluation.closed_form import closed_form
 from recipes.evaluation.metrics import Figures, of_population
-from recipes.evaluation.price import figures, priced
+from recipes.evaluation.price import figures, joined_figures, priced
 from recipes.reporting import html, image_folders
-from recipes.reporting.figures import gallery_of
+from recipes.reporting.figures import Gallery, gallery_of
 from recipes.reporting.publish import Headline, publish
 from recipes.reporting.tables import comparison, cost, price_table
 from recipes.setup import run_directory
 from recipes.setup.builders import sampler_of
+from recipes.setup.drawn import Drawn, joined
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
+from recipes.setup.parts import Parts
 from recipes.setup.progress_bar import bar
 from steer.samplers import Result, Sampler
-from steer.tilt import Tilt
 
 DIVERGED = 100.0  # times the reach of unsteered samples
 
 
 def sample(job: Job) -> Path:
-    """Runs the config and returns the run folder."""
+    """Runs the config, or resumes it, and returns the run folder."""
     config = job.config
     experiment = experiment_of(config)
-    sampler = sampler_of(config.sampler)
-    base_sampler = sampler_of(config.base)
+    samplers = {"unsteered": sampler_of(config.base), "steered": sampler_of(config.sampler)}
     if config.images is not None:
         image_folders.refuse_points(experiment.model.shape, config.images)
-    folder = run_directory.create(config)
+    folder = run_directory.resume(config) if config.run.resume else run_directory.create(config)
+    parts = Parts(folder, len(experiment.prompts), config.prompts_at_once)
+    if (folder / "metrics.json").exists() and not parts.home.exists():
+        return folder  # it had finished
+    gallery = gallery_of(experiment, folder)
+    with run_directory.dropped_if_refused(folder):
+        draw_parts(parts, experiment, samplers, gallery, job)
+    reported(parts, experiment, samplers["steered"], gallery, job)
+    parts.drop()
+    return folder
 
+
+def draw_parts(
+    parts: Parts,
+    experiment: Experiment,
+    samplers: Mapping[str, Sampler],
+    gallery: Gallery,
+    job: Job,
+) -> None:
+    """Draws, measures and keeps the parts that are missing."""
+    config = job.config
     measure = experiment.measure
     rewards = [reward for reward in (measure.reward, *measure.heldout) if reward is not None]
-    gallery = gallery_of(experiment, folder)
-    with priced(rewards) as prices:
-        with run_directory.dropped_if_refused(folder):
-            base, base_seconds = timed(experiment, base_sampler, None, "unsteered", job)
-            steered, seconds = timed(experiment, sampler, experiment.tilt, "steered", job)
-        warn_if_diverged(steered.x, base.x)
-        steered = replace(steered, claim=steered.claim or sampler.claim)
-        tensors = {"x": own(steered.x), "log_w": own(steered.log_w)}
-        save_file(tensors, folder / "samples.safetensors")
-        if config.images is not None:
-            image_folders.write(gallery, steered, experiment.prompts, config.seed, config.images)
-        of_steered, of_base = measure(steered), measure(base)
+    records = image_folders.records_of(experiment.prompts)
+    for part in parts.missing:
+        shown = max(gallery.shown - part.start, 0)
+        tensors: dict[str, Tensor] = {}
+        kept: Figures = {}
+        with priced(rewards) as prices:
+            results = {}
+            for name, sampler in samplers.items():
+                title = name if len(parts.all) == 1 else f"{name}, {span(part, parts.prompts)}"
+                with bar(title, job.quiet):
+                    results[name] = draw(experiment, sampler, name, part)
+            if config.images is not None:
+                steered = results["steered"][0]
+                image_folders.write(gallery, steered, records, config.seed, config.images, part)
+            for name, (result, seconds) in results.items():
+                drawn = Drawn(result, experiment.measured(result, part), seconds)
+                tensors |= drawn.tensors(name, shown, whole=name == "steered")
+                kept[name] = drawn.figures()
+        parts.keep(part, tensors, {**kept, **figures(prices)})
 
+
+def draw(experiment: Experiment, sampler: Sampler, name: str, part: range) -> tuple[Result, float]:
+    """The samples of a part and the seconds they took; `name` is the key of their randomness."""
+    start = time.perf_counter()
+    tilt = experiment.tilt if name == "steered" else None
+    result = experiment.draw(sampler, tilt, name, prompts=part)
+    return replace(result, claim=result.claim or sampler.claim), time.perf_counter() - start
+
+
+def span(part: range, prompts: int) -> str:
+    """Which prompts a part has, in words."""
+    return f"prompts {part.start + 1} to {part.stop} of {prompts}"
+
+
+def reported(
+    parts: Parts, experiment: Experiment, sampler: Sampler, gallery: Gallery, job: Job
+) -> None:
+    """Joins the parts in the run folder: samples, metrics, pictures and report."""
+    config = job.config
+    folder = gallery.folder
+    base, steered = (joined(parts, name, gallery.shown) for name in ("unsteered", "steered"))
+    warn_if_diverged(steered.reach, base.reach)
+    parts.join({"log_w": "steered.log_w", "x": "steered.x"}, folder / "samples.safetensors")
+    if config.images == "plain":
+        records = image_folders.records_of(experiment.prompts)
+        particles = steered.result.log_w.shape[1]
+        image_folders.write_index(folder, records, particles, config.seed)
+
+    measure = experiment.measure
+    of_steered, of_base = measure.figures(steered.measured), measure.figures(base.measured)
     exact = None if config.guidances else closed_form(experiment.model.flow_map, experiment.tilt)
+    price = joined_figures(parts.figures())
     metrics: Figures = {
         "method": type(sampler).__name__,
-        "claim": steered.claim or sampler.claim,
+        "claim": steered.result.claim,
         "heldout_rewards": measure.heldout_names,
         **of_steered,
-        **of_population(steered),
+        **of_population(steered.result),
         "log_z_exact": None if exact is None else exact.log_z,
-        "seconds": seconds,
+        "seconds": steered.seconds,
         **{f"base_{name}": value for name, value in of_base.items()},
-        "base_evaluations": of_population(base)["evaluations"],
-        "base_seconds": base_seconds,
-        **figures(prices),
+        "base_evaluations": of_population(base.result)["evaluations"],
+        "base_seconds": base.seconds,
+        **price,
         "warnings": collapse.signs_of_steering(of_base, of_steered),
     }
     truth = None if exact is None else exact.draws()
+    trace = steered.result.trace
     drawn = [
-        *gallery.samples({"unsteered": base, "steered": steered}, truth),
-        *gallery.film(steered.trace, experiment.x0.device),
-        *gallery.curves(steered.trace, config.particles, metrics["base_reward_mean"]),
+        *gallery.samples({"unsteered": base.result, "steered": steered.result}, truth),
+        *gallery.film(trace, experiment.device),
+        *gallery.curves(trace, config.particles, metrics["base_reward_mean"]),
     ]
     tables = [comparison(metrics, "unsteered", "steered"), cost(metrics)]
-    tables += [price_table(metrics)] if prices else []
+    tables += [price_table(metrics)] if price["price"] else []
     title = f"{metrics['method']}: {folder.name}"
     claim_line = collapse.with_warnings(html.CLAIMS[metrics["claim"]], metrics)
-    return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
+    publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 
 
-def timed(
-    experiment: Experiment, sampler: Sampler, tilt: Tilt | None, name: str, job: Job
-) -> tuple[Result, float]:
-    """The samples of one sampler and the seconds they took; `name` is the key of its randomness."""
-    start = time.perf_counter()
-    with bar(name, job.quiet):
-        result = experiment.draw(sampler, tilt, name)
-    return result, time.perf_counter() - start
+def warn_if_diverged(steered: float, unsteered: float) -> None:
+    """Warns of samples so far from the unsteered ones that the steering most likely diverged.
 
-
-def warn_if_diverged(steered: Tensor, unsteered: Tensor) -> None:
-    """Warns of samples so far from the unsteered ones that the steering most likely diverged."""
-    reach = float(steered.abs().max())
-    usual = float(unsteered.abs().max())
-    if reach > DIVERGED * max(usual, 1.0):  # noise, which both start from, reaches further than 1
+    Args:
+        steered, unsteered: the largest absolute value of each.
+    """
+    if steered > DIVERGED * max(unsteered, 1.0):  # noise, which both start from, is beyond 1
         warnings.warn(
-            f"steered samples reach {reach:.3g}, unsteered ones {usual:.3g}: unless the reward asks"
-            " for that, the steering has diverged; lower tilt.scale, or take more steps",
+            f"steered samples reach {steered:.3g}, unsteered ones {unsteered:.3g}: unless the"
+            " reward asks for that, the steering has diverged; lower tilt.scale, or take more"
+            " steps",
             stacklevel=2,
         )
-
-
-def own(x: Tensor) -> Tensor:
-    """A copy on the CPU that shares memory with no other tensor, as safetensors requires."""
-    return x.detach().cpu().contiguous().clone()
 
 
 def headline(metrics: Figures) -> Headline:

@@ -77,7 +77,7 @@ def tune(job: Job) -> Path:
     fitted = fit(loop, None, folder, job, ema, [watch])
     best = watch.put_best(loop)
     with bar("after", job.quiet):
-        after = drawn_from(loop.to(experiment.x0.device).eval().product())
+        after = drawn_from(loop.to(experiment.device).eval().product())
     sizes = trainable.parameters(tuned)
     about = origin(job, fitted.steps)
     trainable.save(loop.product(), tuned, folder, config, experiment.model, **about)
@@ -153,7 +153,7 @@ def floor_of(experiment: Experiment, reference: Reference | None) -> float | Non
     """The Frechet distance to the reference of as many real samples, where it is measured."""
     if reference is None:
         return None
-    prompts, particles = experiment.x0.shape[:2]
+    prompts, particles = experiment.noise.shape[:2]
     return reference.floor(prompts * particles, labels_of(experiment)).get("frechet_distance")
 
 

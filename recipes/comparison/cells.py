@@ -18,7 +18,7 @@ from torch import Tensor
 from recipes.comparison.budget import Plan, Sizer
 from recipes.evaluation.closed_form import ClosedForm
 from recipes.evaluation.metrics import Figures, Measure
-from recipes.sample import own
+from recipes.setup.parts import own
 from steer.conditions import pick
 from steer.counting import Evaluations
 from steer.data.stream import keyed_generator

@@ -1,6 +1,6 @@
 """Metrics of samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from steer.metrics import (
     cosine_diversity,
     euclidean_diversity,
 )
+from steer.metrics.estimate import PromptMean, over_prompts
 from steer.pixels import as_saved
 from steer.resampling import effective_sample_size
 from steer.samplers import Result
@@ -70,29 +71,51 @@ class Measure:
     reject_nan: bool = False
 
     def __call__(self, result: Result) -> Figures:
+        return self.figures(self.by_prompt(result))
+
+    def by_prompt(self, result: Result) -> dict[str, Tensor]:
+        """What is measured of each prompt, (P,) each, so that parts of the prompts can be joined.
+
+        Means over its particles and their variances, NAME_mean and NAME_variance, and `diversity`;
+        without what is not there to measure.
+        """
         x = result.x
         log_w = result.log_w
         dead = (log_w == -torch.inf).all(dim=1, keepdim=True)  # measured unweighted
         log_w = torch.where(dead, 0.0, log_w)
-        reward = self.mean(self.reward, x, log_w)
-        heldout, *further = [
-            self.mean(each, x, log_w) for each in (*self.heldout, *(None,) * (not self.heldout))
-        ]
-        accuracy = self.accuracy(x, log_w)
-        return {
-            "reward_mean": float(reward.mean),
-            "reward_std_error": float(reward.std_error),
-            "heldout_reward_mean": float(heldout.mean),
-            "heldout_reward_std_error": float(heldout.std_error),
-            **{
-                f"heldout_reward_{k}_{name}": float(getattr(estimate, name))
-                for k, estimate in enumerate(further, start=2)
-                for name in ("mean", "std_error")
-            },
-            "judge_accuracy": float(accuracy.mean),
-            "judge_accuracy_std_error": float(accuracy.std_error),
-            "diversity": self.diversity(x, log_w),
-        }
+        metrics = {name: self.mean(reward, x, log_w) for name, reward in self.rewards.items()}
+        if (accuracy := self.accuracy(x, log_w)) is not None:
+            metrics["judge_accuracy"] = accuracy
+        found = {}
+        for name, metric in metrics.items():
+            found[f"{name}_mean"] = torch.cat(metric.means)
+            found[f"{name}_variance"] = torch.cat(metric.variances)
+        if x.shape[1] > 1:
+            found["diversity"] = self.diversity(x, log_w)
+        return found
+
+    def figures(self, by_prompt: Mapping[str, Tensor]) -> Figures:
+        """The figures of all prompts from what `by_prompt` found of them; NaN where it did not."""
+        names = ["reward", "heldout_reward", *self.rewards, "judge_accuracy"]
+        figures: Figures = {}
+        for name in dict.fromkeys(names):
+            estimate = NOTHING
+            if f"{name}_mean" in by_prompt:
+                estimate = over_prompts(by_prompt[f"{name}_mean"], by_prompt[f"{name}_variance"])
+            mean = name if name == "judge_accuracy" else f"{name}_mean"
+            figures[mean] = float(estimate.mean)
+            figures[f"{name}_std_error"] = float(estimate.std_error)
+        diversity = by_prompt.get("diversity")
+        figures["diversity"] = torch.nan if diversity is None else float(diversity.mean())
+        return figures
+
+    @property
+    def rewards(self) -> dict[str, Reward]:
+        """The rewards that there are, by the names of their figures."""
+        known = {} if self.reward is None else {"reward": self.reward}
+        for k, reward in enumerate(self.heldout, start=1):
+            known["heldout_reward" if k == 1 else f"heldout_reward_{k}"] = reward
+        return known
 
     @property
     def heldout_names(self) -> list[str]:
@@ -103,39 +126,33 @@ class Measure:
         """The input of the judge."""
         return x if self.decode is None else as_saved(self.decode(x))
 
-    def mean(self, reward: Reward | None, x: Tensor, log_w: Tensor) -> Estimate:
-        """The mean of a reward, NaN without one."""
-        if reward is None:
-            return NOTHING
+    def mean(self, reward: Reward, x: Tensor, log_w: Tensor) -> PromptMean:
+        """The mean of a reward."""
         reward = reward.as_saved() if isinstance(reward, Decoded) else reward
         metric = HeldoutReward(rejecting(reward) if self.reject_nan else reward, **LOCAL)
         metric.update(x, self.cond, log_w)
-        return metric.compute()
+        return metric
 
-    def accuracy(self, x: Tensor, log_w: Tensor) -> Estimate:
-        """How often the judge assigns the label asked for, NaN without a classifier or labels."""
+    def accuracy(self, x: Tensor, log_w: Tensor) -> PromptMean | None:
+        """How often the judge assigns the label asked for; None without classifier or labels."""
         judge = self.judge
         labelled = isinstance(self.cond, Tensor) and not self.cond.is_floating_point()
         if not isinstance(judge, Classifier) or not labelled:
-            return NOTHING
+            return None
         metric = ClassAgreement(lambda x: judge(self.decoded(x)), **LOCAL)
         metric.update(x, self.cond, log_w)
-        return metric.compute()
+        return metric
 
-    def diversity(self, x: Tensor, log_w: Tensor) -> float:
-        """Mean distance between particles of a prompt, NaN with a single one."""
-        if x.shape[1] < 2:
-            return torch.nan
+    def diversity(self, x: Tensor, log_w: Tensor) -> Tensor:
+        """Mean distance between particles of each prompt."""
         judge = self.judge
-        metric = (
-            PairwiseDiversity(lambda x: x.flatten(1), euclidean_diversity, **LOCAL)
-            if judge is None
-            else PairwiseDiversity(
-                lambda x: judge.features(self.decoded(x)), cosine_diversity, **LOCAL
-            )
+        if judge is None:
+            plain = PairwiseDiversity(lambda x: x.flatten(1), euclidean_diversity, **LOCAL)
+            return plain.of_prompts(x, log_w)
+        metric = PairwiseDiversity(
+            lambda x: judge.features(self.decoded(x)), cosine_diversity, **LOCAL
         )
-        metric.update(x, log_w)
-        return float(metric.compute())
+        return metric.of_prompts(x, log_w)
 
 
 def of_population(result: Result) -> Figures:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from recipes.evaluation.metrics import Figures
 from rewards import FunctionReward, Reward
 
+COUNTED = ("calls", "samples")
+
 
 @dataclass
 class Price:
@@ -76,4 +78,18 @@ def figures(prices: dict[str, Price]) -> Figures:
     return {
         "price": {name: {"calls": p.calls, "samples": p.samples} for name, p in prices.items()},
         "price_seconds": {name: p.seconds for name, p in prices.items()},
+    }
+
+
+def joined_figures(parts: Sequence[Figures]) -> Figures:
+    """The prices of all parts of a run, added up."""
+    names = list(dict.fromkeys(name for part in parts for name in part["price"]))
+    return {
+        "price": {
+            name: {key: sum(part["price"][name][key] for part in parts) for key in COUNTED}
+            for name in names
+        },
+        "price_seconds": {
+            name: sum(part["price_seconds"][name] for part in parts) for name in names
+        },
     }

@@ -13,6 +13,7 @@ from steer.plots.of_results import COLUMNS, cloud, representatives
 from steer.samplers import Result
 
 Picture = tuple[str, Path]  # caption, file
+ROWS = 12  # prompts of which images are drawn, at most
 ACROSS = 18  # images in a row of all panels, at most
 
 
@@ -62,12 +63,15 @@ class Gallery:
             (title, self.images(representatives(result, columns)))
             for title, result in panels.items()
         ]
-        pictures.grid(path, images, self.row_labels, columns)
+        rows = len(images[0][1])
+        pictures.grid(path, images, self.row_labels(rows), columns)
         names = " | ".join(panels)
-        caption = f"{names}: a row for each prompt."
+        first = min(rows, ROWS)
+        which = f"each of the first {first} prompts" if first < len(self.titles) else "each prompt"
+        caption = f"{names}: a row for {which}."
         if any((result.log_w != result.log_w[:, :1]).any() for result in panels.values()):
             caption = (
-                f"{names}: a row for each prompt, a sample as often as its weight says; the same"
+                f"{names}: a row for {which}, a sample as often as its weight says; the same"
                 " one again and again means that one particle bore the weight of the row."
             )
         return caption, path
@@ -84,7 +88,7 @@ class Gallery:
         path = self.folder / "filmstrip.png"
         film = trace["film"].to(device)
         shown = self.images(film) if len(self.shape) == 3 else film
-        pictures.filmstrip(path, shown, trace["film_t"], self.row_labels)
+        pictures.filmstrip(path, shown, trace["film_t"], self.row_labels(film.shape[1]))
         return [("The look-ahead's estimates for the heaviest particles at each time.", path)]
 
     def curves(
@@ -98,10 +102,14 @@ class Gallery:
         pictures.curves(path, trace, particles, level)
         return [("The reward of the look-ahead's estimates, and the effective sample size.", path)]
 
+    def row_labels(self, rows: int) -> list[str]:
+        """The titles of the first prompts, if there is anything to call them."""
+        return list(self.titles[:rows]) if any(self.titles) else []
+
     @property
-    def row_labels(self) -> list[str]:
-        """The titles, if there is anything to call the prompts."""
-        return list(self.titles) if any(self.titles) else []
+    def shown(self) -> int:
+        """Of how many prompts, the first ones, there are pictures."""
+        return min(len(self.titles), ROWS) if len(self.shape) == 3 else len(self.titles)
 
     def images(self, x: Tensor) -> Tensor:
         """(..., *shape) -> images (..., C, H, W), clamped to [0, 1]."""

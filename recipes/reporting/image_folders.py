@@ -15,45 +15,73 @@ from steer.data.stream import keyed_generator
 from steer.samplers import Result
 
 Layout = Literal["plain", "geneval"]
+Record = dict[str, Any]
 WIDTH = 5  # digits of a number in a name
 
 
-def write(gallery: Gallery, result: Result, prompts: Prompts, seed: int, layout: Layout) -> Path:
+def write(
+    gallery: Gallery,
+    result: Result,
+    records: Sequence[Record],
+    seed: int,
+    layout: Layout,
+    prompts: range,
+) -> None:
     """Writes N pictures of each prompt, drawn by their weights, to be used without them.
 
-    "plain": samples/<prompt>/<k>.png and one metadata.jsonl, a line for each picture with its file,
-    prompt, columns and seed. "geneval": samples/<prompt>/samples/<k>.png and, beside it, a
-    metadata.jsonl of the prompt as its file had it, which GenEval's evaluation reads.
+    "plain": samples/<prompt>/<k>.png, see `write_index`. "geneval":
+    samples/<prompt>/samples/<k>.png
+    and, beside it, a metadata.jsonl of the prompt as its file had it, which GenEval's evaluation
+    reads. Files that are there are replaced.
 
     Args:
         gallery: of the run, which knows the run folder and how to decode.
-        result: the samples.
-        prompts: their prompts.
-        seed: of the run, noted with each picture.
+        result: the samples of these prompts.
+        records: of all prompts, see `records_of`.
+        seed: of the run.
         layout: which of these.
-
-    Returns:
-        The folder `samples`.
+        prompts: their numbers.
     """
-    particles = result.x.shape[1]
-    x = result.resampled(particles, keyed_generator("image folders", seed))
-    folder = gallery.folder / "samples"
-    lines = []
-    for k, record in enumerate(records_of(prompts)):
-        place = folder / f"{k:0{WIDTH}}"
+    generator = keyed_generator("image folders", seed)
+    x = result.resampled(result.x.shape[1], generator, prompt_keys=prompts)
+    for k, of_prompt in zip(prompts, x, strict=True):
+        place = place_of(gallery.folder, k)
         inside = place / "samples" if layout == "geneval" else place
-        inside.mkdir(parents=True)
-        for n, picture in enumerate(gallery.images(x[k])):
-            path = inside / f"{n:0{WIDTH}}.png"
-            save(picture, path)
-            file = path.relative_to(gallery.folder).as_posix()
-            lines.append({"file": file, **record, "index": n, "seed": seed})
+        inside.mkdir(parents=True, exist_ok=True)
+        for n, picture in enumerate(gallery.images(of_prompt)):
+            save(picture, inside / name_of(n))
         if layout == "geneval":
-            (place / "metadata.jsonl").write_text(f"{json.dumps(record)}\n", encoding="utf-8")
-    if layout == "plain":
-        text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
-    return folder
+            text = f"{json.dumps(records[k])}\n"
+            (place / "metadata.jsonl").write_text(text, encoding="utf-8")
+
+
+def write_index(folder: Path, records: Sequence[Record], particles: int, seed: int) -> None:
+    """Writes samples/metadata.jsonl of the plain layout.
+
+    A line for each picture, with its file, prompt, columns and seed.
+    """
+    lines = [
+        {
+            "file": (place_of(folder, k) / name_of(n)).relative_to(folder).as_posix(),
+            **record,
+            "index": n,
+            "seed": seed,
+        }
+        for k, record in enumerate(records)
+        for n in range(particles)
+    ]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (folder / "samples" / "metadata.jsonl").write_text(text, encoding="utf-8")
+
+
+def place_of(folder: Path, prompt: int) -> Path:
+    """The folder of a prompt's pictures in a run folder."""
+    return folder / "samples" / f"{prompt:0{WIDTH}}"
+
+
+def name_of(picture: int) -> str:
+    """The file name of a picture."""
+    return f"{picture:0{WIDTH}}.png"
 
 
 def refuse_points(shape: Sequence[int], layout: Layout) -> None:
@@ -70,7 +98,7 @@ def save(picture: Tensor, path: Path) -> None:
     Image.fromarray(pixels.squeeze(-1).numpy()).save(path)
 
 
-def records_of(prompts: Prompts) -> list[dict[str, Any]]:
+def records_of(prompts: Prompts) -> list[Record]:
     """The prompt and the columns of each, as they stood in the file."""
     columns: Mapping[str, Any] = {}
     if isinstance(prompts.cond, Condition):

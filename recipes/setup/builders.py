@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recipes.setup import prompts
 from recipes.setup.config import as_written
+from recipes.setup.noise import Noise
 from recipes.setup.prompts import Prompts
 from rewards import Decoded, Reward, as_reward
 from rewards.networks import ImageEncoder
@@ -221,15 +222,18 @@ def guided(
     return Guided(flow_map, guidance, generator=generator)
 
 
-def noise(
+def noise_of(
     config: DictConfig, shape: Sequence[int], prompts: int, dtype: torch.dtype = torch.float32
-) -> Tensor:
+) -> Noise:
     """x0 (prompts, particles, *shape), the same for the same seed on every device."""
     if config.particles < 1:
         raise ValueError(f"particles is at least 1; got {config.particles}")
-    generator = keyed_generator("x0", config.seed)
-    x0 = torch.randn(prompts, config.particles, *shape, generator=generator, dtype=dtype)
-    return x0.to(device_of(config))
+    return Noise(config.seed, (prompts, config.particles, *shape), dtype, device_of(config))
+
+
+def noise(config: DictConfig, shape: Sequence[int], prompts: int) -> Tensor:
+    """The noise of all prompts as one tensor."""
+    return noise_of(config, shape, prompts).part(range(prompts))
 
 
 # --- rewards and the judge ----------------------------------------------------------------------

@@ -102,6 +102,7 @@ class Rewarded(Sampling):
 class Sample(Rewarded):
     """steer sample."""
 
+    prompts_at_once: Count
     images: Literal["plain", "geneval"] | None
     guidances: Sequence[Guidance | FlowMap]
     sampler: Sampler

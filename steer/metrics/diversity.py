@@ -87,6 +87,13 @@ class PairwiseDiversity(Metric):
         self, x: Float[Tensor, "p n *shape"], log_w: Float[Tensor, "p n"] | None = None
     ) -> None:
         """Add prompts, each with all its particles. Raises ValueError for fewer than two."""
+        self.total = self.total + self.of_prompts(x, log_w).sum()
+        self.prompts = self.prompts + len(x)
+
+    def of_prompts(
+        self, x: Float[Tensor, "p n *shape"], log_w: Float[Tensor, "p n"] | None = None
+    ) -> Float[Tensor, " p"]:
+        """Compute the diversity of each prompt. Raises ValueError for fewer than two particles."""
         if x.shape[1] < 2:
             raise ValueError(
                 "diversity needs at least 2 particles a prompt, got 1; "
@@ -94,10 +101,7 @@ class PairwiseDiversity(Metric):
             )
         w = normalized(x.new_zeros(x.shape[:2]) if log_w is None else log_w)
         f = in_batches(self.features, x.flatten(0, 1), self.max_batch).reshape(*x.shape[:2], -1)
-        self.total = (
-            self.total + torch.stack([self.distance(a, b) for a, b in zip(f, w, strict=True)]).sum()
-        )
-        self.prompts = self.prompts + len(x)
+        return torch.stack([self.distance(a, b) for a, b in zip(f, w, strict=True)])
 
     def compute(self) -> Tensor:
         """Compute the mean over prompts. Raises ValueError before any prompt."""

@@ -137,13 +137,12 @@ def test_genevals_evaluation_finds_its_folders(here, capsys):
 
 def test_pictures_are_drawn_by_their_weights(tmp_path):
     from recipes.reporting.figures import Gallery
-    from recipes.setup.prompts import Prompts
     from steer.samplers import Result
 
     x = torch.linspace(0, 1, 4).view(1, 4, 1, 1, 1).expand(1, 4, 1, 5, 5)
     result = Result(x, torch.tensor([[0.25, 0.75, 1e-9, 1e-9]]).log().double(), None)
     gallery = Gallery(tmp_path, (1, 5, 5), None, ["a"])
-    image_folders.write(gallery, result, Prompts(["a"], ["a"]), 0, "plain")
+    image_folders.write(gallery, result, [{"prompt": "a"}], 0, "plain", range(1))
     values = sorted(np.asarray(Image.open(p)).mean() for p in tmp_path.glob("samples/00000/*.png"))
     assert values == [0, 85, 85, 85]
 
