@@ -17,12 +17,12 @@ References: Peters & Schaal 2007, ICML (reward-weighted regression); Fan et al. 
 2502.06061 (flow matching, in rounds).
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from steer.annotations import Count
+from steer.annotations import AtLeast, Count
 from steer.conditions import pick
 from steer.flow_map import FlowMap, ResidualMap
 from steer.resampling import effective_sample_size
@@ -45,8 +45,14 @@ class RewardWeighted(DiagonalTuning):
         round_steps: optimizer steps after which the map's own samples replace the base's, and so
             on; None stays with the base. In rounds it is a maximiser.
         redrawn: samples of each step, redrawn from a collection by weight, which `reuse` steps
-            share; the weights are then normalised within the collection, a bias of the order of one
-            in its effective samples. None trains on the whole collection, weighted.
+            share; the weights are then normalised within each prompt's samples in the collection, a
+            bias of the order of one in its effective samples. None trains on the whole collection,
+            weighted.
+        per_prompt: samples of each prompt to redraw from, at least, where `redrawn` is given; a
+            batch without conditions is one group.
+
+    Raises:
+        ValueError: rounds of data.
     """
 
     any_base = True
@@ -58,6 +64,7 @@ class RewardWeighted(DiagonalTuning):
         *,
         round_steps: Count | None = None,
         redrawn: Count | None = None,
+        per_prompt: Annotated[int, AtLeast(2)] = 8,
         **more: Any,
     ):
         super().__init__(sampler, noisings, **more)
@@ -66,6 +73,8 @@ class RewardWeighted(DiagonalTuning):
                 "in rounds the samples are the map's own, not data; leave out round_steps or data"
             )
         self.redrawn = redrawn
+        if redrawn is not None:
+            self.per_prompt = per_prompt
         self.round_steps = round_steps
         self.log_normaliser = LogMeanExp()
         self.old: Follower | None = None

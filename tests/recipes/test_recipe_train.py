@@ -323,6 +323,7 @@ def test_tuning_images_untold(steer, fashion):
         "particles=2",
         "loop.batch_size=4",
         "loop.objective.redrawn=2",
+        "loop.objective.per_prompt=2",
         "trainer.max_steps=2",
         "watch_every=2",
         "trainer.accelerator=cpu",

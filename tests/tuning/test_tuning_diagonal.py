@@ -1,5 +1,6 @@
 """Regressions of the velocity: where they rest, in closed form, and what does not move them."""
 
+import copy
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from steer.analytic import GaussianMixture
 from steer.data import StreamData
 from steer.flow_map import ResidualMap
 from steer.interpolant import Linear, expand
+from steer.loops import RewardTuning
 from steer.samplers import Jump
 from steer.tilt import Tilt
 from steer.tuning import ReinforceAdjointMatching, RewardWeighted
@@ -195,6 +197,30 @@ def test_a_prompt_seen_once_is_compared_with_the_others():
     assert weights[1] / weights[0] == pytest.approx(math.exp(3.0))
     again = torch.exp(v - normaliser(v, ["c", "d"]))
     assert again[1] / again[0] == pytest.approx(math.exp(3.0))
+
+
+def test_redrawn_samples_compete_within_their_prompt():
+    """Of a thousand prompts a batch holds few twice by chance: single samples could not compete."""
+    base = ResidualMap(Normal(0.0), Linear())
+    tilt = Tilt(lambda x: 50.0 * x[:, 0])
+    objective = RewardWeighted(redrawn=4000, per_prompt=4, off_weight=0)
+    loop = RewardTuning(
+        copy.deepcopy(base),
+        base,
+        tilt,
+        objective,
+        (1,),
+        4000,
+        prompts=lambda n, g: torch.randint(10**6, (n,), generator=g),
+        lr=0.1,
+    )
+    (cond,) = loop.draw(seeded())
+    clean = objective.collect(base, base, tilt, noise(4000, 1), cond, seeded())
+    some = redrawn(clean, objective.redrawn, seeded())
+    # the largest of four normal draws has mean 1.0294 and variance .4917
+    assert float(some.z.mean()) == pytest.approx(1.0294, abs=4 * (0.4917 / 1000) ** 0.5)
+    with pytest.raises(ValueError, match="samples of each prompt"):
+        RewardTuning(copy.deepcopy(base), base, tilt, objective, (1,), 6, lr=0.1)
 
 
 class TwoClasses(StreamData):
