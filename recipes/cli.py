@@ -59,6 +59,7 @@ RESUMED_FROM = {
     "tune": ("checkpoint", "last.ckpt"),
     "compare": ("cell", "cells/*.json"),
     "sample": ("finished part", "parts/*.safetensors"),
+    "evaluate": ("finished part", "parts/*.safetensors"),
 }
 
 

@@ -36,6 +36,7 @@ from recipes.reporting.tables import (
 from recipes.setup import builders, run_directory
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
+from recipes.setup.processes import Processes, processes_of
 from recipes.setup.progress_bar import bar, with_source
 from steer import plots as pictures
 from steer.data.stream import key
@@ -62,20 +63,26 @@ def compare(job: Job) -> Path:
     """Runs the config, or resumes it, and returns the run folder."""
     config = completed(job.config)
     job = replace(job, config=config)
-    experiment = experiment_of(config)
-    price = Price(**config.price)
-    methods = methods_of(config, benchmark_of(experiment), price)
-    budgets = budgets_of(config)
-    seeds = seeds_of(config)
+    processes = processes_of(config)
+    with processes.together():
+        experiment = experiment_of(config)
+        price = Price(**config.price)
+        methods = methods_of(config, benchmark_of(experiment), price)
+        budgets = budgets_of(config)
+        seeds = seeds_of(config)
+        exact = None
+        if experiment.prompts.cond is None:
+            exact = closed_form(experiment.model.flow_map, experiment.tilt)
 
-    old_folder = run_directory.to_resume(config, FREE) if config.run.resume else None
-    plans = plans_of(methods, budgets, old_folder, job.quiet)
-    folder = prepared(old_folder, config, methods, plans)
-    exact = None
-    if experiment.prompts.cond is None:
-        exact = closed_form(experiment.model.flow_map, experiment.tilt)
+    def opened() -> tuple[Path, dict[str, Plan]]:
+        old_folder = run_directory.to_resume(config, FREE) if config.run.resume else None
+        plans = plans_of(methods, budgets, old_folder, job.quiet)
+        return prepared(old_folder, config, methods, plans), plans
+
+    folder, plans = processes.of_first(opened)
     cell_metrics = CellMetrics(experiment.measure, exact)
-    cells = measure_all(folder, methods, plans, budgets, seeds, cell_metrics, job.quiet)
+    cells = measure_all(folder, methods, plans, budgets, seeds, cell_metrics, processes, job.quiet)
+    processes.leave()
 
     rows = [
         {"method": name, "budget": b, **average_row(methods[name], plans[name], b, done)}
@@ -135,14 +142,19 @@ def measure_all(
     budgets: Sequence[float],
     seeds: Sequence[int],
     cell_metrics: CellMetrics,
+    processes: Processes,
     quiet: bool,
 ) -> Cells:
-    """All cells that have a size, seed by seed; samples are kept of the first seed."""
+    """All cells that have a size, seed by seed, shared out among the processes.
+
+    Samples are kept of the first seed.
+    """
     cells: Cells = {(name, b): [] for name in methods for b in budgets}
     todo = [(seed, name, b) for seed in seeds for name, b in cells if str(b) in plans[name].fits]
+    found: dict[tuple[int, str, float], Figures] = {}
     said: set[tuple[str, str]] = set()
-    with bar("cells", quiet):
-        for seed, name, b in track(todo):
+    with processes.together(), bar("cells", quiet or not processes.first):
+        for seed, name, b in track(processes.share(todo)):
             method = methods[name]
             path = path_of(folder, name, method, b, seed)
             source = (str(seed), name, str(b))
@@ -150,7 +162,10 @@ def measure_all(
             first = seed == seeds[0]
             with shown_by(iter), with_source(words(name), where, said):
                 done = cell(path, method, plans[name], b, source, cell_metrics, first)
-            cells[name, b].append(done)
+            found[seed, name, b] = done
+    everyone = processes.gathered(found)
+    for seed, name, b in todo:
+        cells[name, b] += [mine[seed, name, b] for mine in everyone if (seed, name, b) in mine]
     return cells
 
 

@@ -1,6 +1,9 @@
 """steer evaluate: distances of a map's samples to data, by each sampler, beside their floor."""
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,15 @@ from torch import Tensor
 from recipes.evaluation.metrics import Figures
 from recipes.evaluation.reference import Reference
 from recipes.reporting import html
-from recipes.reporting.figures import gallery_of
+from recipes.reporting.figures import Gallery, gallery_of
 from recipes.reporting.publish import Headline, publish
 from recipes.reporting.tables import Table, words
 from recipes.setup import builders, run_directory
+from recipes.setup.drawn import Drawn, joined
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
+from recipes.setup.parts import Parts
+from recipes.setup.processes import processes_of
 from recipes.setup.progress_bar import bar
 from steer.pixels import as_saved
 from steer.samplers import Result, Sampler
@@ -25,27 +31,75 @@ FLOOR = "data against data"
 
 
 def evaluate(job: Job) -> Path:
-    """Runs the config and returns the run folder."""
+    """Runs the config, or resumes it, and returns the run folder."""
     config = job.config
-    reference = builders.made_as(Reference, config.reference)  # type: ignore[type-abstract]
-    samplers = samplers_of(config)
-    experiment = experiment_of(config)
-    folder = run_directory.create(config)
+    processes = processes_of(config)
+    with processes.together():
+        reference = builders.made_as(Reference, config.reference)  # type: ignore[type-abstract]
+        samplers = samplers_of(config)
+        experiment = experiment_of(config)
+    folder = processes.of_first(partial(run_directory.opened_for, config))
+    parts = Parts(folder, len(experiment.prompts), config.prompts_at_once)
+    missing = processes.of_first(partial(parts.left, "metrics.json"))
+    if missing is None:  # it had finished
+        processes.leave()
+        return folder
+    gallery = gallery_of(experiment, folder)
+    mine = processes.share(missing)
+    with run_directory.dropped_if_refused(folder), processes.together():
+        draw_parts(parts, mine, experiment, samplers, gallery.shown, processes.quieter(job))
+    processes.leave()
+    reported(parts, experiment, reference, samplers, gallery, job)
+    parts.drop()
+    return folder
 
+
+@torch.no_grad()
+def draw_parts(
+    parts: Parts,
+    missing: Sequence[range],
+    experiment: Experiment,
+    samplers: Mapping[str, Sampler],
+    shown: int,
+    job: Job,
+) -> None:
+    """Draws the parts that are missing by each sampler, and keeps the samples and what is seen."""
+    for part in missing:
+        tensors: dict[str, Tensor] = {}
+        kept: Figures = {}
+        for name, sampler in samplers.items():
+            start = time.perf_counter()
+            with bar(parts.title(name, part), job.quiet):
+                result = experiment.draw(sampler, None, "evaluate", prompts=part)
+            drawn = Drawn(replace(result, trace={}), {}, time.perf_counter() - start)
+            first = max(shown - part.start, 0)
+            tensors |= drawn.tensors(name, first, whole=False)
+            tensors[f"{name}.seen"] = seen(experiment, result)
+            kept[name] = drawn.figures()
+        parts.keep(part, tensors, kept)
+
+
+def reported(
+    parts: Parts,
+    experiment: Experiment,
+    reference: Reference,
+    samplers: Mapping[str, Sampler],
+    gallery: Gallery,
+    job: Job,
+) -> None:
+    """Compares the samples of all parts with the reference, and writes the report."""
+    config = job.config
     results: dict[str, Result] = {}
     figures: dict[str, Figures] = {}
     count = experiment.noise.shape[0] * experiment.noise.shape[1]
     with torch.no_grad():
-        for name, sampler in samplers.items():
-            start = time.perf_counter()
-            with bar(name, job.quiet):
-                result = experiment.draw(sampler, None, "evaluate")
-            seconds = time.perf_counter() - start
-            results[name] = result
+        for name in samplers:
+            drawn = joined(parts, name, gallery.shown)
+            results[name] = drawn.result
             figures[name] = {
-                **compared(experiment, result, reference, told(experiment)),
-                "network_forward": result.evaluations.network_forward,
-                "seconds": seconds,
+                **reference(torch.cat(parts.read(f"{name}.seen")), told(experiment)),
+                "network_forward": drawn.result.evaluations.network_forward,
+                "seconds": drawn.seconds,
             }
         floor = reference.floor(count)
     metrics: Figures = {
@@ -55,12 +109,17 @@ def evaluate(job: Job) -> Path:
         "floor": floor,
     }
     panels = {words(name): result for name, result in results.items()}
-    drawn = gallery_of(experiment, folder).samples(panels)
     model = config.model if isinstance(config.model, str) else "the map"
-    claim_line = f"The samples of {model}, compared with data."
-    tables = [table(metrics)]
-    title = f"Evaluation: {folder.name}"
-    return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
+    publish(
+        gallery.folder,
+        job,
+        metrics,
+        f"Evaluation: {gallery.folder.name}",
+        f"The samples of {model}, compared with data.",
+        gallery.samples(panels),
+        [table(metrics)],
+        headline(metrics),
+    )
 
 
 def samplers_of(config: DictConfig) -> dict[str, Sampler]:
@@ -88,7 +147,7 @@ def labels_of(experiment: Experiment) -> Tensor | None:
 def compared(
     experiment: Experiment, result: Result, reference: Reference, labels: Tensor | None
 ) -> Figures:
-    """The figures of the samples, decoded and as 8-bit files keep them, against the reference.
+    """The figures of the samples against the reference.
 
     Args:
         experiment: with the decoder.
@@ -96,10 +155,15 @@ def compared(
         reference: the data that they are compared with.
         labels: those asked for, one per prompt; None to compare without them.
     """
+    return reference(seen(experiment, result).cpu(), labels)
+
+
+def seen(experiment: Experiment, result: Result) -> Tensor:
+    """The samples as a reference sees them: decoded, and as 8-bit files keep them."""
     x = result.x
-    if experiment.decode is not None:
-        x = as_saved(experiment.decode(x.flatten(0, 1))).unflatten(0, x.shape[:2])
-    return reference(x.cpu(), labels)
+    if experiment.decode is None:
+        return x
+    return as_saved(experiment.decode(x.flatten(0, 1))).unflatten(0, x.shape[:2])
 
 
 def rows_of(metrics: Figures) -> dict[str, Figures]:

@@ -6,8 +6,9 @@ that are missing, to the same numbers.
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -26,6 +27,7 @@ from recipes.setup.drawn import Drawn, joined
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
 from recipes.setup.parts import Parts
+from recipes.setup.processes import processes_of
 from recipes.setup.progress_bar import bar
 from steer.samplers import Result, Sampler
 
@@ -35,17 +37,23 @@ DIVERGED = 100.0  # times the reach of unsteered samples
 def sample(job: Job) -> Path:
     """Runs the config, or resumes it, and returns the run folder."""
     config = job.config
-    experiment = experiment_of(config)
-    samplers = {"unsteered": sampler_of(config.base), "steered": sampler_of(config.sampler)}
-    if config.images is not None:
-        image_folders.refuse_points(experiment.model.shape, config.images)
-    folder = run_directory.resume(config) if config.run.resume else run_directory.create(config)
+    processes = processes_of(config)
+    with processes.together():
+        experiment = experiment_of(config)
+        samplers = {"unsteered": sampler_of(config.base), "steered": sampler_of(config.sampler)}
+        if config.images is not None:
+            image_folders.refuse_points(experiment.model.shape, config.images)
+    folder = processes.of_first(partial(run_directory.opened_for, config))
     parts = Parts(folder, len(experiment.prompts), config.prompts_at_once)
-    if (folder / "metrics.json").exists() and not parts.home.exists():
-        return folder  # it had finished
+    missing = processes.of_first(partial(parts.left, "metrics.json"))
+    if missing is None:  # it had finished
+        processes.leave()
+        return folder
     gallery = gallery_of(experiment, folder)
-    with run_directory.dropped_if_refused(folder):
-        draw_parts(parts, experiment, samplers, gallery, job)
+    mine = processes.share(missing)
+    with run_directory.dropped_if_refused(folder), processes.together():
+        draw_parts(parts, mine, experiment, samplers, gallery, processes.quieter(job))
+    processes.leave()
     reported(parts, experiment, samplers["steered"], gallery, job)
     parts.drop()
     return folder
@@ -53,6 +61,7 @@ def sample(job: Job) -> Path:
 
 def draw_parts(
     parts: Parts,
+    missing: Sequence[range],
     experiment: Experiment,
     samplers: Mapping[str, Sampler],
     gallery: Gallery,
@@ -63,14 +72,14 @@ def draw_parts(
     measure = experiment.measure
     rewards = [reward for reward in (measure.reward, *measure.heldout) if reward is not None]
     records = image_folders.records_of(experiment.prompts)
-    for part in parts.missing:
+    for part in missing:
         shown = max(gallery.shown - part.start, 0)
         tensors: dict[str, Tensor] = {}
         kept: Figures = {}
         with priced(rewards) as prices:
             results = {}
             for name, sampler in samplers.items():
-                title = name if len(parts.all) == 1 else f"{name}, {span(part, parts.prompts)}"
+                title = parts.title(name, part)
                 with bar(title, job.quiet):
                     results[name] = draw(experiment, sampler, name, part)
             if config.images is not None:
@@ -89,11 +98,6 @@ def draw(experiment: Experiment, sampler: Sampler, name: str, part: range) -> tu
     tilt = experiment.tilt if name == "steered" else None
     result = experiment.draw(sampler, tilt, name, prompts=part)
     return replace(result, claim=result.claim or sampler.claim), time.perf_counter() - start
-
-
-def span(part: range, prompts: int) -> str:
-    """Which prompts a part has, in words."""
-    return f"prompts {part.start + 1} to {part.stop} of {prompts}"
 
 
 def reported(

@@ -43,7 +43,7 @@ def train(job: Job) -> Path:
     check_shape(config, module)
     with builders.at("data"):
         data.prepare_data()
-    folder = run_directory.resume(config) if config.run.resume else run_directory.create(config)
+    folder = run_directory.opened_for(config)
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
     watch = [Identities(config.identities, ema=ema)] if watched(loop) and config.identities else []
     try:

@@ -55,7 +55,7 @@ def tune(job: Job) -> Path:
     if not config.condition.model and isinstance(objective, DiagonalTuning):
         objective.labelled = False
     check_trainer(config)
-    folder = run_directory.resume(config) if config.run.resume else run_directory.create(config)
+    folder = run_directory.opened_for(config)
 
     def drawn_from(flow_map: FlowMap) -> Result:
         return experiment.draw(sampler, None, "tune", flow_map)

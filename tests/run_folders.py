@@ -15,11 +15,17 @@ def contents(folder):
 
 def content(path):
     if path.name == "metrics.json":
-        return {k: v for k, v in json.loads(path.read_text()).items() if "seconds" not in k}
+        return without_seconds(json.loads(path.read_text()))
     if path.name == "config.yaml":
         text = path.read_text().split("\nrun:")[0]
         return [line for line in text.splitlines() if not line.startswith(OF_THE_START)]
     return None if path.name == WITH_SECONDS else path.read_bytes()
+
+
+def without_seconds(value):
+    if isinstance(value, dict):
+        return {k: without_seconds(v) for k, v in value.items() if "seconds" not in k}
+    return [without_seconds(v) for v in value] if isinstance(value, list) else value
 
 
 def differing(one, other):

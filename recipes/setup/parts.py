@@ -52,10 +52,21 @@ class Parts:
         """The file of a part."""
         return self.home / f"{part.start:0{WIDTH}}.safetensors"
 
-    @property
-    def missing(self) -> list[range]:
-        """The parts that are not finished."""
+    def left(self, report: str) -> list[range] | None:
+        """The parts that are not finished, or None where all were joined and dropped.
+
+        Args:
+            report: a file of the run folder that is written before they are dropped.
+        """
+        if (self.folder / report).exists() and not self.home.exists():
+            return None
         return [part for part in self.all if not self.path(part).exists()]
+
+    def title(self, name: str, part: range) -> str:
+        """What is drawn, and for which prompts where there are several parts."""
+        if len(self.all) == 1:
+            return name
+        return f"{name}, prompts {part.start + 1} to {part.stop} of {self.prompts}"
 
     def keep(self, part: range, tensors: Mapping[str, Tensor], figures: Mapping[str, Any]) -> None:
         """Writes a finished part, whole or not at all."""

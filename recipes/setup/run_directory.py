@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 opened: list[Path] = []  # the run folders of this process, the latest last
+ANY = ("run", "trainer", "logger", "devices", "nodes")  # keys that results do not hang on
 WORKER = "STEER_RUN_FOLDER"  # where the first process of a distributed run writes
 
 
@@ -53,13 +54,18 @@ def resume(config: DictConfig) -> Path:
     """The newest folder of that name, its config.yaml brought up to date.
 
     Raises:
-        ValueError: there is none, or it was started with other settings, `run` and `trainer` apart.
+        ValueError: there is none, or it was started with other settings, those of ANY apart.
     """
     if WORKER in os.environ:
         return Path(os.environ[WORKER])
     folder = to_resume(config)
     save(config, folder)
     return folder
+
+
+def opened_for(config: DictConfig) -> Path:
+    """The folder of a run: the one that run.resume goes on with, or a new one."""
+    return resume(config) if config.run.resume else create(config)
 
 
 def to_resume(config: DictConfig, free: Collection[str] = ()) -> Path:
@@ -104,9 +110,10 @@ def newest(wanted: Path) -> Path | None:
 def difference(before: Any, now: Any, free: Collection[str] = ()) -> str:
     """The first key on which two configs differ, with both values; "" if there is none.
 
-    The trainer's settings, the logger, the run's and those of the keys in `free` may differ.
+    The trainer's settings, the logger, the run's, the processes and those of the keys in `free` may
+    differ.
     """
-    for key in sorted((before.keys() | now.keys()) - {"run", "trainer", "logger", *free}):
+    for key in sorted((before.keys() | now.keys()) - {*ANY, *free}):
         if before.get(key) != now.get(key):
             return first_difference(before.get(key), now.get(key), key)
     return ""

@@ -99,7 +99,14 @@ class Rewarded(Sampling):
     tilt: Scale
 
 
-class Sample(Rewarded):
+class Shared(Section):
+    """The keys of commands that share their work among processes."""
+
+    devices: Count | None
+    nodes: Count | None
+
+
+class Sample(Rewarded, Shared):
     """steer sample."""
 
     prompts_at_once: Count
@@ -109,9 +116,10 @@ class Sample(Rewarded):
     base: Sampler
 
 
-class Evaluate(Sampling):
+class Evaluate(Sampling, Shared):
     """steer evaluate."""
 
+    prompts_at_once: Count
     guidances: Sequence[Guidance | FlowMap]
     samplers: dict[str, Sampler | None]
     reference: Reference
@@ -134,7 +142,7 @@ class Price(Section):
     reward_backward: NotNegative
 
 
-class Compare(Rewarded):
+class Compare(Rewarded, Shared):
     """steer compare."""
 
     methods: dict[str, Method | None]

@@ -203,11 +203,11 @@ def test_joined_parts_are_the_file_of_the_whole(tmp_path):
     }
     save_file(whole, tmp_path / "whole.safetensors")
     parts = Parts(tmp_path, 5, 2)
-    assert parts.all == parts.missing == [range(0, 2), range(2, 4), range(4, 5)]
+    assert parts.all == parts.left("metrics.json") == [range(0, 2), range(2, 4), range(4, 5)]
     for part in parts.all:
         rows = {name: value[part.start : part.stop] for name, value in whole.items()}
         parts.keep(part, rows, {"first": part.start})
-    assert parts.missing == []
+    assert parts.left("metrics.json") == []
     parts.join({"log_w": "log_w", "x": "x"}, tmp_path / "joined.safetensors")
     assert (tmp_path / "joined.safetensors").read_bytes() == (
         tmp_path / "whole.safetensors"
