@@ -86,6 +86,7 @@ SOUND = {
     "false",
     "null",
 }
+SHAPES = {"checkerboard": [2], "fashion": [1, 28, 28], "scenes": [3, 32, 32]}
 OTHERS = ("model", "start", "loop", "reward", "heldout", "judge", "samplers", "the first step")
 NOT_FINITE = {"nan", "infinity", "minus infinity", "nan in a list", "infinity in a dictionary"}
 
@@ -204,6 +205,7 @@ class Laboratory:
             "fashion/train",
             "fashion/refine",
             "fashion/distill",
+            "scenes/refine",
         ):
             self.leave_map(name)
 
@@ -253,7 +255,8 @@ class Laboratory:
             tiny["model"] = {"network": {"width": 4, "depth": 1}}
         if name.startswith("scenes") and command == "train":
             tiny["data"] = {"folder": "scenes", "batch_size": 2, "count": 4, "validation": 4}
-        if name == "scenes/train":
+        if name in ("scenes/train", "scenes/refine", "scenes/distill"):
+            tiny["start"] = None if name == "scenes/train" else "runs/scenes-refine"
             condition = {"dim": 32, "width": 8}
             tiny["model"] = {"network": {"channels": [8, 8], "condition": condition}}
         elif name.startswith("scenes") and command == "train":
@@ -277,7 +280,7 @@ class Laboratory:
         """A map of the config, as if a run had left it."""
         tree: Any = OmegaConf.create(config.merge(self.whole[name], self.tiny[name]))
         model = OmegaConf.to_container(tree.model, resolve=True)
-        shape = [2] if name.startswith("checkerboard") else [1, 28, 28]
+        shape = SHAPES[name.split("/")[0]]
         target = self.folder / "runs" / name.replace("/", "-")
         target.mkdir(parents=True)
         (target / "config.yaml").write_text("{}")
