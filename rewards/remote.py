@@ -5,14 +5,17 @@ import io
 import json
 import math
 import os
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from http.client import HTTPException
+from functools import partial
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +41,60 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-OPENER = urllib.request.build_opener(NoRedirect)
+class TimedReading(io.RawIOBase):
+    """The bytes of an answer until a deadline, however many pieces they come in."""
+
+    def __init__(self, sock: socket.socket, deadline: float):
+        self.sock = sock
+        self.raw = sock.makefile("rb", buffering=0)
+        self.deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.sock.settimeout(left)
+        return self.raw.readinto(buffer)
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class TimedResponse(HTTPResponse):
+    """An answer that is read until a deadline, head and body."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, deadline: float, **keywords: Any):
+        super().__init__(sock, *arguments, **keywords)
+        self.fp.close()
+        self.fp = io.BufferedReader(TimedReading(sock, deadline))
+
+
+class Timed(urllib.request.AbstractHTTPHandler):
+    """Gives a request its timeout for all of the answer; the library's is for each piece of it."""
+
+    def do_open(self, http_class: Any, req: Any, **http_conn_args: Any) -> Any:
+        def connection(host: str, timeout: float, **more: Any) -> Any:
+            made = http_class(host, timeout=timeout, **more)
+            made.response_class = partial(TimedResponse, deadline=time.monotonic() + timeout)
+            return made
+
+        made_timed: Any = connection
+        return super().do_open(made_timed, req, **http_conn_args)
+
+
+class TimedHttp(Timed, urllib.request.HTTPHandler):
+    """http."""
+
+
+class TimedHttps(Timed, urllib.request.HTTPSHandler):
+    """https."""
+
+
+OPENER = urllib.request.build_opener(NoRedirect, TimedHttp, TimedHttps)
 
 
 class Nonsense(ValueError):
@@ -82,7 +138,7 @@ class RemoteReward(Reward):
         url: of the server, http or https.
         batch: pictures in one request.
         concurrent: requests at a time.
-        timeout: seconds without an answer after which an attempt has failed.
+        timeout: seconds without the whole of an answer after which an attempt has failed.
         retries: further attempts at a request.
         backoff: seconds before the first of them.
         cache: a folder in which scores are kept, for this run and later ones; None keeps none.
@@ -228,11 +284,11 @@ class RemoteReward(Reward):
         if isinstance(error, Nonsense):
             return ValueError(f"{who} answers nonsense {times}: {error}{kept}")
         if isinstance(error, urllib.error.HTTPError):
-            said = shown(error.read().decode(errors="replace"))
+            said = shown(body_of(error))
             return ConnectionError(f"{who} answers {error.code} {times}: {said}{kept}")
         if slow(error):
             return ConnectionError(
-                f"{who} is slow: no answer within {self.timeout:g} s {times}{kept}: "
+                f"{who} is slow: no whole answer within {self.timeout:g} s {times}{kept}: "
                 "raise timeout=, or lower batch= or concurrent="
             )
         reason = getattr(error, "reason", None) or error
@@ -253,6 +309,14 @@ def wait_after(error: Exception, seconds: float) -> float:
     """Return the seconds to wait, as many as the server says if it does."""
     said = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
     return min(float(said) if said.isdigit() else seconds, LONGEST_WAIT)
+
+
+def body_of(error: urllib.error.HTTPError) -> str:
+    """Read what a server says of an error, as far as it does in time."""
+    try:
+        return error.read().decode(errors="replace")
+    except (OSError, HTTPException):
+        return ""
 
 
 def slow(error: Exception) -> bool:

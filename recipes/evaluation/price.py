@@ -54,23 +54,27 @@ def priced(rewards: Sequence[Reward]) -> Iterator[dict[str, Price]]:
 
     Yields:
         name -> price: of a function its name, else the class, with a number for a second one; that
-        of Decoded is with the decoder.
+        of Decoded is with the decoder. What several rewards share has one price, with all calls.
     """
     prices: dict[str, Price] = {}
     hooks = []
-    for reward in rewards:
-        for module in reward.modules():
-            if isinstance(module, Reward):
-                name = module.name if isinstance(module, FunctionReward) else type(module).__name__
-                names = [name, *(f"{name} {k}" for k in range(2, len(prices) + 3))]
-                price = prices[next(each for each in names if each not in prices)] = Price()
-                hooks.append(module.register_forward_pre_hook(price.begin))
-                hooks.append(module.register_forward_hook(price.end))
+    for module in parts_of(rewards):
+        name = module.name if isinstance(module, FunctionReward) else type(module).__name__
+        names = [name, *(f"{name} {k}" for k in range(2, len(prices) + 3))]
+        price = prices[next(each for each in names if each not in prices)] = Price()
+        hooks.append(module.register_forward_pre_hook(price.begin))
+        hooks.append(module.register_forward_hook(price.end))
     try:
         yield prices
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def parts_of(rewards: Sequence[Reward]) -> list[Reward]:
+    """Lists rewards and what they are composed of, each once, also where two of them share it."""
+    parts = (part for reward in rewards for part in reward.modules())
+    return [part for part in dict.fromkeys(parts) if isinstance(part, Reward)]
 
 
 def figures(prices: dict[str, Price]) -> Figures:

@@ -1,8 +1,10 @@
 """HttpReward and VlmJudge against a local server that is well, slow, down, or talks nonsense."""
 
 import copy
+import socket
 import threading
 import time
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -183,7 +185,7 @@ def test_a_slow_server_is_told_apart_from_one_that_is_down():
             refused(
                 lambda: asked(pictures(1)),
                 ConnectionError,
-                r"is slow: no answer within 0.1 s after 2 attempts: raise timeout=",
+                r"is slow: no whole answer within 0.1 s after 2 attempts: raise timeout=",
             )
         finally:
             gone.set()
@@ -192,6 +194,59 @@ def test_a_slow_server_is_told_apart_from_one_that_is_down():
         ConnectionError,
         r"is down after 2 attempts \(.*refused\): start it",
     )
+
+
+@contextmanager
+def dripping(start):
+    """A server that sends `start`, then one byte every 20 ms for ever; yields its address."""
+    stop = threading.Event()
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.settimeout(0.05)
+
+    def drip(connection):
+        with connection:
+            connection.recv(1 << 20)
+            connection.sendall(start)
+            while not stop.wait(0.02):
+                try:
+                    connection.sendall(b" ")
+                except OSError:
+                    return
+
+    def serve():
+        while not stop.is_set():
+            try:
+                connection, _ = listening.accept()
+            except TimeoutError:
+                continue
+            threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        stop.set()
+        thread.join()
+        listening.close()
+
+
+@pytest.mark.parametrize(
+    ("start", "complaint"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", "is slow: no whole answer within 0.3"),
+        (b"HTTP/1.1 200 OK\r\nX-Long: ", "is slow: no whole answer within 0.3 s after 1 attempt"),
+        (b"HTTP/1.1 400 Bad\r\nContent-Length: 1000\r\n\r\n", "answers 400 after 1 attempt: ''"),
+    ],
+    ids=["body", "head", "error"],
+)
+def test_a_server_that_drips_bytes_for_ever_is_cut(start, complaint):
+    with dripping(start) as url:
+        began = time.perf_counter()
+        refused(
+            lambda: reward(url, timeout=0.3, retries=0)(pictures(1)), ConnectionError, complaint
+        )
+        assert time.perf_counter() - began < 3
 
 
 @pytest.mark.parametrize(
