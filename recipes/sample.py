@@ -43,6 +43,7 @@ def sample(job: Job) -> Path:
         samplers = {"unsteered": sampler_of(config.base), "steered": sampler_of(config.sampler)}
         if config.images is not None:
             image_folders.refuse_points(experiment.model.shape, config.images)
+            image_folders.refuse_columns(experiment.prompts, config.images)
     folder = processes.of_first(partial(run_directory.opened_for, config))
     parts = Parts(folder, len(experiment.prompts), config.prompts_at_once)
     missing = processes.of_first(partial(parts.left, "metrics.json"))

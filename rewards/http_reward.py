@@ -54,6 +54,8 @@ class HttpReward(RemoteReward):
 
     def body(self, questions: Sequence[Question]) -> dict[str, Any]:
         names = questions[0].columns
+        if "images" in names:
+            raise ValueError("HttpReward: a column called images hides the pictures: rename it")
         columns = {name: [question.columns[name] for question in questions] for name in names}
         return {**columns, "images": [question.encoded for question in questions]}
 

@@ -16,6 +16,7 @@ from steer.samplers import Result
 
 Layout = Literal["plain", "geneval"]
 Record = dict[str, Any]
+OWN = ("file", "prompt", "index", "seed")  # what the plain index says of a picture
 WIDTH = 5  # digits of a number in a name
 
 
@@ -89,6 +90,17 @@ def refuse_points(shape: Sequence[int], layout: Layout) -> None:
     if len(shape) != 3:
         raise ValueError(
             f"images={layout}: samples of shape {tuple(shape)} are no pictures; leave images out"
+        )
+
+
+def refuse_columns(prompts: Prompts, layout: Layout) -> None:
+    """Raises ValueError for a column that is called as what the index says of each picture."""
+    columns = prompts.cond.fields if isinstance(prompts.cond, Condition) else {}
+    taken = [name for name in OWN if name in columns]
+    if layout == "plain" and taken:
+        raise ValueError(
+            f"images=plain: samples/metadata.jsonl has a {taken[0]!r} of its own for each picture;"
+            f" rename the column {taken[0]!r} in the file of prompts"
         )
 
 

@@ -4,12 +4,15 @@ A file of prompts is one text a line (.txt), one JSON object a line (.jsonl), or
 header (.csv and .tsv). Columns beside the text go to reward and model as fields of a
 steer.Condition, by their names in lower case. So DrawBench (.csv), PartiPrompts (.tsv) and the
 metadata of GenEval (.jsonl) are read as they are published.
+
+A column holds one kind: numbers, texts, truth values, lists or objects. In a table its first cell
+says which, a number or a text.
 """
 
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,19 +110,29 @@ def read_prompts(path: Path) -> list[str] | Condition:
             f"prompts={path}: there is no such file; give a number of unconditional prompts, or a"
             " file with one prompt a line"
         )
+    texts = []
     records = []
+    lines = []
     number = 1
+    kinds: Kinds = {}
     try:
         for line, record in READERS.get(path.suffix, of_text)(path):
             number = line
-            records.append(told_apart(record))
+            text, columns = told_apart(record)
+            check_kinds(columns, kinds)
+            texts.append(text)
+            records.append(columns)
+            lines.append(line)
             number += 1
+        columns = columns_of(records)
+        if gap := first_gap(records, kinds):
+            name, k = gap
+            number = lines[k]
+            raise ValueError(f"the column {name!r} holds numbers, and none here; write one")
     except ValueError as error:
         raise ValueError(f"prompts={path}, line {number}: {error}") from error
-    if not records:
+    if not texts:
         raise ValueError(f"prompts={path}, line 1: it is blank; write a prompt there")
-    texts = [text for text, _ in records]
-    columns = columns_of([columns for _, columns in records])
     return Condition(texts=texts, **columns) if columns else texts
 
 
@@ -140,12 +153,22 @@ def of_json_lines(path: Path) -> Iterator[tuple[int, Record]]:
     """One JSON object a line. Raises ValueError for anything else."""
     for number, line in enumerate(lines_of(path), 1):
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=distinct)
         except json.JSONDecodeError as error:
             raise ValueError(f"it is no JSON ({error.msg} at column {error.colno})") from error
         if not isinstance(record, dict):
             raise ValueError(without_text())
         yield number, record
+
+
+def distinct(pairs: Sequence[tuple[str, Any]]) -> Record:
+    """An object of JSON. Raises ValueError for one that gives a name twice."""
+    found: Record = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it has {name!r} twice; leave one out")
+        found[name] = value
+    return found
 
 
 def of_table(path: Path, dialect: type[csv.Dialect]) -> Iterator[tuple[int, Record]]:
@@ -155,8 +178,31 @@ def of_table(path: Path, dialect: type[csv.Dialect]) -> Iterator[tuple[int, Reco
         header = rows.fieldnames or []
         if not {name.strip().lower() for name in header} & {*TEXTS}:
             raise ValueError(f"expected a header with one of {', '.join(TEXTS)}; got {[*header]!r}")
+        called(header)
+        numbers: set[str] | None = None
         for row in rows:
-            yield rows.line_num, row
+            if None in row:  # where csv puts what is beyond the header
+                raise ValueError(
+                    "it has more columns than the header; put quotation marks around commas"
+                )
+            if None in row.values():
+                raise ValueError(
+                    f"it has fewer columns than the header, {', '.join(header)}; leave a cell blank"
+                    " instead"
+                )
+            if numbers is None:
+                numbers = {name for name, cell in row.items() if NUMBER.fullmatch(cell)}
+            yield rows.line_num, {n: cell_of(c, n in numbers) for n, c in row.items()}
+
+
+NUMBER = re.compile(r"\s*[-+]?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?\s*")  # 007 is a text
+
+
+def cell_of(cell: str, number: bool) -> Any:
+    """A cell of a table; None for a blank one where there are numbers."""
+    if not number or not NUMBER.fullmatch(cell):
+        return None if number and not cell.strip() else cell
+    return json.loads(cell.strip().lstrip("+"))
 
 
 class Tabbed(csv.excel_tab):
@@ -173,28 +219,88 @@ READERS: Mapping[str, Callable[[Path], Iterator[tuple[int, Record]]]] = {
 }
 
 
+TAKEN = {"texts", *(name for name in dir(Condition) if not name.startswith("__"))}
+
+
+def called(names: Iterable[str]) -> dict[str, str]:
+    """The columns by what they are called here, with their names in the file.
+
+    Raises:
+        ValueError: two that would be called alike, or one that is called as something of ours.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        own = re.sub(r"\W", "_", name.strip().lower())
+        if own in found:
+            raise ValueError(f"two columns are called {own!r}, {found[own]!r} and {name!r}: rename")
+        found[own] = name
+    text = next((own for own in TEXTS if own in found), None)
+    for own in found:
+        masks = own == "mask" or own.endswith("_mask")
+        if own != text and (not own.isidentifier() or own in TAKEN or masks):
+            raise ValueError(f"a column cannot be called {own!r}: rename it")
+    return found
+
+
 def told_apart(record: Record) -> tuple[str, Record]:
     """The prompt of a record, and its other columns. Raises ValueError without a prompt."""
-    if None in record:  # where csv puts what is beyond the header
-        raise ValueError("it has more columns than the header; put quotation marks around commas")
-    columns = {re.sub(r"\W", "_", name.strip().lower()): item for name, item in record.items()}
+    columns = {own: record[name] for own, name in called(record).items()}
     name = next((name for name in TEXTS if name in columns), None)
     text = None if name is None else columns.pop(name)
     if not isinstance(text, str):
         raise ValueError(without_text())
     if not text.strip():
         raise ValueError("it is blank; write a prompt there")
-    if wrong := [each for each in columns if not each.isidentifier() or each in TAKEN]:
-        raise ValueError(f"a column cannot be called {wrong[0]!r}: rename it")
     return text.strip(), columns
-
-
-TAKEN = {"texts", *(name for name in dir(Condition) if not name.startswith("__"))}
 
 
 def without_text() -> str:
     """What is said of a line without a prompt."""
     return f'expected an object with one of {", ".join(TEXTS)}, as {{"prompt": "..."}}'
+
+
+Kinds = dict[str, str]
+KINDS = {
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def check_kinds(columns: Record, kinds: Kinds) -> None:
+    """Raises ValueError for a value of another kind than its column has; keeps those of new ones.
+
+    Args:
+        columns: of one record; None is of no kind.
+        kinds: of the records before.
+    """
+    for name, value in columns.items():
+        if value is None:
+            continue
+        kind = KINDS[type(value)]
+        before = kinds.setdefault(name, kind)
+        if kind != before:
+            raise ValueError(
+                f"the column {name!r} holds {kind}, {value!r}, where lines before have {before};"
+                " give one kind"
+            )
+
+
+def first_gap(records: Sequence[Record], kinds: Kinds) -> tuple[str, int] | None:
+    """The first column of numbers without one, with the place of its record; None without any."""
+    return next(
+        (
+            (name, k)
+            for name, kind in kinds.items()
+            if kind == "a number"
+            for k, record in enumerate(records)
+            if record.get(name) is None
+        ),
+        None,
+    )
 
 
 def columns_of(records: Sequence[Record]) -> dict[str, Any]:

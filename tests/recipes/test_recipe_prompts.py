@@ -4,6 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from recipes.reporting import image_folders
 from recipes.setup.prompts import prompts_of
 from recipes.setup.schema import check
 from steer.data.scenes import scene_captions
@@ -78,6 +79,34 @@ def test_a_file_has_a_prompt_a_line(tmp_path, name, text):
         ("p.csv", "Prompts,Kind\na fish,b\n,c\n", r"line 3: it is blank"),
         ("p.tsv", "Words\tKind\na fish\tb\n", r"line 1: expected a header with one of prompt"),
         ("p.csv", "", r"line 1: expected a header"),
+        ("p.csv", "Prompt,Tag,tag\na,b,c\n", r"line 1: two columns are called 'tag', 'Tag' and 't"),
+        ("p.csv", "Prompt,a b,a-b\na,b,c\n", r"line 1: two columns are called 'a_b', 'a b' and"),
+        ("p.csv", "Prompt,Prompt\na,b\n", r"line 1: two columns are called 'prompt'"),
+        (
+            "p.jsonl",
+            '{"prompt": "a"}\n{"prompt": "a", "tag": 1, "tag": 2}',
+            r"line 2: it has 'tag' ",
+        ),
+        ("p.csv", "Prompt,Texts\na,b\n", r"line 1: a column cannot be called 'texts'"),
+        ("p.csv", "Prompt,token mask\na,b\n", r"line 1: a column cannot be called 'token_mask'"),
+        ("p.csv", "Prompt,Kind,Size\na,b,c\nd,e\n", r"line 3: it has fewer columns than the head"),
+        ("p.csv", "Prompt,Label\na,3\nb,x\n", r"line 3: the column 'label' holds a text, 'x', wh"),
+        ("p.csv", "Prompt,Label\na,3\nb, \nc,4\n", r"line 3: the column 'label' holds numbers, a"),
+        (
+            "p.jsonl",
+            '{"prompt": "a", "n": 3}\n{"prompt": "a", "n": "x"}',
+            r"line 2: the column 'n'",
+        ),
+        (
+            "p.jsonl",
+            '{"prompt": "a", "n": true}\n{"prompt": "a", "n": 1}',
+            r"line 2: .* a number, 1",
+        ),
+        (
+            "p.jsonl",
+            '{"prompt": "a"}\n{"prompt": "a", "n": 1}',
+            r"line 1: .* holds numbers, and no",
+        ),
         ("p.csv", "Prompts,Kind\n", r"line 1: it is blank"),
     ],
 )
@@ -164,6 +193,26 @@ def test_columns_of_numbers_are_tensors_and_rewards_see_all(tmp_path):
     assert cond.labels.tolist() == [3, 1]
     assert not cond.labels.is_floating_point()
     assert cond.weight.tolist() == [0.5, 2.0]
+
+
+def test_the_first_cell_of_a_column_of_a_table_says_whether_it_holds_numbers(tmp_path):
+    table = "Prompt,Label,Weight,Id,Note\na,3,0.5,007,tall\nb,-1,2e0,8,3\nc, 0 ,1,9,\n"
+    (tmp_path / "p.csv").write_text(table)
+    cond = found(prompts=str(tmp_path / "p.csv")).cond
+    assert cond.label.tolist() == [3, -1, 0]
+    assert not cond.label.is_floating_point()
+    assert cond.weight.tolist() == [0.5, 2.0, 1.0]
+    assert cond.id == ["007", "8", "9"]
+    assert cond.note == ["tall", "3", ""]
+
+
+def test_a_column_called_as_what_the_index_of_pictures_says_is_refused(tmp_path):
+    (tmp_path / "p.csv").write_text("Prompt,Seed\na,3\n")
+    prompts = found(prompts=str(tmp_path / "p.csv"))
+    image_folders.refuse_columns(prompts, "geneval")  # whose file holds the columns alone
+    image_folders.refuse_columns(found(prompt="a fish"), "plain")
+    with pytest.raises(ValueError, match=r"images=plain: .*rename the column 'seed'"):
+        image_folders.refuse_columns(prompts, "plain")
 
 
 def test_a_reward_by_objects_reads_genevals_columns(tmp_path):

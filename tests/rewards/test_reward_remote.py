@@ -66,6 +66,13 @@ def test_columns_of_a_condition_are_sent_and_tensors_are_not():
     assert second.keys() == {"images"}
 
 
+def test_a_column_that_would_hide_the_pictures_is_refused():
+    with server(scored) as (url, log):
+        cond = Condition(texts=["a"], images=["b"])
+        refused(lambda: reward(url)(pictures(1), cond), ValueError, "called images hides")
+    assert not log.requests
+
+
 def test_equal_pictures_of_equal_prompts_are_asked_once():
     x = pictures(1).expand(5, -1, -1, -1)
     with server(scored) as (url, log):
