@@ -90,6 +90,10 @@ class Schedule(ABC):
         """Compute coefficients of shape (B, 1, ..., 1), in float32 or better, then cast to x."""
         return Coefficients(*(expand(c, x) for c in self.coefficients(batch_time(t, x))))
 
+    def trained_time(self, t: float) -> float:
+        """Find the last time up to t at which a map on this path was trained; t by default."""
+        return t
+
     # --- the path --------------------------------------------------------------------------------
     def interpolate(self, x0: Tensor, x1: Tensor, t: Time) -> Tensor:
         """Compute x_t = alpha x1 + sigma x0."""

@@ -101,6 +101,9 @@ class Diffused(Network):
 class Lcm(Diffused):
     """LCM: a UNet with an LCMScheduler, whose guidance is embedded, 8.5 unless told.
 
+    It was distilled at each 20th step of 1000 alone. `Jump` takes the same of these as the library,
+    and a jump from any other time is refused.
+
     With LCM-LoRA weights nothing is embedded; guidance is then classifier-free, and off by default.
     """
 
@@ -108,6 +111,25 @@ class Lcm(Diffused):
     schedulers = ("LCMScheduler",)
     pipelines = ("LatentConsistencyModelPipeline",)
     level = "consistency"
+
+    def path(self) -> Schedule:
+        config = self.scheduler.config
+        every = config.num_train_timesteps // config.original_inference_steps
+        return TablePath(self.scheduler.alphas_cumprod, every)
+
+    def refuse_untrained(self, s: Tensor) -> None:
+        """Raises ValueError at a time between those that the model was trained at."""
+        path = self.schedule
+        off = ~path.is_trained(s)
+        if off.any():
+            time = float(s[off][0].detach())
+            before = path.trained_time(time)
+            after = min(before + path.every / path.steps, 1.0)
+            raise ValueError(
+                f"{self.name} was trained at each {path.every}th of its {path.steps} steps; got t ="
+                f" {time:.4g}, between {before:.4g} and {after:.4g}: take one of these, or sample"
+                " by steer.samplers.Jump(renoise=True), which rounds as the library does"
+            )
 
     @property
     def kind(self) -> GuidanceKind:  # type: ignore[override]
@@ -119,6 +141,7 @@ class Lcm(Diffused):
         return 8.5 if self.kind == "embedded" else 1.0
 
     def predict(self, x: Tensor, s: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        self.refuse_untrained(s)
         s = self.latest(s)
         clean = self.endpoints(x, s, cond).clean
         scaled = of_time(self.schedule.step_at(s), x) * self.scheduler.config.timestep_scaling

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from steer.annotations import Count
 from steer.interpolant import Coefficients, Schedule
 
 __all__ = ["TablePath"]
@@ -18,17 +19,19 @@ class TablePath(Schedule):
 
     Args:
         alphas_cumprod: alpha^2 of each step, from clean to noise, decreasing in (0, 1).
+        every: the map is trained at each so-many-th step alone, counted from the clean end.
 
     Raises:
         ValueError: another list.
     """
 
-    def __init__(self, alphas_cumprod: Tensor):
+    def __init__(self, alphas_cumprod: Tensor, every: Count = 1):
         abar = alphas_cumprod.detach().double().cpu()
         if abar.ndim != 1 or not (abar.diff() < 0).all() or not (0 <= abar[-1] < abar[0] < 1):
             raise ValueError("alphas_cumprod is a decreasing list of numbers in (0, 1)")
         angles = torch.atan2((1 - abar).sqrt(), abar.sqrt())
         self.angles = (0.0, *angles.tolist())
+        self.every = every
 
     @property
     def steps(self) -> int:
@@ -40,6 +43,17 @@ class TablePath(Schedule):
         step = self.steps * (1 - t) - 1
         whole = step.round()
         return step + torch.where((step - whole).abs() < 2e-3, whole - step, 0.0).detach()
+
+    def trained_time(self, t: float) -> float:
+        if self.every == 1 or not 0 < t < 1:
+            return t
+        left = self.every * math.ceil(self.steps * (1 - t) / self.every - 1e-6)
+        return max(1 - left / self.steps, 0.0)
+
+    def is_trained(self, t: Tensor) -> Tensor:
+        """Whether the map is trained at these times, which 0 and 1 count as."""
+        left = self.step_at(t) + 1
+        return (left % self.every == 0) | (t <= 0) | (t >= 1)
 
     def coefficients(self, t: Tensor) -> Coefficients:
         table = torch.tensor(self.angles, dtype=torch.float64, device=t.device)

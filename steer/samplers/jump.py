@@ -13,7 +13,8 @@ class Jump(Stepwise[Tensor]):
 
     Without, X_{0,t1}, X_{t1,t2}, ..., X_{.,1}: deterministic. With `renoise`, each step jumps to
     t = 1 and returns to the next time by x_t = alpha x1 + sigma e (consistency sampling: Song et
-    al. 2023, arXiv 2303.01469). Both follow the flow's law at t = 1 if the map is exact; jumps that
+    al. 2023, arXiv 2303.01469), the grid rounded to times that the map was trained at
+    (`Schedule.trained_time`). Both follow the flow's law at t = 1 if the map is exact; jumps that
     do not follow the velocity have a law of their own.
 
     Args:
@@ -37,6 +38,9 @@ class Jump(Stepwise[Tensor]):
         return x
 
     def step(self, run: Run, x: Tensor, s: float, t: float) -> Tensor:
+        if self.renoise:
+            trained = run.flow_map.schedule.trained_time
+            s, t = trained(s), trained(t)
         run.record(t=t)
         landing = 1.0 if self.renoise else t
         x1 = run.jump(x, s, landing)

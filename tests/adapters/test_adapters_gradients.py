@@ -47,7 +47,7 @@ def test_gradient_through_map_decoder_and_reward_is_that_of_differences(name: st
     flow_map, x, _, cond = in_double(name)
 
     def value(x):
-        return reward(flow_map.decode(flow_map.lookahead(x, 0.25, cond))).sum()
+        return reward(flow_map.decode(flow_map.lookahead(x, 0.26, cond))).sum()
 
     x.requires_grad_()
     (gradient,) = torch.autograd.grad(value(x), x)
@@ -66,7 +66,7 @@ def test_forward_mode_agrees_with_reverse_mode(name: str):
     flow_map, x, direction, cond = in_double(name)
 
     def landing(x):
-        return flow_map.lookahead(x, 0.25, cond)
+        return flow_map.lookahead(x, 0.26, cond)
 
     _, tangent = torch.func.jvp(landing, (x,), (direction,))
     x.requires_grad_()
@@ -82,6 +82,6 @@ def test_recomputed_gradients_are_the_same(name: str):
     for recompute in (False, True):
         flow_map, x, _, cond = in_double(name, recompute=recompute, decode_batch=1, max_batch=1)
         x.requires_grad_()
-        value = reward(flow_map.decode(flow_map.lookahead(x, 0.25, cond))).sum()
+        value = reward(flow_map.decode(flow_map.lookahead(x, 0.26, cond))).sum()
         found.append(torch.autograd.grad(value, x)[0])
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)

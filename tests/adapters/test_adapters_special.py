@@ -30,6 +30,7 @@ from steer import adapters
 from steer.adapters import library
 from steer.adapters.backbone import JumpOfSteps
 from steer.adapters.table_path import TablePath
+from steer.samplers.run import Run
 
 
 def noise_for(flow_map, size: int = 16, count: int = 2, **film) -> torch.Tensor:
@@ -149,9 +150,39 @@ def test_a_consistency_model_refuses_other_jumps_and_velocities(name):
         flow_map.denoise(x, 0.5, tiny.cond)
     with torch.no_grad():
         torch.testing.assert_close(flow_map(x, 1.0, 1.0, tiny.cond), x, atol=0, rtol=0)
-        u = flow_map.average_velocity(x, 0.25, 1.0, tiny.cond)
-        ahead = flow_map.lookahead(x, 0.25, tiny.cond)
-    torch.testing.assert_close(x + 0.75 * u, ahead, atol=1e-5, rtol=1e-5)
+        u = flow_map.average_velocity(x, 0.26, 1.0, tiny.cond)
+        ahead = flow_map.lookahead(x, 0.26, tiny.cond)
+    torch.testing.assert_close(x + 0.74 * u, ahead, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
+def test_jumps_of_lcm_are_at_the_steps_that_the_library_takes(steps, monkeypatch):
+    """The pipeline draws its noise from one generator, and so does the sampler here."""
+    tiny = FAMILIES["lcm"]()
+    flow_map = tiny.flow_map()
+    noise = noise_for(flow_map)
+    theirs, times = tiny.sample(noise, steps=steps)
+    generator = torch.Generator().manual_seed(5)
+    draw = lambda run, x: torch.randn(x.shape, generator=generator)  # noqa: E731
+    monkeypatch.setattr(Run, "normal", draw)
+    result = steer.samplers.Jump(steps, renoise=True)(flow_map, noise[:, None], cond=tiny.cond)
+    torch.testing.assert_close(result.x[:, 0], theirs, atol=1e-5, rtol=0)
+    assert result.trace["t"].tolist() == pytest.approx([*times[1:], 1.0])
+    if steps == 3:
+        assert times == pytest.approx([0.0, 0.32, 0.66])  # not 1/3 and 2/3
+
+
+def test_a_jump_of_lcm_from_a_time_between_its_steps_is_refused():
+    tiny = FAMILIES["lcm"]()
+    flow_map = tiny.flow_map()
+    x = noise_for(flow_map)
+    line = r"each 20th of its 1000 steps; got t = 0.3333, between 0.32 and 0.34: take one of these"
+    with torch.no_grad():
+        flow_map.lookahead(x, torch.tensor([0.32, 0.98]), tiny.cond)
+        with pytest.raises(ValueError, match=line) as error:
+            flow_map.lookahead(x, torch.tensor([0.32, 1 / 3]), tiny.cond)
+        assert "\n" not in str(error.value)
+        FAMILIES["tcd"]().flow_map().lookahead(x, 1 / 3, tiny.cond)
 
 
 def test_the_model_that_klein_comes_from_is_a_velocity():
