@@ -12,6 +12,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from recipes.setup.memory import ran_out
 from recipes.verification.errors import ClaimFailed
 
 EPILOG = """\
@@ -45,12 +46,6 @@ KINDS = (
 
 SHELLS = ("bash", "zsh", "fish")
 
-OUT_OF_MEMORY = (  # messages of torch
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "Storage size calculation overflowed",
-)
 SMALLER = "lower particles, prompts, max_batch, data.batch_size or the size of the model"
 
 # What a stopped run resumes from, and its files.
@@ -166,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if arguments.traceback:
             raise
-        if no_memory(error):
+        if ran_out(error):
             print(f"steer: error: not enough memory ({SMALLER})", file=sys.stderr)
             return 2
         print(f"steer: error: {unforeseen(error)}", file=sys.stderr)
@@ -218,13 +213,6 @@ def usage(command: str) -> str:
     """The help of a command without a config."""
     actions = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     return next(actions).choices[command].format_help().rstrip()
-
-
-def no_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out."""
-    if isinstance(error, RuntimeError):
-        return any(message in str(error) for message in OUT_OF_MEMORY)
-    return isinstance(error, MemoryError)
 
 
 def unforeseen(error: Exception) -> str:

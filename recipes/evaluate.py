@@ -21,6 +21,7 @@ from recipes.setup import builders, run_directory
 from recipes.setup.drawn import Drawn, joined
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
+from recipes.setup.memory import told_of_memory
 from recipes.setup.parts import Parts
 from recipes.setup.processes import processes_of
 from recipes.setup.progress_bar import bar
@@ -69,12 +70,14 @@ def draw_parts(
         kept: Figures = {}
         for name, sampler in samplers.items():
             start = time.perf_counter()
-            with bar(parts.title(name, part), job.quiet):
-                result = experiment.draw(sampler, None, "evaluate", prompts=part)
+            title = parts.title(name, part)
+            with told_of_memory(f"drawing {title}", job.config, parts.begun):
+                with bar(title, job.quiet):
+                    result = experiment.draw(sampler, None, "evaluate", prompts=part)
+                tensors[f"{name}.seen"] = seen(experiment, result)
             drawn = Drawn(replace(result, trace={}), {}, time.perf_counter() - start)
             first = max(shown - part.start, 0)
             tensors |= drawn.tensors(name, first, whole=False)
-            tensors[f"{name}.seen"] = seen(experiment, result)
             kept[name] = drawn.figures()
         parts.keep(part, tensors, kept)
 

@@ -26,6 +26,7 @@ from recipes.setup.builders import sampler_of
 from recipes.setup.drawn import Drawn, joined
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
+from recipes.setup.memory import told_of_memory
 from recipes.setup.parts import Parts
 from recipes.setup.processes import processes_of
 from recipes.setup.progress_bar import bar
@@ -81,15 +82,17 @@ def draw_parts(
             results = {}
             for name, sampler in samplers.items():
                 title = parts.title(name, part)
-                with bar(title, job.quiet):
+                with told_of_memory(f"drawing {title}", config, parts.begun), bar(title, job.quiet):
                     results[name] = draw(experiment, sampler, name, part)
-            if config.images is not None:
-                steered = results["steered"][0]
-                image_folders.write(gallery, steered, records, config.seed, config.images, part)
-            for name, (result, seconds) in results.items():
-                drawn = Drawn(result, experiment.measured(result, part), seconds)
-                tensors |= drawn.tensors(name, shown, whole=name == "steered")
-                kept[name] = drawn.figures()
+            with told_of_memory(f"measuring {title}", config, parts.begun):
+                if config.images is not None:
+                    image_folders.write(
+                        gallery, results["steered"][0], records, config.seed, config.images, part
+                    )
+                for name, (result, seconds) in results.items():
+                    drawn = Drawn(result, experiment.measured(result, part), seconds)
+                    tensors |= drawn.tensors(name, shown, whole=name == "steered")
+                    kept[name] = drawn.figures()
         parts.keep(part, tensors, {**kept, **figures(prices)})
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recipes.evaluation.metrics import Measure
+from recipes.setup.memory import ran_out
 from steer.adapters.backbone import JumpOfSteps
 from steer.conditions import Cond, for_particles, name_of, pick
 from steer.flow_map import FlowMap
@@ -104,6 +105,8 @@ def attempt(what: str, shape: tuple[int, ...], call: Callable[[], Any]) -> Any:
     try:
         return call()
     except MISFITS as error:
+        if ran_out(error):
+            raise
         reason = (str(error) or "no message").splitlines()[0]
         raise ValueError(
             f"{what} cannot take samples of shape {shape}: {type(error).__name__}: {reason}"

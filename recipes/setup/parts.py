@@ -48,6 +48,11 @@ class Parts:
         """The folder of the parts."""
         return self.folder / "parts"
 
+    @property
+    def begun(self) -> bool:
+        """Whether a part is finished."""
+        return any(self.home.glob("*.safetensors"))
+
     def path(self, part: range) -> Path:
         """The file of a part."""
         return self.home / f"{part.start:0{WIDTH}}.safetensors"

@@ -21,6 +21,7 @@ from recipes.setup import run_directory
 from recipes.setup.builders import made_as
 from recipes.setup.dry_run import MISFITS
 from recipes.setup.job import Job
+from recipes.setup.memory import ran_out
 from steer.loops import CsvLog, Ema, LastCheckpoint, SaveWhenStopped, StepProgress
 from steer.loops import quiet as quiet_lightning
 from steer.tilt import NonFiniteReward
@@ -98,7 +99,7 @@ def fit(
     except NonFiniteReward as error:
         raise ValueError(f"{error}{kept_of(error, folder, trainer.global_step)}") from error
     except (*MISFITS, ArithmeticError) as error:
-        if trainer.global_step > 0 or isinstance(error, ValueError):
+        if trainer.global_step > 0 or isinstance(error, ValueError) or ran_out(error):
             raise
         raise ValueError(
             f"the first step cannot be taken with this model, data and loop: {unforeseen(error)}"
