@@ -1,11 +1,12 @@
-"""How well the shipped map of captioned scenes follows its captions, by tasks and by steps.
+"""How well the shipped maps of captioned scenes follow their captions, by tasks and by steps.
 
     python -m recipes.experiments.scenes_map      # a quarter of an hour on one core, resumable
 
 1 to 8 jumps and the ODE, one sample for each of 400 captions that name a combination held out of
-training, and four jumps on as many captions of training. The reader of scenes says which tasks a
-sample fulfils. Frechet distances are in the features of the CLIP that judges, to 2000 held-out
-pictures; without captions to as many of training.
+training, and four jumps on as many captions of training; then the map without guidance, from which
+the other was distilled, with and without classifier-free guidance. The reader of scenes says which
+tasks a sample fulfils. Frechet distances are in the features of the CLIP that judges, to 2000
+held-out pictures; without captions to as many of training.
 """
 
 from collections.abc import Mapping
@@ -16,17 +17,18 @@ import torch
 from torch import Tensor
 
 import steer
-from recipes.experiments.cells import FOLDER, Cells, shipped
+from recipes.experiments.cells import FOLDER, Cells
 from recipes.experiments.findings import Finding, short, table, within
 from rewards import from_signed, load_clip
 from steer import plots as pictures
 from steer.data.scenes import TASKS, captioned_scenes, read, scene_captions, score
-from steer.flow_map import Cond
+from steer.flow_map import Cond, FlowMap
+from steer.guidance import ClassifierFree
 from steer.metrics import FrechetDistance
 from steer.samplers import Jump, Ode, Sampler
 
-MAP, JUDGE_BY = "scenes", "scenes-clip-judge"
-WEIGHTS = tuple(name for name in (MAP, JUDGE_BY) if name in shipped())  # none before they are
+MAP, PLAIN, JUDGE_BY = "scenes", "scenes-plain", "scenes-clip-judge"
+WEIGHTS = (MAP, PLAIN, JUDGE_BY)
 COUNT = 400
 REAL = 2000
 SEED = 21  # of captions
@@ -34,6 +36,9 @@ SHAPE = (3, 32, 32)
 JUMPS = (1, 2, 4, 8)
 ODE = "64-step ODE"
 ROWS = (*(f"{k} jump{'s' if k > 1 else ''}" for k in JUMPS), ODE)
+GUIDANCE = 3.0  # that of the distillation
+GUIDED = f"{PLAIN}, guided by {GUIDANCE:g}, {ODE}"
+PLAIN_ROWS = (f"{PLAIN}, {ODE}", GUIDED, f"{PLAIN}, 4 jumps")
 KNOWN, UNTOLD, FLOOR = "4 jumps, captions of training", "4 jumps, no caption", "real pictures"
 SHOWN = (
     "a red heart",
@@ -48,14 +53,23 @@ COLUMNS = 4
 
 def sampler_of(row: str) -> Sampler:
     """The sampler of a row."""
-    return Ode(64, max_batch=100) if row == ODE else Jump(int(row.split()[0]), max_batch=100)
+    how = row.split(", ")[-1]
+    return Ode(64, max_batch=100) if how == ODE else Jump(int(how.split()[0]), max_batch=100)
+
+
+def map_of(row: str) -> FlowMap:
+    """The map of a row."""
+    if row not in PLAIN_ROWS:
+        return steer.load(MAP)
+    plain = steer.load(PLAIN)
+    return ClassifierFree(plain, GUIDANCE) if row == GUIDED else plain
 
 
 def drawn(row: str, cond: Cond, prompts: int, particles: int = 1) -> Tensor:
     """Samples (prompts, particles, 3, 32, 32) in [0, 1], in all rows from the same noise."""
     x0 = torch.randn(prompts, particles, *SHAPE, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    x = sampler_of(row)(steer.load(MAP), x0, None, cond, generator).x
+    x = sampler_of(row)(map_of(row), x0, None, cond, generator).x
     return from_signed(x).clamp(0, 1)
 
 
@@ -124,7 +138,7 @@ def draw() -> None:
 def results(cells: Mapping[str, Any]) -> str:
     """Tasks and distances of each row."""
     rows = []
-    for name in (*ROWS, KNOWN, FLOOR):
+    for name in (*ROWS, KNOWN, *PLAIN_ROWS, FLOOR):
         cell = cells[name]
         found = [cell["tasks"][task] for task in TASKS]
         shares = [within(share, error, 2) for share, error, _ in found]
@@ -163,7 +177,7 @@ def main() -> None:
     kept = Cells("scenes_map", WEIGHTS)
     with torch.no_grad():
         kept.get(FLOOR, floor)
-        for row in ROWS:
+        for row in (*ROWS, *PLAIN_ROWS):
             kept.get(row, partial(measure, row))
         kept.get(KNOWN, partial(measure, "4 jumps", "train"))
         kept.get(UNTOLD, untold)
