@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
     0 for success, 1 for a claim that fails, 2 for bad input, 3 for an unexpected exception (most
-    often in the user's own file), 130 when interrupted.
+    often in the user's own file), 130 when interrupted, 143 when terminated.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser().parse_known_args(words)  # key=value may follow options
@@ -146,9 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.formatwarning = one_line
     try:
         run(arguments, rest, "steer " + shlex.join(words))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"steer: interrupted{how_to_resume(words)}", file=sys.stderr)
-        return 130
+        return getattr(stop, "exit_code", 130)
     except ClaimFailed as failed:
         print(failed.folder)
         print(f"steer: {failed}", file=sys.stderr)

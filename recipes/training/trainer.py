@@ -80,7 +80,7 @@ def fit(
     Raises:
         ValueError: arguments that the Trainer does not take, a damaged checkpoint, a loss that is
             not finite.
-        KeyboardInterrupt: on Ctrl-C, with Lightning shut down.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, with Lightning shut down.
     """
     clock = Clock()
     last = LastCheckpoint(folder, job.config.checkpoint_every)
@@ -92,7 +92,7 @@ def fit(
             trainer.fit(loop, data, ckpt_path=to_resume(last.path), weights_only=True)
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turns one into the other
-            raise KeyboardInterrupt from None
+            raise end.__context__ from None
         raise
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error

@@ -195,8 +195,13 @@ def test_killed_while_tuning(steer, plane):
 
 
 @pytest.mark.slow
-def test_interrupted_while_training(steer):
-    words = [*BOARD, "trainer.max_steps=100000", "pictures=null"]
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_while_training(steer, number, code, processes):
+    """One process is told and all stop, with a checkpoint though none was due."""
+    words = [*BOARD, "trainer.max_steps=100000", "pictures=null", "checkpoint_every=100000"]
+    if processes == 2:
+        words += ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
     command = [sys.executable, "-m", "recipes.cli", *words]
     heard = partial(
         signal.signal, signal.SIGINT, signal.SIG_DFL
@@ -208,13 +213,15 @@ def test_interrupted_while_training(steer):
         text=True,
         preexec_fn=heard,
     )
-    while process.poll() is None and not Path("runs/checkerboard-train/last.ckpt").exists():
+    folder = Path("runs/checkerboard-train")
+    while process.poll() is None and not (folder / "log.csv").exists():
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    err = process.communicate()[1]
-    assert process.returncode == 130
+    process.send_signal(number)
+    err = process.communicate(timeout=120)[1]
+    assert process.returncode == code
     assert "Traceback" not in err
     assert "run.resume=true" in err
+    assert (folder / "last.ckpt").exists()
 
 
 def test_a_classifier(steer, clothes):

@@ -10,7 +10,15 @@ from selection import slow_but
 from test_tuning_objectives import OBJECTIVES, every_objective
 from toys import ball_map, noise, seeded
 
-from steer.loops import Cosine, Ema, LastCheckpoint, RewardTuning, SaveWhenStopped, quiet
+from steer.loops import (
+    Cosine,
+    Ema,
+    LastCheckpoint,
+    RewardTuning,
+    SaveWhenStopped,
+    Terminated,
+    quiet,
+)
 from steer.tilt import NonFiniteReward, Tilt
 from steer.tuning import RolloutObjective
 from steer.tuning.objective import TuningObjective
@@ -132,18 +140,21 @@ class Bad:
 
 
 class Stop(Callback):
-    """Ctrl-C in the middle of a step."""
+    """A signal in the middle of a step."""
+
+    def __init__(self, number):
+        self.number = number
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_step == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.number)
 
 
 STOPPED = ("Direct", "RewardWeighted", "DiffusionNft", "TiltMatching", "MetaFlowMap")
 
 
 @pytest.mark.parametrize("make", chosen(*STOPPED), ids=lambda c: c.__name__)
-@pytest.mark.parametrize("how", ["not finite", "interrupted"])
+@pytest.mark.parametrize("how", ["not finite", "interrupted", "terminated"])
 def test_a_stopped_run_goes_on_from_its_last_whole_step(make, how, tmp_path):
     """Weights as of a run that was not stopped, though no checkpoint was due."""
     whole = run(make, tmp_path / "whole", 6, every=100)
@@ -152,9 +163,13 @@ def test_a_stopped_run_goes_on_from_its_last_whole_step(make, how, tmp_path):
             run(make, tmp_path / "parts", 6, Bad(3), every=100)
         assert raised.value.x.shape == (2,)
     else:
-        with pytest.raises(SystemExit):
-            run(make, tmp_path / "parts", 6, callbacks=[Stop()], every=100)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        number = signal.SIGINT if how == "interrupted" else signal.SIGTERM
+        before = signal.getsignal(number)
+        with pytest.raises(SystemExit) as stopped:
+            run(make, tmp_path / "parts", 6, callbacks=[Stop(number)], every=100)
+        assert isinstance(stopped.value.__context__, KeyboardInterrupt)
+        assert isinstance(stopped.value.__context__, Terminated) == (how == "terminated")
+        assert signal.getsignal(number) is before
     assert (tmp_path / "parts" / "last.ckpt").exists()
     parts = run(make, tmp_path / "parts", 6, every=100)
     same(whole, parts)
