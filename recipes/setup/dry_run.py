@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipes.evaluation.metrics import Measure
 from recipes.setup.memory import ran_out
@@ -16,7 +16,10 @@ from steer.flow_map import FlowMap
 from steer.networks.shapes import WrongShape
 from steer.tilt import Tilt
 
+LAST_DIGITS = 1e-5  # of rewards, over the largest of them
 ROUNDING = 0.01
+REPEATS = 8  # evaluations of one batch, to see whether a reward is random
+SEVERAL = 4  # times their spread, which is more than chance
 
 # raised by networks and rewards at inputs of the wrong shape or kind
 MISFITS = (WrongShape, RuntimeError, TypeError, IndexError, KeyError, AttributeError)
@@ -46,46 +49,84 @@ def dry_run(flow_map: FlowMap, x0: Tensor, measure: Measure) -> None:
             name = f"{key}: the reward {name_of(reward)}"
             attempt(name, shape, partial(tilt, x1, cond, 0.0))
             if getattr(reward, "independent", True):
-                refuse_batch_mates(name, tilt, pair, conds)
+                refuse_batch_mates(name, reward, pair, conds)
     check_decode(measure.decode, x1)
     if measure.judge is not None:
         judge = measure.judge
         attempt("judge: the judge", shape, lambda: judge.features(measure.decoded(x1)))
 
 
-def refuse_batch_mates(name: str, tilt: Tilt, x: Tensor, cond: Cond) -> None:
+def refuse_batch_mates(name: str, reward: Callable[..., Tensor], x: Tensor, cond: Cond) -> None:
     """Raises ValueError if a reward of samples depends on which others are in their batch.
 
-    Each is evaluated alone, then all together, and again together: a reward that is random cannot
-    be judged. A percent of the largest value is left to the rounding of other batch sizes.
+    Each sample is evaluated in a batch of the same size with other samples beside it, where its
+    reward is the same to the last digits, and alone, where batches of another size round otherwise
+    (`rounding_of`). A difference counts if it is larger than what the same batches differ by when
+    they are evaluated again and again, since a reward that is random differs from itself.
 
     Args:
         name: of the reward, for the error.
-        tilt: the reward at scale 1.
+        reward: of samples.
         x: samples (B, *shape).
         cond: their conditions.
     """
     if len(x) < 2:
         return
-    alone = torch.cat([tilt(x[k : k + 1], pick(cond, slice(k, k + 1)), 1.0) for k in range(len(x))])
-    together = tilt(x, cond, 1.0)
-    if alike(alone, together) or not alike(together, tilt(x, cond, 1.0)):
-        return
-    differs = torch.where(alone == together, 0.0, (alone - together).abs())
-    k = int(torch.where(differs.isfinite(), differs, torch.inf).argmax())
-    raise ValueError(
-        f"{name} looks at batch mates: a sample's reward is {float(alone[k]):.4g} alone and"
-        f" {float(together[k]):.4g} in a batch of {len(x)}; let each depend on its own sample alone"
-        " (means over dimensions 1, 2, 3, not over 0)"
-    )
+    tilt = Tilt(reward, on_nonfinite="reject")  # what is put beside a sample may have no reward
+
+    def together() -> Tensor:
+        return tilt(x, cond, 1.0)
+
+    def beside_others() -> Tensor:
+        rewards = [tilt(torch.lerp(x, x[k : k + 1], 0.5), cond, 1.0)[k] for k in range(len(x))]
+        return torch.stack(rewards)
+
+    def alone() -> Tensor:
+        each = [slice(k, k + 1) for k in range(len(x))]
+        return torch.cat([tilt(x[one], pick(cond, one), 1.0) for one in each])
+
+    seen = together()
+    trials: list[tuple[str, Callable[[], Tensor], float]] = [
+        ("beside other samples", beside_others, LAST_DIGITS),
+        ("alone", alone, rounding_of(reward)),
+    ]
+    for how, evaluate, rounding in trials:
+        other = evaluate()
+        differs = differences(seen, other)
+        if not (differs > rounding).any():
+            continue
+        own = spread(together, seen) + spread(evaluate, other)
+        if (wrong := differs > torch.maximum(SEVERAL * own, differs.new_tensor(rounding))).any():
+            k = int(torch.where(wrong, differs, -1.0).argmax())
+            raise ValueError(
+                f"{name} looks at batch mates: a sample's reward is {float(other[k]):.8g} {how} and"
+                f" {float(seen[k]):.8g} in a batch of {len(x)}; let each depend on its own sample"
+                " alone (means over dimensions 1, 2, 3, not over 0)"
+            )
 
 
-def alike(one: Tensor, other: Tensor) -> bool:
-    """Whether rewards are the same up to a percent of the largest; -inf only where both are."""
+def differences(one: Tensor, other: Tensor) -> Tensor:
+    """How much rewards differ, over the largest of them; inf where only one is finite."""
     finite = one.isfinite() & other.isfinite()
     largest = torch.where(finite, torch.maximum(one.abs(), other.abs()), 0.0).max()
-    near = (one - other).abs() <= ROUNDING * largest
-    return bool(torch.where(finite, near, one == other).all())
+    apart = torch.where(one == other, 0.0, (one - other).abs())
+    return torch.where(finite, apart / largest.clamp_min(1e-300), apart)
+
+
+def spread(evaluate: Callable[[], Tensor], first: Tensor) -> Tensor:
+    """The largest difference of repeated evaluations from a first one, for each sample."""
+    return torch.stack([differences(first, evaluate()) for _ in range(REPEATS)]).amax(0)
+
+
+def rounding_of(reward: Any) -> float:
+    """What rewards may differ by in batches of another size, over the largest of them.
+
+    The square root of the precision of the reward's weights, and at least a percent: modules may
+    compute in less than they say, as under autocast.
+    """
+    tensors = [*reward.parameters(), *reward.buffers()] if isinstance(reward, nn.Module) else []
+    kinds = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return max(ROUNDING, *(torch.finfo(kind).eps ** 0.5 for kind in kinds), 0.0)
 
 
 def check_decode(decode: Callable[[Tensor], Tensor] | None, x1: Tensor) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import rewards
 from recipes.cli import main
 from recipes.evaluation.collapse import signs_of_steering
 from recipes.evaluation.metrics import of_population
 from recipes.setup import config
-from recipes.setup.dry_run import alike
+from recipes.setup.dry_run import refuse_batch_mates
 from steer.samplers import Result
 
 RING = ["sample", "ring/steer", "particles=16", "sampler.steps=2", "base.steps=2", "model.steps=2"]
@@ -40,7 +41,7 @@ def mine(steer, tmp_path):
 def test_a_reward_that_looks_at_batch_mates_is_named(mine, name, key, tmp_path):
     said = mine.fails(*RING, f"{key}=mine.py:{name}")
     assert said.startswith(f"{key}: the reward {name} looks at batch mates: ")
-    assert "alone and" in said
+    assert " in a batch of 2; let each depend on its own sample alone" in said
     assert not (tmp_path / "runs").exists()
 
 
@@ -50,11 +51,70 @@ def test_other_rewards_pass(mine, name):
     assert json.loads((folder / "metrics.json").read_text())["heldout_rewards"] == [name]
 
 
-def test_a_percent_is_rounding_and_more_is_not():
-    one = torch.tensor([100.0, 1.0, -torch.inf])
-    assert alike(one, one + torch.tensor([0.9, 0.9, 0.0]))
-    assert not alike(one, one + torch.tensor([0.0, 1.1, 0.0]))
-    assert not alike(one, torch.tensor([100.0, -torch.inf, -torch.inf]))
+def pictures(seed):
+    """A bright one and a dark one."""
+    x = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
+    return x * torch.tensor([1.0, 0.4]).reshape(2, 1, 1, 1)
+
+
+@torch.no_grad()
+def is_refused(reward, x):
+    try:
+        refuse_batch_mates("it", reward, x, None)
+    except ValueError as error:
+        return "looks at batch mates" in str(error)
+    return False
+
+
+def brightness(x):
+    return x.flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("share", [0.5, 1e-2, 1e-3, 3e-4])
+def test_a_reward_that_mixes_in_its_mates_is_refused_however_little(share):
+    """In float32, whose rounding is about 1e-7."""
+
+    def mixing(x):
+        return (1 - share) * brightness(x) + share * brightness(x).mean()
+
+    assert all(is_refused(mixing, pictures(seed)) for seed in range(20))
+
+
+def test_batch_statistics_are_refused_and_running_ones_are_not():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(1)
+    )
+    reward = torch.nn.Sequential(network, torch.nn.Linear(4 * 26 * 26, 1), torch.nn.Flatten(0))
+    assert all(is_refused(reward.train(), pictures(seed)) for seed in range(10))
+    assert not any(is_refused(reward.eval(), pictures(seed)) for seed in range(10))
+    half = reward.to(torch.bfloat16)
+    assert not any(is_refused(half, pictures(seed).bfloat16()) for seed in range(10))
+
+
+JUDGES = {
+    "normal": lambda x: torch.randn(len(x)),
+    "near": lambda x: 7 + 1e-3 * torch.randn(len(x)),
+    "coin": lambda x: torch.randint(2, (len(x),)).float(),
+    "seldom": lambda x: torch.where(torch.rand(len(x)) < 0.05, 8.0, 7.0),
+    "rating": lambda x: torch.randint(6, 10, (len(x),)).double(),
+    "noisy": lambda x: brightness(x) + 0.01 * torch.randn(len(x)),
+    "walled": lambda x: torch.where(torch.rand(len(x)) < 0.2, -torch.inf, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_random_judge_is_never_refused(name):
+    torch.manual_seed(0)
+    x = pictures(0)
+    assert not any(is_refused(JUDGES[name], x) for _ in range(300))
+
+
+def test_shipped_classifiers_and_functions_of_a_sample_alone_pass():
+    reward = rewards.ClassLogProbability(rewards.load_classifier("fashion-residual"), target=3)
+    assert not any(is_refused(reward, pictures(seed)) for seed in range(5))
+    assert not any(is_refused(rewards.JpegSize(), pictures(seed)) for seed in range(5))
+    assert not is_refused(brightness, pictures(0)[:1])
 
 
 @pytest.mark.parametrize(
