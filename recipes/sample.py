@@ -20,7 +20,7 @@ from recipes.evaluation.price import figures, joined_figures, priced
 from recipes.reporting import html, image_folders
 from recipes.reporting.figures import Gallery, gallery_of
 from recipes.reporting.publish import Headline, publish
-from recipes.reporting.tables import comparison, cost, price_table
+from recipes.reporting.tables import comparison, cost, estimate, price_table
 from recipes.setup import run_directory
 from recipes.setup.builders import sampler_of
 from recipes.setup.drawn import Drawn, joined
@@ -125,6 +125,7 @@ def reported(
     metrics: Figures = {
         "method": type(sampler).__name__,
         "claim": steered.result.claim,
+        "particles": config.particles,
         "heldout_rewards": measure.heldout_names,
         **of_steered,
         **of_population(steered.result),
@@ -134,7 +135,7 @@ def reported(
         "base_evaluations": of_population(base.result)["evaluations"],
         "base_seconds": base.seconds,
         **price,
-        "warnings": collapse.signs_of_steering(of_base, of_steered),
+        "warnings": collapse.signs_of_steering(of_base, of_steered, steered.result.log_w),
     }
     truth = None if exact is None else exact.draws()
     trace = steered.result.trace
@@ -146,7 +147,7 @@ def reported(
     tables = [comparison(metrics, "unsteered", "steered"), cost(metrics)]
     tables += [price_table(metrics)] if price["price"] else []
     title = f"{metrics['method']}: {folder.name}"
-    claim_line = collapse.with_warnings(html.CLAIMS[metrics["claim"]], metrics)
+    claim_line = html.CLAIMS[metrics["claim"]]
     publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 
 
@@ -168,9 +169,11 @@ def warn_if_diverged(steered: float, unsteered: float) -> None:
 def headline(metrics: Figures) -> Headline:
     """The figures at the head of the report."""
     return [
-        ("reward, steered", metrics["reward_mean"]),
-        ("reward, unsteered", metrics["base_reward_mean"]),
-        ("judge's accuracy, steered", metrics["judge_accuracy"]),
+        ("reward, steered", estimate(metrics, "reward_mean")),
+        ("reward, unsteered", estimate(metrics, "base_reward_mean")),
+        ("held-out reward, steered", estimate(metrics, "heldout_reward_mean")),
+        ("held-out reward, unsteered", estimate(metrics, "base_heldout_reward_mean")),
+        ("judge's accuracy, steered", estimate(metrics, "judge_accuracy")),
         *(
             (words, metrics[name])
             for name, words in (("log_z", "log Z"), ("log_z_exact", "log Z, closed form"))

@@ -14,7 +14,7 @@ from recipes.evaluation.reference import Reference
 from recipes.reporting import html
 from recipes.reporting.figures import Picture, gallery_of
 from recipes.reporting.publish import Headline, publish
-from recipes.reporting.tables import comparison, spent_table
+from recipes.reporting.tables import comparison, estimate, spent_table
 from recipes.setup import run_directory
 from recipes.setup.builders import made_as, make, sampler_of
 from recipes.setup.experiment import Experiment, experiment_of
@@ -110,10 +110,10 @@ def tune(job: Job) -> Path:
 
 
 def reported(folder: Path, job: Job, metrics: Figures, drawn: Sequence[Picture]) -> Path:
-    """Writes the report, with its warnings at its head and on the terminal."""
+    """Writes the report."""
     tables = [comparison(metrics, "base", "tuned"), spent_table(metrics)]
     title = f"{metrics['method']}: {folder.name}"
-    claim_line = collapse.with_warnings(html.TUNED[metrics["claim"]], metrics)
+    claim_line = html.TUNED[metrics["claim"]]
     return publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
 
 
@@ -160,9 +160,11 @@ def floor_of(experiment: Experiment, reference: Reference | None) -> float | Non
 def headline(metrics: Figures) -> Headline:
     """The figures at the head of the report."""
     return [
-        ("reward, tuned", metrics["reward_mean"]),
-        ("reward, base", metrics["base_reward_mean"]),
-        ("judge's accuracy, tuned", metrics["judge_accuracy"]),
+        ("reward, tuned", estimate(metrics, "reward_mean")),
+        ("reward, base", estimate(metrics, "base_reward_mean")),
+        ("held-out reward, tuned", estimate(metrics, "heldout_reward_mean")),
+        ("held-out reward, base", estimate(metrics, "base_heldout_reward_mean")),
+        ("judge's accuracy, tuned", estimate(metrics, "judge_accuracy")),
     ]
 
 

@@ -1,11 +1,14 @@
 """Signs of over-optimisation: what was not tuned to turning down while the reward rises."""
 
 import math
-import sys
 from collections.abc import Sequence
 
-from recipes.evaluation.metrics import Figures
+from torch import Tensor
 
+from recipes.evaluation.metrics import Figures
+from steer.resampling import effective_sample_size
+
+LONELY = 1.5  # effective particles, below which one bears nearly all the weight
 SIGMAS = 3.0  # standard errors of a fall that is not chance
 FURTHER = 1.5  # factor on the least Frechet distance
 FAR = 5.0  # factor on the Frechet distance of as many real samples
@@ -23,29 +26,47 @@ def signs(course: Sequence[Figures], floor: float | None = None) -> list[str]:
     return [sign for sign in found if sign]
 
 
-def signs_of_steering(base: Figures, steered: Figures) -> list[str]:
-    """Describes a held-out reward that is lower in steered samples, whose reward is higher."""
+def signs_of_steering(base: Figures, steered: Figures, log_w: Tensor) -> list[str]:
+    """Describes weights that rest on one particle, and a held-out reward that steering lowered.
+
+    Args:
+        base, steered: figures of unsteered and steered samples.
+        log_w: of the steered samples, (P, N).
+    """
+    found = (one_particle(log_w), heldout_lower(base, steered))
+    return [sign for sign in found if sign]
+
+
+def one_particle(log_w: Tensor) -> str | None:
+    """Whether one particle bears nearly all the weight of a prompt."""
+    prompts, particles = log_w.shape
+    ess = effective_sample_size(log_w)
+    alone = int((ess < LONELY).sum())
+    if particles < 2 or not alone:
+        return None
+    return (
+        f"in {alone} of {prompts} prompts one particle bears nearly all the weight (effective"
+        f" sample size below {LONELY:g} of {particles}), so that figures by weight rest on single"
+        " samples: lower tilt.scale, draw more particles, or take more steps"
+    )
+
+
+def heldout_lower(base: Figures, steered: Figures) -> str | None:
+    """Whether the held-out reward is lower in steered samples, whose reward is higher."""
     name = "heldout_reward_mean"
     if not (measured(base, name) and measured(steered, name)):
-        return []
+        return None
     error = math.hypot(*(f.get("heldout_reward_std_error", 0.0) for f in (base, steered)))
     if not base[name] - steered[name] > SIGMAS * error:  # NaN where one particle has all weight
-        return []
+        return None
     if not steered["reward_mean"] > base["reward_mean"]:
-        return []
-    return [
+        return None
+    return (
         f"the held-out reward fell from {base[name]:.3g} unsteered to {steered[name]:.3g} while the"
         f" reward rose from {base['reward_mean']:.3g} to {steered['reward_mean']:.3g}: the reward"
         " is being fooled, or the two disagree; lower tilt.scale, or steer by a smoothed reward or"
         " an ensemble"
-    ]
-
-
-def with_warnings(claim_line: str, metrics: Figures) -> str:
-    """The head of a report with the warnings of its metrics, which also go to the terminal."""
-    for warning in metrics["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    return " ".join([claim_line, *(f"WARNING: {w}." for w in metrics["warnings"])])
+    )
 
 
 def heldout_fell(course: Sequence[Figures]) -> str | None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-Cell = str | float | int | None
+from recipes.reporting.glossary import MEANINGS, meaning, term
+
+Cell = str | float | int | Path | None  # a path is that of a PNG
 
 CLAIMS = {
     "exact": (
@@ -47,13 +49,16 @@ TUNED = {
     ),
     "teachers": "Distilled: the tuned model draws what its teachers draw.",
 }
-NUMBER = re.compile(r"[−+-]?([\d.,\u202f]+|inf)(e[−+-]?\d+)?( ± [\d.]+)?( ?[%s])?|[–]?")
+NUMBER = re.compile(
+    r"[−+-]?([\d.,\u202f]+|inf)(e[−+-]?\d+)?( ± [\d.]+)?( ?[%s])?( of [\d\u202f]+)?|[–]?"
+)
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #20252b; --faint: #5d6672; --rule: #d9dde3;
-  --page: #f7f8f9; --card: #fff; }
+  --page: #f7f8f9; --card: #fff; --warn: #c0721d; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7eb; --faint: #9aa4b1; --rule: #343b44; --page: #15181c; --card: #1d2126; }
+  :root { --ink: #e4e7eb; --faint: #9aa4b1; --rule: #343b44; --page: #15181c; --card: #1d2126;
+    --warn: #e0a04f; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; padding: 3rem 1.25rem 4rem; background: var(--page); color: var(--ink);
@@ -63,6 +68,14 @@ main { max-width: 58rem; margin: 0 auto; }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2; font-weight: 650; letter-spacing: -.01em; }
 .claim { margin: .6rem 0 0; max-width: 50rem; color: var(--faint); font-size: 1.05rem;
   text-wrap: pretty; }
+.warnings { margin: 1.25rem 0 0; padding: .8rem 1rem; list-style: none; max-width: 50rem;
+  border-left: 4px solid var(--warn); background: var(--card); border-radius: 0 6px 6px 0; }
+.warnings li + li { margin-top: .5rem; }
+abbr { text-decoration: underline dotted var(--rule); text-underline-offset: .2em; cursor: help; }
+dl.glossary { margin: .75rem 0 0; max-width: 50rem; font-size: .9rem; }
+dl.glossary dt { font-weight: 600; }
+dl.glossary dd { margin: 0 0 .6rem; color: var(--faint); }
+td img { display: block; max-width: none; image-rendering: pixelated; background: #fff; }
 .headline { display: flex; flex-wrap: wrap; gap: 1rem 2.75rem; margin: 1.75rem 0 0; padding: 1rem 0;
   border-top: 1px solid var(--rule); border-bottom: 1px solid var(--rule); }
 .headline div { display: flex; flex-direction: column-reverse; }
@@ -93,6 +106,14 @@ pre { margin: .75rem 0 0; padding: 1rem; overflow-x: auto; background: var(--car
   font: .82rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 footer { margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid var(--rule); }
 footer p { margin: .15rem 0; color: var(--faint); font-size: .82rem; overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  body { padding: 1.25rem .9rem 3rem; }
+  h1 { font-size: 1.35rem; overflow-wrap: anywhere; }
+  .headline { gap: .8rem 1.6rem; }
+  .headline dd { font-size: 1.1rem; }
+  .paper { padding: .4rem; }
+  th, td { padding-right: .9rem; }
+}
 @media print {
   :root { --ink: #000; --faint: #444; --rule: #ccc; --page: #fff; --card: #fff; }
   body { padding: 0; font-size: 10pt; }
@@ -130,6 +151,7 @@ def write(
     config_text: str = "",
     notes: Sequence[str] = (),
     headline: Sequence[tuple[str, Cell]] = (),
+    warnings: Sequence[str] = (),
 ) -> None:
     """Writes the report, with all text escaped and pictures inlined; it loads nothing else.
 
@@ -145,6 +167,9 @@ def write(
         config_text: the configuration, folded away.
         notes: lines of small print: versions, seed, seconds, the command.
         headline: (name, figure), the most important ones.
+        warnings: what the reader must know first.
+
+    Figures whose names the glossary knows are explained, on hover and below.
 
     Raises:
         ValueError: a picture that is not there or is no PNG.
@@ -152,6 +177,7 @@ def write(
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="claim">{escape(claim_line)}</p>',
+        warned(warnings),
         summary(headline),
     ]
     parts += [figure(caption, Path(png)) for caption, png in pictures]
@@ -161,6 +187,10 @@ def write(
             + "".join(table(caption, rows) for caption, rows in tables)
             + "</div>"
         )
+    names = [what for what, _ in headline]
+    for caption, rows in tables:
+        names += [caption, *map(shown, rows[0]), *(shown(row[0]) for row in rows)]
+    parts.append(glossary(names))
     if config_text:
         parts.append(
             f"<details><summary>Configuration</summary><pre>{escape(config_text)}</pre></details>"
@@ -173,12 +203,40 @@ def write(
     Path(path).write_text(page, encoding="utf-8")
 
 
+def warned(warnings: Sequence[str]) -> str:
+    """The warnings, in a block of their own."""
+    if not warnings:
+        return ""
+    lines = "".join(f"<li><strong>Warning:</strong> {escape(each)}.</li>" for each in warnings)
+    return f'<ul class="warnings">{lines}</ul>'
+
+
+def glossary(names: Sequence[str]) -> str:
+    """What the figures of these names mean, folded away."""
+    terms = dict.fromkeys(name for name in map(term, names) if name is not None)
+    if not terms:
+        return ""
+    entries = "".join(f"<dt>{escape(t)}</dt><dd>{escape(MEANINGS[t])}</dd>" for t in terms)
+    return (
+        "<details><summary>What the figures mean</summary>"
+        f'<dl class="glossary">{entries}</dl></details>'
+    )
+
+
+def explained(words: str) -> str:
+    """The name of a figure, with its meaning on hover."""
+    found = meaning(words)
+    if found is None:
+        return escape(words)
+    return f'<abbr title="{escape(found)}">{escape(words)}</abbr>'
+
+
 def summary(headline: Sequence[tuple[str, Cell]]) -> str:
     """The headline figures."""
     if not headline:
         return ""
     pairs = "".join(
-        f"<div><dt>{escape(what)}</dt><dd>{escape(shown(figure))}</dd></div>"
+        f"<div><dt>{explained(what)}</dt><dd>{escape(shown(figure))}</dd></div>"
         for what, figure in headline
     )
     return f'<dl class="headline">{pairs}</dl>'
@@ -186,6 +244,14 @@ def summary(headline: Sequence[tuple[str, Cell]]) -> str:
 
 def figure(caption: str, png: Path) -> str:
     """A picture on white, at half its pixels, with its caption."""
+    return (
+        f'<figure><div class="paper">{inlined(caption, png)}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def inlined(alt: str, png: Path) -> str:
+    """A picture at half its pixels, in the page itself. Raises ValueError if it is no PNG."""
     try:
         with Image.open(png, formats=["PNG"]) as image:
             width, height = image.size
@@ -193,11 +259,7 @@ def figure(caption: str, png: Path) -> str:
         raise ValueError(f"the report needs a PNG at {png}; {error}") from error
     data = base64.b64encode(png.read_bytes()).decode("ascii")
     size = f'width="{width // 2}" height="{height // 2}"'
-    image_tag = f'<img alt="{escape(caption)}" {size} src="data:image/png;base64,{data}">'
-    return (
-        f'<figure><div class="paper">{image_tag}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return f'<img alt="{escape(alt)}" {size} src="data:image/png;base64,{data}">'
 
 
 def table(caption: str, rows: Sequence[Sequence[Cell]]) -> str:
@@ -220,23 +282,25 @@ def table(caption: str, rows: Sequence[Sequence[Cell]]) -> str:
 
 def line(row: Sequence[Cell], numeric: Sequence[bool], tag: str) -> str:
     """A row of a table."""
-    cells = (
-        f'<{tag} class="number">{escape(shown(cell))}</{tag}>'
-        if right
-        else f"<{tag}>{escape(shown(cell))}</{tag}>"
-        for cell, right in zip(row, numeric, strict=True)
-    )
+    cells = []
+    for j, (cell, right) in enumerate(zip(row, numeric, strict=True)):
+        named = explained if j == 0 or tag == "th" else escape
+        inside = inlined(shown(row[0]), cell) if isinstance(cell, Path) else named(shown(cell))
+        style = ' class="number"' if right else ""
+        cells.append(f"<{tag}{style}>{inside}</{tag}>")
     return "<tr>" + "".join(cells) + "</tr>"
 
 
 def is_number(cell: Cell) -> bool:
     """Whether a cell is a number, or missing."""
+    if isinstance(cell, Path):
+        return False
     return not isinstance(cell, str) or NUMBER.fullmatch(cell) is not None
 
 
 def shown(cell: Cell) -> str:
     """A cell as it is printed."""
-    return cell if isinstance(cell, str) else number(cell)
+    return str(cell) if isinstance(cell, str | Path) else number(cell)
 
 
 def number(value: float | int | None) -> str:

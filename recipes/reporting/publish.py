@@ -13,7 +13,7 @@ from recipes.reporting.tables import Table
 from recipes.setup import run_directory
 from recipes.setup.job import Job
 
-Headline = Sequence[tuple[str, float | int | None]]
+Headline = Sequence[tuple[str, float | int | str | None]]
 
 
 def publish(
@@ -31,7 +31,8 @@ def publish(
     Args:
         folder: the run folder.
         job: the config and its command line.
-        metrics: everything measured; seed and versions are added.
+        metrics: everything measured; seed and versions are added. Its "warnings" also go to the
+            terminal.
         title, claim_line: the head of the report.
         drawn, tables: its body.
         headline: the figures that matter most; those that were not measured (None or NaN) are left
@@ -39,8 +40,9 @@ def publish(
     """
     versions = run_directory.versions()
     run_directory.write_metrics(folder, {**metrics, "seed": job.config.seed, "versions": versions})
+    warnings = metrics.get("warnings", [])
     measured = [
-        (what, figure) for what, figure in headline if figure is not None and figure == figure
+        (what, figure) for what, figure in headline if html.shown(figure) != html.number(None)
     ]
     html.write(
         folder / "report.html",
@@ -54,9 +56,12 @@ def publish(
             ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         ],
         headline=measured,
+        warnings=warnings,
     )
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if not job.quiet:
         for what, figure in measured:
-            print(f"{what}: {html.number(figure)}", file=sys.stderr)
+            print(f"{what}: {html.shown(figure)}", file=sys.stderr)
         print(f"the report is {folder / 'report.html'}", file=sys.stderr)
     return folder

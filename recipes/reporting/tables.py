@@ -73,7 +73,11 @@ def cost(metrics: Figures) -> Table:
             for name, words in log_z
             if metrics["log_z"] is not None and metrics[name] is not None
         ),
-        ["smallest effective sample size", "", number(metrics["ess_min"])],
+        [
+            "smallest effective sample size",
+            "",
+            f"{number(round(metrics['ess_min'], 2))} of {number(metrics['particles'])}",
+        ],
         ["resamplings", "", number(metrics["resamples"])],
         *([word, "", number(metrics[name])] for name, word in PATH.items() if name in metrics),
         *(

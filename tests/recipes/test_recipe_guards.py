@@ -177,7 +177,7 @@ def test_a_heldout_reward_that_falls_is_a_warning_everywhere(mine, tmp_path, cap
     assert "warning: the held-out reward fell from " in err
     assert len(json.loads((folder / "metrics.json").read_text())["warnings"]) == 1
     report = (folder / "report.html").read_text()
-    assert 0 < report.index("WARNING: the held-out reward fell") < report.index("<figure")
+    assert 0 < report.index("the held-out reward fell") < report.index("<figure")
 
 
 def figures(reward, heldout, error=0.1):
@@ -189,9 +189,19 @@ def figures(reward, heldout, error=0.1):
 
 
 def test_chance_and_agreement_are_no_warning():
-    assert signs_of_steering(figures(0, 0), figures(1, -1))
-    assert not signs_of_steering(figures(0, 0), figures(1, -0.4))  # three errors are .42
-    assert not signs_of_steering(figures(0, 0), figures(-1, -1))
+    even = torch.zeros(3, 4)
+    assert signs_of_steering(figures(0, 0), figures(1, -1), even)
+    assert not signs_of_steering(figures(0, 0), figures(1, -0.4), even)  # three errors are .42
+    assert not signs_of_steering(figures(0, 0), figures(-1, -1), even)
     one_particle = {**figures(1, 2), "heldout_reward_std_error": torch.nan}
-    assert not signs_of_steering(figures(0, 0), one_particle)
-    assert not signs_of_steering(figures(0, torch.nan), figures(1, torch.nan))
+    assert not signs_of_steering(figures(0, 0), one_particle, even)
+    assert not signs_of_steering(figures(0, torch.nan), figures(1, torch.nan), even)
+
+
+def test_weights_on_one_particle_are_told():
+    alone = torch.zeros(3, 4)
+    alone[1, 0] = 20.0
+    (sign,) = signs_of_steering(figures(0, 0), figures(0, 0), alone)
+    assert sign.startswith("in 1 of 3 prompts one particle bears nearly all the weight")
+    assert "below 1.5 of 4" in sign
+    assert not signs_of_steering(figures(0, 0), figures(0, 0), torch.zeros(3, 1))

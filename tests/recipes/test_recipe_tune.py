@@ -55,7 +55,7 @@ def test_an_early_stop_keeps_the_best_weights(steer, plane):
     whole = Path(steer(*words))
     metrics = json.loads((whole / "metrics.json").read_text())
     assert "the held-out reward fell from" in metrics["warnings"][0]
-    assert "WARNING" in (whole / "report.html").read_text()
+    assert "Warning:" in (whole / "report.html").read_text()
     course = watched(whole, "heldout_reward_mean")
     peak = 1 + max(range(len(course)), key=course.__getitem__)
     assert peak < 15 - 3

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.reporting import html
+from recipes.reporting import html, tables
+from recipes.reporting.glossary import MEANINGS, meaning
 from recipes.reporting.html import number, plus_minus
 from steer.samplers.base import Claim
 from steer.tuning.objective import TuningClaim
@@ -178,3 +179,41 @@ def test_ragged_tables_are_refused(tmp_path):
         html.write(
             tmp_path / "report.html", "title", "claim", [], [("caption", [["", "a"], ["b"]])]
         )
+
+
+# --- what figures mean --------------------------------------------------------------------------
+def test_every_figure_of_the_tables_is_in_the_glossary():
+    """A reader finds each of them explained; names of methods and parameters need no words."""
+    shown = [*tables.WORDS.values(), *tables.METRICS.values(), *tables.PATH.values()]
+    shown += ["log Z, closed form", "smallest effective sample size", "network forwards"]
+    assert [name for name in shown if meaning(name) is None] == []
+    assert meaning("held-out reward 2") == MEANINGS["held-out reward"]
+    assert meaning("reward, steered") == MEANINGS["reward"]
+    assert meaning("Fréchet distance") == MEANINGS["frechet distance"]
+    assert meaning("tuned parameters") is None
+
+
+def test_figures_are_explained_on_hover_and_below(tmp_path, png):
+    path = tmp_path / "report.html"
+    rows = [["", "steered"], ["diversity", 0.5], ["a name", 1]]
+    html.write(path, "t", "c", [("p", png)], [("The samples.", rows)], headline=[("log Z", 1.0)])
+    source = path.read_text(encoding="utf-8")
+    titles = [value for name, value in Page(source).attributes if name == "title"]
+    assert titles == [MEANINGS["log z"], MEANINGS["diversity"]]
+    below = source[source.index("What the figures mean") :]
+    assert html.escape(MEANINGS["log z"]) in below
+    assert html.escape(MEANINGS["diversity"]) in below
+
+
+def test_warnings_come_before_all_figures(tmp_path, png):
+    path = tmp_path / "report.html"
+    html.write(path, "t", "c", [("p", png)], headline=[("log Z", 1.0)], warnings=[HOSTILE, "b"])
+    source = path.read_text(encoding="utf-8")
+    assert source.index("<strong>Warning:</strong>") < source.index("<dl")
+    assert Page(source).text.count(f"Warning: {HOSTILE}.") == 1
+
+
+def test_a_table_shows_pictures(tmp_path, png):
+    body = html.table("caption", [["", "samples", "reward"], ["a", png, 1.0]])
+    assert Page(body).tags.count("img") == 1
+    assert 'alt="a"' in body
