@@ -203,10 +203,12 @@ def run(arguments: argparse.Namespace, rest: list[str], command: str) -> None:
     else:
         from recipes.setup.config import load
         from recipes.setup.job import Job
+        from steer.checkpoint import trusting
 
         config = load(arguments.command, arguments.config, [*arguments.overrides, *rest])
         recipe = getattr(import_module(f"recipes.{arguments.command}"), arguments.command)
-        print(recipe(Job(config, command, arguments.quiet)))
+        with trusting(config.get("trust") or []):
+            print(recipe(Job(config, command, arguments.quiet)))
 
 
 def usage(command: str) -> str:

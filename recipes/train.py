@@ -16,7 +16,7 @@ from recipes.setup import builders, run_directory
 from recipes.setup.dry_run import attempt, check_decode
 from recipes.setup.job import Job
 from recipes.setup.progress_bar import bar
-from recipes.training.checkpoints import guidance_of, learned, save, start_from
+from recipes.training.checkpoints import guidance_of, learned, refuse_unloadable, save, start_from
 from recipes.training.trainer import LOG, check_trainer, fit
 from steer import plots as pictures
 from steer.conditions import for_particles, pick, to
@@ -36,6 +36,7 @@ def train(job: Job) -> Path:
     data = builders.made_as(LightningDataModule, config.data)
     module = learned(loop)
     guidance = guidance_of(loop)
+    refuse_unloadable(module, config)
     if config.start is not None and not config.run.resume:
         with builders.at("start"):
             start_from(module, config.start)

@@ -5,7 +5,7 @@ The header, under the key "steer" of the safetensors metadata:
      "build": {"_target_": "rewards.networks.ResidualClassifier", ...its arguments}, ...notes}
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from rewards.networks import Classifier
 from rewards.small_clip import SmallClip
 from steer import checkpoint
+from steer.build import FROM_FILE, within
 from steer.nearest import hint
 
 __all__ = ["load_classifier", "load_clip", "save_classifier", "save_clip"]
@@ -79,7 +80,7 @@ def write(
     notes: Mapping[str, Any] | None,
 ) -> None:
     """Write weights with the settings of their network."""
-    target = f"{kind.base.__module__}.{type(network).__name__}"
+    target = f"{type(network).__module__}.{type(network).__qualname__}"
     header = {
         **(notes or {}),
         "kind": kind.name,
@@ -88,39 +89,59 @@ def write(
     checkpoint.write(weights, Path(path), header)
 
 
-def load_classifier(name_or_path: str | Path) -> Classifier:
+def load_classifier(name_or_path: str | Path, trust: Sequence[str] = ()) -> Classifier:
     """Load a classifier, frozen, on the CPU.
 
     Args:
         name_or_path: a shipped name, such as "fashion-residual", or a .safetensors file.
+        trust: further packages whose classes the file may build, as in `steer.load`.
 
     Raises:
         ValueError: there is no such name or file, or the file is damaged, holds no classifier of
             `rewards.networks`, or holds weights of another shape than its header says; names the
             file and what is wrong.
     """
-    return load(name_or_path, CLASSIFIER)
+    return load(name_or_path, CLASSIFIER, trust)
 
 
-def load_clip(name_or_path: str | Path) -> SmallClip:
+def load_clip(name_or_path: str | Path, trust: Sequence[str] = ()) -> SmallClip:
     """Load a small CLIP, frozen, on the CPU, in float32.
 
     Args:
         name_or_path: a shipped name or a .safetensors file.
+        trust: as in `load_classifier`.
 
     Raises:
         ValueError: as for `load_classifier`.
     """
-    return load(name_or_path, CLIP)
+    return load(name_or_path, CLIP, trust)
 
 
-def load(name_or_path: str | Path, kind: Kind) -> Any:
+def refuse_unloadable(network: Classifier | SmallClip, key: str) -> None:
+    """Raise ValueError for a network whose class no load of its checkpoint would build.
+
+    Args:
+        network: to be saved.
+        key: of its class in a config, for the error to name.
+    """
+    kind = CLASSIFIER if isinstance(network, Classifier) else CLIP
+    module = type(network).__module__
+    name = type(network).__qualname__
+    if module.startswith(FROM_FILE):
+        file = module.removeprefix(FROM_FILE).rpartition("_")[0]
+        raise ValueError(checkpoint.unloadable(f"{file}.py:{name}", key))
+    if not within(module, (kind.base.__module__, *checkpoint.FURTHER.get())):
+        raise ValueError(checkpoint.unloadable(f"{module}.{name}", key))
+
+
+def load(name_or_path: str | Path, kind: Kind, trust: Sequence[str] = ()) -> Any:
     """Load a network of that kind."""
     path = find(name_or_path, kind)
     header = checkpoint.read_header(path)
     if header.get("kind") != kind.name:
         raise ValueError(f"{path}: expected kind {kind.name!r}, got {header.get('kind')!r}")
-    module = checkpoint.load_module(path, (kind.base.__module__,))
+    with checkpoint.trusting(trust):
+        module = checkpoint.load_module(path, (kind.base.__module__,))
     if not isinstance(module, kind.base):
         raise ValueError(f"{path}: expected {kind.title}, got a {type(module).__name__}")
     return module

@@ -23,6 +23,8 @@ from typing import Any
 from steer.annotations import Built, annotated, is_open, named, refuse_misfits
 from steer.nearest import hint
 
+FROM_FILE = "steer_user_"  # how the modules of files are called
+
 
 def resolve(name: str) -> Any:
     """Import the object `name`, "package.module.Name" or "path/to/file.py:Name".
@@ -239,7 +241,7 @@ def _module_from_file(path: Path) -> Any:
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[
         :16
     ]  # the same name in every process
-    spec = importlib.util.spec_from_file_location(f"steer_user_{path.stem}_{digest}", path)
+    spec = importlib.util.spec_from_file_location(f"{FROM_FILE}{path.stem}_{digest}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

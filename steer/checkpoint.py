@@ -11,7 +11,9 @@ trained on, its place and the SHA-256 of its weights; loading builds the base an
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from steer.build import build
+from steer.build import below, build, target_of
 from steer.flow_map import FlowMap
 
 FORMAT = {"format": "steer", "version": 1}
@@ -36,8 +38,57 @@ TRUSTED = (
     "steer.tuning",
 )
 WEIGHTS = Path(__file__).parent / "weights"
+# further packages that every load within `trusting` may build classes of
+FURTHER: ContextVar[tuple[str, ...]] = ContextVar("trust", default=())
 # header entries that describe one file, not its weights
 NOT_OF_WEIGHTS = ("format", "version", "build", "lora", "base_sha256")
+
+
+@contextmanager
+def trusting(packages: Sequence[str]) -> Iterator[None]:
+    """Every load inside the `with` may build classes of these packages too, and run their code.
+
+    Raises:
+        ValueError: no list of packages.
+    """
+    if isinstance(packages, str):
+        raise ValueError(f"trust is a list of packages; got {packages!r}: write [{packages!r}]")
+    before = FURTHER.set((*FURTHER.get(), *packages))
+    try:
+        yield
+    finally:
+        FURTHER.reset(before)
+
+
+def refuse_unloadable(recipe: Any, path: str, trusted: Sequence[str] = TRUSTED) -> None:
+    """Raise ValueError at the first class of a recipe that no load of its checkpoint would build.
+
+    Args:
+        recipe: nested `_target_` dictionaries, as `save` takes them.
+        path: its key in a config, for the error to name.
+        trusted: the packages of the project that it may name.
+    """
+    if isinstance(recipe, (list, tuple)):
+        for i, item in enumerate(recipe):
+            refuse_unloadable(item, f"{path}[{i}]", trusted)
+    if not isinstance(recipe, dict):
+        return
+    for key, value in recipe.items():
+        refuse_unloadable(value, below(path, key), trusted)
+    try:
+        target_of(recipe, (*trusted, *FURTHER.get()), "")
+    except ValueError as error:
+        raise ValueError(unloadable(str(recipe["_target_"]), below(path, "_target_"))) from error
+
+
+def unloadable(name: str, key: str) -> str:
+    """What is said of a class whose weights could be saved and not be loaded again."""
+    if ".py:" in name:
+        own = Path(name.rpartition(".py:")[0]).stem
+        way = f"name it as {own}.{name.rpartition(':')[2]}, importable, and add trust=[{own}]"
+    else:
+        way = f"add trust=[{name.partition('.')[0]}], to this run and to those that load it"
+    return f"{key}: weights of {name} could be saved and not be loaded again: {way}"
 
 
 def save(module: nn.Module, path: str | Path, recipe: dict[str, Any], **header: Any) -> None:
@@ -140,6 +191,7 @@ def load_module(path: str | Path, trusted: Sequence[str] = TRUSTED) -> nn.Module
             header says.
     """
     header = read_header(path)
+    trusted = (*trusted, *FURTHER.get())
     with safe_open(str(path), "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if "lora" in header:

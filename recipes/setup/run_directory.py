@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 opened: list[Path] = []  # the run folders of this process, the latest last
-ANY = ("run", "trainer", "logger", "devices", "nodes")  # keys that results do not hang on
+ANY = ("run", "trainer", "logger", "devices", "nodes", "trust")  # keys that results do not hang on
 WORKER = "STEER_RUN_FOLDER"  # where the first process of a distributed run writes
 
 

@@ -74,6 +74,7 @@ class Sampling(Common):
     particles: Count
     reward_decode: str | Callable[[Tensor], Any] | None
     device: str
+    trust: Sequence[str]
 
 
 class Scale(Section):

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from recipes.setup import run_directory
 from recipes.setup.job import Job
 from recipes.training.trainer import readable
 from rewards import load_classifier, load_clip, save_classifier, save_clip
+from rewards.checkpoint import refuse_unloadable as unloadable_network
 from rewards.networks import Classifier
 from rewards.small_clip import SmallClip
 from steer import checkpoint
@@ -62,6 +63,14 @@ def guidance_of(loop: Any) -> float:
             f" {type(loop.flow_map).__name__}"
         )
     return loop.objective.guidance
+
+
+def refuse_unloadable(module: nn.Module, config: DictConfig) -> None:
+    """Raises ValueError for a module that could be saved and not be loaded again; names its key."""
+    if isinstance(module, Classifier | SmallClip):
+        unloadable_network(module, "model._target_")
+    else:
+        checkpoint.refuse_unloadable(OmegaConf.to_container(config.model), "model")
 
 
 def start_from(module: nn.Module, name: str) -> None:
