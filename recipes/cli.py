@@ -2,12 +2,15 @@
 
 import argparse
 import shlex
+import signal
 import sys
 import sysconfig
+import threading
 import tomllib
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -145,10 +148,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_options(arguments, rest)
     warnings.formatwarning = one_line
     try:
-        run(arguments, rest, "steer " + shlex.join(words))
+        with terminating():
+            run(arguments, rest, "steer " + shlex.join(words))
     except KeyboardInterrupt as stop:
-        print(f"steer: interrupted{how_to_resume(words)}", file=sys.stderr)
-        return getattr(stop, "exit_code", 130)
+        number = signal.SIGTERM if stop.args == (signal.SIGTERM,) else signal.SIGINT
+        what = "terminated" if number == signal.SIGTERM else "interrupted"
+        print(f"steer: {what}{how_to_resume(words)}", file=sys.stderr)
+        return 128 + number
     except ClaimFailed as failed:
         print(failed.folder)
         print(f"steer: {failed}", file=sys.stderr)
@@ -167,6 +173,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"steer: error: {unforeseen(error)}", file=sys.stderr)
         return 3
     return 0
+
+
+@contextmanager
+def terminating() -> Iterator[None]:
+    """A context in which SIGTERM raises KeyboardInterrupt(SIGTERM), as Ctrl-C does without it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, *_: Any) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def one_line(message: Warning | str, *_: Any, **__: Any) -> str:

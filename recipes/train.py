@@ -48,7 +48,7 @@ def train(job: Job) -> Path:
     show = [] if config.pictures is None else [pictures_of(config, folder, ema)]
     watch = [Identities(config.identities, ema=ema)] if watched(loop) and config.identities else []
     try:
-        fitted = fit(loop, data, folder, job, ema, [*show, *watch])
+        fitted = fit(loop, data, folder, job, ema, [*watch, *show])
     except Diverged as error:
         raise ValueError(
             f"{error}{'' if error.kept is None else f'; start={folder} begins with them'}"

@@ -10,6 +10,7 @@ from torch import Tensor
 from recipes.evaluation.metrics import Figures
 from steer.flow_map import FlowMap
 from steer.loops import Ema, RewardTuning
+from steer.loops.interruption import interruptible
 from steer.loops.pictures import evaluating
 
 LOWER = ("frechet_distance",)  # figures that improve as they fall
@@ -62,15 +63,30 @@ class EvalCallback(Callback):
         if self.stop_by is not None and self.step == 0:
             self.best = {name: weight.clone() for name, weight in self.ema.average.items()}
         trainer.should_stop = self.stopped
+        if self.step and self.step % self.every == 0 and not self.has_seen(self.step):
+            self.look(trainer, pl_module)  # which an interruption prevented
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
         step = trainer.global_step
         before = self.step
         self.step = step
-        if step == before or step % self.every:
-            return
+        if step != before and step % self.every == 0:
+            self.look(trainer, pl_module)
+
+    def has_seen(self, step: int) -> bool:
+        """Whether the course has the figures of a step."""
+        return any(figures["step"] == step for figures in self.course)
+
+    def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures the averaged map, logs its figures, and says whether to stop."""
+        step = self.step
         if trainer.is_global_zero:
-            with self.ema.applied(pl_module), evaluating(pl_module), torch.no_grad():
+            with (
+                interruptible(trainer),
+                self.ema.applied(pl_module),
+                evaluating(pl_module),
+                torch.no_grad(),
+            ):
                 figures = self.metrics(cast(RewardTuning, pl_module).product(), step)
             known = {
                 f"watch/{name}": v

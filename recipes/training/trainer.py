@@ -56,6 +56,16 @@ class Clock(Callback):
         self.before = state_dict["seconds"]
 
 
+class LogLastStep(Callback):
+    """Has the last step logged, whatever trainer.log_every_n_steps is; 0 logs nothing still."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        of_steps = 0 < trainer.max_steps <= trainer.global_step
+        of_epochs = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if (of_steps or of_epochs) and trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
+
+
 class Fitted(NamedTuple):
     """Optimizer steps taken and seconds of training, over all resumptions."""
 
@@ -86,7 +96,9 @@ def fit(
     last = LastCheckpoint(folder, job.config.checkpoint_every)
     bar = [] if job.quiet else [StepProgress()]
     stopped = SaveWhenStopped(last)
-    trainer = trainer_of(job.config, folder, [ema, clock, *callbacks, stopped, last, *bar])
+    trainer = trainer_of(
+        job.config, folder, [ema, clock, LogLastStep(), *callbacks, stopped, last, *bar]
+    )
     try:
         with run_directory.shared(folder):
             trainer.fit(loop, data, ckpt_path=to_resume(last.path), weights_only=True)

@@ -18,6 +18,7 @@ from steer.conditions import to
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond
 from steer.loops.averaging import Ema
+from steer.loops.interruption import interruptible
 from steer.samplers import Sampler
 
 __all__ = ["ImageGrid", "Pictures", "PlaneHistogram"]
@@ -60,18 +61,31 @@ class Pictures(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
+        if self.step and not all(self.path(name).exists() for name in self.samplers):
+            self.draw(trainer, pl_module)  # which an interruption prevented
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
         before = self.step
-        step = self.step = trainer.global_step
-        if trainer.is_global_zero and step != before and step % self.every == 0:
-            with (
-                self.ema.applied(pl_module) if self.ema else nullcontext(),
-                evaluating(pl_module),
-                torch.no_grad(),
-            ):
-                for name, sampler in self.samplers.items():
-                    self.show(trainer, name, self.sample(sampler, pl_module))
+        self.step = trainer.global_step
+        if self.step != before:
+            self.draw(trainer, pl_module)
+
+    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the samples of this step and shows them, where they are due."""
+        if self.step % self.every or not trainer.is_global_zero:
+            return
+        with (
+            interruptible(trainer),
+            self.ema.applied(pl_module) if self.ema else nullcontext(),
+            evaluating(pl_module),
+            torch.no_grad(),
+        ):
+            for name, sampler in self.samplers.items():
+                self.show(trainer, name, self.sample(sampler, pl_module))
+
+    def path(self, name: str) -> Path:
+        """The file of a sampler's picture at this step."""
+        return self.folder / f"step_{self.step:06d}_{name}.png"
 
     def sample(self, sampler: Callable[..., Any], pl_module: LightningModule) -> Tensor:
         """Draws x (B, *shape) from the fixed noise."""
@@ -85,14 +99,13 @@ class Pictures(Callback):
     def show(self, trainer: Trainer, name: str, x: Tensor) -> None:
         """Writes one picture to its file and to the loggers that show pictures."""
         image = self.picture(x.float().cpu())
-        step = trainer.global_step
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_image(image, self.folder / f"step_{step:06d}_{name}.png")
+        save_image(image, self.path(name))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, image.clamp(0, 1), step)
+                logger.experiment.add_image(name, image.clamp(0, 1), self.step)
             if isinstance(logger, WandbLogger):
-                logger.log_image(name, [image.clamp(0, 1)], step)
+                logger.log_image(name, [image.clamp(0, 1)], self.step)
 
 
 @contextmanager

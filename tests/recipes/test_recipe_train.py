@@ -19,6 +19,7 @@ from recipes.cli import main
 from recipes.reporting.html import number
 from rewards import load_classifier
 from steer import checkpoint
+from steer.loops import read_csv_log
 
 ROOT = Path(__file__).parents[2]
 BOARD = [
@@ -79,6 +80,23 @@ def test_training_goes_on_from_given_weights(steer):
     assert checkpoint.read_header(f"{again}/map.safetensors")["start"] == first
     problem = steer.fails(*BOARD, f"start={first}", "model.network.width=9")
     assert "network.first.bias should be (9,) and is (8,); build both alike" in problem
+
+
+def test_the_last_step_is_logged_whatever_the_interval(steer):
+    """At the end of the steps, and of the epochs; log_every_n_steps=0 logs nothing."""
+    short = [*BOARD, "trainer.max_steps=7", "pictures=null"]
+    metrics = steer.metrics(*short, "trainer.log_every_n_steps=50")
+    assert metrics["logged"]["train/loss"] > 0
+    logged = read_csv_log("runs/checkerboard-train/log.csv")["train/loss"]
+    assert list(logged) == [6]
+    longer = [*short[:-2], "trainer.max_steps=12", "pictures=null", "trainer.log_every_n_steps=5"]
+    assert list(read_csv_log(f"{steer(*longer)}/log.csv")["train/loss"]) == [4, 9, 11]
+    epochs = ["trainer.max_epochs=2", "trainer.limit_train_batches=3"]
+    folder = steer(*longer, "trainer.max_steps=-1", *epochs)
+    assert list(read_csv_log(f"{folder}/log.csv")["train/loss"]) == [4, 5]
+    assert "log.csv" not in {
+        p.name for p in Path(steer(*short, "trainer.log_every_n_steps=0")).iterdir()
+    }
 
 
 def test_training_goes_on_from_a_run_that_never_ended(steer):
