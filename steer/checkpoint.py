@@ -132,7 +132,7 @@ def write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, Any]) -> 
     """Write tensors and a header, atomically; FORMAT overrides its entries in the header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"steer": json.dumps({**header, **FORMAT})}
+    metadata = {"format": "pt", "steer": json.dumps({**header, **FORMAT})}
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, str(scratch), metadata)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -303,3 +304,11 @@ def test_a_network_of_ones_own_is_built_where_its_package_is_trusted(tmp_path, m
     x = torch.randn(3, 2)
     found = load(file, trust=["mydata"])
     torch.testing.assert_close(found(x, 0.0, 1.0), own(x, 0.0, 1.0), atol=0, rtol=0)
+
+
+def test_files_say_that_their_tensors_are_of_torch(tmp_path):
+    """Loaders of other libraries refuse a file whose metadata has no format."""
+    recipe = {"_target_": "steer.networks.Mlp", "dim": 2, "width": 4, "depth": 1}
+    save(build(recipe), tmp_path / "map.safetensors", recipe)
+    with safe_open(str(tmp_path / "map.safetensors"), "pt") as file:
+        assert file.metadata()["format"] == "pt"

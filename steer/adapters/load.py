@@ -162,7 +162,7 @@ def from_pretrained(
     """
     modules = modules_of(name, precision(dtype), text_encoders)
     said = modules.pop("distilled")
-    return from_modules(
+    flow_map = from_modules(
         **modules,
         guidance=guidance,
         negative=negative,
@@ -175,6 +175,8 @@ def from_pretrained(
         decode_batch=decode_batch,
         recompute=recompute,
     )
+    flow_map.network.source = name
+    return flow_map
 
 
 def precision(name: str | None) -> torch.dtype | None:

@@ -3,11 +3,15 @@
 Reference: Hu et al. 2022, arXiv 2106.09685.
 """
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from steer.adapters.backbone import Backbone
 from steer.adapters.library import needed
@@ -65,6 +69,8 @@ def add_lora(
 def save_lora(flow_map: FlowMap, folder: str | Path) -> Path:
     """Writes the adapters of a model so that the library's `load_lora_weights` takes the folder.
 
+    The file's header says what model they belong to, see `with_header`.
+
     Args:
         flow_map: a model with adapters.
         folder: made if it is not there.
@@ -83,7 +89,7 @@ def save_lora(flow_map: FlowMap, folder: str | Path) -> Path:
     loader = getattr(needed("diffusers"), network.pipeline_name())
     if not hasattr(loader, "save_lora_weights"):  # only the transformer loads them again
         transformer.save_lora_adapter(str(folder), weight_name=FILE)
-        return Path(folder) / FILE
+        return with_header(Path(folder) / FILE, own)
     layers: Any = needed("peft.utils").get_peft_model_state_dict(transformer)
     if network.part == "unet":
         layers = needed("diffusers.utils").convert_state_dict_to_diffusers(layers)
@@ -93,7 +99,50 @@ def save_lora(flow_map: FlowMap, folder: str | Path) -> Path:
         str(folder),
         **{f"{part}_lora_layers": layers, f"{part}_lora_adapter_metadata": about},
     )
-    return Path(folder) / FILE
+    return with_header(Path(folder) / FILE, own)
+
+
+def with_header(path: Path, own: Backbone) -> Path:
+    """Adds to the library's metadata of a file what model its adapters belong to, and writes it.
+
+    Under the key "steer", as JSON: family, level and class of the model, the name or folder that
+    it was loaded from (null for modules), rank and alpha.
+    """
+    network = own.network
+    settings = network.transformer.peft_config["default"]
+    header = {
+        "kind": "adapters",
+        "family": network.name,
+        "level": network.level,
+        "class": type(network.transformer).__name__,
+        "base": network.source,
+        "rank": settings.r,
+        "alpha": settings.lora_alpha,
+    }
+    with safe_open(str(path), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = {**(file.metadata() or {}), "format": "pt", "steer": json.dumps(header)}
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, str(scratch), metadata)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return path
+
+
+def header_of(folder: str | Path) -> dict[str, Any]:
+    """Reads what `with_header` wrote; empty for adapters of others, or of the hub."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(str(path), "pt") as file:
+            return json.loads((file.metadata() or {}).get("steer", "{}"))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file ({error}); copy it again") from (
+            error
+        )
 
 
 def load_lora(flow_map: FlowMap, folder: str | Path) -> Backbone:
@@ -110,6 +159,13 @@ def load_lora(flow_map: FlowMap, folder: str | Path) -> Backbone:
     network = own.network
     if has_lora(own):
         raise ValueError("the model has adapters already; load it anew")
+    about = header_of(folder)
+    if about.get("family", network.name) != network.name:
+        base = f", {about['base']}" if about.get("base") else ""
+        raise ValueError(
+            f"{folder} holds adapters of {about['family']}{base}; this model is {network.name}:"
+            " give those of it"
+        )
     prefixed = hasattr(getattr(needed("diffusers"), network.pipeline_name()), "save_lora_weights")
     try:
         network.transformer.load_lora_adapter(

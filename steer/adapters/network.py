@@ -86,6 +86,7 @@ class Network(nn.Module, ABC):
         pipelines: the library's pipelines that run it.
         level: what the transformer predicts.
         kind: how it is guided.
+        source: the name or folder that it was loaded from; None for modules.
         part: what the pipelines call the transformer.
         fields: of a condition.
         optional: further fields that a condition may have.
@@ -140,6 +141,7 @@ class Network(nn.Module, ABC):
         self.transformer = own
         self.shared = Shared(vae=vae, **(texts or {}))
         self.scheduler = scheduler
+        self.source: str | None = None
         self.distilled = distilled
         self.check(transformer)
         self.max_batch = max_batch

@@ -1,11 +1,14 @@
 """Adapters on real models: trained here, loaded by the library's own loaders, and back."""
 
 import copy
+import json
+import re
 import warnings
 
 import diffusers
 import pytest
 import torch
+from safetensors import safe_open
 from tiny import FAMILIES, sd3
 
 import rewards
@@ -60,6 +63,43 @@ def test_the_library_loads_what_was_saved(name, tmp_path):
     for found in (theirs, load_lora(plain.flow_map(), tmp_path)):
         torch.manual_seed(1)
         torch.testing.assert_close(outputs(found, tiny), tuned, atol=1e-6, rtol=0)
+
+
+def metadata(path):
+    with safe_open(str(path), "pt") as file:
+        return file.metadata()
+
+
+@pytest.mark.parametrize("name", ["sd3", "lcm", "flux3"])
+def test_the_header_says_what_the_adapters_belong_to(name, tmp_path):
+    tiny = FAMILIES[name]()
+    flow_map = trained(tiny.flow_map())
+    flow_map.network.source = "owner/name"
+    found = metadata(save_lora(flow_map, tmp_path))
+    assert found["format"] == "pt"
+    part = {"sd3": "transformer.", "lcm": "unet.", "flux3": "transformer."}[name]
+    assert json.loads(found["lora_adapter_metadata"])[f"{part}r"] == 2  # of the library
+    assert json.loads(found["steer"]) == {
+        "kind": "adapters",
+        "family": {"sd3": "Stable Diffusion 3", "lcm": "LCM", "flux3": "FLUX.3"}[name],
+        "level": flow_map.level,
+        "class": type(flow_map.network.transformer).__name__,
+        "base": "owner/name",
+        "rank": 2,
+        "alpha": 3.0,
+    }
+    other = FAMILIES["tcd" if name == "lcm" else "flux"]().flow_map()
+    line = rf"holds adapters of {re.escape(flow_map.network.name)}, owner/name; this model is "
+    with pytest.raises(ValueError, match=line) as error:
+        load_lora(other, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_loaded_model_knows_where_it_came_from(tmp_path):
+    sd3().modules["transformer"].save_pretrained(tmp_path)
+    flow_map = steer.adapters.from_pretrained(str(tmp_path))
+    assert flow_map.network.source == str(tmp_path)
+    assert copy.deepcopy(flow_map).network.source == str(tmp_path)
 
 
 def test_tuned_adapters_raise_the_reward_of_decoded_images():
