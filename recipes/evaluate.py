@@ -119,7 +119,7 @@ def reported(
         metrics,
         f"Evaluation: {gallery.folder.name}",
         f"The samples of {model}, compared with data.",
-        gallery.samples(panels),
+        gallery.samples(panels, data=reference.examples(told(experiment))),
         [table(metrics)],
         headline(metrics),
     )

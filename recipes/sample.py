@@ -140,7 +140,11 @@ def reported(
     truth = None if exact is None else exact.draws()
     trace = steered.result.trace
     drawn = [
-        *gallery.samples({"unsteered": base.result, "steered": steered.result}, truth),
+        *gallery.samples(
+            {"unsteered": base.result, "steered": steered.result},
+            truth,
+            {"unsteered": base.measured, "steered": steered.measured},
+        ),
         *gallery.film(trace, experiment.device),
         *gallery.curves(trace, config.particles, metrics["base_reward_mean"]),
     ]

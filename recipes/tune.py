@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig
+from torch import Tensor
 
 from recipes.evaluate import compared, labels_of
 from recipes.evaluation import collapse
@@ -65,11 +66,11 @@ def tune(job: Job) -> Path:
         drawn = folder / "watch" / f"step_{step:06d}"
         drawn.mkdir(parents=True, exist_ok=True)
         gallery_of(experiment, drawn).samples({"tuned": result})
-        return measured(experiment, result, reference)
+        return measured(experiment, result, reference)[0]
 
     with bar("before", job.quiet):
         before = drawn_from(experiment.flow_map)
-        figures_before = measured(experiment, before, reference)
+        figures_before, of_before = measured(experiment, before, reference)
     stop = config.stop
     watch = EvalCallback(
         watched, config.watch_every, ema, stop.by, stop.patience, first=figures_before
@@ -82,7 +83,7 @@ def tune(job: Job) -> Path:
     about = origin(job, fitted.steps)
     trainable.save(loop.product(), tuned, folder, config, experiment.model, **about)
 
-    figures_after = measured(experiment, after, reference)
+    figures_after, of_after = measured(experiment, after, reference)
     last = {"step": fitted.steps if best is None else best, **figures_after}
     floor = floor_of(experiment, reference)
     seen = [*(f for f in watch.course if f["step"] < last["step"]), last]
@@ -105,7 +106,11 @@ def tune(job: Job) -> Path:
         "kept_step": best,
         "warnings": warnings,
     }
-    samples = gallery_of(experiment, folder).samples({"base": before, "tuned": after})
+    samples = gallery_of(experiment, folder).samples(
+        {"base": before, "tuned": after},
+        measured={"base": of_before, "tuned": of_after},
+        data=None if reference is None else reference.examples(labels_of(experiment)),
+    )
     return reported(folder, job, metrics, [*samples, *curves(folder)])
 
 
@@ -141,12 +146,15 @@ def check_stop(config: DictConfig) -> None:
         )
 
 
-def measured(experiment: Experiment, result: Result, reference: Reference | None) -> Figures:
-    """The figures of samples, with those against the reference."""
-    figures = experiment.measure(result)
-    if reference is None:
-        return figures
-    return {**compared(experiment, result, reference, labels_of(experiment)), **figures}
+def measured(
+    experiment: Experiment, result: Result, reference: Reference | None
+) -> tuple[Figures, dict[str, Tensor]]:
+    """The figures of samples, against the reference too where there is one, and of each prompt."""
+    of_prompts = experiment.measure.by_prompt(result)
+    figures = experiment.measure.figures(of_prompts)
+    if reference is not None:
+        figures = {**compared(experiment, result, reference, labels_of(experiment)), **figures}
+    return figures, of_prompts
 
 
 def floor_of(experiment: Experiment, reference: Reference | None) -> float | None:

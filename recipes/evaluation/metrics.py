@@ -77,7 +77,8 @@ class Measure:
         """What is measured of each prompt, (P,) each, so that parts of the prompts can be joined.
 
         Means over its particles and their variances, NAME_mean and NAME_variance, and `diversity`;
-        without what is not there to measure.
+        of rewards, NAME_values (P, N) of its particles as well. Without what is not there to
+        measure.
         """
         x = result.x
         log_w = result.log_w
@@ -90,6 +91,8 @@ class Measure:
         for name, metric in metrics.items():
             found[f"{name}_mean"] = torch.cat(metric.means)
             found[f"{name}_variance"] = torch.cat(metric.variances)
+            if name in self.rewards and metric.latest is not None:
+                found[f"{name}_values"] = metric.latest
         if x.shape[1] > 1:
             found["diversity"] = self.diversity(x, log_w)
         return found

@@ -12,6 +12,7 @@ from steer.data.stream import keyed_generator
 from steer.metrics import ClassAgreement, FrechetDistance, GridKl, cell_frequencies
 from steer.metrics.energy_distance import energy_distance
 
+SHOWN = 96  # images of the data
 Figures = dict[str, float]
 
 
@@ -25,6 +26,10 @@ class Reference(ABC):
     @abstractmethod
     def floor(self, n: int, labels: Tensor | None = None) -> Figures:
         """The same distances of n samples of the data distribution itself, of these labels."""
+
+    def examples(self, labels: Tensor | None = None) -> Tensor | None:
+        """A few images (n, C, H, W) of the data, to be shown beside samples; None of other data."""
+        return None
 
 
 class ImageReference(Reference):
@@ -81,6 +86,12 @@ class ImageReference(Reference):
                 "judge_accuracy_std_error": float(right.std() / len(right) ** 0.5),
             }
         return figures
+
+    def examples(self, labels: Tensor | None = None) -> Tensor:
+        images = self.test[0]
+        if labels is not None and self.of_labels:
+            images = images[labelled(self.test[1], labels)]
+        return images[:SHOWN] / 255
 
     def distance(self, images: Tensor, labels: Tensor | None = None) -> float:
         """Frechet distance to the test images, or to those of these labels."""

@@ -58,6 +58,9 @@ def over_prompts(mean: Float[Tensor, " p"], variance: Float[Tensor, " p"]) -> Es
 class PromptMean(Metric, ABC):
     """The mean of a number per particle; the `update` of a subclass passes these numbers to `add`.
 
+    Attributes:
+        latest: the numbers of the last update (P, N), which are not gathered over processes.
+
     Args:
         metric: settings of torchmetrics' Metric, such as sync_on_compute=False for one that stays
             in its process.
@@ -75,12 +78,14 @@ class PromptMean(Metric, ABC):
         self.set_dtype(torch.float64)  # the dtype in which an empty rank takes part in a gather
         self.add_state("means", [], dist_reduce_fx="cat")
         self.add_state("variances", [], dist_reduce_fx="cat")
+        self.latest: Tensor | None = None
 
     def add(self, values: Float[Tensor, "p n"], log_w: Float[Tensor, "p n"] | None) -> None:
         """Add prompts, each with all its particles."""
         mean, variance = particle_mean(values, log_w)
         self.means.append(mean)
         self.variances.append(variance)
+        self.latest = values
 
     def compute(self) -> Estimate:
         """Compute mean and standard errors over prompts. Raises ValueError before any prompt."""

@@ -8,6 +8,7 @@ from steer.plots.comparison import Point, cost_curves
 from steer.plots.filmstrip import filmstrip
 from steer.plots.image_grid import grid
 from steer.plots.point_clouds import Cloud, plane
+from steer.plots.reward_spread import reward_spread
 from steer.plots.step_errors import step_errors
 from steer.plots.traces import curves
 from steer.plots.training import training_curves
@@ -20,6 +21,7 @@ __all__ = [
     "filmstrip",
     "grid",
     "plane",
+    "reward_spread",
     "step_errors",
     "training_curves",
 ]

@@ -12,6 +12,10 @@ WIDTH = 1720
 MARGIN = 20
 APART = 56
 HEAD = 52
+NOTE = 26  # pixels for what is written under an image
+TINY = 6.5  # its letters, in points
+
+Notes = Sequence[Sequence[str]]
 
 
 def grid(
@@ -20,6 +24,7 @@ def grid(
     row_labels: Sequence[str] = (),
     columns: int = 8,
     rows: int = 12,
+    notes: Sequence[Notes] = (),
 ) -> None:
     """Draws panels of images side by side under their titles.
 
@@ -33,6 +38,7 @@ def grid(
         row_labels: one per prompt, written at the left.
         columns: the most images of a row of one panel that are drawn, the first ones.
         rows: the most rows that are drawn, the first ones.
+        notes: for each panel, what is written under each image: a row for each prompt.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -44,7 +50,17 @@ def grid(
         n := max(len(x) if x.ndim == 5 else 1 for _, x in panels)
     ):
         raise ValueError(f"grid needs one row label per prompt, {n}; got {len(row_labels)}")
-    draw(path, [title for title, _ in panels], parts, wrapped(row_labels[:rows]))
+    written = [noted(each, columns)[:rows] for each in notes] or [[] for _ in panels]
+    draw(path, [title for title, _ in panels], parts, wrapped(row_labels[:rows]), written)
+
+
+def noted(notes: Notes, columns: int) -> Notes:
+    """The notes of the images that are drawn, in their rows."""
+    if len(notes) > 1:
+        return [row[:columns] for row in notes]
+    one = list(notes[0])
+    wide = min(columns, len(one))
+    return [one[k : k + wide] for k in range(0, len(one), wide)]
 
 
 def in_rows(title: str, images: Tensor, columns: int) -> Tensor:
@@ -56,25 +72,42 @@ def in_rows(title: str, images: Tensor, columns: int) -> Tensor:
     return blank(images, min(columns, len(images)))
 
 
-def draw(path: str | Path, titles: list[str], parts: list[Tensor], labels: list[str]) -> None:
+def draw(
+    path: str | Path,
+    titles: list[str],
+    parts: list[Tensor],
+    labels: list[str],
+    notes: Sequence[Notes],
+) -> None:
     """Lays out the panels, (rows, columns, C, H, W) each."""
     across = sum(part.shape[1] for part in parts)
     down = max(len(part) for part in parts)
     left = MARGIN + (width_of(labels, SMALL) + 20 if labels else 0)
     room = WIDTH - left - MARGIN - (APART - GAP) * (len(parts) - 1)
-    sheets = [mosaic(part, tile_width(part.shape, down, across, room)) for part in parts]
-    widths = [
-        max(sheet.shape[1], width_of([title])) for sheet, title in zip(sheets, titles, strict=True)
+    tiles = [tile_width(part.shape, down, across, room) for part in parts]
+    rows = [
+        [mosaic(row[None], tile) for row in part] for part, tile in zip(parts, tiles, strict=True)
     ]
-    height = HEAD + max(sheet.shape[0] for sheet in sheets) + MARGIN
-    canvas = Canvas(left + sum(widths) + APART * (len(parts) - 1) + MARGIN, height)
-    pitch = (sheets[0].shape[0] + GAP) // len(parts[0])
+    widths = [
+        max(sheets[0].shape[1], width_of([title]))
+        for sheets, title in zip(rows, titles, strict=True)
+    ]
+    tall = rows[0][0].shape[0]
+    pitch = tall + GAP + (NOTE if any(notes) else 0)
+    canvas = Canvas(
+        left + sum(widths) + APART * (len(parts) - 1) + MARGIN, HEAD + down * pitch - GAP + MARGIN
+    )
     for i, label in enumerate(labels):
-        canvas.write(
-            label, left - 20, HEAD + i * pitch + (pitch - GAP) / 2, SMALL, FAINT, ha="right"
-        )
-    for title, sheet, width in zip(titles, sheets, widths, strict=True):
+        canvas.write(label, left - 20, HEAD + i * pitch + tall / 2, SMALL, FAINT, ha="right")
+    for k, (title, sheets, width) in enumerate(zip(titles, rows, widths, strict=True)):
         canvas.write(title, left, HEAD - 24, LETTERS)
-        canvas.lay(sheet, left, HEAD)
+        for i, sheet in enumerate(sheets):
+            canvas.lay(sheet, left, HEAD + i * pitch)
+        for i, row in enumerate(notes[k]):
+            for j, note in enumerate(row):
+                middle = left + j * (tiles[k] + GAP) + tiles[k] / 2
+                canvas.write(
+                    note, middle, HEAD + i * pitch + tall + NOTE / 2, TINY, FAINT, "center"
+                )
         left += width + APART
     canvas.save(path)

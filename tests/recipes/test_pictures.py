@@ -6,8 +6,10 @@ from PIL import Image
 from recipes.reporting.figures import Gallery
 from steer import plots as pictures
 from steer.plots.axes import BLUE, Canvas, written
+from steer.plots.image_grid import NOTE
 from steer.plots.mosaic import GAP, in_colour, mosaic, resize, tile_width
 from steer.plots.point_clouds import window_of
+from steer.plots.reward_spread import histograms
 from steer.samplers import Result
 
 
@@ -93,6 +95,79 @@ def test_a_single_prompt_wraps_and_many_rows_are_cut(tmp_path):
     np.testing.assert_array_equal(sheet, pixels(tmp_path / "prompt.png"))
     assert contains(sheet, enlarged(x[11], 16))
     assert not contains(sheet, enlarged(x[12], 16))
+
+
+def test_notes_stand_under_their_images(tmp_path):
+    """Every image is whole, and there is ink right below each that has a note, and only there."""
+    x = 0.2 + 0.6 * images(2, 2, 1, 28, 28)
+    path = tmp_path / "grid.png"
+    pictures.grid(path, [("x", x)], notes=[[["8", ""], ["", "88"]]])
+    sheet = pixels(path)
+    for i in range(2):
+        for j in range(2):
+            tile = enlarged(x[i, j], 4)
+            assert contains(sheet, tile)
+            top, left = next(
+                (a, b)
+                for a, b in np.argwhere((sheet == tile[0, 0]).all(-1))
+                if np.array_equal(sheet[a : a + 112, b : b + 112], tile)
+            )
+            below = sheet[top + 112 : top + 112 + NOTE, left : left + 112]
+            assert (below < 200).any() == (i == j)
+
+
+# --- what a report shows of samples ---------------------------------------------------------------
+def gallery(folder, titles=("a", "b")):
+    return Gallery(folder, (1, 4, 4), None, titles)
+
+
+def test_equal_samples_are_shown_once_with_their_number_and_the_best_first(tmp_path):
+    x = images(2, 4, 1, 4, 4)
+    x[0, 2] = x[0, 0]
+    result = Result(x, torch.zeros(2, 4), None)
+    rewards = torch.tensor([[0.5, 2.0, 0.5, -1.0], [-0.25, 10.0, 3.14159, 0.0]])
+    shown, notes = gallery(tmp_path).rows_of(result, rewards, 4)
+    assert notes == [["2", ".5×2", "−1", ""], ["10", "3.1", "0", "−.25"]]
+    assert torch.equal(shown[0, :3], x[0, [1, 0, 3]])
+    assert torch.equal(shown[0, 3], torch.ones(1, 4, 4))
+    assert torch.equal(shown[1], x[1, [1, 2, 3, 0]])
+
+
+def test_samples_are_shown_by_weight(tmp_path):
+    x = images(2, 4, 1, 4, 4)
+    log_w = torch.full((2, 4), -50.0)
+    log_w[:, 3] = 0.0
+    shown, notes = gallery(tmp_path).rows_of(Result(x, log_w, None), None, 4)
+    assert notes == [["×4"], ["×4"]]
+    assert torch.equal(shown[:, 0], x[:, 3])
+
+
+def test_rewards_are_drawn_where_they_are_known_and_data_beside_the_samples(tmp_path):
+    result = Result(images(2, 3, 1, 4, 4), torch.zeros(2, 3), None)
+    known = {"reward_values": torch.tensor([[0.0, 1.0, -torch.inf], [2.0, 3.0, 4.0]])}
+    data = images(5, 1, 4, 4)
+    found = gallery(tmp_path).samples({"x": result}, measured={"x": known}, data=data)
+    assert [path.name for _, path in found] == ["grid.png", "rewards.png"]
+    assert "x | data" in found[0][0]
+    assert contains(pixels(tmp_path / "grid.png"), enlarged(data[4], 32))
+    assert [path.name for _, path in gallery(tmp_path).samples({"x": result})] == ["grid.png"]
+
+
+def test_the_spread_of_rewards_needs_a_finite_one(tmp_path):
+    nothing = torch.full((3,), -torch.inf)
+    with pytest.raises(ValueError, match="finite reward"):
+        pictures.reward_spread(tmp_path / "x.png", {"a": (nothing, torch.ones(3))})
+
+
+def test_a_histogram_counts_by_weight():
+    """Bars of total mass one; half of it at the reward that has half of the weight."""
+    axes = Canvas(400, 300).axes(50, 50, 300, 200)
+    values = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    weights = torch.tensor([1.0, 3.0, 1.0, 1.0])
+    histograms(axes, {"a": (values, weights)}, values.double())
+    heights = axes.patches[0].get_data().values
+    assert heights.sum() == pytest.approx(1)
+    assert heights.max() == pytest.approx(0.5)
 
 
 def test_labels_are_words_not_formulas(tmp_path):
