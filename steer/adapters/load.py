@@ -76,6 +76,7 @@ def from_modules(
     max_batch: Count | None = None,
     decode_batch: Count | None = None,
     recompute: bool = False,
+    offload: bool = False,
     **texts: Any,
 ) -> Backbone:
     """Wraps modules of diffusers, already loaded, as a flow map on latents.
@@ -97,6 +98,7 @@ def from_modules(
         max_batch: the most samples in one call of the transformer.
         decode_batch: the most samples in one call of the decoder.
         recompute: gradient checkpointing of transformer and decoder.
+        offload: whether text encoders and decoder wait on the CPU while they are not in use.
         texts: text encoders and tokenizers, by their names in the library's pipeline.
 
     Raises:
@@ -119,6 +121,7 @@ def from_modules(
         max_batch=max_batch,
         decode_batch=decode_batch,
         recompute=recompute,
+        offload=offload,
     )
     flow_map = backbone_of(network, jump_steps)
     if (height is None) != (width is None):
@@ -143,6 +146,7 @@ def from_pretrained(
     max_batch: Count | None = None,
     decode_batch: Count | None = None,
     recompute: bool = False,
+    offload: bool = False,
 ) -> Backbone:
     """Loads a model of diffusers as a flow map on latents.
 
@@ -153,8 +157,8 @@ def from_pretrained(
             diffusers loads them, in float32 whatever they are stored in.
         text_encoders: whether to load them too; without, conditions are given as embeddings.
         distilled: as in `from_modules`; what the model says of itself by default.
-        guidance, negative, height, width, frames, jump_steps, max_batch, decode_batch, recompute:
-            as in `from_modules`.
+        guidance, negative, height, width, frames, jump_steps, max_batch, decode_batch, recompute,
+            offload: as in `from_modules`.
 
     Raises:
         ValueError: there is no such model, or weights of it are missing, with the command that
@@ -174,6 +178,7 @@ def from_pretrained(
         max_batch=max_batch,
         decode_batch=decode_batch,
         recompute=recompute,
+        offload=offload,
     )
     flow_map.network.source = name
     return flow_map

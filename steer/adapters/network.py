@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,13 +36,46 @@ class Shared:
     """Modules that a network uses and does not own: frozen, not trained, saved or copied with it.
 
     A deep copy of the network, as tuning makes of its base, has the same ones.
+
+    Args:
+        modules: by name; None is left out.
+
+    Attributes:
+        away: where modules wait while they are not in use; None leaves them beside the network.
     """
 
     def __init__(self, **modules: Any):
         self.modules = {name: module for name, module in modules.items() if module is not None}
+        self.away: torch.device | None = None
         for module in self.modules.values():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False).eval()
+
+    def offload(self, away: str = "cpu") -> None:
+        """Sends all modules away, to be on the network's device while they are used."""
+        self.away = torch.device(away)
+        for module in self.modules.values():
+            if isinstance(module, nn.Module):
+                module.to(self.away)
+
+    @contextlib.contextmanager
+    def used(self, names: Iterable[str], device: torch.device) -> Iterator[None]:
+        """Modules of these names are on the device inside the `with`, if they are kept away.
+
+        A graph that is recorded inside keeps their weights there until it is freed.
+        """
+        found = [self.modules[name] for name in names if name in self.modules]
+        moved = [module for module in found if isinstance(module, nn.Module)]
+        if self.away is None:
+            yield
+            return
+        try:
+            for module in moved:
+                module.to(device)
+            yield
+        finally:
+            for module in moved:
+                module.to(self.away)
 
     def __deepcopy__(self, memory: dict[int, Any]) -> "Shared":
         return self
@@ -51,7 +84,9 @@ class Shared:
         return self.modules.get(name)
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Applies a function to all tensors, as `Module.to` does."""
+        """Applies a function to all tensors, as `Module.to` does; not to those kept away."""
+        if self.away is not None:
+            return
         for module in self.modules.values():
             if isinstance(module, nn.Module):
                 module._apply(function)
@@ -79,6 +114,7 @@ class Network(nn.Module, ABC):
         max_batch: the most samples in one call of the transformer.
         decode_batch: the most samples in one call of the decoder.
         recompute: gradient checkpointing of the transformer and of the decoder.
+        offload: whether text encoders and decoder wait on the CPU while they are not in use.
 
     Attributes:
         name: of the family.
@@ -130,6 +166,7 @@ class Network(nn.Module, ABC):
         max_batch: Count | None = None,
         decode_batch: Count | None = None,
         recompute: bool = False,
+        offload: bool = False,
     ):
         super().__init__()
         found = type(transformer).__name__
@@ -140,6 +177,8 @@ class Network(nn.Module, ABC):
         own: Any = transformer.requires_grad_(False).eval()
         self.transformer = own
         self.shared = Shared(vae=vae, **(texts or {}))
+        if offload:
+            self.shared.offload()
         self.scheduler = scheduler
         self.source: str | None = None
         self.distilled = distilled
@@ -224,6 +263,11 @@ class Network(nn.Module, ABC):
         return found.to(torch.promote_types(x.dtype, torch.float32))
 
     @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return next(self.transformer.parameters()).device
+
+    @property
     def dtype(self) -> torch.dtype:
         """The precision of the transformer."""
         return self.transformer.dtype
@@ -270,8 +314,10 @@ class Network(nn.Module, ABC):
         if len(self.encoded) + len(new) > MOST_TEXTS:
             self.encoded.clear()
             new = list(dict.fromkeys(texts))
-        for text in new:
-            self.encoded[text] = self.encode([text])
+        if new:
+            encoders = [name for name in self.shared.modules if "text_encoder" in name]
+            with self.shared.used(encoders, self.device):
+                self.encoded |= {text: self.encode([text]) for text in new}
         found: Condition = cat([self.encoded[text] for text in texts])
         return Condition(**found.fields, texts=list(texts))
 
@@ -325,7 +371,8 @@ class Network(nn.Module, ABC):
         """Calls the decoder, in its precision."""
 
         def run(latents: Tensor) -> Tensor:
-            image = vae.decode(self.to_decoder(latents).to(vae.dtype), return_dict=False)[0]
+            with self.shared.used(["vae"], latents.device):
+                image = vae.decode(self.to_decoder(latents).to(vae.dtype), return_dict=False)[0]
             return image[:, :, 0] if image.ndim == 5 and image.shape[2] == 1 else image
 
         if self.recompute and latents.requires_grad and not is_functorch_wrapped_tensor(latents):
