@@ -1,4 +1,4 @@
-"""The end of every run: metrics.json, report.html, and the headline on standard error."""
+"""The end of a run: metrics.json, report.html, the index of all runs, the headline on stderr."""
 
 import sys
 from collections.abc import Sequence
@@ -7,12 +7,13 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from recipes.evaluation.metrics import Figures
-from recipes.reporting import html
+from recipes.reporting import html, index
 from recipes.reporting.figures import Picture
 from recipes.reporting.tables import Table
 from recipes.setup import run_directory
 from recipes.setup.job import Job
 
+RUNS = "runs"  # the folder whose index is kept
 Headline = Sequence[tuple[str, float | int | str | None]]
 
 
@@ -58,6 +59,8 @@ def publish(
         headline=measured,
         warnings=warnings,
     )
+    if folder.parent.name == RUNS:
+        index.refresh(folder.parent)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not job.quiet:

@@ -91,6 +91,7 @@ def test_the_same_command_gives_the_same_figures(steer):
         "ring-steer",
         "ring-steer-2",
         "ring-steer-3",
+        "index.html",
     }
 
 
