@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module, metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -125,16 +126,27 @@ def version() -> str:
         return str(project["project"]["version"])
 
 
-def refuse_options(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
+def refuse_options(
+    arguments: argparse.Namespace, rest: Sequence[str], words: Sequence[str]
+) -> None:
     """Ends with one line for options that do not exist, and for a CONFIG that is missing."""
     unknown = [word for word in rest if word.startswith("-") or arguments.command not in RUNS]
     dashed = [word for word in unknown if word.startswith("--") and "=" in word]
     if dashed and arguments.command in RUNS:
         parser().error(f"keys have no dashes: write {dashed[0].lstrip('-')}, not {dashed[0]}")
+    spaced = [(key, value) for key, value in pairwise(words) if apart(key, value)]
+    if unknown and spaced and arguments.command in RUNS and spaced[0][0] in unknown:
+        key, value = spaced[0]
+        parser().error(f"keys have no dashes: write {key[2:]}={value}, not {key} {value}")
     if unknown:
         parser().error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.command in RUNS and arguments.config is None and not arguments.help:
         parser().error(f"steer {arguments.command} needs a CONFIG; `steer list configs` shows them")
+
+
+def apart(key: str, value: str) -> bool:
+    """Whether two words are --key value, which is written key=value."""
+    return key.startswith("--") and "=" not in key + value and not value.startswith("--")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = parser().parse_known_args(words)  # key=value may follow options
-    refuse_options(arguments, rest)
+    refuse_options(arguments, rest, words)
     warnings.formatwarning = one_line
     try:
         with terminating():

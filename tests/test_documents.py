@@ -37,7 +37,7 @@ def test_what_a_document_names_exists(document):
     paths = set(re.findall(r"`((?:steer|rewards|recipes|tests|docs)/[\w./-]+\.\w+)`", text))
     links = {
         str(Path(document).parent / link)
-        for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text)
+        for link in re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", text)
     }  # fmt: skip
     names = set(re.findall(r"\b((?:steer|rewards|recipes)(?:\.[A-Za-z_]\w*)+)\b", text))
     missing = [path for path in paths | links if not (ROOT / path).exists()]
@@ -47,3 +47,30 @@ def test_what_a_document_names_exists(document):
         if not resolves(name) and not name.endswith((".py", ".md", ".yaml", ".safetensors"))
     ]
     assert sorted(set(missing) - EXAMPLES) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_a_link_points_at_is_a_heading(document):
+    """Of the page before the #, or of the page itself."""
+    text = (ROOT / document).read_text()
+    found = re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", text)
+    pages = {
+        path: (ROOT / document).parent / path if path else ROOT / document for path, _ in found
+    }
+    known = {path: anchors(page) for path, page in pages.items()}
+    assert [link for link in found if link[1] not in known[link[0]]] == []
+
+
+def test_the_sections_of_results_are_linked():
+    """No section is named without a link to it."""
+    for document in ("docs/choosing.md", "docs/papers.md"):
+        text = (ROOT / document).read_text()
+        assert "results.md#" in text
+        assert re.findall(r"results, sections? \d|\(results\.md\)\)? section", text) == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, which GitHub and MkDocs form alike."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in headings]
+    return {re.sub(r"\s+", "-", heading) for heading in plain}

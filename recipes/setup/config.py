@@ -15,6 +15,7 @@ a second number for the first so many, and ${length:LIST}.
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from steer.data.picture_files import captions_of, classes_of
+from steer.discovery import exports
 from steer.nearest import suggestion
 from steer.networks.text import vocabulary
 
@@ -45,13 +47,24 @@ RESOLVERS: dict[str, Callable[..., Any]] = {
 for called, function in RESOLVERS.items():
     OmegaConf.register_resolver(called, function, replace=True)
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "recipes" / "configs"
 MISSING = "???"
 FILES = r"safetensors|py|yaml|json|jsonl|ckpt|pt|npy|txt"
 DOTTED = re.compile(  # package.Name, or file.py:Name; no file
     rf"(?!.*\.({FILES})$)[A-Za-z_]\w*(\.\w+)+|.+\.py:\w+"
 )
 JUDGES = ("heldout", "judge")
+PACKAGES = {  # of the classes that a key takes, where nothing else is written as a bare name
+    "reward": ["rewards"],
+    "heldout": ["rewards"],
+    "sampler": ["steer.samplers"],
+    "base": ["steer.samplers"],
+    "lookahead": ["steer.lookahead"],
+    "objective": ["steer.training", "steer.tuning"],
+    "diagonal": ["steer.training"],
+    "off_diagonal": ["steer.training"],
+}
 COMMANDS = ("sample", "train", "tune", "compare", "evaluate", "verify")
 
 
@@ -67,7 +80,9 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
         ValueError: no such config, bad YAML, an unknown key, a value of the wrong type, or a key
             without a value.
     """
+    refuse_run_folder(command, name)
     merged = combined(command, name, overrides)
+    refuse_bare_names(merged)
     if gap := next(gaps(merged), None):
         refuse_another_command(command, name)
         raise ValueError(
@@ -80,6 +95,40 @@ def load(command: str, name: str, overrides: Iterable[str] = ()) -> DictConfig:
     config = resolved(merged, name)
     refuse_misfits(command, config)
     return config
+
+
+def refuse_run_folder(command: str, name: str) -> None:
+    """Raises ValueError for the folder of a run in the place of a config."""
+    if (Path(name) / "config.yaml").is_file():
+        key = "start" if command == "train" else "model"
+        raise ValueError(
+            f"{name} is a run folder, and a config comes first: type steer {command} CONFIG"
+            f" {key}={name}; `steer list configs` shows configs"
+        )
+
+
+def refuse_bare_names(config: dict[str, Any]) -> None:
+    """Raises ValueError for a class without its package, where only a dotted name fits."""
+    for path, value in texts_of(config):
+        key = path.removesuffix("._target_").rpartition(".")[2]
+        if key in PACKAGES and value.isidentifier():
+            raise ValueError(f"{path}={value} has no package; {dotted_near(value, PACKAGES[key])}")
+
+
+def dotted_near(name: str, packages: Iterable[str]) -> str:
+    """The end of an error message: the dotted names nearest to one without its package."""
+    dotted = {
+        known: f"{package}.{known}"
+        for package in packages
+        for known, _ in exports(package, ROOT.joinpath(*package.split(".")))
+    }
+    folded = {known.casefold(): known for known in dotted}
+    most = 1 if name.casefold() in folded else 3
+    near = get_close_matches(name.casefold(), folded, most, 0.6)
+    close = [dotted[folded[each]] for each in near]
+    if not close:
+        return f"write package.Name or file.py:Name, such as {min(dotted.values())}"
+    return f"did you mean {' or '.join(close)}?"
 
 
 def combined(command: str, name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:

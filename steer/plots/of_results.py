@@ -1,6 +1,7 @@
 """What is drawn of a sampler's result: some of its particles, in proportion to their weights."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -66,10 +67,19 @@ def image_of(draw: Callable[..., None], *arguments: Any) -> Image.Image:
 def grid_of(
     result: Any, decode: Decode | None, titles: Sequence[str], columns: int = COLUMNS
 ) -> Image.Image:
-    """Draw images, a row for each prompt, or points of the plane."""
+    """Draw images, a row for each prompt, or points of the plane, a panel for each title.
+
+    Raises:
+        ValueError: another number of titles than of prompts.
+    """
+    if titles and len(titles) != len(result.x):
+        raise ValueError(f"titles has one for each of {len(result.x)} prompts; got {len(titles)}")
     title = result.claim or "samples"
     if result.x.shape[2:] == (2,):
-        return image_of(plane, [(title, *cloud(result))])
+        x, log_w = result.x, result.log_w
+        each = [replace(result, x=x[[k]], log_w=log_w[[k]]) for k in range(len(titles))]
+        named = zip(titles or [title], each or [result], strict=True)
+        return image_of(plane, [(name, *cloud(of)) for name, of in named])
     images = decoded(representatives(result, columns), decode)
     return image_of(grid, [(title, images)], titles, columns)
 

@@ -116,11 +116,12 @@ class Result:
         Args:
             decode: samples (b, *shape) -> images in [0, 1]; by default (x + 1) / 2, for samples
                 of one channel or three.
-            titles: one per prompt.
+            titles: one per prompt: of the rows of images, or of panels of points, which are drawn
+                in one panel without them.
             columns: pictures of a row.
 
         Raises:
-            ValueError: samples that are no images, without `decode`.
+            ValueError: samples that are no images, without `decode`; another number of titles.
         """
         from steer.plots.of_results import grid_of  # which loads matplotlib
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer.conditions import Cond, check, for_particles, pick
 from steer.flow_map import FlowMap
 from steer.lookahead import Lookahead
+from steer.networks.shapes import WrongShape
 from steer.randomness import PromptKeys, prompt_generators
 from steer.tilt import NonFiniteReward, Tilt
 from steer.value import Landed, LookaheadValue, Query, Value, ascent
@@ -227,6 +228,18 @@ class Run:
                 at = piece.start + error.sample
                 sample = at if indices is None else int(indices[at])
                 raise error.further(sample - error.sample) from None
+            except WrongShape as error:
+                if self.steps:
+                    raise
+                shape = (self.prompts, self.particles, *tensors[0].shape[1:])
+                raise WrongShape(
+                    f"{error}: x0 is (prompts, particles, *shape), here {shape};"
+                    " use x0[None] for one prompt, x0[:, None] for one particle of each"
+                ) from error
+            except RuntimeError as error:
+                if "type" in str(error) and (said := _precision(self.flow_map, tensors[0])):
+                    raise ValueError(said) from error
+                raise
         return _joined(parts)
 
     # --- the trace ------------------------------------------------------------------------------
@@ -261,6 +274,19 @@ def _joined(parts: list) -> Any:
     ]
     kind = type(parts[0])
     return tuple(columns) if kind is tuple else kind(*columns)
+
+
+def _precision(flow_map: object, x: Tensor) -> str:
+    """What is wrong with the precision of the samples, where it is not that of the weights."""
+    weights = flow_map.parameters() if isinstance(flow_map, nn.Module) else ()
+    known = {str(w.dtype).removeprefix("torch.") for w in weights if w.is_floating_point()}
+    given = str(x.dtype).removeprefix("torch.")
+    if len(known) != 1 or given in known:
+        return ""
+    return (
+        f"x0 is {given} and the map's weights are {min(known)}; draw x0 with"
+        f" dtype=torch.{min(known)}, or convert the map with flow_map.to(torch.{given})"
+    )
 
 
 def _check_noise(x0: Tensor) -> None:

@@ -39,6 +39,29 @@ number = 3
         (["sampel", "ring/steer"], "invalid choice: 'sampel'"),
         (["sample"], "CONFIG"),
         ([*RING, "--quick"], "unrecognized arguments: --quick"),
+        ([*RING, "--particles", "2"], "keys have no dashes: write particles=2, not --particles 2"),
+        ([*RING, "--tilt.scale", "-1"], "write tilt.scale=-1, not --tilt.scale -1"),
+        (
+            [*RING, "reward=Brightness"],
+            "reward=Brightness has no package; did you mean rewards.Brightness?",
+        ),
+        (
+            [*RING, "reward._target_=jpegsize"],
+            "reward._target_=jpegsize has no package; did you mean rewards.JpegSize",
+        ),
+        ([*RING, "sampler=sde"], "sampler=sde has no package; did you mean steer.samplers.Sde?"),
+        (
+            [*RING, "sampler.lookahead=MapJmp"],
+            "sampler.lookahead=MapJmp has no package; did you mean steer.lookahead.MapJump",
+        ),
+        (
+            ["tune", "fashion/tune", "loop.objective=Direct"],
+            "loop.objective=Direct has no package; did you mean steer.tuning.Direct",
+        ),
+        (
+            [*RING, "reward=xyzzy"],
+            "reward=xyzzy has no package; write package.Name or file.py:Name, such as rewards.",
+        ),
         ([*RING, "particels=3"], "knows no key 'particels'; did you mean 'particles'"),
         ([*RING, "particles=some"], "particles is a whole number, at least 1; got 'some'"),
         (
@@ -132,6 +155,22 @@ def test_one_line(steer, words, says):
     Path("bad.safetensors").write_text("not weights")
     assert says in steer.fails(*words)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("sample", "type steer sample CONFIG model=runs/mine;"),
+        ("tune", "type steer tune CONFIG model=runs/mine;"),
+        ("train", "type steer train CONFIG start=runs/mine;"),
+    ],
+)
+def test_a_run_folder_is_no_config(steer, command, says):
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/config.yaml").write_text("seed: 0")
+    found = steer.fails(command, "runs/mine")
+    assert found.startswith("runs/mine is a run folder, and a config comes first: ")
+    assert says in found
 
 
 def test_a_reward_that_is_nan_names_the_sample_and_the_time(steer):

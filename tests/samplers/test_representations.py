@@ -137,3 +137,21 @@ def test_dir_is_what_there_is():
     assert set(dir(steer)) == set(steer.__all__)
     assert all(hasattr(steer, name) for name in dir(steer))
     assert {"plots", "progress"} <= set(dir(steer))
+
+
+def test_titles_are_one_for_each_prompt():
+    """Of points each is the head of a panel; another number of them is refused."""
+    x0 = torch.randn(2, 50, 2, dtype=torch.float64)
+    result = steer.samplers.Ode(2)(steer.analytic.ring(), x0)
+    together, apart = result.grid(), result.grid(titles=["left", "right"])
+    assert apart.width > 1.8 * together.width
+    assert apart.height == together.height
+    for titles in (["one"], ["a", "b", "c"]):
+        with pytest.raises(
+            ValueError, match=f"titles has one for each of 2 prompts; got {len(titles)}"
+        ):
+            result.grid(titles=titles)
+    images = Result(torch.rand(2, 3, 1, 8, 8), torch.zeros(2, 3), None)
+    with pytest.raises(ValueError, match="titles has one for each of 2 prompts; got 1"):
+        images.grid(titles=["one"])
+    assert images.grid(titles=["shirt", "shoe"]).size != images.grid().size
