@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from recipes.evaluation import collapse
@@ -43,7 +44,7 @@ def sample(job: Job) -> Path:
         experiment = experiment_of(config)
         samplers = {"unsteered": sampler_of(config.base), "steered": sampler_of(config.sampler)}
         if config.images is not None:
-            image_folders.refuse_points(experiment.model.shape, config.images)
+            image_folders.refuse_points(shape_of_pictures(experiment), config.images)
             image_folders.refuse_columns(experiment.prompts, config.images)
     folder = processes.of_first(partial(run_directory.opened_for, config))
     parts = Parts(folder, len(experiment.prompts), config.prompts_at_once)
@@ -153,6 +154,15 @@ def reported(
     title = f"{metrics['method']}: {folder.name}"
     claim_line = html.CLAIMS[metrics["claim"]]
     publish(folder, job, metrics, title, claim_line, drawn, tables, headline(metrics))
+
+
+def shape_of_pictures(experiment: Experiment) -> tuple[int, ...]:
+    """The shape of one sample, decoded if there is a decoder: a film of one image is an image."""
+    if experiment.decode is None:
+        return experiment.model.shape
+    x0 = experiment.noise.part(range(1))[0, :1]
+    with torch.no_grad():
+        return tuple(experiment.decode(x0).shape[1:])
 
 
 def warn_if_diverged(steered: float, unsteered: float) -> None:

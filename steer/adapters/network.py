@@ -276,23 +276,31 @@ class Network(nn.Module, ABC):
     def condition(self, cond: Cond, x: Tensor) -> Condition:
         """Encodes texts, none as empty ones; moves a condition to the samples' device.
 
+        A Condition with texts and without the family's fields is encoded by its texts.
+
         Raises:
             ValueError: another kind of condition, or one without the family's fields.
         """
         if cond is None:
             cond = [""] * len(x)
+        if isinstance(cond, Condition) and "texts" in cond.fields and self.lacks(cond):
+            cond = cond.texts  # of a file of prompts with further columns, which are the reward's
         if isinstance(cond, list | tuple) and all(isinstance(text, str) for text in cond):
             cond = self.encode_prompts(cond)
         if not isinstance(cond, Condition):
             got = f"a {kind_of(cond).__name__}"
             raise ValueError(f"{self.name} is told texts or a Condition; got {got}: {self.by_hand}")
-        if missing := [name for name in self.fields if name not in cond.fields]:
+        if missing := self.lacks(cond):
             raise ValueError(
                 f"{self.name} needs {', '.join(missing)} in its Condition of"
                 f" {', '.join(cond.fields)}; {self.by_hand}"
             )
         used = [name for name in (*self.fields, *self.optional) if name in cond.fields]
         return Condition(**{name: cond.fields[name] for name in used}).to(x.device, self.dtype)
+
+    def lacks(self, cond: Condition) -> list[str]:
+        """Lists the family's fields that a condition does not have."""
+        return [name for name in self.fields if name not in cond.fields]
 
     def absent(self) -> Cond:
         """The condition that stands for no prompt, one entry."""

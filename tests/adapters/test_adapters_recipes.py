@@ -5,8 +5,10 @@ import json
 import diffusers
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
-from tiny import with_texts
+from test_adapters_texts import KINDS, PARTS
+from tiny import FAMILIES, with_texts
 
 from recipes.cli import main
 from steer import adapters
@@ -71,6 +73,61 @@ def test_what_could_not_be_saved_is_refused_before_the_work(folder, tmp_path, ca
     said = capsys.readouterr().err
     assert "NoiseTilted, which the format of real models cannot hold" in said, said
     assert not (tmp_path / "run").exists()
+
+
+def saved(name, place):
+    """The folder of a tiny model with its text encoder."""
+    modules = dict(FAMILIES[name]().modules)
+    torch.manual_seed(0)
+    if name == "lcm":
+        modules["unet"] = modules.pop("transformer")
+        modules |= {"safety_checker": None, "feature_extractor": None}
+        modules["requires_safety_checker"] = False
+    KINDS[name](**modules, **PARTS[name]()).save_pretrained(place)
+    return place
+
+
+JUMP = "_target_: steer.samplers.Jump"
+LEVELS = {  # family, sampler, the sampler of unsteered and tuned samples, how to tune
+    "consistency": (
+        "lcm",
+        f"{{_target_: steer.samplers.BestOfN, base_sampler: {{{JUMP}, steps: 3, renoise: true}}}}",
+        f"{{{JUMP}, steps: 3, renoise: true}}",
+        "{_target_: steer.tuning.rollouts.Jumps, from_noise: 1.0}",
+    ),
+    "two times": (
+        "anyflow",
+        "{_target_: steer.samplers.TrajectoryTilting, steps: 2,"
+        " lookahead: {_target_: steer.lookahead.MapJump}}",
+        f"{{{JUMP}, steps: 2}}",
+        "{_target_: steer.tuning.rollouts.Jumps, last: 2}",
+    ),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_goes_from_a_file_of_prompts_to_report_images_and_adapters(level, tmp_path, capsys):
+    name, steered, plain, rollout = LEVELS[level]
+    place = saved(name, tmp_path / "model")
+    (tmp_path / "p.csv").write_text("Prompt,Category\na cat,one\na dog on the roof,two\n")
+    own = [f"model.name={place}", f"prompts={tmp_path / 'p.csv'}", "prompt=null", "device=cpu"]
+    own += ["model.dtype=float32", "model.height=16", "model.width=16", "particles=2"]
+    sample = [*own, "images=plain", "model.guidance=null", f"sampler={steered}", f"base={plain}"]
+    run = tmp_path / "sample"
+    assert main(["sample", "diffusers/steer", *sample, f"run.dir={run}"]) == 0, capsys.readouterr()
+    assert (run / "report.html").is_file()
+    lines = (run / "samples" / "metadata.jsonl").read_text().splitlines()
+    kept = 1 if level == "consistency" else 2  # BestOfN returns the best of its particles
+    found = [json.loads(line)["category"] for line in lines]
+    assert found == ["one"] * kept + ["two"] * kept
+    with Image.open(run / json.loads(lines[-1])["file"]) as picture:
+        assert picture.size == (16, 16)
+    tune = [*own, f"loop.objective.rollout={rollout}", f"sampler={plain}", "lora.rank=2"]
+    tune += ["trainer.max_steps=1", "trainer.accelerator=cpu", "model.recompute=false"]
+    run = tmp_path / "tune"
+    assert main(["tune", "diffusers/tune", *tune, f"run.dir={run}"]) == 0, capsys.readouterr()
+    assert (run / "report.html").is_file()
+    adapters.load_lora(adapters.from_pretrained(str(place)), run / "lora")
 
 
 def test_a_model_without_a_size_is_refused(folder, tmp_path, capsys):

@@ -433,6 +433,16 @@ def test_an_absent_library_is_named_with_its_extra(monkeypatch):
         library.needed("diffusers")
 
 
+def test_a_condition_of_texts_and_columns_is_encoded_by_its_texts(tmp_path):
+    with_texts(tmp_path)
+    flow_map = adapters.from_pretrained(str(tmp_path), height=16, width=16)
+    x = noise_for(flow_map)
+    cond = steer.Condition(texts=["abc", "de"], category=["one", "two"], seed=torch.tensor([3, 4]))
+    with torch.no_grad():
+        found, expected = (flow_map.velocity(x, 0.5, c) for c in (cond, ["abc", "de"]))
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
 # --- the path of discrete steps -------------------------------------------------------------------
 def test_the_path_of_a_table_goes_through_its_steps():
     abar = diffusers.LCMScheduler(**BETAS).alphas_cumprod.double()
