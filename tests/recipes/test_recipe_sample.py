@@ -21,6 +21,7 @@ RING = [
     "model.steps=8",
 ]
 FILES = {
+    "rewards.png",
     "config.yaml",
     "metrics.json",
     "samples.safetensors",
