@@ -267,7 +267,7 @@ class Laboratory:
             tiny["reference"] = config.merge(
                 tiny.get("reference", {}), {k: {"folder": clothes} for k in ("test", "train")}
             )
-        if name in ("fashion/tune", "fashion/tune-jpeg", "scenes/tune"):
+        if name in ("fashion/tune", "fashion/tune-jpeg"):
             tiny["loop"]["objective"] = {"redrawn": 2, "per_prompt": 2}
         if name == "worlds/tune":
             tiny["worlds"] = ["line-linear"]
