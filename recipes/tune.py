@@ -63,9 +63,10 @@ def tune(job: Job) -> Path:
 
     def watched(flow_map: FlowMap, step: int) -> Figures:
         result = drawn_from(flow_map)
-        drawn = folder / "watch" / f"step_{step:06d}"
-        drawn.mkdir(parents=True, exist_ok=True)
-        gallery_of(experiment, drawn).samples({"tuned": result})
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            drawn = folder / "watch" / f"step_{step:06d}"
+            drawn.mkdir(parents=True, exist_ok=True)
+            gallery_of(experiment, drawn).samples({"tuned": result})
         return measured(experiment, result, reference)[0]
 
     with bar("before", job.quiet):

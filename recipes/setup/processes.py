@@ -49,7 +49,7 @@ class Processes:
     def share(self, work: Sequence[T]) -> Sequence[T]:
         """What this process does of the work, every `count`-th piece."""
         idle = self.count - len(work)
-        if self.first and idle > 0:
+        if self.first and work and idle > 0:
             warnings.warn(
                 f"{idle} of {self.count} processes have nothing to do: the work has"
                 f" {len(work)} parts; lower prompts_at_once where prompts are shared out",

@@ -10,6 +10,7 @@ from torch import Tensor
 from recipes.evaluation.metrics import Figures
 from steer.flow_map import FlowMap
 from steer.loops import Ema, RewardTuning
+from steer.loops.fsdp2 import draws_here, whole
 from steer.loops.interruption import interruptible
 from steer.loops.pictures import evaluating
 
@@ -20,8 +21,8 @@ class EvalCallback(Callback):
     """Logs the metrics of samples of the averaged map every `every` steps, as "watch/...".
 
     Of several processes only the first does so, and the others wait for it: `metrics` must not
-    gather. The course of the figures, and the best weights where there is an early stop, are part
-    of the checkpoint.
+    gather. Where the map is sharded all draw the same samples, and the first logs. The course of
+    the figures, and the best weights where there is an early stop, are part of the checkpoint.
 
     Args:
         metrics: (tuned map, step) -> metrics of its samples; NaN and standard errors are not
@@ -61,7 +62,7 @@ class EvalCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
         if self.stop_by is not None and self.step == 0:
-            self.best = {name: weight.clone() for name, weight in self.ema.average.items()}
+            self.keep_best(trainer)
         trainer.should_stop = self.stopped
         if self.step and self.step % self.every == 0 and not self.has_seen(self.step):
             self.look(trainer, pl_module)  # which an interruption prevented
@@ -80,7 +81,8 @@ class EvalCallback(Callback):
     def look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures the averaged map, logs its figures, and says whether to stop."""
         step = self.step
-        if trainer.is_global_zero:
+        figures: Figures = {}
+        if draws_here(trainer, pl_module):
             with (
                 interruptible(trainer),
                 self.ema.applied(pl_module),
@@ -88,6 +90,7 @@ class EvalCallback(Callback):
                 torch.no_grad(),
             ):
                 figures = self.metrics(cast(RewardTuning, pl_module).product(), step)
+        if trainer.is_global_zero:
             known = {
                 f"watch/{name}": v
                 for name, v in figures.items()
@@ -97,17 +100,25 @@ class EvalCallback(Callback):
                 logger.log_metrics(known, step)
             self.course.append({"step": step, **figures})
         if self.stop_by is not None:
-            self.stopped = trainer.strategy.broadcast(self.judged(step))
+            best, self.stopped = trainer.strategy.broadcast(self.judged(step))
+            if best:
+                self.keep_best(trainer)
+                self.best_step = step
             trainer.should_stop = self.stopped
 
-    def judged(self, step: int) -> bool:
-        """Keeps the weights if they are the best so far, and says whether to stop.
+    def keep_best(self, trainer: Trainer) -> None:
+        """Keeps the averaged weights, in the first process."""
+        average = {name: whole(weight) for name, weight in self.ema.average.items()}
+        self.best = average if trainer.is_global_zero else {}
+
+    def judged(self, step: int) -> tuple[bool, bool]:
+        """Says whether the weights are the best so far, and whether to stop.
 
         Raises:
             ValueError: a figure that is not measured.
         """
         if not self.course or self.course[-1]["step"] != step:  # not the first process
-            return False
+            return False, False
         seen = [figures.get(str(self.stop_by)) for figures in self.course]
         if seen[-1] is None or seen[-1] != seen[-1]:
             known = [n for n, v in self.course[-1].items() if v == v and n != "step"]
@@ -116,10 +127,8 @@ class EvalCallback(Callback):
             )
         signs = [-v if self.stop_by in LOWER else v for v in seen if v is not None]
         latest = max(k for k, v in enumerate(signs) if v == max(signs))
-        if latest == len(signs) - 1:
-            self.best = {name: weight.clone() for name, weight in self.ema.average.items()}
-            self.best_step = step
-        return len(signs) - 1 - latest >= self.patience
+        since = len(signs) - 1 - latest
+        return since == 0, since >= self.patience
 
     @torch.no_grad()
     def put_best(self, pl_module: LightningModule) -> int | None:

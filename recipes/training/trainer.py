@@ -24,6 +24,7 @@ from recipes.setup.job import Job
 from recipes.setup.memory import ran_out
 from steer.loops import CsvLog, Ema, LastCheckpoint, SaveWhenStopped, StepProgress
 from steer.loops import quiet as quiet_lightning
+from steer.loops.base import Loop
 from steer.tilt import NonFiniteReward
 
 LOG = "log.csv"
@@ -116,8 +117,10 @@ def fit(
         raise ValueError(
             f"the first step cannot be taken with this model, data and loop: {unforeseen(error)}"
         ) from error
-    leave_group(trainer)
     ema.put_on(loop)
+    if isinstance(loop, Loop):
+        loop.make_whole()
+    leave_group(trainer)
     return Fitted(trainer.global_step, clock.seconds)
 
 

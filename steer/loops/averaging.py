@@ -8,7 +8,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from steer.loops.fsdp2 import like, whole
+
 __all__ = ["Ema"]
+
+OTHER_WEIGHTS = (
+    "the checkpoint averages other weights than this model trains: resume with its config"
+)
 
 
 class Ema(Callback):
@@ -38,14 +44,18 @@ class Ema(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         learned = _learned(pl_module)
         if self.average and self.average.keys() != learned.keys():
-            raise ValueError(
-                "the checkpoint averages other weights than this model trains: resume with its"
-                " config"
-            )
+            raise ValueError(OTHER_WEIGHTS)
         source = self.average or learned
         self.average = {
             name: _copy(source[name], weight.device) for name, weight in learned.items()
         }
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shards an average that was loaded after the map was sharded."""
+        learned = _learned(pl_module)
+        if self.average.keys() != learned.keys():
+            raise ValueError(OTHER_WEIGHTS)
+        self.average = {name: like(self.average[name], learned[name]) for name in learned}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
@@ -71,7 +81,7 @@ class Ema(Callback):
         """Gives the module the averaged weights, for good unless `take_off` follows."""
         for name, weight in _learned(pl_module).items():
             self.own[name] = weight.clone()
-            weight.copy_(self.average[name])
+            weight.copy_(like(self.average[name], weight))
 
     @torch.no_grad()
     def take_off(self, pl_module: LightningModule) -> None:
@@ -88,7 +98,8 @@ class Ema(Callback):
             self.take_off(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self.average, "step": self.step}
+        average = {name: whole(weight) for name, weight in self.average.items()}
+        return {"average": average, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.average = state_dict["average"]

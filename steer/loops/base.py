@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from steer.data.stream import key, keyed_generator
-from steer.loops import divergence
+from steer.loops import divergence, fsdp2
 from steer.loops.schedules import Constant, LrSchedule
 from steer.training import Loss
 
@@ -52,6 +52,17 @@ class Loop(LightningModule):
         self.weight_decay = weight_decay
         self.betas = (betas[0], betas[1])
         self.seed = seed
+        self.sharded: list[fsdp2.Sharded] = []
+
+    def configure_model(self) -> None:
+        """Shards the maps under a strategy that asks for it, `Fsdp2`."""
+        if self.device_mesh is not None and not self.sharded:
+            self.sharded = fsdp2.shard(self, self.device_mesh["data_parallel"])
+
+    def make_whole(self) -> None:
+        """Gives maps that were sharded their whole weights; all processes must call it."""
+        fsdp2.make_whole(self.sharded)
+        self.sharded = []
 
     def step_generator(self, batch_idx: int) -> torch.Generator:
         """Builds the generator of this step, on this device, and reseeds the global one likewise.
@@ -82,7 +93,7 @@ class Loop(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Logs the norm of the gradient. Raises Diverged if it is not finite."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = fsdp2.whole(torch.nn.utils.get_total_norm(gradients))
         if not norm.isfinite():
             raise divergence.of_gradient(norm, self.global_step, self.trainer)
         self.log("train/gradient_norm", norm)

@@ -10,6 +10,7 @@ from steer.conditions import pick
 from steer.data.stream import keyed_generator
 from steer.flow_map import ResidualMap
 from steer.loops.averaging import Ema
+from steer.loops.fsdp2 import draws_here
 from steer.loops.pictures import evaluating
 from steer.training import (
     Eulerian,
@@ -59,7 +60,7 @@ class Identities(Callback):
     ) -> None:
         before = self.step
         step = self.step = trainer.global_step
-        if trainer.is_global_zero and step != before and step % self.every == 0:
+        if step != before and step % self.every == 0 and draws_here(trainer, pl_module):
             with (
                 self.ema.applied(pl_module) if self.ema else nullcontext(),
                 evaluating(pl_module),
@@ -68,7 +69,7 @@ class Identities(Callback):
                 flow_map: Any = pl_module.flow_map
                 found = residuals(flow_map, self.pairs(*batch))
             named = {f"identity/{name}": value for name, value in found.items()}
-            for logger in trainer.loggers:
+            for logger in trainer.loggers if trainer.is_global_zero else []:
                 logger.log_metrics(named, step)
 
     def pairs(self, x1: torch.Tensor, cond: Any) -> Pairs:

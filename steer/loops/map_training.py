@@ -35,7 +35,7 @@ class MapTraining(Loop):
         check_gradient: compare the gradient of the loss with a finite difference before the first
             step of a run, new or resumed; see `steer.training.check_gradient`. It changes nothing,
             and takes about as long as a step. A training whose network or objective cannot be run
-            in float64 goes on with a warning.
+            in float64 goes on with a warning. Not under the strategy `Fsdp2`.
         optimizer: lr, schedule, weight_decay, betas and seed of `Loop`.
 
     Raises:
@@ -61,7 +61,7 @@ class MapTraining(Loop):
         self.checked = False
 
     def on_train_start(self) -> None:
-        self.checked = not self.check_gradient
+        self.checked = not self.check_gradient or self.device_mesh is not None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["guidance"] = guidance_of(self.flow_map, self.objective)

@@ -18,6 +18,7 @@ from steer.conditions import to
 from steer.data.stream import keyed_generator
 from steer.flow_map import Cond
 from steer.loops.averaging import Ema
+from steer.loops.fsdp2 import draws_here
 from steer.loops.interruption import interruptible
 from steer.samplers import Sampler
 
@@ -61,7 +62,8 @@ class Pictures(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
-        if self.step and not all(self.path(name).exists() for name in self.samplers):
+        drawn = all(self.path(name).exists() for name in self.samplers)
+        if self.step and not trainer.strategy.broadcast(drawn):
             self.draw(trainer, pl_module)  # which an interruption prevented
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
@@ -72,7 +74,7 @@ class Pictures(Callback):
 
     def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the samples of this step and shows them, where they are due."""
-        if self.step % self.every or not trainer.is_global_zero:
+        if self.step % self.every or not draws_here(trainer, pl_module):
             return
         with (
             interruptible(trainer),
@@ -81,7 +83,9 @@ class Pictures(Callback):
             torch.no_grad(),
         ):
             for name, sampler in self.samplers.items():
-                self.show(trainer, name, self.sample(sampler, pl_module))
+                x = self.sample(sampler, pl_module)
+                if trainer.is_global_zero:
+                    self.show(trainer, name, x)
 
     def path(self, name: str) -> Path:
         """The file of a sampler's picture at this step."""

@@ -169,10 +169,15 @@ class RewardTuning(Loop):
         self.spent = counting.Evaluations(**checkpoint["spent"])
         self.begun = checkpoint["begun"]
         rank = self.global_rank if len(checkpoint["beside"]) == self.trainer.world_size else 0
-        for name, value in checkpoint["beside"][rank].items():
-            checkpoint["state_dict"][f"objective.{name}"] = value
+        beside = {f"objective.{name}": value for name, value in checkpoint["beside"][rank].items()}
+        if self.device_mesh is None:
+            checkpoint["state_dict"].update(beside)
+        else:  # its weights have been loaded already
+            self.load_state_dict(beside, strict=False)
         if isinstance(self.objective, RolloutObjective):
             kept = checkpoint["kept"]
+            if all(samples is None for samples in kept):
+                kept = [None] * self.trainer.world_size
             if len(kept) != self.trainer.world_size:
                 raise ValueError(
                     f"the checkpoint keeps the samples of {len(kept)} processes, and there are"

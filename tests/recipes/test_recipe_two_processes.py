@@ -21,16 +21,25 @@ from steer.loops import read_csv_log
 from steer.samplers import Jump
 
 LIMIT = 300  # seconds; on a quiet machine it takes ten
-TWO = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+TWO = ["trainer.devices=2", "trainer.accelerator=cpu"]
+STRATEGIES = ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)]
 
 
-def command(*words):
+def command(*words, strategy):
     """Runs `steer` in a process of its own, and kills it with all that it started when it takes too
     long.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "recipes.cli", *words, *TWO, "--quiet"],
+        [
+            sys.executable,
+            "-m",
+            "recipes.cli",
+            *words,
+            *TWO,
+            f"trainer.strategy={strategy}",
+            "--quiet",
+        ],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -46,12 +55,13 @@ def command(*words):
     return Path(out.strip())
 
 
-def test_tuning_on_two_processes_ends_in_the_report_with_the_figures_of_one(steer, plane):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_tuning_on_two_processes_ends_in_the_report_with_the_figures_of_one(steer, plane, strategy):
     """What is watched and reported is measured anew here, from the map that was kept: the same to
     the last bit.
     """
     Path("tune.yaml").write_text(TUNE + "prompts: 3\n")
-    folder = command("tune", "tune.yaml")
+    folder = command("tune", "tune.yaml", strategy=strategy)
     assert (folder / "report.html").is_file()
     assert sorted(os.listdir("runs")) == [folder.name, "index.html"]
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -78,8 +88,10 @@ def test_tuning_on_two_processes_ends_in_the_report_with_the_figures_of_one(stee
 
 
 @pytest.mark.slow
-def test_training_on_two_processes_ends_in_the_report(steer):
-    folder = command(*BOARD, "trainer.max_steps=10", "identities=5")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_training_on_two_processes_ends_in_the_report(steer, strategy):
+    few = ["trainer.max_steps=10", "identities=5", "pictures.every=5"]
+    folder = command(*BOARD, *few, strategy=strategy)
     assert (folder / "report.html").is_file()
     assert sorted(os.listdir("runs")) == [folder.name, "index.html"]
     assert checkpoint.load(folder)
