@@ -101,6 +101,15 @@ def test_pictures_of_parts_are_those_of_the_whole(steer, clothed):
     assert all((parts / line["file"]).is_file() for line in lines)
 
 
+def test_more_prompts_than_there_are_rows_of_pictures(steer, clothed):
+    """The page shows twelve; metrics and samples have all."""
+    folder = Path(steer(*clothed, f"condition.labels={[0] * 14}", "prompts_at_once=5"))
+    assert "a row for each of the first 12 prompts" in (folder / "report.html").read_text()
+    assert load_file(folder / "samples.safetensors")["x"].shape[:2] == (14, 3)
+    assert len(contents(folder)["metrics.json"]["log_z_of_prompts"]) == 14
+    assert (folder / "samples" / "00013" / "00002.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("place", "name", "calls"),
     [
