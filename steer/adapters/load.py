@@ -1,6 +1,7 @@
 """Real models by name, folder or from modules, as flow maps on latents."""
 
 import json
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -210,11 +211,7 @@ def modules_of(name: str, dtype: torch.dtype | None, text_encoders: bool) -> dic
         left = dict.fromkeys(left_out(index, text_encoders))
         loaded = components(diffusers, name, index, {**options, **left})
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{name} cannot be loaded ({reason}); give a folder with all its weights, as fetched by"
-            f" `hf download {name} --local-dir FOLDER`"
-        ) from error
+        raise ValueError(not_loaded(name, str(error).splitlines()[0])) from error
     wanted = {
         k: v
         for k, v in loaded.items()
@@ -224,6 +221,22 @@ def modules_of(name: str, dtype: torch.dtype | None, text_encoders: bool) -> dic
         raise ValueError(f"{name} has two transformers, one for each part of time; none takes both")
     distilled = bool(index.get("is_distilled", False))
     return {"transformer": loaded[part], "distilled": distilled, **wanted}
+
+
+def not_loaded(name: str, reason: str) -> str:
+    """What is said of a model that cannot be loaded: which file to fetch by which command."""
+    gone = re.search(r"no file named ([\w.-]+?),? .*?found in directory (\S+?)\.?$", reason)
+    if gone is None or not Path(name).is_dir():
+        return (
+            f"{name} cannot be loaded ({reason}); give a folder with all its weights, as fetched by"
+            f" `hf download {name} --local-dir FOLDER`"
+        )
+    file = Path(gone[2]) / gone[1].replace(".bin", ".safetensors")
+    inside = file.relative_to(name) if file.is_relative_to(name) else file
+    return (
+        f"{name} cannot be loaded: {file} is missing; put it there, as by `hf download OWNER/NAME"
+        f" {inside.as_posix()} --local-dir {name}`"
+    )
 
 
 def components(
@@ -279,6 +292,8 @@ def read_index(name: str) -> dict[str, Any]:
     for file in (INDEX, MODULAR_INDEX, "config.json"):
         try:
             found = hub.hf_hub_download(name, file)
+        except hub.errors.LocalEntryNotFoundError as error:
+            raise OSError("there is no such folder, and the hub cannot be reached") from error
         except hub.errors.EntryNotFoundError:
             continue
         except (ValueError, hub.errors.HfHubHTTPError) as error:

@@ -387,10 +387,32 @@ def test_what_cannot_be_loaded(tmp_path):
     folder = tmp_path / "broken"
     sd3().modules["transformer"].save_pretrained(folder)
     (folder / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"cannot be loaded .*`hf download .* --local-dir FOLDER`"):
+    line = (
+        r"/diffusion_pytorch_model.safetensors is missing; put it there, as by `hf download OWNER/"
+    )
+    with pytest.raises(ValueError, match=line):
         adapters.from_pretrained(str(folder))
+    with_texts(tmp_path / "whole")
+    (tmp_path / "whole" / "text_encoder" / "model.safetensors").unlink()
+    line = (
+        r"/text_encoder/model.safetensors is missing; .* text_encoder/model.safetensors --local-dir"
+    )
+    with pytest.raises(ValueError, match=line):
+        adapters.from_pretrained(str(tmp_path / "whole"))
     with pytest.raises(ValueError, match=r"dtype is a precision; got 'bf16': did you mean 'bfloat"):
         adapters.from_pretrained(str(folder), dtype="bf16")
+
+
+def test_a_hub_that_cannot_be_reached_is_no_model_without_files(monkeypatch):
+    import huggingface_hub as hub
+
+    def unreachable(name, file):
+        raise hub.errors.LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(hub, "hf_hub_download", unreachable)
+    line = r"owner/name cannot be loaded \(there is no such folder, and the hub cannot be reached\)"
+    with pytest.raises(ValueError, match=line):
+        adapters.from_pretrained("owner/name")
 
 
 def test_what_cannot_be_wrapped():
