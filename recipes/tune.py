@@ -27,7 +27,7 @@ from recipes.training import trainable
 from recipes.training.checkpoints import origin
 from recipes.training.eval_callback import EvalCallback
 from recipes.training.trainer import check_trainer, fit
-from steer.flow_map import FlowMap
+from steer.flow_map import FlowMap, ResidualMap
 from steer.loops import Ema, RewardTuning
 from steer.samplers import Result
 from steer.tuning import DiagonalTuning, TuningObjective
@@ -43,18 +43,7 @@ def tune(job: Job) -> Path:
     check_stop(config)
     ema = made_as(Ema, config.ema)
     tuned = trainable.learner_of(experiment.model.flow_map, config)
-    loop = make(
-        config.loop,
-        flow_map=tuned,
-        base=experiment.flow_map,
-        tilt=experiment.required_tilt(),
-        shape=experiment.model.shape,
-        prompts=trainable.Labels(texts_at(config, "tuning_prompt") or experiment.prompts.cond),
-    )
-    objective = objective_of(loop)
-    trainable.check_product(loop.product(), tuned)
-    if not config.condition.model and isinstance(objective, DiagonalTuning):
-        objective.labelled = False
+    loop = loop_of(config, experiment, tuned)
     check_trainer(config)
     folder = run_directory.opened_for(config)
 
@@ -88,16 +77,12 @@ def tune(job: Job) -> Path:
     last = {"step": fitted.steps if best is None else best, **figures_after}
     floor = floor_of(experiment, reference)
     seen = [*(f for f in watch.course if f["step"] < last["step"]), last]
-    warnings = collapse.signs(seen, floor)
     metrics: Figures = {
-        "method": type(objective).__name__,
-        "claim": objective.claim,
+        "method": type(loop.objective).__name__,
+        "claim": loop.objective.claim,
         "heldout_rewards": experiment.measure.heldout_names,
         **figures_after,
-        "log_z": None,
-        "ess_min": None,
-        "resamples": 0,
-        "evaluations": whole(loop.spent),
+        **without_weights(loop),
         "distance_to_base": float((after.x - before.x).flatten(2).norm(dim=2).mean()),
         **sizes,
         "steps": fitted.steps,
@@ -105,7 +90,7 @@ def tune(job: Job) -> Path:
         **{f"base_{name}": value for name, value in figures_before.items()},
         "frechet_floor": floor,
         "kept_step": best,
-        "warnings": warnings,
+        "warnings": collapse.signs(seen, floor),
     }
     samples = gallery_of(experiment, folder).samples(
         {"base": before, "tuned": after},
@@ -113,6 +98,32 @@ def tune(job: Job) -> Path:
         data=None if reference is None else reference.examples(labels_of(experiment)),
     )
     return reported(folder, job, metrics, [*samples, *curves(folder)])
+
+
+def loop_of(config: DictConfig, experiment: Experiment, tuned: ResidualMap) -> RewardTuning:
+    """The loop of the config, with an objective whose product can be saved.
+
+    Raises:
+        ValueError: another kind of loop or objective, or a product that could not be saved.
+    """
+    loop = make(
+        config.loop,
+        flow_map=tuned,
+        base=experiment.flow_map,
+        tilt=experiment.required_tilt(),
+        shape=experiment.model.shape,
+        prompts=trainable.Labels(texts_at(config, "tuning_prompt") or experiment.prompts.cond),
+    )
+    objective = objective_of(loop)
+    trainable.check_product(loop.product(), tuned)
+    if not config.condition.model and isinstance(objective, DiagonalTuning):
+        objective.labelled = False
+    return loop
+
+
+def without_weights(loop: RewardTuning) -> Figures:
+    """The figures of a sampler's weights, of which a tuned map has none, and what tuning cost."""
+    return {"log_z": None, "ess_min": None, "resamples": 0, "evaluations": whole(loop.spent)}
 
 
 def reported(folder: Path, job: Job, metrics: Figures, drawn: Sequence[Picture]) -> Path:
