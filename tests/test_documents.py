@@ -44,7 +44,7 @@ def test_what_a_document_names_exists(document):
     missing += [
         name
         for name in names
-        if not resolves(name) and not name.endswith((".py", ".md", ".yaml", ".safetensors"))
+        if not resolves(name) and not name.endswith((".py", ".md", ".yaml", ".safetensors", ".png"))
     ]
     assert sorted(set(missing) - EXAMPLES) == []
 

@@ -80,7 +80,7 @@ def test_sampling_on_two_processes_leaves_the_folder_of_one(steer, launcher):
     words = TWO if launcher is STEER else ["device=cpu"]
     two = folder_of([*SAMPLE, *words, "run.dir=two"], launcher)
     assert differing(one, two) == []
-    assert {*os.listdir()} == {"one", "two", "index.html"}
+    assert {*os.listdir()} - {"index.html"} == {"one", "two"}
 
 
 @pytest.mark.slow
