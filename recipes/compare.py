@@ -21,7 +21,7 @@ from recipes.comparison.budget import Fit, Plan, Price, Sizer
 from recipes.comparison.cells import CellMetrics, average_row, cell, read, write
 from recipes.evaluation.closed_form import closed_form
 from recipes.evaluation.metrics import Figures
-from recipes.reporting.figures import Gallery, Picture, gallery_of
+from recipes.reporting.figures import Picture, gallery_of
 from recipes.reporting.publish import publish
 from recipes.reporting.tables import (
     HELDOUT,
@@ -31,6 +31,7 @@ from recipes.reporting.tables import (
     markdown,
     measured,
     method_tables,
+    overview,
     words,
 )
 from recipes.setup import builders, run_directory
@@ -102,9 +103,12 @@ def compare(job: Job) -> Path:
     page = markdown(title, f"{claim_line} {reading(len(seeds))}", tables)
     (folder / "compare.md").write_text(page)
     last = [row for row in rows if row["budget"] == budgets[-1]]
-    images = strips(gallery_of(experiment, folder), last, methods, seeds[0])
-    drawn = [*curves(folder, metrics), *images]
-    return publish(folder, job, metrics, title, claim_line, drawn, tables)
+    gallery = gallery_of(experiment, folder)
+    images = len(gallery.shape) == 3
+    results = kept_samples(folder, last, methods, seeds[0]) if images else {}
+    first = overview(metrics, {name: gallery.strip(name, one) for name, one in results.items()})
+    drawn = [*curves(folder, metrics), *(gallery.samples(results) if results else [])]
+    return publish(folder, job, metrics, title, claim_line, drawn, [first, *tables])
 
 
 def benchmark_of(experiment: Experiment) -> Benchmark:
@@ -366,23 +370,21 @@ def titled(name: str, word: str, draws: Figures) -> str:
     return f"{word} ({better})"
 
 
-def strips(
-    gallery: Gallery, rows: Sequence[Figures], methods: Mapping[str, Sizer], seed: int
-) -> list[Picture]:
-    """grid.png: images of every method at the largest budget, of the first seed."""
-    if len(gallery.shape) != 3:
-        return []
-    panels = {}
+def kept_samples(
+    folder: Path, rows: Sequence[Figures], methods: Mapping[str, Sizer], seed: int
+) -> dict[str, Result]:
+    """The samples of every method at the budget of these rows, of one seed, by the method."""
+    found = {}
     for row in rows:
         if "error" in row:
             continue
         name = row["method"]
-        path = path_of(gallery.folder, name, methods[name], row["budget"], seed)
+        path = path_of(folder, name, methods[name], row["budget"], seed)
         samples = path.with_suffix(".safetensors")
         if samples.exists():  # not where it was another run's second seed
             kept = load_file(samples)
-            panels[words(name)] = Result(kept["x"], kept["log_w"], None)
-    return gallery.samples(panels) if panels else []
+            found[words(name)] = Result(kept["x"], kept["log_w"], None)
+    return found
 
 
 def path_of(folder: Path, name: str, method: Sizer, budget: float, seed: int) -> Path:

@@ -5,18 +5,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from recipes.setup.experiment import Experiment
 from steer import plots as pictures
 from steer.data.stream import keyed_generator
+from steer.plots.mosaic import mosaic, tile_width
 from steer.plots.of_results import COLUMNS, cloud
 from steer.resampling import unweighted
 from steer.samplers import Result
 
 VALUES, HELDOUT_VALUES = "reward_values", "heldout_reward_values"
+STRIP, TILE = 8, 96  # images of a strip, and pixels for each
 DOWN = 4  # rows of images of a single prompt
 Picture = tuple[str, Path]  # caption, file
 ROWS = 12  # prompts of which images are drawn, at most
@@ -133,10 +137,11 @@ class Gallery:
         first = min(count, ROWS)
         which = f"each of the first {first} prompts" if first < len(self.titles) else "each prompt"
         caption = f"{names}: a row for {which}, drawn by weight."
-        if any(row[1] and any(any(r) for r in row[1]) for row in rows):
+        if any(VALUES in seen for seen in measured.values()):
+            caption += " Under each its reward, the best first."
+        if any("×" in text for row in rows for line in row[1] for text in line):
             caption += (
-                " Under each its reward, the best first; ×3 stands for three equal samples: twins,"
-                " where one particle bore the weight of several."
+                " ×3: three equal samples, twins, where one particle bore the weight of several."
             )
         return caption, path
 
@@ -166,6 +171,18 @@ class Gallery:
             texts = [note(None if own is None else float(own[i]), n) for i, n in group]
             notes.append([*texts, *[""] * (most - len(group))])
         return torch.stack(images), notes
+
+    def strip(self, name: str, result: Result) -> Path:
+        """strips/NAME.png: images of the first prompts of a result in one row."""
+        path = self.folder / "strips" / f"{quote(name, safe='')}.png"
+        path.parent.mkdir(exist_ok=True)
+        each = max(STRIP // len(result.x), 1)
+        kept = unweighted(result.log_w, min(each, result.x.shape[1]), keyed_generator("strip"))
+        x = torch.cat([x[index] for x, index in zip(result.x, kept, strict=True)])[:STRIP]
+        images = self.images(x[None])
+        tiles = mosaic(images, tile_width(images.shape, 1, STRIP, STRIP * TILE))
+        Image.fromarray(tiles).save(path)
+        return path
 
     def film(self, trace: Mapping[str, Tensor], device: torch.device) -> list[Picture]:
         """filmstrip.png: the look-ahead's estimates, where the sampler recorded them.

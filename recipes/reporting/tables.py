@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from recipes.evaluation.metrics import Figures
@@ -165,6 +166,33 @@ def method_tables(metrics: Figures) -> list[Table]:
         *tables,
         table("Seconds, of all samples of a seed.", lambda row: number(row["seconds"])),
     ]
+
+
+def overview(metrics: Figures, strips: Mapping[str, Path]) -> Table:
+    """Every method at the largest budget: its samples, where they are images, and all figures.
+
+    Args:
+        metrics: of the comparison.
+        strips: by the words of the method, a PNG of its samples.
+    """
+    budget = max(row["budget"] for row in metrics["rows"])
+    rows = [r for r in metrics["rows"] if r["budget"] == budget and "error" not in r]
+    known = {
+        name: word
+        for name, word in by_name(METRICS, metrics).items()
+        if any(measured(row, name) for row in rows)
+    }
+    body: list[list[Any]] = []
+    for row in rows:
+        picture = [strips.get(words(row["method"]))] if strips else []
+        figures = [estimate(row, name) if measured(row, name) else None for name in known]
+        spent = [number(row["spent"]), number(row["seconds"])]
+        body.append([words(row["method"]), *picture, *figures, *spent])
+    head = ["", *(["samples"] if strips else []), *known.values(), "evaluations", "seconds"]
+    caption = (
+        f"Every method at the largest budget, {number(budget)} evaluations per returned sample."
+    )
+    return caption, [head, *body]
 
 
 def sized(row: Figures) -> str:
