@@ -13,6 +13,7 @@ $(READY): constraints.txt pyproject.toml
 	touch $(READY)
 
 demo: $(READY)
+	$(BIN)/steer sample scenes/steer
 	$(BIN)/steer sample fashion/steer
 	$(BIN)/steer tune fashion/tune
 
