@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from steer import counting
 from steer.adapters.library import needed
+from steer.adapters.text_lengths import quiet_about_length, tell_of_cuts
 from steer.annotations import Count, checked
 from steer.conditions import Cond, Condition, cat, everywhere, kind_of, pick, single
 from steer.interpolant import Linear, Schedule
@@ -324,7 +325,8 @@ class Network(nn.Module, ABC):
             new = list(dict.fromkeys(texts))
         if new:
             encoders = [name for name in self.shared.modules if "text_encoder" in name]
-            with self.shared.used(encoders, self.device):
+            tell_of_cuts(new, self.shared.modules)
+            with self.shared.used(encoders, self.device), quiet_about_length():
                 self.encoded |= {text: self.encode([text]) for text in new}
         found: Condition = cat([self.encoded[text] for text in texts])
         return Condition(**found.fields, texts=list(texts))

@@ -150,3 +150,20 @@ def test_one_step_from_texts_is_that_of_the_library(name):
     assert (other[0] - ours[0]).abs().max() > 1e-4  # the prompt counts
     cond = flow_map.encode_prompts(TEXTS)
     assert (cond.texts, len(flow_map.network.encoded)) == (TEXTS, 2)
+
+
+def test_a_prompt_that_is_too_long_is_cut_in_one_line(caplog):
+    """The line names the encoder, its limit and the length; the library's own are kept away."""
+    tiny = FAMILIES["flux"]()
+    torch.manual_seed(0)
+    flow_map = tiny.flow_map(**PARTS["flux"]())
+    long = "a cat " * 12
+    with pytest.warns(UserWarning, match="reads 16 tokens") as told:
+        flow_map.encode_prompts([long, "a dog"])
+    lines = [str(one.message) for one in told if "tokens" in str(one.message)]
+    assert all(f"'{long[:40]}...' has 24: the rest is cut off" in line for line in lines)
+    assert {line.split()[0] for line in lines} == {"text_encoder", "text_encoder_2"}
+    assert "indexing errors" not in caplog.text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow_map.encode_prompts(["a dog", "a cat"])
