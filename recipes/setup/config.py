@@ -127,7 +127,7 @@ def dotted_near(name: str, packages: Iterable[str]) -> str:
     near = get_close_matches(name.casefold(), folded, most, 0.6)
     close = [dotted[folded[each]] for each in near]
     if not close:
-        return f"write package.Name or file.py:Name, such as {min(dotted.values())}"
+        return "write package.Name or file.py:Name; `steer list` shows what there is"
     return f"did you mean {' or '.join(close)}?"
 
 

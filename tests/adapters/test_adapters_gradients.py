@@ -9,7 +9,7 @@ from tiny import FAMILIES, Tiny
 
 IN_DOUBLE = {"lcm", "tcd"}  # the classes of the others compute a part in float32, whatever x is
 # of the differences; small where all is in float64, or where the decoder bends sharply
-STEPS = {"lcm": 1e-3, "tcd": 1e-3, "wan": 4e-3, "sana_sprint": 1e-3}
+STEPS = {"lcm": 1e-3, "tcd": 1e-3, "wan": 4e-3, "anyflow": 4e-3, "sana_sprint": 1e-3}
 KNOWN: dict[str, Tiny] = {}
 
 

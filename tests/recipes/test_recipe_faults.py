@@ -60,7 +60,7 @@ number = 3
         ),
         (
             [*RING, "reward=xyzzy"],
-            "reward=xyzzy has no package; write package.Name or file.py:Name, such as rewards.",
+            "reward=xyzzy has no package; write package.Name or file.py:Name; `steer list`",
         ),
         ([*RING, "particels=3"], "knows no key 'particels'; did you mean 'particles'"),
         ([*RING, "particles=some"], "particles is a whole number, at least 1; got 'some'"),

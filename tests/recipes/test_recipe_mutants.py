@@ -74,7 +74,7 @@ def test_the_configs_themselves_are_sound(laboratory):
             "ring/steer",
             "sampler.lookahead",
             "a word",
-            "sampler.lookahead is a Lookahead (a _target_ that builds one",
+            "sampler.lookahead=abc has no package; write package.Name or file.py:Name; `steer",
         ),
         (
             "ring/steer",

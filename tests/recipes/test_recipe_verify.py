@@ -233,7 +233,7 @@ def test_the_table_is_shown_unless_quiet(mine, capsys):
         (["prompts=1"], "prompts is a whole number, at least 2"),
         (["rounds=0"], "rounds is a whole number, at least 1; got 0"),
         (["sampler.steps=50"], "instead of sampler.steps say steps=[50]"),
-        (["sampler=Jump"], "sampler is a Sampler (a _target_ that builds one"),
+        (["sampler=Jump"], "sampler=Jump has no package; did you mean steer.samplers.Jump?"),
         (["sampler._target_=mine.py:Mime"], "mine.py has no 'Mime'"),
         (
             ["sampler._target_=mine.py:Boasting"],
