@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from recipes.setup.drawn import Drawn, joined
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
 from recipes.setup.memory import told_of_memory
-from recipes.setup.parts import Parts
+from recipes.setup.parts import Parts, opened
 from recipes.setup.processes import processes_of
 from recipes.setup.progress_bar import bar
 from steer.pixels import as_saved
@@ -39,20 +38,17 @@ def evaluate(job: Job) -> Path:
         reference = builders.made_as(Reference, config.reference)  # type: ignore[type-abstract]
         samplers = samplers_of(config)
         experiment = experiment_of(config)
-    folder = processes.of_first(partial(run_directory.opened_for, config))
-    parts = Parts(folder, len(experiment.prompts), config.prompts_at_once)
-    missing = processes.of_first(partial(parts.left, "metrics.json"))
-    if missing is None:  # it had finished
-        processes.leave()
-        return folder
-    gallery = gallery_of(experiment, folder)
+    parts, missing = opened(config, len(experiment.prompts), processes)
+    if missing is None:
+        return parts.folder
+    gallery = gallery_of(experiment, parts.folder)
     mine = processes.share(missing)
-    with run_directory.dropped_if_refused(folder), processes.together():
+    with run_directory.dropped_if_refused(parts.folder), processes.together():
         draw_parts(parts, mine, experiment, samplers, gallery.shown, processes.quieter(job))
     processes.leave()
     reported(parts, experiment, reference, samplers, gallery, job)
     parts.drop()
-    return folder
+    return parts.folder
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ from recipes.setup.drawn import Drawn, joined
 from recipes.setup.experiment import Experiment, experiment_of
 from recipes.setup.job import Job
 from recipes.setup.memory import told_of_memory
-from recipes.setup.parts import Parts
+from recipes.setup.parts import Parts, opened
 from recipes.setup.processes import processes_of
 from recipes.setup.progress_bar import bar
 from steer.samplers import Result, Sampler
@@ -46,20 +45,17 @@ def sample(job: Job) -> Path:
         if config.images is not None:
             image_folders.refuse_points(shape_of_pictures(experiment), config.images)
             image_folders.refuse_columns(experiment.prompts, config.images)
-    folder = processes.of_first(partial(run_directory.opened_for, config))
-    parts = Parts(folder, len(experiment.prompts), config.prompts_at_once)
-    missing = processes.of_first(partial(parts.left, "metrics.json"))
-    if missing is None:  # it had finished
-        processes.leave()
-        return folder
-    gallery = gallery_of(experiment, folder)
+    parts, missing = opened(config, len(experiment.prompts), processes)
+    if missing is None:
+        return parts.folder
+    gallery = gallery_of(experiment, parts.folder)
     mine = processes.share(missing)
-    with run_directory.dropped_if_refused(folder), processes.together():
+    with run_directory.dropped_if_refused(parts.folder), processes.together():
         draw_parts(parts, mine, experiment, samplers, gallery, processes.quieter(job))
     processes.leave()
     reported(parts, experiment, samplers["steered"], gallery, job)
     parts.drop()
-    return folder
+    return parts.folder
 
 
 def draw_parts(

@@ -53,9 +53,7 @@ def tune(job: Job) -> Path:
     def watched(flow_map: FlowMap, step: int) -> Figures:
         result = drawn_from(flow_map)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            drawn = folder / "watch" / f"step_{step:06d}"
-            drawn.mkdir(parents=True, exist_ok=True)
-            gallery_of(experiment, drawn).samples({"tuned": result})
+            draw_watched(experiment, result, folder / "watch" / f"step_{step:06d}")
         return measured(experiment, result, reference)[0]
 
     with bar("before", job.quiet):
@@ -76,7 +74,6 @@ def tune(job: Job) -> Path:
     figures_after, of_after = measured(experiment, after, reference)
     last = {"step": fitted.steps if best is None else best, **figures_after}
     floor = floor_of(experiment, reference)
-    seen = [*(f for f in watch.course if f["step"] < last["step"]), last]
     metrics: Figures = {
         "method": type(loop.objective).__name__,
         "claim": loop.objective.claim,
@@ -90,7 +87,7 @@ def tune(job: Job) -> Path:
         **{f"base_{name}": value for name, value in figures_before.items()},
         "frechet_floor": floor,
         "kept_step": best,
-        "warnings": collapse.signs(seen, floor),
+        "warnings": collapse.signs([*until(watch.course, last["step"]), last], floor),
     }
     samples = gallery_of(experiment, folder).samples(
         {"base": before, "tuned": after},
@@ -98,6 +95,17 @@ def tune(job: Job) -> Path:
         data=None if reference is None else reference.examples(labels_of(experiment)),
     )
     return reported(folder, job, metrics, [*samples, *curves(folder)])
+
+
+def draw_watched(experiment: Experiment, result: Result, folder: Path) -> None:
+    """Draws the samples of a step into a folder of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    gallery_of(experiment, folder).samples({"tuned": result})
+
+
+def until(course: Sequence[Figures], step: int) -> list[Figures]:
+    """The figures of the steps before this one."""
+    return [figures for figures in course if figures["step"] < step]
 
 
 def loop_of(config: DictConfig, experiment: Experiment, tuned: ResidualMap) -> RewardTuning:

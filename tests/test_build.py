@@ -1,5 +1,6 @@
 """build: nested targets, files, one-line errors with the nearest name, and trusted classes."""
 
+import re
 import sys
 from functools import partial
 
@@ -13,11 +14,13 @@ from steer.networks import ClassCondition, Mlp
 TRUSTED = ("steer", "rewards")
 
 
-def refused(match, node, trusted=None):
-    with pytest.raises(ValueError, match=match) as error:
+def refusal(node, trusted=None):
+    """The one short line with which a config is refused."""
+    with pytest.raises(ValueError, match=r".") as error:
         build(node, trusted)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
+    return str(error.value)
 
 
 @pytest.fixture
@@ -85,13 +88,18 @@ def test_a_file_is_read_anew_so_that_edits_count(file):
 
 
 def test_unknown_names_bring_the_nearest():
-    refused("steer.networks has no 'MLP'; did you mean 'Mlp'?", {"_target_": "steer.networks.MLP"})
-    refused("steer has no 'netwroks'; did you mean 'networks'?", {"_target_": "steer.netwroks.Mlp"})
-    refused("no Python object is called 'nowhere.Mlp'", {"_target_": "nowhere.Mlp"})
-    refused("torch has no 'Zyxwvu'; there are: .*, ...$", {"_target_": "torch.Zyxwvu"})
-    refused(
-        "lightning.pytorch has no 'Trainr'; did you mean 'Trainer'?",
-        {"_target_": "lightning.pytorch.Trainr"},
+    assert "steer.networks has no 'MLP'; did you mean 'Mlp'?" in refusal(
+        {"_target_": "steer.networks.MLP"}
+    )
+    assert "steer has no 'netwroks'; did you mean 'networks'?" in refusal(
+        {"_target_": "steer.netwroks.Mlp"}
+    )
+    assert "no Python object is called 'nowhere.Mlp'" in refusal({"_target_": "nowhere.Mlp"})
+    assert re.search(
+        "torch has no 'Zyxwvu'; there are: .*, ...$", refusal({"_target_": "torch.Zyxwvu"})
+    )
+    assert "lightning.pytorch has no 'Trainr'; did you mean 'Trainer'?" in refusal(
+        {"_target_": "lightning.pytorch.Trainr"}
     )
     for name in (
         "",
@@ -103,56 +111,58 @@ def test_unknown_names_bring_the_nearest():
         "steer/networks.Mlp",
         "os; import os",
     ):
-        refused("write package.module.Name or path/to/file.py:Name", {"_target_": name})
-    refused("a _target_ is a dotted path or file.py:Name; got 3", {"_target_": 3})
+        assert "write package.module.Name or path/to/file.py:Name" in refusal({"_target_": name})
+    assert "a _target_ is a dotted path or file.py:Name; got 3" in refusal({"_target_": 3})
 
 
 def test_a_slip_in_the_key_is_no_silent_dictionary():
-    refused("no key '_traget_'; did you mean '_target_'", {"_traget_": "steer.networks.Mlp"})
+    assert "no key '_traget_'; did you mean '_target_'" in refusal(
+        {"_traget_": "steer.networks.Mlp"}
+    )
 
 
 def test_arguments_are_checked():
-    refused(
-        "steer.networks.Mlp takes no argument 'widht'; did you mean 'width'?",
-        {"_target_": "steer.networks.Mlp", "widht": 8},
+    assert "steer.networks.Mlp takes no argument 'widht'; did you mean 'width'?" in refusal(
+        {"_target_": "steer.networks.Mlp", "widht": 8}
     )
-    refused(
-        "steer.interpolant.Linear takes no argument 'beta'",
-        {"_target_": "steer.interpolant.Linear", "beta": 8},
+    assert "steer.interpolant.Linear takes no argument 'beta'" in refusal(
+        {"_target_": "steer.interpolant.Linear", "beta": 8}
     )
-    refused("needs network, schedule, which", {"_target_": "steer.flow_map.ResidualMap"})
+    assert "needs network, schedule, which" in refusal({"_target_": "steer.flow_map.ResidualMap"})
     wide = {"_target_": "torch.nn.Linear", "in_features": "wide", "out_features": 1}
-    refused("torch.nn.Linear: in_features is a whole number; got 'wide'", wide)
-    refused("Linear could not be built: TypeError", {**wide, "in_features": 1, "dtype": "wide"})
-    refused(
-        "VariancePreserving needs 0 < beta_min",
-        {"_target_": "steer.interpolant.VariancePreserving", "beta_min": -1.0},
+    assert "torch.nn.Linear: in_features is a whole number; got 'wide'" in refusal(wide)
+    assert "Linear could not be built: TypeError" in refusal(
+        {**wide, "in_features": 1, "dtype": "wide"}
     )
-    refused(
-        "steer.checkpoint.TRUSTED is not a class or function",
-        {"_target_": "steer.checkpoint.TRUSTED"},
+    assert "VariancePreserving needs 0 < beta_min" in refusal(
+        {"_target_": "steer.interpolant.VariancePreserving", "beta_min": -1.0}
+    )
+    assert "steer.checkpoint.TRUSTED is not a class or function" in refusal(
+        {"_target_": "steer.checkpoint.TRUSTED"}
     )
 
 
 def test_keyword_only_arguments_are_needed_too(file):
     file.write_text("def f(*, gain):\n    return gain\n")
-    refused("needs gain, which the config does not give", {"_target_": f"{file}:f"})
+    assert "needs gain, which the config does not give" in refusal({"_target_": f"{file}:f"})
 
 
 def test_files_fail_in_one_line(file):
-    refused("there is no file nowhere.py", {"_target_": "nowhere.py:f"})
-    refused("has no 'brihgt'; did you mean 'bright'?", {"_target_": f"{file}:brihgt"})
+    assert "there is no file nowhere.py" in refusal({"_target_": "nowhere.py:f"})
+    assert "has no 'brihgt'; did you mean 'bright'?" in refusal({"_target_": f"{file}:brihgt"})
     file.write_text(
         "import math\nfrom math import sqrt\nshout = str.upper\n"
         "def bright(x):\n    return x\nscaled = bright\n"
     )
-    refused("has no 'sqrtt'; there are: bright, scaled$", {"_target_": f"{file}:sqrtt"})
+    assert re.search(
+        "has no 'sqrtt'; there are: bright, scaled$", refusal({"_target_": f"{file}:sqrtt"})
+    )
     file.write_text("import torch\n1 / 0\n")
-    refused(
-        "mine.py could not be run: ZeroDivisionError: division by zero", {"_target_": f"{file}:f"}
+    assert "mine.py could not be run: ZeroDivisionError: division by zero" in refusal(
+        {"_target_": f"{file}:f"}
     )
     file.write_text("def f(:\n")
-    refused("mine.py could not be run: SyntaxError", {"_target_": f"{file}:f"})
+    assert "mine.py could not be run: SyntaxError" in refusal({"_target_": f"{file}:f"})
 
 
 @pytest.mark.parametrize(
@@ -161,9 +171,9 @@ def test_files_fail_in_one_line(file):
 def test_a_module_that_fails_to_import_is_not_called_missing(tmp_path, monkeypatch, text):
     (tmp_path / "not_installed_anywhere_else.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    refused(
+    assert re.search(
         "importing not_installed_anywhere_else for .* failed",
-        {"_target_": "not_installed_anywhere_else.f"},
+        refusal({"_target_": "not_installed_anywhere_else.f"}),
     )
 
 
@@ -184,26 +194,27 @@ def test_a_module_that_fails_to_import_is_not_called_missing(tmp_path, monkeypat
 )
 def test_a_checkpoint_names_no_code_but_ours(name):
     """The target is refused before it is called: neither unknown argument nor command runs."""
-    refused(
+    assert re.search(
         f"a checkpoint may only build classes of steer, rewards; this one names '{name}'",
-        {"_target_": name},
-        TRUSTED,
+        refusal({"_target_": name}, TRUSTED),
     )
     hidden = {
         "_target_": "steer.networks.Mlp",
         "condition": [{"_target_": name, "command": "true"}],
     }
-    refused("may only build classes", hidden, TRUSTED)
+    assert "may only build classes" in refusal(hidden, TRUSTED)
 
 
 def test_a_checkpoint_names_no_files(file):
-    refused("may only build classes", {"_target_": f"{file}:Scaled", "by": 1}, TRUSTED)
-    refused("may only build classes", {"_target_": f"steer.{file}:Scaled", "by": 1}, TRUSTED)
+    assert "may only build classes" in refusal({"_target_": f"{file}:Scaled", "by": 1}, TRUSTED)
+    assert "may only build classes" in refusal(
+        {"_target_": f"steer.{file}:Scaled", "by": 1}, TRUSTED
+    )
 
 
 def test_untrusted_code_is_not_even_imported(tmp_path, monkeypatch):
     (tmp_path / "trap.py").write_text("raise SystemExit('sprung')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    refused("may only build classes", {"_target_": "trap.f"}, TRUSTED)
+    assert "may only build classes" in refusal({"_target_": "trap.f"}, TRUSTED)
     with pytest.raises(SystemExit, match="sprung"):
         partial(build, {"_target_": "trap.f"})()

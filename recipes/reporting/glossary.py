@@ -2,10 +2,12 @@
 
 import re
 
+COUNTED = "Each sample counts; the table says whether per returned sample or in all."
 MEANINGS = {
     "reward": (
         "The mean of what is steered or tuned by, unscaled, over prompts; of samples by weight."
     ),
+    "reward, unweighted": "The mean of the reward over the particles, whatever their weights.",
     "held-out reward": (
         "The mean of a reward that nothing was steered or tuned by. If it falls while the reward"
         " rises, the reward is being fooled."
@@ -31,10 +33,10 @@ MEANINGS = {
         "(sum w)^2 / sum w^2: how many equally weighted particles the weights are worth."
     ),
     "resamplings": "How often the particles of a prompt were redrawn by their weights.",
-    "network forward": "Evaluations of the network, per returned sample.",
-    "network backward": "Backward passes through the network, per returned sample.",
-    "reward forward": "Evaluations of the reward, per returned sample.",
-    "reward backward": "Backward passes through the reward, per returned sample.",
+    "network forward": f"Forward passes of the network. {COUNTED}",
+    "network backward": f"Backward passes through the network. {COUNTED}",
+    "reward forward": f"Evaluations of the reward. {COUNTED}",
+    "reward backward": f"Backward passes through the reward. {COUNTED}",
     "thermodynamic length": (
         "The length of the path of tilted laws in the Fisher metric: long paths need many steps."
     ),

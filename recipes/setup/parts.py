@@ -10,13 +10,18 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from omegaconf import DictConfig
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from recipes.setup import run_directory
+from recipes.setup.processes import Processes
 
 WIDTH = 5  # digits of the first prompt's number
 ALIGNED = 8  # bytes, of the header of a safetensors file
@@ -167,3 +172,20 @@ def bytes_of(tensor: Tensor) -> bytes:
 def own(x: Tensor) -> Tensor:
     """A copy on the CPU that shares memory with no other tensor, as safetensors requires."""
     return x.detach().cpu().contiguous().clone()
+
+
+def opened(
+    config: DictConfig, prompts: int, processes: Processes
+) -> tuple[Parts, list[range] | None]:
+    """Opens the run folder of all processes.
+
+    Returns:
+        Its parts, and those that are missing; None in their place where the run had finished, in
+        the first process, in which alone it then goes on.
+    """
+    folder = processes.of_first(partial(run_directory.opened_for, config))
+    parts = Parts(folder, prompts, config.prompts_at_once)
+    missing = processes.of_first(partial(parts.left, "metrics.json"))
+    if missing is None:
+        processes.leave()
+    return parts, missing

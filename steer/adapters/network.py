@@ -5,22 +5,22 @@ A family is a subclass that states how the library calls its transformer. Librar
 the transformer; times are in float32 or better, and so are results.
 """
 
-import contextlib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from steer import counting
+from steer.adapters.differentiable import attention_for, recomputed
 from steer.adapters.library import needed
+from steer.adapters.shared_modules import Shared
 from steer.adapters.text_lengths import quiet_about_length, tell_of_cuts
 from steer.annotations import Count, checked
 from steer.conditions import Cond, Condition, cat, everywhere, kind_of, pick, single
@@ -31,66 +31,6 @@ __all__ = ["Network"]
 Level = Literal["two times", "consistency", "trajectory", "velocity"]
 GuidanceKind = Literal["classifier-free", "embedded", "baked in"]
 MOST_TEXTS = 4096  # encoded prompts that are kept
-
-
-class Shared:
-    """Modules that a network uses and does not own: frozen, not trained, saved or copied with it.
-
-    A deep copy of the network, as tuning makes of its base, has the same ones.
-
-    Args:
-        modules: by name; None is left out.
-
-    Attributes:
-        away: where modules wait while they are not in use; None leaves them beside the network.
-    """
-
-    def __init__(self, **modules: Any):
-        self.modules = {name: module for name, module in modules.items() if module is not None}
-        self.away: torch.device | None = None
-        for module in self.modules.values():
-            if isinstance(module, nn.Module):
-                module.requires_grad_(False).eval()
-
-    def offload(self, away: str = "cpu") -> None:
-        """Sends all modules away, to be on the network's device while they are used."""
-        self.away = torch.device(away)
-        for module in self.modules.values():
-            if isinstance(module, nn.Module):
-                module.to(self.away)
-
-    @contextlib.contextmanager
-    def used(self, names: Iterable[str], device: torch.device) -> Iterator[None]:
-        """Modules of these names are on the device inside the `with`, if they are kept away.
-
-        A graph that is recorded inside keeps their weights there until it is freed.
-        """
-        found = [self.modules[name] for name in names if name in self.modules]
-        moved = [module for module in found if isinstance(module, nn.Module)]
-        if self.away is None:
-            yield
-            return
-        try:
-            for module in moved:
-                module.to(device)
-            yield
-        finally:
-            for module in moved:
-                module.to(self.away)
-
-    def __deepcopy__(self, memory: dict[int, Any]) -> "Shared":
-        return self
-
-    def __getitem__(self, name: str) -> Any:
-        return self.modules.get(name)
-
-    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Applies a function to all tensors, as `Module.to` does; not to those kept away."""
-        if self.away is not None:
-            return
-        for module in self.modules.values():
-            if isinstance(module, nn.Module):
-                module._apply(function)
 
 
 class Network(nn.Module, ABC):
@@ -448,30 +388,10 @@ class Network(nn.Module, ABC):
         return super()._apply(fn, *arguments, **keywords)
 
 
-def recomputed(block: nn.Module, *inputs: Any, **keywords: Any) -> Any:
-    """Calls a block without keeping its activations, with keywords too, as some families do."""
-    return checkpoint(block, *inputs, use_reentrant=False, **keywords)
-
-
 def needed_parts(pipeline: type) -> list[str]:
     """Lists the parts that a pipeline cannot be built without."""
     parameters = inspect.signature(pipeline).parameters.values()
     return [p.name for p in parameters if p.default is p.empty]
-
-
-def attention_for(*tensors: Tensor) -> Any:
-    """The context in which attention can be differentiated in forward mode, where that is asked.
-
-    Fused attention has no forward-mode rule; the plain one has.
-    """
-    if any(is_functorch_wrapped_tensor(x) or is_dual(x) for x in tensors):
-        return sdpa_kernel(SDPBackend.MATH)
-    return contextlib.nullcontext()
-
-
-def is_dual(x: Tensor) -> bool:
-    """Whether a tensor carries a tangent."""
-    return torch.autograd.forward_ad.unpack_dual(x).tangent is not None
 
 
 def of_time(time: Tensor, like: Tensor) -> Tensor:

@@ -68,6 +68,8 @@ def histograms(axes: Axes, rewards: Mapping[str, Weighted], everyone: Tensor) ->
         low, high = low - 0.5, high + 0.5
     edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64)
     for colour, (title, (values, weights)) in zip(COLOURS, rewards.items(), strict=False):
+        if not len(values):  # every one breaks a constraint
+            continue
         inside = values.double().clamp(low, high).cpu()
         mass = torch.histogram(inside, edges, weight=(weights / weights.sum()).double().cpu()).hist
         axes.stairs(mass.numpy(), edges.numpy(), color=colour, linewidth=1.6, label=title)

@@ -89,20 +89,25 @@ def test_declarations(name):
     assert metric.full_state_update is False
 
 
-def _rank(rank: int, rendezvous: str, joint: dict[str, torch.Tensor]) -> None:
+SHARES = (
+    (slice(0, 2), slice(2, 6)),
+    (slice(0, 0), slice(0, 6)),  # rank 0 is left without a sample
+)
+
+
+def _rank(rank: int, folder: Path) -> None:
+    """Leaves the numbers of every metric, by shares, as this rank computes them."""
     torch.set_num_threads(1)
     timeout = datetime.timedelta(seconds=60)
     dist.init_process_group(
-        "gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=timeout
+        "gloo",
+        init_method=(folder / "rendezvous").as_uri(),
+        rank=rank,
+        world_size=2,
+        timeout=timeout,
     )
-    for shares in (
-        (slice(0, 2), slice(2, 6)),
-        (slice(0, 0), slice(0, 6)),
-    ):  # the second leaves rank 0 without a sample
-        for name in NAMES:
-            torch.testing.assert_close(
-                numbers(feed(build(name), shares[rank])), joint[name], msg=name
-            )
+    found = [{name: numbers(feed(build(name), mine[rank])) for name in NAMES} for mine in SHARES]
+    torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -110,6 +115,10 @@ def _rank(rank: int, rendezvous: str, joint: dict[str, torch.Tensor]) -> None:
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_give_the_joint_number(tmp_path: Path):
     joint = {name: numbers(feed(build(name), slice(0, 6))) for name in NAMES}
-    mp.start_processes(
-        _rank, args=((tmp_path / "rendezvous").as_uri(), joint), nprocs=2, start_method="fork"
-    )
+    mp.start_processes(_rank, args=(tmp_path,), nprocs=2, start_method="fork")
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    assert [len(found) for found in ranks] == [len(SHARES)] * 2
+    for found in (*ranks[0], *ranks[1]):
+        assert found.keys() == joint.keys()
+        for name, number in found.items():
+            torch.testing.assert_close(number, joint[name], msg=name)

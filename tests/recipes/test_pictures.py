@@ -159,6 +159,17 @@ def test_the_spread_of_rewards_needs_a_finite_one(tmp_path):
         pictures.reward_spread(tmp_path / "x.png", {"a": (nothing, torch.ones(3))})
 
 
+def test_a_result_that_breaks_every_constraint_has_no_histogram(tmp_path):
+    path = tmp_path / "x.png"
+    broken, even = torch.full((3,), -torch.inf), torch.ones(3)
+    pictures.reward_spread(path, {"a": (broken, even), "b": (torch.arange(3.0), even)})
+    assert path.is_file()
+    axes = Canvas(400, 300).axes(50, 50, 300, 200)
+    rewards = {"a": (broken[:0], even[:0]), "b": (torch.arange(3.0), even)}
+    histograms(axes, rewards, torch.arange(3.0).double())
+    assert [line.get_text() for line in axes.get_legend().get_texts()] == ["b"]
+
+
 def test_a_histogram_counts_by_weight():
     """Bars of total mass one; half of it at the reward that has half of the weight."""
     axes = Canvas(400, 300).axes(50, 50, 300, 200)

@@ -1,20 +1,16 @@
 """steer sample, evaluate and compare on two processes: the run folder of one."""
 
 import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from launched import STEER, ended
 from omegaconf import OmegaConf
 from run_folders import contents, differing
-from test_recipe_train import ROOT
 
 from recipes.setup.processes import Processes, counts_of
 
-LIMIT = 300  # seconds; on a quiet machine it takes ten
-STEER = [sys.executable, "-m", "recipes.cli"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
 TORCHRUN += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
 TORCHRUN += ["-m", "recipes.cli"]
@@ -38,27 +34,6 @@ reference:
     name: steer.data.checkerboard
 """
 COMPARE = ["compare", "ring/compare", "particles=4", "budgets=[8]", "seeds=2", "model.steps=2"]
-
-
-def ended(words, launcher=STEER, **more):
-    """The command in a process of its own, ended; killed with all that it started when it takes
-    too long.
-    """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
-    process = subprocess.Popen(
-        [*launcher, *words, "--quiet"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"steer {words[0]} had not ended after {LIMIT} s")
-    return process.returncode, out, err
 
 
 def folder_of(words, launcher=STEER):

@@ -4,14 +4,12 @@ one process has.
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from test_recipe_train import BOARD, ROOT, TUNE
+from launched import ended
+from test_recipe_train import BOARD, TUNE
 
 import rewards
 from recipes.evaluation.metrics import Measure
@@ -20,38 +18,14 @@ from steer.data.stream import keyed_generator
 from steer.loops import read_csv_log
 from steer.samplers import Jump
 
-LIMIT = 300  # seconds; on a quiet machine it takes ten
 TWO = ["trainer.devices=2", "trainer.accelerator=cpu"]
 STRATEGIES = ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)]
 
 
 def command(*words, strategy):
-    """Runs `steer` in a process of its own, and kills it with all that it started when it takes too
-    long.
-    """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "recipes.cli",
-            *words,
-            *TWO,
-            f"trainer.strategy={strategy}",
-            "--quiet",
-        ],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"steer {words[0]} had not ended after {LIMIT} s")
-    assert process.returncode == 0, err
+    """The run folder of a command on two processes."""
+    code, out, err = ended([*words, *TWO, f"trainer.strategy={strategy}"])
+    assert code == 0, err
     return Path(out.strip())
 
 

@@ -187,6 +187,7 @@ def test_every_figure_of_the_tables_is_in_the_glossary():
     shown = [*tables.WORDS.values(), *tables.METRICS.values(), *tables.PATH.values()]
     shown += ["log Z, closed form", "smallest effective sample size", "network forwards"]
     assert [name for name in shown if meaning(name) is None] == []
+    assert meaning("reward, unweighted") == MEANINGS["reward, unweighted"]
     assert meaning("held-out reward 2") == MEANINGS["held-out reward"]
     assert meaning("reward, steered") == MEANINGS["reward"]
     assert meaning("Fréchet distance") == MEANINGS["frechet distance"]

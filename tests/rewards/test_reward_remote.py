@@ -1,6 +1,7 @@
 """HttpReward and VlmJudge against a local server that is well, slow, down, or talks nonsense."""
 
 import copy
+import re
 import socket
 import threading
 import time
@@ -28,10 +29,12 @@ def reward(url, **given):
     return rewards.HttpReward(url, **{"batch": 2, "backoff": 0.01, "timeout": 5.0, **given})
 
 
-def refused(call, kind, match):
-    with pytest.raises(kind, match=match) as error:
+def refusal(call, kind):
+    """The one line with which a call ends."""
+    with pytest.raises(kind) as error:
         call()
     assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 # --- when all is well ---------------------------------------------------------------------------
@@ -69,7 +72,7 @@ def test_columns_of_a_condition_are_sent_and_tensors_are_not():
 def test_a_column_that_would_hide_the_pictures_is_refused():
     with server(scored) as (url, log):
         cond = Condition(texts=["a"], images=["b"])
-        refused(lambda: reward(url)(pictures(1), cond), ValueError, "called images hides")
+        assert "called images hides" in refusal(lambda: reward(url)(pictures(1), cond), ValueError)
     assert not log.requests
 
 
@@ -114,8 +117,9 @@ def test_finished_work_is_kept_when_the_server_dies(tmp_path):
     x = pictures(10)
     with server(lambda r: scored(r) if next(count) < 3 else (500, "dead")) as (url, log):
         asked = reward(url, cache=tmp_path, concurrent=1, retries=1)
-        refused(
-            lambda: asked(x), ConnectionError, r"answers 500 after 2 attempts: 'dead' \(finished sc"
+        assert re.search(
+            r"answers 500 after 2 attempts: 'dead' \(finished sc",
+            refusal(lambda: asked(x), ConnectionError),
         )
         assert len(log.requests) == 5
     with server(scored) as (other, log):
@@ -162,19 +166,16 @@ def test_a_server_that_dies_within_an_answer_is_asked_again():
         torch.testing.assert_close(reward(url)(x).double(), brightness(x), rtol=1e-6, atol=1e-6)
         assert len(log.requests) == 3
     with server(lambda r: (None, "{")) as (url, _):
-        refused(
-            lambda: reward(url, retries=0)(x),
-            ConnectionError,
+        assert re.search(
             r"is down after 1 attempt \(IncompleteRead",
+            refusal(lambda: reward(url, retries=0)(x), ConnectionError),
         )
 
 
 def test_a_refusal_is_not_asked_again():
     with server(lambda r: (401, "no such key")) as (url, log):
-        refused(
-            lambda: reward(url)(pictures(1)),
-            ConnectionError,
-            "answers 401 after 1 attempt: 'no such",
+        assert "answers 401 after 1 attempt: 'no such" in refusal(
+            lambda: reward(url)(pictures(1)), ConnectionError
         )
     assert len(log.requests) == 1
 
@@ -189,17 +190,15 @@ def test_a_slow_server_is_told_apart_from_one_that_is_down():
     with server(answer) as (url, _):
         asked = reward(url, timeout=0.1, retries=1)
         try:
-            refused(
-                lambda: asked(pictures(1)),
-                ConnectionError,
-                r"is slow: no whole answer within 0.1 s after 2 attempts: raise timeout=",
+            assert (
+                r"is slow: no whole answer within 0.1 s after 2 attempts: raise timeout="
+                in refusal(lambda: asked(pictures(1)), ConnectionError)
             )
         finally:
             gone.set()
-    refused(
-        lambda: reward(url, retries=1)(pictures(1)),
-        ConnectionError,
+    assert re.search(
         r"is down after 2 attempts \(.*refused\): start it",
+        refusal(lambda: reward(url, retries=1)(pictures(1)), ConnectionError),
     )
 
 
@@ -250,8 +249,9 @@ def dripping(start):
 def test_a_server_that_drips_bytes_for_ever_is_cut(start, complaint):
     with dripping(start) as url:
         began = time.perf_counter()
-        refused(
-            lambda: reward(url, timeout=0.3, retries=0)(pictures(1)), ConnectionError, complaint
+        assert re.search(
+            complaint,
+            refusal(lambda: reward(url, timeout=0.3, retries=0)(pictures(1)), ConnectionError),
         )
         assert time.perf_counter() - began < 3
 
@@ -269,28 +269,27 @@ def test_a_server_that_drips_bytes_for_ever_is_cut(start, complaint):
 )
 def test_nonsense_stops_the_run_and_is_quoted(body, complaint):
     with server(lambda r: (200, body)) as (url, log):
-        refused(
-            lambda: reward(url, retries=1)(pictures(2)),
-            ValueError,
+        assert re.search(
             f"answers nonsense after 2 attempts: {complaint}",
+            refusal(lambda: reward(url, retries=1)(pictures(2)), ValueError),
         )
     assert len(log.requests) == 2
 
 
 def test_bad_addresses_and_samples_are_refused():
-    refused(lambda: reward("ftp://x"), ValueError, r"url: expected http://... or https://...")
-    refused(
-        lambda: reward("http://127.0.0.1:9")(torch.zeros(2, 5)), ValueError, "decode them first"
+    assert r"url: expected http://... or https://..." in refusal(
+        lambda: reward("ftp://x"), ValueError
+    )
+    assert "decode them first" in refusal(
+        lambda: reward("http://127.0.0.1:9")(torch.zeros(2, 5)), ValueError
     )
 
 
 def test_a_reward_that_fails_stops_others_that_wait():
     """With one request at a time and a long pause, the second batch is never asked."""
     with server(lambda r: (500, "")) as (url, log):
-        refused(
-            lambda: reward(url, concurrent=1, retries=0)(pictures(6)),
-            ConnectionError,
-            "answers 500",
+        assert "answers 500" in refusal(
+            lambda: reward(url, concurrent=1, retries=0)(pictures(6)), ConnectionError
         )
     assert len(log.requests) == 1
 
@@ -345,24 +344,23 @@ def test_an_answer_without_a_rating_is_asked_again_and_then_quoted():
     with server(lambda r: next(answers)) as (url, _):
         assert judge(url)(pictures(1), ["a cup"]).tolist() == [3.0]
     with server(lambda r: says("Score: 11")) as (url, _):
-        refused(
-            lambda: judge(url, retries=0)(pictures(1), ["a cup"]),
-            ValueError,
-            "expected a rating from 0 to 10, got 11 in 'Score: 11'",
+        assert "expected a rating from 0 to 10, got 11 in 'Score: 11'" in refusal(
+            lambda: judge(url, retries=0)(pictures(1), ["a cup"]), ValueError
         )
     with server(lambda r: (200, {"error": "x"})) as (url, _):
-        refused(
-            lambda: judge(url, retries=0)(pictures(1), ["a cup"]),
-            ValueError,
-            "expected a chat completion, got",
+        assert "expected a chat completion, got" in refusal(
+            lambda: judge(url, retries=0)(pictures(1), ["a cup"]), ValueError
         )
 
 
 def test_questions_without_their_columns_are_refused_before_anything_is_sent():
     with server(rated) as (url, log):
-        refused(lambda: judge(url)(pictures(1)), ValueError, "KeyError.'prompt'.*there are low, hi")
+        assert re.search(
+            "KeyError.'prompt'.*there are low, hi",
+            refusal(lambda: judge(url)(pictures(1)), ValueError),
+        )
     assert not log.requests
-    refused(lambda: judge("http://x", low=1, high=1), ValueError, "expected low < high")
+    assert "expected low < high" in refusal(lambda: judge("http://x", low=1, high=1), ValueError)
 
 
 def test_a_redirection_is_an_error_and_takes_no_key_along(monkeypatch):
@@ -370,10 +368,9 @@ def test_a_redirection_is_an_error_and_takes_no_key_along(monkeypatch):
     with server(rated) as (elsewhere, log):
         found = (302, {}, {"Location": elsewhere})
         with server(lambda r: found) as (url, _):
-            refused(
+            assert "answers 302" in refusal(
                 lambda: judge(url, retries=0, key_variable="SECRET")(pictures(1), ["a cup"]),
                 ConnectionError,
-                "answers 302",
             )
     assert not log.requests
 
